@@ -1,0 +1,344 @@
+"""Every setting of the system: frozen dataclasses, one per stage, with YAML in and out.
+
+A default is commented with its source; ``protocol`` sections are cited by paper. An unknown key or a
+wrong type is an error that names the nearest right key. `digest` fingerprints the settings that change
+results, so that artefacts made with different settings refuse to be mixed.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from retrieval.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """How bytes become pixels."""
+
+    exif: str = "apply"  # "apply" | "ignore": benchmark boxes belong to raw pixels, so benchmarks ignore
+    max_side: int | None = 1024  # longest side in pixels before detection (area resampling); null = as is
+    max_megapixels: float = 64.0  # refused before decoding: a bomb must not reach the decoder
+
+    def __post_init__(self) -> None:
+        _one_of("images.exif", self.exif, ("apply", "ignore"))
+        _at_least("images.max_side", self.max_side, 16)
+        _at_least("images.max_megapixels", self.max_megapixels, 0.001)
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """Hessian-affine detector; defaults are those of Perdoch et al. 2009 (reference implementation)."""
+
+    threshold: float = 16.0 / 3.0  # squared against the sigma^4-normalised det(Hessian); Mishchuk et al. 2017
+    max_features: int | None = None  # strongest responses kept; off, as in the published experiments
+    orientation: str = "upright"  # "upright": the gravity-vector assumption (Perdoch et al. 2009, section 3)
+    scales_per_octave: int = 3
+    initial_sigma: float = 1.6
+    input_sigma: float = 0.5  # blur assumed in the input photograph
+    edge_ratio: float = 10.0  # largest ratio of principal curvatures of the response
+    border: int = 5  # pixels ignored at the border of every octave
+    max_shift: float = 0.6  # sub-pixel shift that moves the extremum to the next pixel
+    localise_iterations: int = 5
+    shape_window: int = 19  # side of the second-moment window, pixels (Baumberg iteration)
+    shape_iterations: int = 16
+    shape_convergence: float = 0.05  # deviation from an isotropic second-moment matrix at convergence
+    max_anisotropy: float = 6.0  # ratio of the axes beyond which a region is dropped
+
+    def __post_init__(self) -> None:
+        _one_of("detector.orientation", self.orientation, ("upright",))
+        _at_least("detector.threshold", self.threshold, 0.0)
+        _at_least("detector.max_features", self.max_features, 1)
+        _at_least("detector.scales_per_octave", self.scales_per_octave, 1)
+        _at_least("detector.border", self.border, 2)
+        _at_least("detector.shape_window", self.shape_window, 3)
+        if self.initial_sigma <= self.input_sigma:
+            raise ConfigError("detector.initial_sigma must exceed detector.input_sigma")
+
+
+@dataclass(frozen=True)
+class DescriptorConfig:
+    """Which patch descriptor, and where it runs."""
+
+    name: str = "rootsift"  # "rootsift", a name of `hardnet weights`, or a path to a weights file
+    device: str = "auto"  # "auto" | "cpu" | "cuda" | "cuda:N"; does not change the digest
+    batch_size: int = 512  # patches per forward pass; does not change the digest
+
+    def __post_init__(self) -> None:
+        _at_least("descriptor.batch_size", self.batch_size, 1)
+
+
+@dataclass(frozen=True)
+class VocabularyConfig:
+    """k-means vocabulary and the search for the nearest word."""
+
+    words: int = 100_000
+    iterations: int = 20  # Lloyd iterations; Philbin et al. 2007 style calibration uses 20
+    train_descriptors: int | None = None  # sample size; null = all, at most 256 per word (faiss's own cap)
+    search: str = "auto"  # "auto" | "exact" | "ivf" | "hnsw"
+    exact_up_to: int = 65_536  # auto: exact search up to this many words, approximate beyond
+    probes: int = 64  # ivf: cells visited; hnsw: efSearch = 4 * probes
+
+    def __post_init__(self) -> None:
+        _one_of("vocabulary.search", self.search, ("auto", "exact", "ivf", "hnsw"))
+        _at_least("vocabulary.words", self.words, 1)
+        _at_least("vocabulary.iterations", self.iterations, 1)
+        _at_least("vocabulary.train_descriptors", self.train_descriptors, 1)
+        _at_least("vocabulary.probes", self.probes, 1)
+
+
+@dataclass(frozen=True)
+class VerificationConfig:
+    """Spatial verification (Philbin et al. 2007, section 5)."""
+
+    depth: int = 1000  # shortlist length that is verified; 1000 in Mishchuk et al. 2017's experiments
+    tolerance: float = 40.0  # pixels at a 1024-pixel longest side; forward^2 + backward^2 < tolerance^2
+    max_area_ratio: float = math.sqrt(1000.0)  # largest change of region area beside the transform's own
+    min_inliers: int = 4  # fewest one-to-one inliers that count as verified
+    max_pairs_per_word: int = 30  # words with more (query x image) pairs are left out: they say little
+    max_putatives: int = 800  # pairs per image, rarest words first
+    refinements: int = 4  # least-squares re-estimations of the full affine transform
+
+    def __post_init__(self) -> None:
+        _at_least("verification.depth", self.depth, 1)
+        _at_least("verification.tolerance", self.tolerance, 0.001)
+        _at_least("verification.max_area_ratio", self.max_area_ratio, 1.0)
+        _at_least("verification.min_inliers", self.min_inliers, 3)
+        _at_least("verification.max_pairs_per_word", self.max_pairs_per_word, 1)
+        _at_least("verification.max_putatives", self.max_putatives, 1)
+        _at_least("verification.refinements", self.refinements, 0)
+
+
+@dataclass(frozen=True)
+class ExpansionConfig:
+    """Average query expansion (Chum et al. 2007)."""
+
+    min_inliers: int = 21  # a source has more than 20 inliers (Chum et al. 2007)
+    max_images: int = 50  # at most so many sources (Chum et al. 2007: top m < 50)
+    rerank: str = "expanded"  # second verification: "original" query, "expanded" query, or "none"
+
+    def __post_init__(self) -> None:
+        _one_of("expansion.rerank", self.rerank, ("original", "expanded", "none"))
+        _at_least("expansion.min_inliers", self.min_inliers, 3)
+        _at_least("expansion.max_images", self.max_images, 1)
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How many processes extract features; never changes results."""
+
+    jobs: int = -1  # joblib's n_jobs: -1 = all cores
+    shard_images: int = 200  # photographs per shard: a restart redoes at most one shard
+
+    def __post_init__(self) -> None:
+        if self.jobs == 0:
+            raise ConfigError("parallel.jobs must not be 0: use 1 for no parallelism, -1 for all cores")
+        _at_least("parallel.shard_images", self.shard_images, 1)
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """What run_oxford5k.py runs on."""
+
+    name: str = "oxford5k"  # "oxford5k" | "paris6k" | "demo" | "folder"
+    vocabulary_from: str = "paris6k"  # "oxford5k" | "paris6k" | "demo" | "folder": the independent set
+    rows: tuple[str, ...] = ("bow", "bow+sv", "bow+sv+qe")
+
+    def __post_init__(self) -> None:
+        names = ("oxford5k", "paris6k", "demo", "folder")
+        _one_of("dataset.name", self.name, names)
+        _one_of("dataset.vocabulary_from", self.vocabulary_from, names)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All stages together; `Config()` is what an ordinary collection gets."""
+
+    images: ImageConfig = field(default_factory=ImageConfig)
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+    descriptor: DescriptorConfig = field(default_factory=DescriptorConfig)
+    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
+    verification: VerificationConfig = field(default_factory=VerificationConfig)
+    expansion: ExpansionConfig = field(default_factory=ExpansionConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    seed: int = 0  # every random choice derives from it
+
+
+def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
+    """Reads a YAML file (or the defaults) and applies ``key.sub=value`` overrides.
+
+    Args:
+        path: YAML file, or None for the defaults.
+        overrides: strings such as ``detector.threshold=4``; the value is parsed as YAML.
+
+    Raises:
+        ConfigError: unreadable file, unknown key, wrong type, or a value outside its range.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        try:
+            loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"cannot read the configuration {path}: {_one_line(error)}") from error
+        if loaded is not None and not isinstance(loaded, dict):
+            raise ConfigError(f"{path}: expected 'section: {{key: value}}' at the top, got {type(loaded).__name__}")
+        tree = loaded or {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {override!r}: expected key=value, for example detector.threshold=4")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {override!r}: the value is not valid YAML: {_one_line(error)}") from error
+        _assign(tree, key.strip().split("."), value, override)
+    return from_tree(tree)
+
+
+def from_tree(tree: Mapping[str, Any]) -> Config:
+    """Builds a `Config` from nested mappings, as `to_tree` returns them."""
+    config = _build(Config, tree, "")
+    assert isinstance(config, Config)
+    return config
+
+
+def to_tree(config: Any) -> dict[str, Any]:
+    """The configuration (or one stage of it) as plain nested dicts, ready for YAML or JSON."""
+    tree = dataclasses.asdict(config)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in _walk(tree).items()}
+
+
+def to_yaml(config: Config) -> str:
+    """The configuration as YAML text that `load` reads back to an equal `Config`."""
+    return yaml.safe_dump(to_tree(config), sort_keys=False)
+
+
+def feature_settings(config: Config) -> dict[str, Any]:
+    """The settings that decide what features a photograph has (for digests and for error messages)."""
+    tree = to_tree(config)
+    descriptor = {"name": tree["descriptor"]["name"]}
+    return {"images": tree["images"], "detector": tree["detector"], "descriptor": descriptor}
+
+
+def vocabulary_settings(config: Config) -> dict[str, Any]:
+    """The settings that decide what words a vocabulary has, its features' settings included."""
+    tree = to_tree(config)
+    vocabulary = {key: tree["vocabulary"][key] for key in ("words", "iterations", "train_descriptors")}
+    return {**feature_settings(config), "vocabulary": vocabulary, "seed": config.seed}
+
+
+def digest(settings: Mapping[str, Any]) -> str:
+    """A short fingerprint of a settings tree: equal settings, equal digest."""
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> str | None:
+    """The first key whose value differs between two settings trees, as ``key: ours != theirs``."""
+    for key in sorted(set(ours) | set(theirs)):
+        one, other = ours.get(key), theirs.get(key)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            found = first_difference(one, other, f"{prefix}{key}.")
+            if found:
+                return found
+        elif one != other:
+            return f"{prefix}{key}: {one!r} != {other!r}"
+    return None
+
+
+def _walk(tree: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _walk(value) if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
+        for key, value in tree.items()
+    }
+
+
+def _build(kind: type, tree: Any, prefix: str) -> Any:
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"{prefix.rstrip('.') or 'the configuration'}: expected a mapping, got {tree!r}")
+    hints = typing.get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        if key not in hints:
+            raise ConfigError(_unknown(f"{prefix}{key}"))
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint):
+            assert isinstance(hint, type)
+            values[key] = _build(hint, {} if value is None else value, f"{prefix}{key}.")
+        else:
+            values[key] = _coerce(f"{prefix}{key}", value, hint)
+    return kind(**values)
+
+
+def _coerce(key: str, value: Any, hint: Any) -> Any:
+    """Checks one scalar against its annotated type; ints are accepted for floats, lists for tuples."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        if option is type(None) and value is None:
+            return None
+        if option is float and isinstance(value, int | float) and not isinstance(value, bool):
+            if not math.isfinite(value):
+                raise ConfigError(f"{key}: expected a finite number, got {value!r}")
+            return float(value)
+        if option is int and isinstance(value, int) and not isinstance(value, bool):
+            return value
+        if option is str and isinstance(value, str):
+            return value
+        if typing.get_origin(option) is tuple and isinstance(value, list | tuple):
+            if all(isinstance(item, str) for item in value):
+                return tuple(value)
+    names = " or ".join("null" if option is type(None) else getattr(option, "__name__", str(option)) for option in options)
+    raise ConfigError(f"{key}: expected {names}, got {value!r}")
+
+
+def known_keys(kind: type = Config, prefix: str = "") -> list[str]:
+    """Every dotted key of the configuration, in order."""
+    keys: list[str] = []
+    for key, hint in typing.get_type_hints(kind).items():
+        if dataclasses.is_dataclass(hint):
+            assert isinstance(hint, type)
+            keys += known_keys(hint, f"{prefix}{key}.")
+        else:
+            keys.append(f"{prefix}{key}")
+    return keys
+
+
+def _unknown(key: str) -> str:
+    candidates = known_keys() + list(typing.get_type_hints(Config))
+    nearest = difflib.get_close_matches(key, candidates, n=1, cutoff=0.0)
+    by_leaf = [name for name in candidates if name.split(".")[-1] == key.split(".")[-1]]
+    return f"unknown configuration key '{key}'; the nearest known key is '{(by_leaf or nearest)[0]}'"
+
+
+def _assign(tree: dict[str, Any], path: list[str], value: Any, override: str) -> None:
+    for part in path[:-1]:
+        child = tree.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override!r}: '{part}' is not a section")
+        tree = child
+    tree[path[-1]] = value
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{key}: expected one of {', '.join(allowed)}, got {value!r}")
+
+
+def _at_least(key: str, value: float | None, least: float) -> None:
+    if value is not None and value < least:
+        raise ConfigError(f"{key}: expected at least {least}, got {value!r}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

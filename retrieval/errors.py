@@ -1,0 +1,24 @@
+"""Errors a user can act on: each message is one line that names the thing, what was wrong and what to do.
+
+The command line prints them without a traceback and exits with code 2.
+"""
+
+
+class RetrievalError(Exception):
+    """A problem with what the user gave (a file, a setting, an artefact), told in one line."""
+
+
+class ConfigError(RetrievalError):
+    """An unknown key, a wrong type or a value outside its range in a configuration."""
+
+
+class ImageError(RetrievalError):
+    """A photograph that cannot be used; the message names the file and the reason."""
+
+
+class ArtefactError(RetrievalError):
+    """A stored artefact that is missing, damaged, or made with settings that do not fit."""
+
+
+class DatasetError(RetrievalError):
+    """A benchmark folder or a ground-truth file that is incomplete or malformed."""
