@@ -1,0 +1,205 @@
+"""Features of photographs: decode, detect, cut patches, describe, quantise; one path for one or a million.
+
+`extract_collection` spreads photographs over processes with joblib, writes shards as they are finished, skips
+those that an earlier run finished, and lists unusable photographs with their reasons.
+"""
+
+import functools
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import joblib
+import numpy as np
+from tqdm import tqdm
+
+import hardnet
+from retrieval import config as settings_module
+from retrieval.config import Config, DescriptorConfig
+from retrieval.datasets.folder import ImageSet
+from retrieval.errors import ArtefactError, ImageError
+from retrieval.features import store
+from retrieval.features.detector import detect_regions
+from retrieval.features.patches import cut_patches
+from retrieval.features.store import Failure, FeatureStore, ImageFeatures
+from retrieval.images import load_image
+
+logger = logging.getLogger(__name__)
+
+TASK_IMAGES = 4  # photographs per task handed to a worker: small enough for an even load
+
+
+def describe_regions(
+    gray: np.ndarray, regions: np.ndarray, descriptor: "str | hardnet.PatchDescriptor" = "rootsift"
+) -> np.ndarray:
+    """Describes regions of an image.
+
+    Args:
+        gray: (H, W) float32, 0..255.
+        regions: (N, 6) float32, as `detect_regions` returns them.
+        descriptor: "rootsift", the name of published weights, a path to a weights file, or a loaded descriptor.
+
+    Returns:
+        (N, D) float32 unit rows.
+
+    Raises:
+        hardnet.WeightsError: the weights are not at hand or cannot be read.
+    """
+    if isinstance(descriptor, str):
+        descriptor = load_descriptor(DescriptorConfig(name=descriptor))
+    return descriptor.describe(cut_patches(gray, regions, descriptor.patch_size))
+
+
+@functools.lru_cache(maxsize=4)
+def load_descriptor(config: DescriptorConfig) -> "hardnet.PatchDescriptor":
+    """The configured descriptor; loaded once per process."""
+    return hardnet.load(config.name, device=config.device, batch_size=config.batch_size)
+
+
+def feature_settings(config: Config) -> dict[str, Any]:
+    """The settings that decide features, with the descriptor known by its content and not by its file name."""
+    settings = settings_module.feature_settings(config)
+    descriptor = load_descriptor(config.descriptor)
+    settings["descriptor"] = {"name": descriptor.name, "fingerprint": descriptor.fingerprint}
+    return settings
+
+
+def extract_image(source: str | Path | bytes | np.ndarray, name: str, config: Config) -> ImageFeatures:
+    """The features of one photograph, in original pixels.
+
+    Args:
+        source: a path, the bytes of a file, or an (H, W) or (H, W, 3) array.
+        name: image name to carry.
+        config: images, detector and descriptor sections count.
+
+    Raises:
+        ImageError: the photograph cannot be used.
+    """
+    return _describe(*_detect(source, name, config), config)
+
+
+def _detect(
+    source: str | Path | bytes | np.ndarray, name: str, config: Config
+) -> tuple[ImageFeatures, np.ndarray]:
+    """Regions in original pixels (codes still empty) and the patches of one photograph."""
+    image = load_image(source, config.images)
+    regions = detect_regions(image.gray, config.detector)
+    patches = cut_patches(image.gray, regions, load_descriptor(config.descriptor).patch_size)
+    empty = np.empty((0, 0), np.uint8)
+    return ImageFeatures(name, image.width, image.height, image.to_original(regions), empty), patches
+
+
+def _describe(features: ImageFeatures, patches: np.ndarray, config: Config) -> ImageFeatures:
+    descriptor = load_descriptor(config.descriptor)
+    codes = hardnet.quantise(descriptor.describe(patches), descriptor.quantisation)
+    return ImageFeatures(features.name, features.width, features.height, features.regions, codes)
+
+
+def extract_collection(images: ImageSet, folder: str | Path, config: Config, title: str = "features") -> FeatureStore:
+    """Extracts the features of a collection into a store, or goes on where an earlier run stopped.
+
+    Args:
+        images: the photographs.
+        folder: the store; created, finished, or (when complete) just opened.
+        config: images, detector, descriptor and parallel sections count.
+        title: label of the progress bar.
+
+    Returns:
+        The complete store. Unusable photographs are in its `failures` and in ``failed.jsonl``.
+
+    Raises:
+        ArtefactError: the folder holds features of other photographs or made with other settings.
+    """
+    folder = Path(folder)
+    settings = feature_settings(config)
+    descriptor = load_descriptor(config.descriptor)
+    plan = _plan(images, folder, settings, config)
+    pending = [i for i in range(plan["shards"]) if not store.shard_folder(folder, i).exists()]
+    size = plan["shard_images"]
+    if pending:
+        if len(pending) < plan["shards"]:
+            logger.info("%s: %d of %d shards are already there", folder, plan["shards"] - len(pending), plan["shards"])
+        names = [name for i in pending for name in images.names[i * size : (i + 1) * size]]
+        with tqdm(total=len(names), desc=title, unit="image", disable=None) as bar:
+            results = _extract_all(images, names, config, on_gpu=not str(descriptor.device).startswith("cpu"))
+            for shard_index in pending:
+                expected = len(images.names[shard_index * size : (shard_index + 1) * size])
+                found: list[ImageFeatures] = []
+                failures: list[Failure] = []
+                for _ in range(expected):
+                    result = next(results)
+                    if isinstance(result, Failure):
+                        logger.warning("skipped %s: %s", result.name, result.reason)
+                        failures.append(result)
+                    else:
+                        found.append(result)
+                    bar.update()
+                store.write_shard(folder, shard_index, found, failures, descriptor.dimensions, settings)
+    opened = FeatureStore.open(folder)
+    store.write_failures(folder, opened.failures)
+    return opened
+
+
+def _plan(images: ImageSet, folder: Path, settings: dict[str, Any], config: Config) -> dict[str, Any]:
+    """Reads the folder's plan and checks that it is this one, or writes it."""
+    listed = [[name, images.path(name).stat().st_size] for name in images.names]
+    if not (folder / store.PLAN).exists():
+        size = config.parallel.shard_images
+        plan = {
+            "settings": settings,
+            "quantisation": list(load_descriptor(config.descriptor).quantisation),
+            "shard_images": size,
+            "shards": -(-len(listed) // size),
+            "images": listed,
+        }
+        store.write_plan(folder, plan)
+    plan = store.read_plan(folder)
+    from retrieval.artefacts import require_settings
+
+    require_settings(f"the features in {folder}", plan["settings"], settings)
+    if plan["images"] != listed:
+        theirs = {name: size for name, size in plan["images"]}
+        ours = dict(listed)
+        changed = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
+        raise ArtefactError(
+            f"the features in {folder} are of other photographs than {images.root} holds now ({len(changed)} differ, "
+            f"first: {changed[0] if changed else 'the order'}); delete that folder or choose another"
+        )
+    return plan
+
+
+def _extract_all(
+    images: ImageSet, names: Sequence[str], config: Config, on_gpu: bool
+) -> Iterator[ImageFeatures | Failure]:
+    """Results in the order of `names`, computed by worker processes (patches are described here on a GPU)."""
+    tasks = [names[i : i + TASK_IMAGES] for i in range(0, len(names), TASK_IMAGES)]
+    jobs = min(joblib.effective_n_jobs(config.parallel.jobs), len(tasks))
+    threads = max(1, joblib.cpu_count() // jobs)
+    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
+    batches = parallel(joblib.delayed(_extract_task)(images, task, config, threads, on_gpu) for task in tasks)
+    for batch in batches:
+        for result in batch:
+            if isinstance(result, tuple):
+                result = _describe(*result, config)
+            yield result
+
+
+def _extract_task(
+    images: ImageSet, names: Sequence[str], config: Config, threads: int, detect_only: bool
+) -> list[Any]:
+    """One worker's share: features, or a failure with its reason, or (features, patches) to be described."""
+    cv2.setNumThreads(threads)
+    results: list[Any] = []
+    for name in names:
+        try:
+            if detect_only:
+                results.append(_detect(images.path(name), name, config))
+            else:
+                results.append(extract_image(images.path(name), name, config))
+        except ImageError as error:
+            results.append(Failure(name, str(error)))
+        except (cv2.error, ValueError, ArithmeticError, MemoryError) as error:
+            results.append(Failure(name, f"{type(error).__name__}: {' '.join(str(error).split())}"))
+    return results

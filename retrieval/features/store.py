@@ -1,0 +1,236 @@
+"""The features of a collection on disk: shards of some hundreds of photographs, each written whole.
+
+A store is a folder with ``plan.json`` (which photographs, with which settings), ``shards/NNNNNN/`` and
+``failed.jsonl``. A killed extraction keeps its finished shards; the next run goes on behind them.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retrieval import artefacts
+from retrieval.errors import ArtefactError
+
+VERSION = 0
+SHARD_KIND = "feature shard"
+STORE_KIND = "feature store"
+PLAN = "plan.json"
+FAILED = "failed.jsonl"
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """The features of one photograph.
+
+    Attributes:
+        name: image name, a POSIX path relative to the collection's root.
+        width, height: original size, pixels.
+        regions: (N, 6) float32 ``x, y, a, b, c, angle``, original pixels.
+        codes: (N, D) uint8 quantised descriptors.
+    """
+
+    name: str
+    width: int
+    height: int
+    regions: np.ndarray
+    codes: np.ndarray
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A photograph that could not be used, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The features of consecutive photographs, memory-mapped.
+
+    Attributes:
+        names: (n,) image names.
+        sizes: (n, 2) int32 width, height.
+        offsets: (n + 1,) int64; rows ``offsets[i]:offsets[i + 1]`` belong to image i.
+        regions: (N, 6) float32.
+        codes: (N, D) uint8.
+        failures: photographs of this shard that could not be used.
+    """
+
+    names: tuple[str, ...]
+    sizes: np.ndarray
+    offsets: np.ndarray
+    regions: np.ndarray
+    codes: np.ndarray
+    failures: tuple[Failure, ...]
+
+    def images(self) -> Iterator[ImageFeatures]:
+        """The photographs of this shard, one after another."""
+        for i, name in enumerate(self.names):
+            rows = slice(int(self.offsets[i]), int(self.offsets[i + 1]))
+            width, height = (int(side) for side in self.sizes[i])
+            yield ImageFeatures(name, width, height, self.regions[rows], self.codes[rows])
+
+
+class FeatureStore:
+    """A complete feature store, opened for reading.
+
+    Attributes:
+        folder: where it lies.
+        settings: the settings that decided the features.
+        quantisation: ``(lo, scale)`` of the codes: value = code / scale + lo.
+        shards: the shards in order.
+        names: the names of all usable photographs, in order.
+        failures: the photographs that could not be used.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], quantisation: tuple[float, float], count: int):
+        self.folder = folder
+        self.settings = settings
+        self.quantisation = quantisation
+        self.shards = tuple(read_shard(folder, index) for index in range(count))
+        self.names = tuple(name for shard in self.shards for name in shard.names)
+        self.failures = tuple(failure for shard in self.shards for failure in shard.failures)
+        self._place = {name: (s, i) for s, shard in enumerate(self.shards) for i, name in enumerate(shard.names)}
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "FeatureStore":
+        """Opens a finished store.
+
+        Raises:
+            ArtefactError: no store there, or its extraction has not finished.
+        """
+        folder = Path(folder)
+        plan = read_plan(folder)
+        missing = [i for i in range(plan["shards"]) if not shard_folder(folder, i).exists()]
+        if missing:
+            raise ArtefactError(
+                f"the features in {folder} are incomplete ({len(missing)} of {plan['shards']} shards are missing): "
+                "run the same command again to finish them"
+            )
+        low, scale = plan["quantisation"]
+        return cls(folder, plan["settings"], (low, scale), plan["shards"])
+
+    @property
+    def features(self) -> int:
+        """How many features all photographs have together."""
+        return sum(len(shard.codes) for shard in self.shards)
+
+    @property
+    def dimensions(self) -> int:
+        """Length of one descriptor."""
+        return self.shards[0].codes.shape[1]
+
+    def image(self, name: str) -> ImageFeatures:
+        """The features of one photograph; KeyError when it is not in the store."""
+        shard_index, i = self._place[name]
+        shard = self.shards[shard_index]
+        rows = slice(int(shard.offsets[i]), int(shard.offsets[i + 1]))
+        width, height = (int(side) for side in shard.sizes[i])
+        return ImageFeatures(name, width, height, shard.regions[rows], shard.codes[rows])
+
+    def images(self) -> Iterator[ImageFeatures]:
+        """All photographs in order."""
+        for shard in self.shards:
+            yield from shard.images()
+
+    def codes_sample(self, count: int | None, seed: int) -> np.ndarray:
+        """A sample of the codes without replacement, in the order of the store.
+
+        Args:
+            count: how many; None or more than there are = all.
+            seed: of the sampling.
+
+        Returns:
+            (min(count, N), D) uint8.
+        """
+        total = self.features
+        if count is None or count >= total:
+            return np.concatenate([shard.codes for shard in self.shards])
+        rows = np.sort(np.random.default_rng(seed).choice(total, count, replace=False))
+        bounds = np.cumsum([0] + [len(shard.codes) for shard in self.shards])
+        cuts = np.searchsorted(rows, bounds)
+        return np.concatenate(
+            [
+                shard.codes[rows[cuts[i] : cuts[i + 1]] - bounds[i]]
+                for i, shard in enumerate(self.shards)
+            ]
+        )
+
+
+def shard_folder(folder: Path, index: int) -> Path:
+    """Where shard `index` of a store lies."""
+    return folder / "shards" / f"{index:06d}"
+
+
+def write_shard(
+    folder: Path,
+    index: int,
+    images: Sequence[ImageFeatures],
+    failures: Sequence[Failure],
+    dimensions: int,
+    settings: Mapping[str, Any],
+) -> None:
+    """Writes one shard atomically."""
+    counts = [len(image.codes) for image in images]
+    arrays = {
+        "sizes": np.array([(image.width, image.height) for image in images], np.int32).reshape(-1, 2),
+        "offsets": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        "regions": np.concatenate([np.empty((0, 6), np.float32)] + [image.regions for image in images]),
+        "codes": np.concatenate([np.empty((0, dimensions), np.uint8)] + [image.codes for image in images]),
+    }
+    facts = {
+        "names": [image.name for image in images],
+        "failures": [[failure.name, failure.reason] for failure in failures],
+    }
+    artefacts.write_artefact(shard_folder(folder, index), SHARD_KIND, VERSION, arrays, settings, facts)
+
+
+def read_shard(folder: Path, index: int) -> Shard:
+    """Opens one shard, memory-mapped.
+
+    Raises:
+        ArtefactError: missing or damaged.
+    """
+    path = shard_folder(folder, index)
+    manifest = artefacts.read_manifest(path, SHARD_KIND, VERSION)
+    arrays = artefacts.read_arrays(path, manifest)
+    facts = manifest["facts"]
+    failures = tuple(Failure(name, reason) for name, reason in facts["failures"])
+    return Shard(
+        tuple(facts["names"]), arrays["sizes"], arrays["offsets"], arrays["regions"], arrays["codes"], failures
+    )
+
+
+def write_plan(folder: Path, plan: Mapping[str, Any]) -> None:
+    """Writes the plan of an extraction: settings, photographs, number of shards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    artefacts.write_text(folder / PLAN, json.dumps({"kind": STORE_KIND, "version": VERSION, **plan}, indent=1))
+
+
+def read_plan(folder: Path) -> dict[str, Any]:
+    """The plan of a store.
+
+    Raises:
+        ArtefactError: no plan there, or one of another kind or version.
+    """
+    path = folder / PLAN
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtefactError(f"{folder} holds no features: it has no {PLAN}") from error
+    except (OSError, ValueError) as error:
+        raise ArtefactError(f"{path} cannot be read: {error}") from error
+    if not isinstance(plan, dict) or plan.get("kind") != STORE_KIND or plan.get("version") != VERSION:
+        raise ArtefactError(f"{path} is not a {STORE_KIND} plan of version {VERSION}")
+    return plan
+
+
+def write_failures(folder: Path, failures: Sequence[Failure]) -> None:
+    """Writes ``failed.jsonl``: one JSON object with name and reason per line (empty when all went well)."""
+    lines = [json.dumps({"name": failure.name, "reason": failure.reason}) + "\n" for failure in failures]
+    artefacts.write_text(folder / FAILED, "".join(lines))
