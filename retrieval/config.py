@@ -175,17 +175,18 @@ class Config:
     seed: int = 0  # every random choice derives from it
 
 
-def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
+def load(path: str | Path | None = None, overrides: Iterable[str] = (), base: "Config | None" = None) -> Config:
     """Reads a YAML file (or the defaults) and applies ``key.sub=value`` overrides.
 
     Args:
         path: YAML file, or None for the defaults.
         overrides: strings such as ``detector.threshold=4``; the value is parsed as YAML.
+        base: where there is no file, what the overrides apply to; None = the defaults.
 
     Raises:
         ConfigError: unreadable file, unknown key, wrong type, or a value outside its range.
     """
-    tree: dict[str, Any] = {}
+    tree: dict[str, Any] = to_tree(base) if base is not None else {}
     if path is not None:
         try:
             loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))

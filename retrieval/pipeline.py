@@ -1,0 +1,155 @@
+"""The stages between photographs and an index, each of which reuses what an earlier run finished.
+
+`retrieval index` and run_oxford5k.py are both made of these; an artefact made with other settings is refused, never
+overwritten.
+"""
+
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import hardnet
+from retrieval import artefacts
+from retrieval import config as settings_module
+from retrieval.config import Config
+from retrieval.datasets.folder import ImageSet, list_images
+from retrieval.errors import ArtefactError, RetrievalError
+from retrieval.features import extractor
+from retrieval.features.store import PLAN, FeatureStore
+from retrieval.index.collection import Collection, build_index, open_index
+from retrieval.vocabulary import kmeans
+from retrieval.vocabulary.store import Vocabulary, check_vocabulary, open_vocabulary, save_vocabulary
+
+logger = logging.getLogger(__name__)
+
+CHECK_DESCRIPTORS = 10_000  # held-out descriptors a check compares
+MAX_PER_WORD = 256  # training descriptors per word beyond which k-means gains nothing (faiss's own cap)
+
+
+def vocabulary_settings(config: Config, store: FeatureStore) -> dict[str, object]:
+    """What decides a vocabulary: its features' settings, its own, and the seed."""
+    settings = settings_module.vocabulary_settings(config)
+    return {**settings, **store.settings}
+
+
+def obtain_vocabulary(store: FeatureStore, folder: str | Path, config: Config) -> Vocabulary:
+    """Opens the vocabulary in `folder`, or trains it on the features of `store`.
+
+    Raises:
+        ArtefactError: the folder holds a vocabulary made with other settings.
+        RetrievalError: fewer features than words.
+    """
+    folder = Path(folder)
+    settings = vocabulary_settings(config, store)
+    if folder.exists():
+        vocabulary = open_vocabulary(folder)
+        artefacts.require_settings(f"the vocabulary {folder}", vocabulary.settings, settings)
+        logger.info("%s: using the vocabulary that is there", folder)
+        return vocabulary
+    cap = MAX_PER_WORD * config.vocabulary.words
+    wanted = min(config.vocabulary.train_descriptors or cap, cap)
+    if store.features < config.vocabulary.words:
+        raise RetrievalError(
+            f"{store.features} features are too few for {config.vocabulary.words} words: add photographs or lower it "
+            f"with --set vocabulary.words={max(1, store.features // 40)}"
+        )
+    sample = store.codes_sample(wanted, config.seed)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder.with_name(f".{folder.name}.checkpoint")
+    trained = kmeans.train(sample, config.vocabulary, config.seed, store.quantisation, checkpoint=checkpoint)
+    save_vocabulary(folder, trained, settings, store.quantisation, config.vocabulary)
+    return open_vocabulary(folder)
+
+
+def obtain_index(store: FeatureStore, vocabulary: Vocabulary, folder: str | Path, config: Config, root: Path) -> Collection:
+    """Opens the index in `folder`, or builds it.
+
+    Raises:
+        ArtefactError: the folder holds an index of other features, photographs or words.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        return build_index(folder, store, vocabulary, config, root)
+    collection = open_index(folder)
+    wanted = {**store.settings, "vocabulary": {"fingerprint": vocabulary.fingerprint}}
+    artefacts.require_settings(f"the index {folder}", collection.settings, wanted)
+    if collection.names != store.names:
+        raise ArtefactError(f"the index {folder} holds other photographs than {store.folder}; delete it")
+    logger.info("%s: using the index that is there", folder)
+    return collection
+
+
+def build_collection(
+    images: ImageSet, target: Path, config: Config, vocabulary: Path | None = None
+) -> tuple[Collection, FeatureStore]:
+    """From a folder of photographs to an index.
+
+    Work that a kill interrupts lies in ``<target>.partial`` and is taken up by the next run; it is removed when the
+    index is complete.
+
+    Args:
+        images: the photographs.
+        target: index folder; must not exist.
+        config: all settings.
+        vocabulary: folder of a vocabulary; None trains one on the photographs themselves.
+
+    Raises:
+        ArtefactError: the target exists, or the vocabulary was made from other features.
+        RetrievalError: no usable photograph, or too few features for the vocabulary.
+    """
+    if target.exists():
+        raise ArtefactError(f"{target} already exists: choose another folder or delete it")
+    opened = open_vocabulary(vocabulary) if vocabulary is not None else None
+    if opened is not None:
+        wanted = extractor.feature_settings(config)
+        stored = {key: opened.settings[key] for key in wanted}
+        artefacts.require_settings(f"the vocabulary {vocabulary}", stored, wanted)
+    partial = partial_folder(target)
+    store = extractor.extract_collection(images, partial / "features", config)
+    if not store.names:
+        raise RetrievalError(f"none of the {len(images.names)} files in {images.root} is a usable photograph: see "
+                             f"{partial / 'features' / 'failed.jsonl'}")
+    if opened is None:
+        logger.info("no vocabulary given: training %d words on these photographs", config.vocabulary.words)
+        opened = obtain_vocabulary(store, partial / "vocabulary", config)
+    collection = build_index(target, store, opened, config, images.root)
+    return collection, store
+
+
+def partial_folder(target: Path) -> Path:
+    """Where the unfinished work towards `target` lies, so that a second run can take it up."""
+    return target.with_name(f"{target.name}.partial")
+
+
+def remove_partial(target: Path) -> None:
+    """Removes what `partial_folder` held, once `target` is complete."""
+    shutil.rmtree(partial_folder(target), ignore_errors=True)
+
+
+def open_features(source: Path, target: Path, config: Config) -> FeatureStore:
+    """The features in a folder: a feature store as it is, or photographs (extracted beside `target`, resumable)."""
+    if (source / PLAN).exists():
+        return FeatureStore.open(source)
+    return extractor.extract_collection(list_images(source), partial_folder(target) / "features", config)
+
+
+def check_held_out(folder: Path, held_out: Path, config: Config) -> dict[str, Any]:
+    """Quality of a vocabulary, measured on features it was not trained on; see `store.check_vocabulary`.
+
+    Args:
+        folder: the vocabulary.
+        held_out: photographs, or features extracted earlier.
+        config: for the extraction of photographs.
+
+    Raises:
+        ArtefactError: the features were made with other settings than the vocabulary's.
+    """
+    vocabulary = open_vocabulary(folder)
+    with tempfile.TemporaryDirectory(prefix="retrieval-") as temporary:
+        store = open_features(held_out, Path(temporary) / "check", config)
+        stored = {key: vocabulary.settings[key] for key in store.settings}
+        artefacts.require_settings(f"the vocabulary {folder}", stored, store.settings)
+        codes = store.codes_sample(CHECK_DESCRIPTORS, config.seed)
+        return check_vocabulary(vocabulary, hardnet.dequantise(codes, store.quantisation))

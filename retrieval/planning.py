@@ -1,0 +1,183 @@
+"""What a benchmark run will take on this machine: downloads, disk and hours, from a short calibration.
+
+Feature extraction is timed on a few of the run's own photographs when they are at hand, else on a textured picture
+of the benchmark's size; word search is timed on random descriptors at the configured number of words.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import joblib
+import numpy as np
+
+from retrieval.config import Config
+from retrieval.datasets.benchmarks import Source, database_images, open_benchmark
+from retrieval.datasets.folder import ImageSet
+from retrieval.errors import DatasetError
+from retrieval.features import extractor
+from retrieval.features.store import shard_folder
+from retrieval.reproduction import folder_name
+from retrieval.vocabulary.quantizer import Quantizer
+
+CALIBRATION_IMAGES = 3
+CALIBRATION_WORDS = 100_000  # larger vocabularies are extrapolated from this many words
+CALIBRATION_DESCRIPTORS = 4_000
+
+
+@dataclass(frozen=True)
+class KnownSet:
+    """A benchmark set: photographs, expected features (protocol: about 12.5M and 15M) and download size, bytes."""
+
+    images: int
+    features: int
+    download: float
+
+
+KNOWN = {
+    "oxford5k": KnownSet(5_063, 12_500_000, 1.9e9),
+    "paris6k": KnownSet(6_392, 15_000_000, 2.6e9),
+}
+
+
+@dataclass(frozen=True)
+class _Set:
+    name: str
+    images: int
+    features: int
+    download: float
+    present: ImageSet | None
+
+
+def plan(source: Source, config: Config, descriptors: Sequence[str], work: Path) -> str:
+    """Estimates a run.
+
+    Args:
+        source: where the data lies.
+        config: all settings.
+        descriptors: descriptor names.
+        work: work folder; finished shards there are counted as done.
+
+    Returns:
+        The plan as text.
+    """
+    sets = _sets(source, config)
+    lines = [f"plan for {config.dataset.name}, descriptors: {', '.join(descriptors)}", ""]
+    for one in sets:
+        state = f"{one.images} photographs at hand" if one.present else f"to download: about {one.download / 1e9:.1f} GB"
+        lines.append(f"- {one.name}: {state}")
+    hours, disk = 0.0, 0.0
+    jobs = joblib.effective_n_jobs(config.parallel.jobs)
+    calibrated: int | None = None
+    for descriptor in descriptors:
+        chosen = replace(config, descriptor=replace(config.descriptor, name=descriptor))
+        seconds, found = _calibrate_extraction(next((one.present for one in sets if one.present), None), chosen)
+        calibrated = calibrated or found
+        features = [one.features or one.images * found for one in sets]
+        dimensions = extractor.load_descriptor(chosen.descriptor).dimensions
+        to_do = sum(one.images - _done(work, one, descriptor) for one in sets)
+        extraction = to_do * seconds / jobs
+        per_search = _calibrate_search(chosen, dimensions)
+        training = features[-1] if config.vocabulary.train_descriptors is None else config.vocabulary.train_descriptors
+        training = min(training, features[-1], 256 * config.vocabulary.words)
+        clustering = training * per_search * config.vocabulary.iterations
+        assignment = features[0] * per_search
+        space = sum(features) * (dimensions + 24) + 24 * features[0] + 2 * 4 * dimensions * config.vocabulary.words
+        lines += [
+            "",
+            f"{folder_name(descriptor)}:",
+            f"- features of {to_do} photographs: {_duration(extraction)} ({seconds:.2f} s each, {jobs} processes)",
+            f"- vocabulary of {config.vocabulary.words} words from {training} descriptors, "
+            f"{config.vocabulary.iterations} iterations: {_duration(clustering)}",
+            f"- words of {features[0]} features: {_duration(assignment)}",
+            f"- disk: {space / 1e9:.1f} GB",
+        ]
+        hours += (extraction + clustering + assignment) / 3600
+        disk += space
+    download = sum(one.download for one in sets if not one.present)
+    lines += ["", f"in all: {_duration(3600 * hours)}, {disk / 1e9:.1f} GB of disk in {work}"]
+    if download:
+        # archive plus unpacked photographs
+        lines.append(f"and {download / 1e9:.1f} GB of downloads, {2 * download / 1e9:.1f} GB of disk in {source.data}")
+    return "\n".join(lines)
+
+
+def _sets(source: Source, config: Config) -> list[_Set]:
+    """The database and, last, the vocabulary's set."""
+    if config.dataset.name in KNOWN:
+        found = []
+        for name in (config.dataset.name, config.dataset.vocabulary_from):
+            known = KNOWN[name]
+            try:
+                images = database_images(source, name)
+            except DatasetError:
+                found.append(_Set(name, known.images, known.features, known.download, None))
+            else:
+                found.append(_Set(name, len(images.names), known.features, known.download, images))
+        return found
+    benchmark = open_benchmark(source, config.dataset)
+    return [
+        _Set(benchmark.name, len(benchmark.images.names), 0, 0.0, benchmark.images),
+        _Set(benchmark.vocabulary_name, len(benchmark.vocabulary_images.names), 0, 0.0, benchmark.vocabulary_images),
+    ]
+
+
+def _done(work: Path, one: _Set, descriptor: str) -> int:
+    """Photographs whose shard is already there."""
+    folder = work / "features" / one.name / folder_name(descriptor)
+    if not (folder / "plan.json").exists():
+        return 0
+    from retrieval.features.store import read_plan
+
+    facts = read_plan(folder)
+    done = sum(shard_folder(folder, i).exists() for i in range(facts["shards"]))
+    return min(done * int(facts["shard_images"]), one.images)
+
+
+def _calibrate_extraction(images: ImageSet | None, config: Config) -> tuple[float, int]:
+    """Seconds and features per photograph, on one core."""
+    if images is not None:
+        step = max(1, len(images.names) // CALIBRATION_IMAGES)
+        sources: list[Path | np.ndarray] = [images.path(name) for name in images.names[::step][:CALIBRATION_IMAGES]]
+    else:
+        sources = [_textured(np.random.default_rng(config.seed + i)) for i in range(CALIBRATION_IMAGES)]
+    extractor.extract_image(sources[0], "warm-up", config)
+    start = time.perf_counter()
+    features = [len(extractor.extract_image(one, "calibration", config).codes) for one in sources]
+    return (time.perf_counter() - start) / len(sources), int(np.mean(features))
+
+
+def _textured(rng: np.random.Generator) -> np.ndarray:
+    """A 1024 x 768 picture with about as many regions as a photograph of a building."""
+    import cv2
+
+    picture = np.zeros((768, 1024), np.float32)
+    for octave in range(2, 6):
+        grid = rng.normal(0, 1, (768 >> octave, 1024 >> octave)).astype(np.float32)
+        picture += cv2.resize(grid, (1024, 768), interpolation=cv2.INTER_CUBIC) * 2.0**octave
+    return np.clip(128 + 4 * picture, 0, 255)
+
+
+def _calibrate_search(config: Config, dimensions: int) -> float:
+    """Seconds to find the word of one descriptor, extrapolated to the configured vocabulary."""
+    words = min(config.vocabulary.words, CALIBRATION_WORDS)
+    rng = np.random.default_rng(config.seed)
+    centroids = rng.normal(size=(words, dimensions)).astype(np.float32)
+    quantizer = Quantizer(centroids, config.vocabulary)
+    queries = rng.normal(size=(CALIBRATION_DESCRIPTORS, dimensions)).astype(np.float32)
+    quantizer.assign(queries[:100])
+    start = time.perf_counter()
+    quantizer.assign(queries)
+    seconds = (time.perf_counter() - start) / len(queries)
+    exact = config.vocabulary.words <= config.vocabulary.exact_up_to
+    growth = config.vocabulary.words / words
+    return seconds * (growth if exact else float(np.sqrt(growth)))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,92 @@
+"""The results table as Markdown, with the published value beside each cell that has one."""
+
+from typing import Any
+
+from retrieval.reporting.published import published
+
+HEADINGS = {"bow": "BoW", "bow+sv": "BoW + SV", "bow+sv+qe": "BoW + SV + QE"}
+DATASETS = {
+    "oxford5k": "Oxford5k",
+    "paris6k": "Paris6k",
+    "demo": "generated planar views (not Oxford5k)",
+    "folder": "a collection of your own",
+}
+
+
+def results_table(report: dict[str, Any]) -> str:
+    """Renders a report of `reproduction.run`.
+
+    Args:
+        report: the content of ``results.json``.
+
+    Returns:
+        Markdown: the table, footnotes, and the seconds per stage.
+    """
+    dataset = report["dataset"]
+    rows = list(next(iter(report["results"].values())))
+    lines = [
+        f"mAP (%) on {DATASETS.get(dataset, dataset)}; vocabulary from "
+        f"{DATASETS.get(report['vocabulary_from'], report['vocabulary_from'])}",
+        "",
+        "| descriptor | " + " | ".join(HEADINGS[row] for row in rows) + " |",
+        "|---" * (len(rows) + 1) + "|",
+    ]
+    notes: list[str] = []
+    for descriptor, results in report["results"].items():
+        cells = []
+        for row in rows:
+            cell = f"{100 * results[row]['map']:.1f}"
+            if results[row]["published"] is not None:
+                cell += f" (published {100 * results[row]['published']:.1f}"
+                reference = published(dataset, descriptor, row)
+                if reference and reference.note:
+                    notes.append(reference.note)
+                    cell += f" [{len(notes)}]"
+                cell += ")"
+            cells.append(cell)
+        lines.append(f"| {descriptor} | " + " | ".join(cells) + " |")
+    lines += ["", *(f"[{number}] {note}" for number, note in enumerate(notes, 1))]
+    lines += ["" if notes else "", *_timings(report)]
+    return "\n".join(line for i, line in enumerate(lines) if line or i == 0 or lines[i - 1]).strip() + "\n"
+
+
+def per_query_table(report: dict[str, Any]) -> str:
+    """Average precision of every query, a Markdown table per descriptor."""
+    lines = []
+    for descriptor, results in report["results"].items():
+        rows = list(results)
+        lines += [f"Average precision (%) per query, {descriptor}", ""]
+        lines += ["| query | " + " | ".join(HEADINGS[row] for row in rows) + " |", "|---" * (len(rows) + 1) + "|"]
+        for query in results[rows[0]]["per_query"]:
+            cells = (f"{100 * results[row]['per_query'][query]:.1f}" for row in rows)
+            lines.append(f"| {query} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _timings(report: dict[str, Any]) -> list[str]:
+    lines = []
+    for descriptor, facts in report["timings"].items():
+        lines += [
+            f"{descriptor}: {facts['images']} images, {facts['features']} features, {facts['words']} words; seconds per "
+            "stage (a stage whose result was there already takes almost none):",
+            "",
+        ]
+        for stage, seconds in facts["seconds"].items():
+            each = f" ({1000 * seconds / facts['queries']:.1f} ms a query)" if stage in HEADINGS else ""
+            lines.append(f"- {HEADINGS.get(stage, stage)}: {seconds:.1f}{each}")
+        lines.append("")
+    return lines
+
+
+def shortfalls(report: dict[str, Any], points: float) -> list[str]:
+    """The cells that are more than `points` (percentage points) below their published value, one line each."""
+    found = []
+    for descriptor, results in report["results"].items():
+        for row, cell in results.items():
+            if cell["published"] is not None and 100 * (cell["published"] - cell["map"]) > points:
+                found.append(
+                    f"{descriptor} {row}: {100 * cell['map']:.1f} is "
+                    f"{100 * (cell['published'] - cell['map']):.1f} below the published {100 * cell['published']:.1f}"
+                )
+    return found
