@@ -4,3 +4,8 @@
 >>> descriptor = hardnet.load("rootsift")          # or a weights name, or a path to a weights file
 >>> rows = descriptor.describe(patches)             # (N, 41, 41) -> (N, 128) float32 unit rows
 """
+
+from hardnet.descriptor import PatchDescriptor, dequantise, load, quantise
+from hardnet.errors import WeightsError
+
+__all__ = ["PatchDescriptor", "WeightsError", "dequantise", "load", "quantise"]

@@ -1,0 +1,190 @@
+"""Weights files to networks: torch checkpoints, safetensors and MatConvNet files, none of which runs code.
+
+A torch file goes through `torch.load(weights_only=True)`; a pickle with anything but tensors and plain
+containers in it is refused. Which network a file holds is read off its keys (or, in safetensors, off its
+metadata).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hardnet.errors import WeightsError
+
+if TYPE_CHECKING:
+    import torch
+
+TORCH_SUFFIXES = (".pth", ".pt", ".params")
+SUFFIXES = (*TORCH_SUFFIXES, ".safetensors", ".mat")
+
+_CONVOLUTIONS = (0, 3, 6, 9, 12, 15, 19)  # in `features` of HardNet and L2-Net; each BatchNorm is the next
+_NORM_EPSILON = 1e-5  # of torch.nn.BatchNorm2d, added there to the variance
+
+State = dict[str, "torch.Tensor"]
+
+
+def read_network(path: Path, network: str | None = None) -> "tuple[str, torch.nn.Module]":
+    """Reads a weights file into a network in evaluation mode.
+
+    Args:
+        path: a file with one of `SUFFIXES`.
+        network: ``"hardnet"``, ``"l2net"`` or ``"tfeat"``; None to infer it.
+
+    Returns:
+        The network's name and the module, on the CPU.
+
+    Raises:
+        WeightsError: the file cannot be read, would have to be unpickled, or does not fit the network.
+    """
+    from hardnet.networks import NETWORKS
+
+    state, declared = read_state(path)
+    kind = network or declared or infer_network(state, path)
+    if kind not in NETWORKS:
+        raise WeightsError(
+            f"{path} says it holds a {kind!r} network; this program knows {', '.join(NETWORKS)}"
+        )
+    module = NETWORKS[kind]()
+    expected = module.state_dict()
+    for key, tensor in expected.items():
+        counter = key.endswith("num_batches_tracked")  # unused in evaluation; files of early torch lack it
+        if key not in state:
+            if not counter:
+                raise WeightsError(f"{path} is no {kind} network: it has no {key}; use the file of a {kind}")
+            state[key] = tensor
+        elif state[key].shape != tensor.shape:
+            found, wanted = tuple(state[key].shape), tuple(tensor.shape)
+            raise WeightsError(f"{path} is no {kind} network: {key} has shape {found}, expected {wanted}")
+        elif not counter and not bool(state[key].isfinite().all()):
+            raise WeightsError(f"{path} is damaged: {key} holds values that are not finite; fetch it again")
+    unknown = sorted(set(state) - set(expected))
+    if unknown:
+        raise WeightsError(f"{path} is no {kind} network: unexpected {unknown[0]} ({len(unknown)} such keys)")
+    module.load_state_dict(state)
+    return kind, module.eval().requires_grad_(False)
+
+
+def read_state(path: Path) -> tuple[State, str | None]:
+    """The tensors of a weights file, keyed as in the state dicts of `hardnet.networks`.
+
+    Returns:
+        The state dict (float32) and the network's name where the file states it, else None.
+
+    Raises:
+        WeightsError: no such file, unknown suffix, unreadable, or it would have to be unpickled.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path} is not a file; give a weights name or a {', '.join(SUFFIXES)} file")
+    if path.suffix in TORCH_SUFFIXES:
+        return _read_torch(path), None
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix == ".mat":
+        return _read_matconvnet(path), "l2net"
+    raise WeightsError(f"{path} has an unknown suffix; weights files end in {', '.join(SUFFIXES)}")
+
+
+def infer_network(state: Mapping[str, Any], path: Path) -> str:
+    """Which network a state dict belongs to, by its keys.
+
+    Raises:
+        WeightsError: none of the known networks.
+    """
+    if "descr.0.weight" in state:
+        return "tfeat"
+    if "features.19.weight" in state:
+        return "l2net" if "pixel_mean" in state else "hardnet"
+    keys = ", ".join(sorted(state)[:3]) or "none"
+    raise WeightsError(f"{path} holds no HardNet, L2-Net or TFeat (its keys: {keys}, ...); use another file")
+
+
+def _read_torch(path: Path) -> State:
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        Exception
+    ) as error:  # torch raises pickle, zip, runtime, EOF, key and other errors on damaged files
+        refused = "Unsupported" in str(error) or "weights_only" in str(error).lower()
+        reason = "it may hold Python objects, which are never unpickled" if refused else _first_line(error)
+        raise WeightsError(
+            f"{path} cannot be read as a torch file ({reason}); fetch or export it again"
+        ) from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]  # a training checkpoint: epoch, optimizer and so on lie beside it
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path} holds a {type(content).__name__}, not a state dict; export it again")
+    return _float_state(path, content)
+
+
+def _read_safetensors(path: Path) -> tuple[State, str | None]:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as stream:
+            state = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118 (no mapping)
+            declared = (stream.metadata() or {}).get("network")
+    except Exception as error:  # safetensors has its own error class, besides OSError and ValueError
+        reason = _first_line(error)
+        raise WeightsError(
+            f"{path} cannot be read as safetensors ({reason}); fetch or export it again"
+        ) from error
+    return _float_state(path, state), declared
+
+
+def _float_state(path: Path, state: Mapping[str, Any]) -> State:
+    """Float32 tensors; a ``module.`` prefix (torch.nn.DataParallel) is dropped."""
+    import torch
+
+    tensors = {}
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            raise WeightsError(
+                f"{path} is not a state dict: {key!r} is a {type(value).__name__}; export it again"
+            )
+        tensors[key.removeprefix("module.")] = value.float() if value.is_floating_point() else value
+    return tensors
+
+
+def _read_matconvnet(path: Path) -> State:
+    """L2-Net as published, after the authors' `cal_L2Net_des.m`; not verified against the published file.
+
+    The file holds `net` (layers: conv with filters (h, w, in, out) and biases; bnormPair, whose gain and
+    offset are unused and whose moments are rows (mean, sigma), sigma = sqrt(variance + epsilon); relu;
+    normalize) and `pixMean` (32, 32), to be subtracted from grey values 0..255.
+    """
+    import torch
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(path, struct_as_record=False, squeeze_me=True, variable_names=["net", "pixMean"])
+        layers = np.atleast_1d(content["net"].layers)
+        convolutions = [layer.weights for layer in layers if layer.type == "conv"]
+        moments = [np.asarray(layer.weights[2]) for layer in layers if layer.type == "bnormPair"]
+        pixel_mean = np.asarray(content["pixMean"], np.float32)
+        if len(convolutions) != len(_CONVOLUTIONS) or len(moments) != len(_CONVOLUTIONS):
+            raise ValueError(f"{len(convolutions)} convolutions and {len(moments)} norms, expected 7 of each")
+        arrays = {"pixel_mean": pixel_mean.reshape(1, 1, *pixel_mean.shape)}
+        for index, (filters, biases), moment in zip(
+            _CONVOLUTIONS, (weights[:2] for weights in convolutions), moments, strict=True
+        ):
+            if filters.ndim == 3:  # squeeze_me dropped the single input channel
+                filters = filters[:, :, None, :]
+            mean, sigma = moment.astype(np.float64).T
+            # (w * x + bias - mean) / sigma, in a layout whose convolutions have no bias
+            arrays[f"features.{index}.weight"] = filters.transpose(3, 2, 0, 1)
+            arrays[f"features.{index + 1}.running_mean"] = mean - np.asarray(biases, np.float64).ravel()
+            arrays[f"features.{index + 1}.running_var"] = sigma**2 - _NORM_EPSILON
+    except Exception as error:  # scipy and a file of another structure fail in many ways
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        raise WeightsError(
+            f"{path} cannot be read as a MatConvNet L2-Net ({reason}); fetch it again"
+        ) from error
+    return {key: torch.from_numpy(np.ascontiguousarray(value, np.float32)) for key, value in arrays.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,91 @@
+"""The `hardnet` command."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from hardnet import weights
+from hardnet.errors import WeightsError
+
+_WEIGHTS_HELP = """\
+Lists the named weights and which of them are at hand, or fetches one.
+Published files lie in $HARDNET_WEIGHTS, else ~/.cache/hardnet; they may be put there by hand."""
+
+_WEIGHTS_EXAMPLES = """\
+examples:
+  hardnet weights                        the table, with the path of each file that is at hand
+  hardnet weights --json                 the same for programs
+  hardnet weights --download hardnet++   fetch one into the cache folder"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        argv: arguments without the program's name; None for those of the process.
+
+    Returns:
+        The exit code: 0, or 2 after an error that was told in one line.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except WeightsError as error:
+        print(f"hardnet: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hardnet", description="Patch descriptors: HardNet and its peers.")
+    verbs = parser.add_subparsers(metavar="verb", required=True)
+    listing = verbs.add_parser(
+        "weights",
+        help="list or fetch named weights",
+        description=_WEIGHTS_HELP,
+        epilog=_WEIGHTS_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    listing.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    listing.add_argument("--download", metavar="NAME", help="fetch this one and print its path")
+    listing.set_defaults(run=_weights)
+    return parser
+
+
+def _weights(arguments: argparse.Namespace) -> int:
+    if arguments.download:
+        path = str(weights.download(arguments.download))
+        print(json.dumps({"name": arguments.download, "path": path}) if arguments.json else path)
+        return 0
+    rows = [_row(row) for row in weights.TABLE.values()]
+    if arguments.json:
+        print(json.dumps({"weights": rows}, indent=1))
+        return 0
+    for row in rows:
+        if row["available"]:
+            state = row["path"] or "needs no weights"
+        else:
+            state = "not downloaded" if row["url"] else "not part of this version"
+        print(f"{row['name']:<14}{row['network']:<10}{row['licence']:<13}{state}")
+    return 0
+
+
+def _row(row: weights.NamedWeights) -> dict[str, Any]:
+    """One row for output; `path` is where the file lies or has to be put."""
+    path = weights.location(row.name)
+    return {
+        "name": row.name,
+        "network": row.network,
+        "available": path is None or path.is_file(),
+        "path": None if path is None else str(path),
+        "url": row.url or None,
+        "sha256": row.sha256,
+        "licence": row.licence,
+        "citation": row.citation,
+        "verified": row.verified,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""The descriptor networks, laid out like the published files so that these load by `load_state_dict`.
+
+HardNet: Mishchuk et al. 2017, "Working hard to know your neighbor's margins" (layers of L2-Net).
+L2-Net: Tian et al. 2017, "Deep learning of discriminative patch descriptor in Euclidean space".
+TFeat: Balntas et al. 2016, "Learning local feature descriptors with triplets and shallow CNNs".
+"""
+
+import copy
+
+import torch
+from torch import nn
+
+PATCH_SIZE = 32
+DIMENSIONS = 128
+
+_CONTRAST_FLOOR = 1e-7  # added to the standard deviation of a patch (HardNet's released code)
+_LENGTH_FLOOR = 1e-10  # added to the squared length of a descriptor (HardNet's released code)
+
+
+class HardNet(nn.Module):
+    """HardNet: seven convolutions, each but the last followed by BatchNorm and ReLU.
+
+    Args:
+        dropout: probability before the last convolution, for training (released code 0.3, text 0.1).
+    """
+
+    def __init__(self, dropout: float = 0.3) -> None:
+        super().__init__()
+        self.features = _features(dropout)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """Describes patches.
+
+        Args:
+            patches: (N, 1, 32, 32) floating point, any grey scale: each patch is standardised.
+
+        Returns:
+            (N, 128) rows of unit L2 norm.
+        """
+        return unit_rows(self.features(standardise(patches)).flatten(1))
+
+
+class L2Net(nn.Module):
+    """L2-Net (the variant without the central-surround tower): HardNet's layers behind a mean patch.
+
+    Args:
+        dropout: probability before the last convolution, for training.
+    """
+
+    pixel_mean: torch.Tensor
+
+    def __init__(self, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.features = _features(dropout)
+        self.register_buffer("pixel_mean", torch.zeros(1, 1, PATCH_SIZE, PATCH_SIZE))
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """Describes patches.
+
+        Args:
+            patches: (N, 1, 32, 32) floating point, grey values on the scale of the mean patch, 0..255.
+
+        Returns:
+            (N, 128) rows of unit L2 norm.
+        """
+        return unit_rows(self.features(standardise(patches - self.pixel_mean)).flatten(1))
+
+
+class TFeat(nn.Module):
+    """TFeat: two convolutions and one fully connected layer, with tanh throughout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.InstanceNorm2d(1, affine=False),
+            nn.Conv2d(1, 32, kernel_size=7),
+            nn.Tanh(),
+            nn.MaxPool2d(kernel_size=2, stride=2),
+            nn.Conv2d(32, 64, kernel_size=6),
+            nn.Tanh(),
+        )
+        self.descr = nn.Sequential(nn.Linear(64 * 8 * 8, DIMENSIONS), nn.Tanh())
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """Describes patches.
+
+        Args:
+            patches: (N, 1, 32, 32) floating point, grey values 0..255.
+
+        Returns:
+            (N, 128), entries in -1..1; not of unit norm, as published.
+        """
+        return self.descr(self.features(patches).flatten(1))
+
+
+NETWORKS: dict[str, type[nn.Module]] = {"hardnet": HardNet, "l2net": L2Net, "tfeat": TFeat}
+
+
+def standardise(patches: torch.Tensor) -> torch.Tensor:
+    """Brings each patch to mean 0 and (unbiased) standard deviation 1.
+
+    Args:
+        patches: (N, 1, S, S) floating point; computed in float32 even under autocast.
+
+    Returns:
+        (N, 1, S, S) float32; a constant patch becomes 0.
+    """
+    deviation, mean = torch.std_mean(patches.float(), dim=(1, 2, 3), keepdim=True)
+    return (patches - mean) / (deviation + _CONTRAST_FLOOR)
+
+
+def unit_rows(descriptors: torch.Tensor) -> torch.Tensor:
+    """Scales rows (N, D) to unit L2 norm in float32; a zero row stays zero."""
+    descriptors = descriptors.float()
+    return descriptors / torch.sqrt(descriptors.square().sum(dim=1, keepdim=True) + _LENGTH_FLOOR)
+
+
+def fold_batchnorm(network: nn.Module) -> nn.Module:
+    """A copy of a network for evaluation, with BatchNorm folded into the convolutions and dropout removed.
+
+    Running statistics turn BatchNorm into y = (x - mean) / sigma, so a convolution before it takes filters
+    w / sigma and bias (b - mean) / sigma. Gradients and training make no sense on the copy.
+
+    Args:
+        network: a module whose `features` is a Sequential (`HardNet`, `L2Net`, `TFeat`); it is not changed.
+
+    Returns:
+        A module of the same class in evaluation mode, equal to `network.eval()` up to rounding.
+    """
+    folded = copy.deepcopy(network).eval().requires_grad_(False)
+    layers: list[nn.Module] = []
+    for layer in folded.features:  # type: ignore[union-attr]
+        if isinstance(layer, nn.BatchNorm2d):
+            layers[-1] = _folded(layers[-1], layer)
+        elif not isinstance(layer, nn.Dropout):
+            layers.append(layer)
+    folded.features = nn.Sequential(*layers)
+    return folded
+
+
+def _features(dropout: float) -> nn.Sequential:
+    """The layers of L2-Net that HardNet took over; indices and names as in the published state dicts."""
+    plan = [(1, 32, 1), (32, 32, 1), (32, 64, 2), (64, 64, 1), (64, 128, 2), (128, 128, 1)]  # in, out, stride
+    layers: list[nn.Module] = []
+    for inputs, outputs, stride in plan:
+        layers += [
+            nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False),
+            nn.BatchNorm2d(outputs, affine=False),
+            nn.ReLU(),
+        ]
+    layers += [
+        nn.Dropout(dropout),
+        nn.Conv2d(128, DIMENSIONS, kernel_size=8, bias=False),
+        nn.BatchNorm2d(DIMENSIONS, affine=False),
+    ]
+    return nn.Sequential(*layers)
+
+
+def _folded(convolution: nn.Module, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """One convolution that does the work of a convolution and the BatchNorm behind it (in float64)."""
+    if not isinstance(convolution, nn.Conv2d) or norm.running_mean is None or norm.running_var is None:
+        raise ValueError("BatchNorm can only be folded into a convolution, and only with running statistics")
+    gain = torch.rsqrt(norm.running_var.double() + norm.eps)
+    shift = -norm.running_mean.double()
+    if convolution.bias is not None:
+        shift = shift + convolution.bias.double()
+    shift = shift * gain
+    if norm.affine:
+        gain = gain * norm.weight.double()
+        shift = shift * norm.weight.double() + norm.bias.double()
+    folded = nn.Conv2d(
+        convolution.in_channels,
+        convolution.out_channels,
+        convolution.kernel_size,  # type: ignore[arg-type]
+        stride=convolution.stride,  # type: ignore[arg-type]
+        padding=convolution.padding,  # type: ignore[arg-type]
+    ).to(convolution.weight)
+    with torch.no_grad():
+        folded.weight.copy_(convolution.weight.double() * gain[:, None, None, None])
+        assert folded.bias is not None
+        folded.bias.copy_(shift)
+    return folded.eval().requires_grad_(False)

@@ -1,0 +1,321 @@
+"""Named weights: one table of all names, and the way from a name or a path to a file that can be trusted.
+
+Published files are fetched once into a cache folder (``$HARDNET_WEIGHTS``, else ``~/.cache/hardnet``), or are
+put there by hand under their own file name. A checksum is compared whenever it is known; where it is not, the
+one of the first download is recorded beside the file as ``<file>.sha256`` and compared from then on.
+"""
+
+import difflib
+import hashlib
+import http.client
+import os
+import sys
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hardnet.errors import WeightsError
+
+if TYPE_CHECKING:
+    import torch
+
+_TIMEOUT = 30  # seconds without a byte
+_ATTEMPTS = 3  # a connection that is cut is taken up again where it broke off
+_BLOCK = 1 << 16  # bytes read at a time
+_HARDNET = "Mishchuk et al. 2017, Working hard to know your neighbor's margins"
+_HARDNET_FOLDER = "https://github.com/DagnyT/hardnet/raw/master/pretrained"
+
+
+@dataclass(frozen=True)
+class NamedWeights:
+    """One row of the table.
+
+    Attributes:
+        name: what `hardnet.load` takes.
+        network: ``hardnet``, ``l2net``, ``tfeat``, or ``rootsift``, which has no weights.
+        file_name: in the cache folder (or, for the bundled one, in the package); empty for `rootsift`.
+        url: where it is published; empty for what is not downloaded.
+        sha256: of the published file; None where it is not known.
+        licence: as the publisher states it.
+        citation: the paper.
+        verified: whether this program's reading was checked against the published file.
+    """
+
+    name: str
+    network: str
+    file_name: str
+    url: str
+    sha256: str | None
+    licence: str
+    citation: str
+    verified: bool
+
+
+@dataclass(frozen=True)
+class ResolvedWeights:
+    """A weights file that is at hand.
+
+    Attributes:
+        name: from the table, or the file name of a path.
+        network: ``hardnet``, ``l2net`` or ``tfeat``; None where the file's content decides.
+        path: the file.
+        sha256: of its bytes; identifies the descriptor in artefacts.
+    """
+
+    name: str
+    network: str | None
+    path: Path
+    sha256: str
+
+
+_ROWS = (
+    NamedWeights("hardnet", "hardnet", "hardnet.safetensors", "", None, "MIT", _HARDNET, True),
+    NamedWeights(
+        "hardnet++",
+        "hardnet",
+        "HardNet++.pth",
+        f"{_HARDNET_FOLDER}/pretrained_all_datasets/HardNet++.pth",
+        "9fe80a335fe72d1225fdd1ae0943418b12489f95014bd51dddc9819d6ffa33c7",
+        "MIT",
+        _HARDNET,
+        False,
+    ),
+    NamedWeights(
+        "hardnet-lib+",
+        "hardnet",
+        "checkpoint_liberty_with_aug.pth",
+        f"{_HARDNET_FOLDER}/train_liberty_with_aug/checkpoint_liberty_with_aug.pth",
+        "1e9a41b19f1dc93c986e91df9aaf5696d1a777ac1d67498492856a65d6f49c16",
+        "MIT",
+        _HARDNET,
+        False,
+    ),
+    NamedWeights(
+        "hardnet-lib",
+        "hardnet",
+        "checkpoint_liberty_no_aug.pth",
+        f"{_HARDNET_FOLDER}/train_liberty/checkpoint_liberty_no_aug.pth",
+        None,
+        "MIT",
+        _HARDNET,
+        False,
+    ),
+    NamedWeights(
+        "tfeat-lib",
+        "tfeat",
+        "tfeat-liberty.params",
+        "https://github.com/vbalnt/tfeat/raw/master/pretrained-models/tfeat-liberty.params",
+        "1f2e9516b03c45876161da006ce8047e0a66ef08cc91d3fbf96a75f1a80f445a",
+        "MIT",
+        "Balntas et al. 2016, Learning local feature descriptors with triplets and shallow CNNs",
+        True,
+    ),
+    NamedWeights(
+        "l2net-lib+",
+        "l2net",
+        "L2Net-LIB+.mat",
+        "https://github.com/yuruntian/L2-Net/raw/master/matlab/L2Net-LIB%2B.mat",
+        None,
+        "none stated",
+        "Tian et al. 2017, L2-Net: deep learning of discriminative patch descriptor in Euclidean space",
+        False,
+    ),
+    NamedWeights(
+        "rootsift",
+        "rootsift",
+        "",
+        "",
+        None,
+        "MIT",
+        "Arandjelovic and Zisserman 2012, Three things everyone should know to improve object retrieval",
+        True,
+    ),
+)
+TABLE: dict[str, NamedWeights] = {row.name: row for row in _ROWS}
+
+
+def cache_folder() -> Path:
+    """The folder of published weights files: ``$HARDNET_WEIGHTS``, else ``~/.cache/hardnet``."""
+    chosen = os.environ.get("HARDNET_WEIGHTS")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "hardnet"
+
+
+def location(name: str) -> Path | None:
+    """Where the file of a named row lies or would lie; None for `rootsift`, which has none.
+
+    Raises:
+        WeightsError: an unknown name.
+    """
+    row = _row(name)
+    if not row.file_name:
+        return None
+    folder = cache_folder() if row.url else Path(__file__).parent / "pretrained"
+    return folder / row.file_name
+
+
+def resolve(name_or_path: str | Path, fetch: bool = True) -> ResolvedWeights:
+    """Finds a weights file by name or path and checks its checksum.
+
+    Args:
+        name_or_path: a name of `TABLE` (a file of the same name needs a ``./`` before it), or a path.
+        fetch: whether a published file that is not at hand is downloaded.
+
+    Raises:
+        WeightsError: unknown name, no such file, checksum mismatch, or a download that failed.
+    """
+    if isinstance(name_or_path, str) and name_or_path in TABLE:
+        path = location(name_or_path)
+        if path is None:
+            raise WeightsError(f"{name_or_path} needs no weights file; call hardnet.load({name_or_path!r})")
+        if not path.is_file():
+            if not TABLE[name_or_path].url:
+                raise WeightsError(
+                    f"the bundled weights {path} do not exist in this version; "
+                    "use hardnet++, tfeat-lib, rootsift or the path of a weights file"
+                )
+            if not fetch:
+                raise WeightsError(
+                    f"{_by_hand(name_or_path)}, or run: hardnet weights --download {name_or_path}"
+                )
+            return _resolved(name_or_path, download(name_or_path))
+        return _resolved(name_or_path, path)
+    path = Path(name_or_path)
+    if not path.is_file():
+        if os.sep not in str(name_or_path) and not path.suffix:
+            _row(str(name_or_path))
+        raise WeightsError(f"{path} is no file and no weights name; the names are {', '.join(TABLE)}")
+    return ResolvedWeights(path.name, None, path, _sha256(path))
+
+
+def load_network(weights: ResolvedWeights) -> "tuple[str, torch.nn.Module]":
+    """The network's name and the network of resolved weights, in evaluation mode on the CPU.
+
+    Raises:
+        WeightsError: see `hardnet.checkpoints.read_network`.
+    """
+    from hardnet.checkpoints import read_network
+
+    return read_network(weights.path, weights.network)
+
+
+def download(name: str) -> Path:
+    """Fetches a published file into the cache folder; one that is there already is only checked.
+
+    An interrupted download leaves ``<file>.part`` and is taken up there by the next call.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        WeightsError: nothing to download, no connection (the message says what to put where), a full disk,
+            or a checksum mismatch.
+    """
+    row = _row(name)
+    path = location(name)
+    if not row.url or path is None:
+        raise WeightsError(f"{name} is not downloaded: it is part of this package")
+    if path.is_file():
+        return _resolved(name, path).path
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _fetch(row, part)
+        found = _sha256(part)
+        if row.sha256 and found != row.sha256:
+            part.unlink()
+            raise WeightsError(
+                f"{row.url} sent a file with sha256 {found}, expected {row.sha256}; removed: try again, "
+                f"and if that repeats {_by_hand(name)}"
+            )
+        if not row.sha256:
+            path.with_name(path.name + ".sha256").write_text(f"{found}  {path.name}\n", encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise WeightsError(
+            f"{path} cannot be written: {error}; set HARDNET_WEIGHTS to another folder"
+        ) from error
+    return path
+
+
+def _row(name: str) -> NamedWeights:
+    if name not in TABLE:
+        near = difflib.get_close_matches(name, TABLE, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise WeightsError(f"{name} is no weights name{hint}; the names are {', '.join(TABLE)}")
+    return TABLE[name]
+
+
+def _resolved(name: str, path: Path) -> ResolvedWeights:
+    """Checks a file of the table against the known or recorded checksum."""
+    row = TABLE[name]
+    found = _sha256(path)
+    record = path.with_name(path.name + ".sha256")
+    expected = row.sha256
+    if not expected and record.is_file():
+        expected = (record.read_text(encoding="utf-8", errors="replace").split() or [""])[0]
+    if expected and found != expected:
+        raise WeightsError(
+            f"{path} has sha256 {found}, expected {expected}; remove it and fetch {name} again"
+        )
+    return ResolvedWeights(name, row.network, path, found)
+
+
+def _fetch(row: NamedWeights, part: Path) -> None:
+    """Completes the partial file, with a few attempts to resume where the connection breaks off."""
+    reason = ""
+    for _ in range(_ATTEMPTS):
+        offset = part.stat().st_size if part.exists() else 0
+        request = urllib.request.Request(row.url, headers={"Range": f"bytes={offset}-"} if offset else {})
+        try:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+                if _receive(response, part, offset, row.file_name):
+                    return
+                reason = "the connection was cut"
+        except urllib.error.HTTPError as error:
+            error.close()
+            reason = f"{error.code} {error.reason}"
+            if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                break
+            part.unlink()  # the partial file is no beginning of what the server has: start again
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+            reason = str(getattr(error, "reason", error)) or type(error).__name__
+    raise WeightsError(f"{row.name} cannot be downloaded ({reason}): try again, or {_by_hand(row.name)}")
+
+
+def _receive(response: http.client.HTTPResponse, part: Path, offset: int, label: str) -> bool:
+    """Appends a response to the partial file; whether it came completely."""
+    from tqdm import tqdm
+
+    resumes = response.status == http.HTTPStatus.PARTIAL_CONTENT
+    if resumes and not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
+        raise http.client.HTTPException("the server sent another range than asked for")
+    start = offset if resumes else 0  # a server may ignore the range and send the whole file
+    length = response.headers.get("Content-Length")
+    total = start + int(length) if length else None
+    with (
+        part.open("ab" if resumes else "wb") as stream,
+        tqdm(
+            total=total, initial=start, unit="B", unit_scale=True, desc=label, disable=not sys.stderr.isatty()
+        ) as bar,
+    ):
+        while block := response.read(_BLOCK):
+            stream.write(block)
+            bar.update(len(block))
+        stream.flush()
+        os.fsync(stream.fileno())
+        return total is None or stream.tell() == total
+
+
+def _by_hand(name: str) -> str:
+    row = TABLE[name]
+    return f"fetch {row.url} by other means and save it as {location(name)}"
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror}; check its permissions") from error

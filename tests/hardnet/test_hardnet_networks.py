@@ -1,0 +1,103 @@
+"""The networks against kornia's, which load the same published files."""
+
+import os
+from pathlib import Path
+
+import kornia.feature
+import numpy as np
+import pytest
+import torch
+
+from hardnet.checkpoints import read_network
+from hardnet.networks import NETWORKS, HardNet, L2Net, TFeat, fold_batchnorm, standardise
+
+PATCHES = torch.from_numpy(np.random.default_rng(0).uniform(0, 255, (8, 1, 32, 32)).astype(np.float32))
+
+
+def with_random_statistics(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """As after training: running statistics that are not 0 and 1."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean.normal_(0, 0.1, generator=generator)
+            layer.running_var.uniform_(0.05, 0.3, generator=generator)
+    return network.eval()
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(HardNet, kornia.feature.HardNet), (TFeat, kornia.feature.TFeat)],
+    ids=["hardnet", "tfeat"],
+)
+def test_same_keys_and_output_as_kornia(ours, theirs):
+    torch.manual_seed(1)
+    peer = with_random_statistics(theirs(pretrained=False))
+    network = ours().eval()
+    network.load_state_dict(peer.state_dict(), strict=True)
+    with torch.inference_mode():
+        torch.testing.assert_close(network(PATCHES), peer(PATCHES), atol=1e-5, rtol=0)
+
+
+def test_published_tfeat_equals_kornia():
+    data = os.environ.get("RETRIEVAL_REAL_DATA")
+    path = Path(data) / ".." / "weights" / "tfeat-liberty.params" if data else None
+    if path is None or not path.is_file():
+        pytest.skip("RETRIEVAL_REAL_DATA is unset or has no ../weights/tfeat-liberty.params")
+    kind, network = read_network(path)
+    assert kind == "tfeat"
+    peer = kornia.feature.TFeat(pretrained=False).eval()
+    peer.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    with torch.inference_mode():
+        torch.testing.assert_close(network(PATCHES), peer(PATCHES), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", sorted(NETWORKS))
+def test_folding_keeps_the_output_and_the_original(kind):
+    torch.manual_seed(2)
+    network = with_random_statistics(NETWORKS[kind]())
+    if kind == "l2net":
+        network.pixel_mean.uniform_(90, 130)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    folded = fold_batchnorm(network)
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d | torch.nn.Dropout) for layer in folded.modules())
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(PATCHES), network(PATCHES), atol=1e-5, rtol=0)
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_folding_an_affine_norm_and_a_biased_convolution():
+    torch.manual_seed(3)
+    network = torch.nn.Module()
+    norm = torch.nn.BatchNorm2d(4)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    network.features = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), norm)
+    with_random_statistics(network)
+    folded = fold_batchnorm(network)
+    x = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(folded.features(x), network.features(x), atol=1e-5, rtol=1e-5)
+
+
+def test_folding_needs_a_convolution_before_the_norm():
+    network = torch.nn.Module()
+    network.features = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.BatchNorm2d(1))
+    with pytest.raises(ValueError, match="convolution"):
+        fold_batchnorm(network)
+
+
+def test_standardise_is_mean_zero_and_unbiased_deviation_one():
+    out = standardise(PATCHES).numpy().reshape(8, -1)
+    np.testing.assert_allclose(out.mean(axis=1), 0, atol=1e-5)
+    np.testing.assert_allclose(out.std(axis=1, ddof=1), 1, atol=1e-5)
+    assert torch.equal(standardise(torch.full((1, 1, 32, 32), 7.0)), torch.zeros(1, 1, 32, 32))
+
+
+def test_l2net_is_hardnet_behind_its_mean_patch():
+    torch.manual_seed(4)
+    network = with_random_statistics(L2Net())
+    network.pixel_mean.uniform_(90, 130)
+    twin = HardNet().eval()
+    twin.features.load_state_dict(network.features.state_dict())
+    with torch.inference_mode():
+        torch.testing.assert_close(network(PATCHES), twin(PATCHES - network.pixel_mean), atol=1e-6, rtol=0)

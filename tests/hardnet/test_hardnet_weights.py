@@ -1,0 +1,216 @@
+"""The table of names, the cache folder and downloads, against a server of its own."""
+
+import dataclasses
+import hashlib
+import http.server
+import threading
+
+import pytest
+import torch
+
+from hardnet import weights
+from hardnet.errors import WeightsError
+from hardnet.networks import TFeat
+
+CONTENT = hashlib.sha256(b"seed").digest() * 10_000  # 320 kB
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HARDNET_WEIGHTS", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def server():
+    """Serves CONTENT; `cuts` is how many answers break off half-way, `ranges` whether ranges are honoured."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            state = self.server
+            requested = self.headers.get("Range")
+            state.requests.append(requested)
+            if state.status:
+                self.send_error(state.status)
+                return
+            start = int(requested.removeprefix("bytes=").rstrip("-")) if requested and state.ranges else 0
+            if start >= len(CONTENT):
+                self.send_error(416)
+                return
+            body = CONTENT[start:]
+            self.send_response(206 if start else 200)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if state.cuts:
+                state.cuts -= 1
+                body = body[: len(body) // 2]
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as service:
+        service.requests, service.cuts, service.ranges, service.status = [], 0, True, None
+        thread = threading.Thread(target=service.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        service.url = f"http://127.0.0.1:{service.server_port}/file"
+        yield service
+        service.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def publish(server, monkeypatch):
+    """Points a row of the table at the server."""
+
+    def change(name="hardnet++", sha256=SHA256, url=None):
+        row = dataclasses.replace(weights.TABLE[name], url=url or server.url, sha256=sha256)
+        monkeypatch.setitem(weights.TABLE, name, row)
+
+    return change
+
+
+def test_table_has_the_promised_names():
+    names = {"hardnet", "hardnet++", "hardnet-lib+", "hardnet-lib", "tfeat-lib", "l2net-lib+", "rootsift"}
+    assert set(weights.TABLE) == names
+    for row in weights.TABLE.values():
+        assert row.licence
+        assert row.citation
+        assert not row.url or row.url.startswith("https://")
+
+
+def test_download_lands_in_the_cache(cache, server, publish, capfd):
+    publish()
+    resolved = weights.resolve("hardnet++")
+    assert resolved == weights.ResolvedWeights("hardnet++", "hardnet", cache / "HardNet++.pth", SHA256)
+    assert resolved.path.read_bytes() == CONTENT
+    assert [path.name for path in cache.iterdir()] == ["HardNet++.pth"]
+    assert weights.download("hardnet++") == resolved.path
+    assert len(server.requests) == 1
+    assert capfd.readouterr().err == ""  # no progress bar where there is no terminal
+
+
+def test_a_cut_is_resumed_within_one_call(cache, server, publish):
+    publish()
+    server.cuts = 2
+    assert weights.download("hardnet++").read_bytes() == CONTENT
+    assert server.requests == [None, "bytes=160000-", "bytes=240000-"]
+
+
+def test_a_cut_is_resumed_by_the_next_call(cache, server, publish):
+    publish()
+    server.cuts = 3
+    with pytest.raises(WeightsError, match=r"the connection was cut.*HardNet\+\+\.pth"):
+        weights.download("hardnet++")
+    assert not (cache / "HardNet++.pth").exists()
+    assert weights.download("hardnet++").read_bytes() == CONTENT
+    assert server.requests[-1] == "bytes=280000-"
+
+
+def test_a_server_without_ranges_starts_again(cache, server, publish):
+    publish()
+    server.cuts, server.ranges = 1, False
+    assert weights.download("hardnet++").read_bytes() == CONTENT
+
+
+def test_a_partial_file_that_is_too_long_is_dropped(cache, server, publish):
+    publish()
+    cache.mkdir()
+    (cache / "HardNet++.pth.part").write_bytes(CONTENT + b"more")
+    assert weights.download("hardnet++").read_bytes() == CONTENT
+
+
+def test_a_foreign_partial_file_ends_as_a_checksum_mismatch(cache, server, publish):
+    publish()
+    cache.mkdir()
+    (cache / "HardNet++.pth.part").write_bytes(b"something else")
+    with pytest.raises(WeightsError, match="expected " + SHA256):
+        weights.download("hardnet++")
+    assert list(cache.iterdir()) == []
+    assert weights.download("hardnet++").read_bytes() == CONTENT
+
+
+def test_checksum_of_the_first_download_is_recorded(cache, server, publish):
+    publish("hardnet-lib", sha256=None)
+    path = weights.resolve("hardnet-lib").path
+    assert path.with_name(path.name + ".sha256").read_text() == f"{SHA256}  {path.name}\n"
+    path.write_bytes(CONTENT + b"!")
+    with pytest.raises(WeightsError, match="remove it"):
+        weights.resolve("hardnet-lib")
+
+
+def test_without_network_the_message_says_what_to_put_where(cache, publish):
+    publish(url="http://127.0.0.1:9/HardNet++.pth")  # port 9: nothing listens
+    with pytest.raises(WeightsError) as caught:
+        weights.resolve("hardnet++")
+    message = str(caught.value)
+    assert "http://127.0.0.1:9/HardNet++.pth" in message
+    assert str(cache / "HardNet++.pth") in message
+    assert "\n" not in message
+
+
+def test_not_found_is_not_retried(cache, server, publish):
+    publish()
+    server.status = 404
+    with pytest.raises(WeightsError, match="404"):
+        weights.download("hardnet++")
+    assert len(server.requests) == 1
+
+
+def test_resolve_without_fetching(cache, server, publish):
+    publish()
+    with pytest.raises(WeightsError, match="--download hardnet"):
+        weights.resolve("hardnet++", fetch=False)
+    assert server.requests == []
+
+
+def test_a_file_put_there_by_hand_is_checked(cache, server, publish):
+    publish()
+    cache.mkdir()
+    path = cache / "HardNet++.pth"
+    path.write_bytes(CONTENT)
+    assert weights.resolve("hardnet++").sha256 == SHA256
+    path.write_bytes(b"wrong")
+    with pytest.raises(WeightsError, match="remove it"):
+        weights.resolve("hardnet++")
+    assert server.requests == []
+
+
+def test_the_cache_folder_cannot_be_made(tmp_path, monkeypatch, publish):
+    publish()
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("HARDNET_WEIGHTS", str(tmp_path / "file" / "below"))
+    with pytest.raises(WeightsError, match="HARDNET_WEIGHTS"):
+        weights.download("hardnet++")
+
+
+def test_bundled_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "__file__", str(tmp_path / "weights.py"))
+    with pytest.raises(
+        WeightsError, match=r"bundled weights .*hardnet\.safetensors do not exist.*use hardnet\+\+"
+    ):
+        weights.resolve("hardnet")
+    (tmp_path / "pretrained").mkdir()
+    (tmp_path / "pretrained" / "hardnet.safetensors").write_bytes(CONTENT)
+    assert weights.resolve("hardnet").sha256 == SHA256
+    with pytest.raises(WeightsError, match="part of this package"):
+        weights.download("hardnet")
+
+
+def test_paths_and_unknown_names(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "mine.pth"
+    torch.save(TFeat().state_dict(), path)
+    resolved = weights.resolve(path)
+    assert (resolved.name, resolved.network, resolved.path) == ("mine.pth", None, path)
+    assert weights.resolve(str(path)) == resolved
+    assert weights.load_network(resolved)[0] == "tfeat"
+    with pytest.raises(WeightsError, match=r"did you mean hardnet\+\+"):
+        weights.resolve("hardnet+++")
+    with pytest.raises(WeightsError, match="is no file and no weights name"):
+        weights.resolve(str(tmp_path / "other.pth"))
+    with pytest.raises(WeightsError, match="needs no weights"):
+        weights.resolve("rootsift")
