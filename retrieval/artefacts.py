@@ -142,12 +142,12 @@ def read_manifest(folder: Path, kind: str, version: int) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ArtefactError(f"{folder} is not a {kind}: it has no {MANIFEST}") from error
+        raise ArtefactError(f"{folder} holds no {kind}: it has no {MANIFEST}") from error
     except (OSError, ValueError) as error:
         raise ArtefactError(f"{path} cannot be read: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("kind") != kind:
         found = manifest.get("kind") if isinstance(manifest, dict) else None
-        raise ArtefactError(f"{folder} is not a {kind} (its manifest says {found!r})")
+        raise ArtefactError(f"{folder} holds no {kind} (its manifest says {found!r})")
     if manifest.get("version") != version:
         raise ArtefactError(
             f"{folder} was written as {kind} format {manifest.get('version')}, this program reads {version}"

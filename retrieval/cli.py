@@ -146,13 +146,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--words", type=int, metavar="N", help="number of words (default: the configuration's)")
     add_settings(train)
     check = verb(
-        "check", _vocabulary_check, "Compare a vocabulary's word search with exact search on held-out photographs.",
-        "retrieval vocabulary check landmarks.vocabulary --held-out holidays/", actions,
+        "check", _vocabulary_check, "Compare a vocabulary's word search with exact search on held-out descriptors.",
+        "retrieval vocabulary check landmarks.vocabulary", actions,
     )
     check.add_argument("vocabulary", type=Path)
     check.add_argument(
-        "--held-out", type=Path, required=True, metavar="PHOTOS|FEATURES",
-        help="photographs, or features extracted earlier, that training did not see",
+        "--held-out", type=Path, metavar="PHOTOS|FEATURES",
+        help="photographs, or features extracted earlier, that training did not see; "
+        "default: the descriptors held out when it was trained",
     )
     check.add_argument("--json", action="store_true", help="print one JSON object")
     add_settings(check)

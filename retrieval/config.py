@@ -233,10 +233,8 @@ def feature_settings(config: Config) -> dict[str, Any]:
 
 
 def vocabulary_settings(config: Config) -> dict[str, Any]:
-    """The settings that decide what words a vocabulary has, its features' settings included."""
-    tree = to_tree(config)
-    vocabulary = {key: tree["vocabulary"][key] for key in ("words", "iterations", "train_descriptors")}
-    return {**feature_settings(config), "vocabulary": vocabulary, "seed": config.seed}
+    """The settings that decide which word a descriptor gets, the features' settings aside."""
+    return {"vocabulary": to_tree(config.vocabulary), "seed": config.seed}
 
 
 def digest(settings: Mapping[str, Any]) -> str:

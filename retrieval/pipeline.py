@@ -10,7 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import hardnet
+import numpy as np
+
 from retrieval import artefacts
 from retrieval import config as settings_module
 from retrieval.config import Config
@@ -24,42 +25,44 @@ from retrieval.vocabulary.store import Vocabulary, check_vocabulary, open_vocabu
 
 logger = logging.getLogger(__name__)
 
-CHECK_DESCRIPTORS = 10_000  # held-out descriptors a check compares
+CHECK_DESCRIPTORS = 10_000  # most descriptors held out of the training
+HELD_OUT_SHARE = 20  # at most one feature in so many is held out
 MAX_PER_WORD = 256  # training descriptors per word beyond which k-means gains nothing (faiss's own cap)
-
-
-def vocabulary_settings(config: Config, store: FeatureStore) -> dict[str, object]:
-    """What decides a vocabulary: its features' settings, its own, and the seed."""
-    settings = settings_module.vocabulary_settings(config)
-    return {**settings, **store.settings}
 
 
 def obtain_vocabulary(store: FeatureStore, folder: str | Path, config: Config) -> Vocabulary:
     """Opens the vocabulary in `folder`, or trains it on the features of `store`.
+
+    Some features are held out of the training and kept with the words, for `retrieval vocabulary check`.
 
     Raises:
         ArtefactError: the folder holds a vocabulary made with other settings.
         RetrievalError: fewer features than words.
     """
     folder = Path(folder)
-    settings = vocabulary_settings(config, store)
+    settings = {**settings_module.vocabulary_settings(config), **store.settings}
     if folder.exists():
         vocabulary = open_vocabulary(folder)
         artefacts.require_settings(f"the vocabulary {folder}", vocabulary.settings, settings)
         logger.info("%s: using the vocabulary that is there", folder)
         return vocabulary
-    cap = MAX_PER_WORD * config.vocabulary.words
-    wanted = min(config.vocabulary.train_descriptors or cap, cap)
-    if store.features < config.vocabulary.words:
+    words, total = config.vocabulary.words, store.features
+    if total < words:
         raise RetrievalError(
-            f"{store.features} features are too few for {config.vocabulary.words} words: add photographs or lower it "
-            f"with --set vocabulary.words={max(1, store.features // 40)}"
+            f"{total} features are too few for {words} words: add photographs or lower it "
+            f"with --set vocabulary.words={max(1, total // 40)}"
         )
-    sample = store.codes_sample(wanted, config.seed)
+    order = np.random.default_rng(config.seed).permutation(total)
+    held_out = min(CHECK_DESCRIPTORS, total // HELD_OUT_SHARE, total - words)
+    wanted = min(config.vocabulary.train_descriptors or MAX_PER_WORD * words, MAX_PER_WORD * words)
+    training = store.codes_at(np.sort(order[held_out : held_out + wanted]))
     folder.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = folder.with_name(f".{folder.name}.checkpoint")
-    trained = kmeans.train(sample, config.vocabulary, config.seed, store.quantisation, checkpoint=checkpoint)
-    save_vocabulary(folder, trained, settings, store.quantisation, config.vocabulary)
+    trained = kmeans.train(training, config.vocabulary, config.seed, store.quantisation, checkpoint=checkpoint)
+    save_vocabulary(
+        folder, trained, settings, store.quantisation, config.vocabulary, store.codes_at(np.sort(order[:held_out]))
+    )
+    shutil.rmtree(checkpoint, ignore_errors=True)
     return open_vocabulary(folder)
 
 
@@ -135,21 +138,23 @@ def open_features(source: Path, target: Path, config: Config) -> FeatureStore:
     return extractor.extract_collection(list_images(source), partial_folder(target) / "features", config)
 
 
-def check_held_out(folder: Path, held_out: Path, config: Config) -> dict[str, Any]:
+def check_held_out(folder: Path, held_out: Path | None, config: Config) -> dict[str, Any]:
     """Quality of a vocabulary, measured on features it was not trained on; see `store.check_vocabulary`.
 
     Args:
         folder: the vocabulary.
-        held_out: photographs, or features extracted earlier.
+        held_out: photographs, or features extracted earlier; None takes those held out at training.
         config: for the extraction of photographs.
 
     Raises:
         ArtefactError: the features were made with other settings than the vocabulary's.
     """
     vocabulary = open_vocabulary(folder)
+    if held_out is None:
+        return check_vocabulary(vocabulary, vocabulary.held_out)
     with tempfile.TemporaryDirectory(prefix="retrieval-") as temporary:
         store = open_features(held_out, Path(temporary) / "check", config)
         stored = {key: vocabulary.settings[key] for key in store.settings}
         artefacts.require_settings(f"the vocabulary {folder}", stored, store.settings)
-        codes = store.codes_sample(CHECK_DESCRIPTORS, config.seed)
-        return check_vocabulary(vocabulary, hardnet.dequantise(codes, store.quantisation))
+        order = np.random.default_rng(config.seed).permutation(store.features)
+        return check_vocabulary(vocabulary, store.codes_at(np.sort(order[:CHECK_DESCRIPTORS])))

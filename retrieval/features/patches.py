@@ -120,9 +120,9 @@ def _resample(
     points = (frames * (steps / level.pixel)[:, None, None]).reshape(-1, 2) @ grid
     points = points.reshape(len(centres), 2, -1)
     points += (centres / level.pixel)[:, :, None]
-    samples = cv2.remap(
-        level.image, points[:, 0], points[:, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    ).reshape(-1, count, count)
+    x, y = (np.ascontiguousarray(points[:, axis]).reshape(-1, count) for axis in (0, 1))
+    samples = cv2.remap(level.image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    samples = samples.reshape(-1, count, count)
     # variance that the level brings along the patch axes, in patch pixels: diagonal of (F^T F)^-1
     brought = (level.added_blur / steps) ** 2
     rest_x = PATCH_BLUR**2 - brought * (frames[:, 0, 1] ** 2 + frames[:, 1, 1] ** 2)

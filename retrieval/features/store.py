@@ -138,28 +138,19 @@ class FeatureStore:
         for shard in self.shards:
             yield from shard.images()
 
-    def codes_sample(self, count: int | None, seed: int) -> np.ndarray:
-        """A sample of the codes without replacement, in the order of the store.
+    def codes_at(self, rows: np.ndarray) -> np.ndarray:
+        """The codes of some features.
 
         Args:
-            count: how many; None or more than there are = all.
-            seed: of the sampling.
+            rows: (m,) int64, increasing, in the order of the store.
 
         Returns:
-            (min(count, N), D) uint8.
+            (m, D) uint8.
         """
-        total = self.features
-        if count is None or count >= total:
-            return np.concatenate([shard.codes for shard in self.shards])
-        rows = np.sort(np.random.default_rng(seed).choice(total, count, replace=False))
         bounds = np.cumsum([0] + [len(shard.codes) for shard in self.shards])
         cuts = np.searchsorted(rows, bounds)
-        return np.concatenate(
-            [
-                shard.codes[rows[cuts[i] : cuts[i + 1]] - bounds[i]]
-                for i, shard in enumerate(self.shards)
-            ]
-        )
+        parts = [shard.codes[rows[cuts[i] : cuts[i + 1]] - bounds[i]] for i, shard in enumerate(self.shards)]
+        return np.concatenate(parts)
 
 
 def shard_folder(folder: Path, index: int) -> Path:

@@ -1,0 +1,1 @@
+"""Visual words: training, nearest-word search, storage."""

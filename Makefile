@@ -1,0 +1,77 @@
+# Everything runs in .venv, which is made on first use and again when pyproject.toml or constraints.txt change.
+#
+#   GPU=1            faiss for NVIDIA GPUs instead of the CPU one
+#   PIP_ARGS=...     more arguments for pip, for example
+#                    PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" for the smaller torch
+#   PYTHON=python3   the interpreter that makes .venv (3.11 or newer)
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+BACKEND := $(if $(filter-out 0,$(GPU)),gpu,cpu)
+OTHER_FAISS := $(if $(filter gpu,$(BACKEND)),faiss-cpu,faiss-gpu-cu12)
+
+# A stamp's name carries what was installed and from which pins: switching branches does not reinstall.
+KEY := $(BACKEND)-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+USER_STAMP := $(VENV)/.installed-demo-$(KEY)
+DEV_STAMP := $(VENV)/.installed-dev-$(KEY)
+
+.PHONY: help demo test lint evaluate-real real-data bench clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do \
+		printf '  make %-15s %s\n' "$$name" "$$text"; done
+	@echo "Variables: GPU=1, PIP_ARGS=..., PYTHON=... (see the top of the Makefile)"
+
+demo: $(USER_STAMP) ## Generate photographs, index and search them, print the table
+	$(BIN)/python -m retrieval.datasets.planar data/demo
+	$(BIN)/python run_oxford5k.py --config configs/demo.yaml --work runs/demo
+
+test: $(DEV_STAMP) ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: $(DEV_STAMP) ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+evaluate-real: | real-data $(DEV_STAMP) ## Measure on real photographs: RETRIEVAL_REAL_DATA=DIR
+	RETRIEVAL_REAL_DATA="$$RETRIEVAL_REAL_DATA" $(BIN)/python -m benchmarks.evaluate_real
+
+real-data:
+	@[ -n "$${RETRIEVAL_REAL_DATA:-}" ] || { \
+		echo "Say where the real photographs are: make evaluate-real RETRIEVAL_REAL_DATA=DIR" >&2; exit 2; }
+
+bench: $(DEV_STAMP) ## Measure speed beside the peers
+	$(BIN)/python -m benchmarks.detector
+
+clean: ## Remove caches and build files; keeps .venv, data and runs
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find retrieval hardnet benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The dev extras contain the demo's, so installing them serves both.
+$(DEV_STAMP): EXTRAS := $(BACKEND),demo,dev
+$(DEV_STAMP): STAMPS = $(USER_STAMP) $(DEV_STAMP)
+$(USER_STAMP): EXTRAS := $(BACKEND),demo
+$(USER_STAMP): STAMPS = $(USER_STAMP)
+
+# Target-specific variables reach the prerequisites of a target too: none here may depend on another stamp.
+$(DEV_STAMP) $(USER_STAMP):
+	@command -v $(PYTHON) > /dev/null || { \
+		echo "$(PYTHON) is missing. Install it: sudo apt-get install python3 python3-venv python3-pip" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1)." \
+			"Name another one: make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2> /dev/null || { \
+		echo "Python's venv is missing. Install it: sudo apt-get install python3-venv python3-pip" >&2; exit 2; }
+	@[ -x $(BIN)/python ] && $(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@rm -f $(VENV)/.installed-*
+	@if $(BIN)/python -m pip show -q $(OTHER_FAISS) 2> /dev/null; then \
+		$(BIN)/python -m pip uninstall -q -y $(OTHER_FAISS); fi
+	@echo "Installing extras $(EXTRAS) into $(VENV): some minutes the first time"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[$(EXTRAS)]'
+	@touch $(STAMPS)

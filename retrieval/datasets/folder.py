@@ -1,0 +1,84 @@
+"""A folder of photographs as a data set: stable names, no surprises from links, hidden files or odd bytes."""
+
+import os
+import stat
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from retrieval.errors import DatasetError
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Candidate photographs below one folder.
+
+    Attributes:
+        root: the folder.
+        names: POSIX paths relative to `root`, with extension, sorted bytewise; bytes that are no UTF-8 are
+            surrogate-escaped.
+    """
+
+    root: Path
+    names: tuple[str, ...]
+
+    def path(self, name: str) -> Path:
+        """Where the photograph `name` lies."""
+        return self.root / name
+
+
+def list_images(root: str | Path, exclude_stems: Collection[str] = frozenset()) -> ImageSet:
+    """Every non-hidden file below `root`, whatever its suffix: what is no photograph, the extractor reports.
+
+    Links to files count as files; linked folders are not entered, so a loop cannot happen.
+
+    Args:
+        root: folder, searched recursively.
+        exclude_stems: file names without extension that are left out, for example `oxford.PARIS_CORRUPT`.
+
+    Raises:
+        DatasetError: `root` is missing, no folder, unreadable, or holds no file.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise DatasetError(f"{root} {what}: expected a folder of photographs")
+    names = []
+    for folder, folders, files in os.walk(root, onerror=_refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for file in files:
+            path = Path(folder, file)
+            if not file.startswith(".") and path.stem not in exclude_stems and _is_regular(path):
+                names.append(path.relative_to(root).as_posix())
+    if not names:
+        raise DatasetError(f"{root} holds no file: expected a folder of photographs")
+    return ImageSet(root, tuple(sorted(names, key=os.fsencode)))
+
+
+def by_stem(images: ImageSet) -> dict[str, str]:
+    """The photographs by file name without folder and extension, as ground truth refers to them.
+
+    Raises:
+        DatasetError: two photographs share a stem; the message names both.
+    """
+    found: dict[str, str] = {}
+    for name in images.names:
+        stem = PurePosixPath(name).stem
+        if stem in found:
+            raise DatasetError(
+                f"{images.root}: {found[stem]} and {name} share the name '{stem}', so ground truth cannot "
+                "tell them apart; remove or rename one"
+            )
+        found[stem] = name
+    return found
+
+
+def _is_regular(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:  # a link that leads nowhere
+        return False
+
+
+def _refuse(error: OSError) -> None:
+    raise DatasetError(f"{error.filename} cannot be read: {error.strerror}") from error

@@ -1,0 +1,151 @@
+"""Ground truth of Oxford5k and Paris6k: the benchmark's own text files (Philbin et al. 2007 and 2008).
+
+A query is four files: ``<name>_query.txt`` (image and box) and the lists ``_good``, ``_ok`` and ``_junk``.
+Good and ok are positives, junk is ignored, every other image is negative.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from retrieval.datasets.folder import ImageSet, by_stem
+from retrieval.errors import DatasetError
+
+PREFIX = "oxc1_"  # Oxford's query files write the image with it, Paris's do not
+
+# The 20 damaged files of Paris6k by the benchmark's own list; every published figure leaves them out, and
+# none of them is in a ground-truth file.
+PARIS_CORRUPT = frozenset(
+    f"paris_{name}"
+    for name in (
+        "louvre_000136",
+        "louvre_000146",
+        "moulinrouge_000422",
+        "museedorsay_001059",
+        "notredame_000188",
+        "pantheon_000284",
+        "pantheon_000960",
+        "pantheon_000974",
+        "pompidou_000195",
+        "pompidou_000196",
+        "pompidou_000201",
+        "pompidou_000467",
+        "pompidou_000640",
+        "sacrecoeur_000299",
+        "sacrecoeur_000330",
+        "sacrecoeur_000353",
+        "triomphe_000662",
+        "triomphe_000833",
+        "triomphe_000863",
+        "triomphe_000867",
+    )
+)
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query: a region of a database image and what it should find. Images are named by stem.
+
+    Attributes:
+        name: for example ``all_souls_1``.
+        image: the query's photograph, without the ``oxc1_`` prefix.
+        box: x1, y1, x2, y2 in original pixels.
+        positives: good and ok images (the query's own among them in both benchmarks).
+        junk: images that are ignored, as if absent.
+    """
+
+    name: str
+    image: str
+    box: tuple[float, float, float, float]
+    positives: frozenset[str]
+    junk: frozenset[str]
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """All queries of a benchmark, sorted by name."""
+
+    queries: tuple[Query, ...]
+
+
+def read_groundtruth(folder: str | Path) -> GroundTruth:
+    """Reads a folder of ground-truth files; damaged Paris photographs are dropped from its lists.
+
+    Raises:
+        DatasetError: no query file, a list that is missing, or a malformed line (file and line are named).
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DatasetError(
+            f"{folder} is not a folder: expected ground truth (<query>_query.txt and its lists)"
+        )
+    names = sorted(path.name.removesuffix("_query.txt") for path in folder.glob("*_query.txt"))
+    if not names:
+        raise DatasetError(f"{folder} holds no ground truth: expected files such as all_souls_1_query.txt")
+    return GroundTruth(tuple(_read_query(folder, name) for name in names))
+
+
+def match_images(ground_truth: GroundTruth, images: ImageSet) -> dict[str, str]:
+    """Finds every image that the ground truth mentions.
+
+    Returns:
+        stem -> name in `images`, for query images, positives and junk.
+
+    Raises:
+        DatasetError: an image is missing (the first is named, and how many), or a stem is ambiguous.
+    """
+    mentioned: set[str] = set()
+    for query in ground_truth.queries:
+        mentioned |= {query.image} | query.positives | query.junk
+    names = by_stem(images)
+    missing = sorted(mentioned - names.keys())
+    if missing:
+        raise DatasetError(
+            f"{images.root} lacks {missing[0]}, which the ground truth mentions ({len(missing)} of "
+            f"{len(mentioned)} images are missing); give the folder that holds the whole set"
+        )
+    return {stem: names[stem] for stem in sorted(mentioned)}
+
+
+def _read_query(folder: Path, name: str) -> Query:
+    path = folder / f"{name}_query.txt"
+    lines = list(_lines(path))
+    if len(lines) != 1:
+        raise DatasetError(f"{path}, line 1: expected one line 'image x1 y1 x2 y2', found {len(lines)} lines")
+    number, line = lines[0]
+    fields = line.split()
+    if len(fields) != 5:
+        raise DatasetError(f"{path}, line {number}: expected 'image x1 y1 x2 y2', got {line!r}")
+    try:
+        x1, y1, x2, y2 = (float(field) for field in fields[1:])
+    except ValueError as error:
+        raise DatasetError(f"{path}, line {number}: the box is not four numbers: {line!r}") from error
+    if not all(math.isfinite(value) for value in (x1, y1, x2, y2)) or x2 <= x1 or y2 <= y1:
+        raise DatasetError(f"{path}, line {number}: the box is empty, expected x1 < x2 and y1 < y2: {line!r}")
+    good, ok, junk = (_read_list(folder / f"{name}_{label}.txt") for label in ("good", "ok", "junk"))
+    return Query(name, fields[0].removeprefix(PREFIX), (x1, y1, x2, y2), good | ok, junk)
+
+
+def _read_list(path: Path) -> frozenset[str]:
+    found = set()
+    for number, line in _lines(path):
+        if len(line.split()) != 1:
+            raise DatasetError(f"{path}, line {number}: expected one image name, got {line!r}")
+        found.add(line.removeprefix(PREFIX))
+    return frozenset(found) - PARIS_CORRUPT
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The non-empty lines with their numbers from 1."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise DatasetError(
+            f"{path} is missing: every query needs _query, _good, _ok and _junk files"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} cannot be read: {error}") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            yield number, line.strip()

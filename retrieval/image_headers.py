@@ -1,0 +1,295 @@
+"""What an image file says about itself, read before any decoder runs.
+
+Format (by content, never by name), size, EXIF orientation, and whether the file is whole: decoders differ in
+what they do with a cut file (libjpeg fills the rest with grey), so completeness is decided here, from each
+format's own structure. Every function takes the bytes of a file and touches no pixel.
+"""
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from retrieval.errors import ImageError
+
+# A JPEG marker that ends entropy-coded data: not a stuffed byte (00), a restart (D0-D7) or fill (FF).
+# ITU-T T.81, B.1.1.
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start of frame, ITU-T T.81, table B.1
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_TIFF_BYTES = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    16: 8,
+    17: 8,
+    18: 8,
+}
+_TIFF_INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}
+_TIFF_MAGIC = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
+_TIFF_MAX_VALUES = 1 << 20  # values of one field that are read: strips of a 1M-row image
+_ORIENTATION, _EXTRA_SAMPLES = 274, 338  # TIFF 6.0 tags
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file declares.
+
+    Attributes:
+        format: "JPEG", "PNG", "TIFF", "WebP", "PNM" or "BMP".
+        width: columns as stored, in pixels (before any EXIF orientation).
+        height: rows as stored.
+        orientation: EXIF orientation, 1 to 8; 1 where there is none or it is malformed.
+        damage: why the file cannot be whole, or None.
+        peak: sample value that means white in what OpenCV decodes from a PNM file; None: the type's largest.
+        unsupported: a property no decoder here handles rightly, or None.
+    """
+
+    format: str
+    width: int
+    height: int
+    orientation: int = 1
+    damage: str | None = None
+    peak: int | None = None
+    unsupported: str | None = None
+
+
+def read_header(data: bytes) -> Header:
+    """Reads the header of a JPEG, PNG, TIFF, WebP, PNM or BMP file.
+
+    Args:
+        data: all bytes of the file.
+
+    Raises:
+        ImageError: empty, another format, or a header from which no size can be read.
+    """
+    if not data:
+        raise ImageError("the file is empty")
+    readers = (
+        (data[:2] == b"\xff\xd8", _read_jpeg),
+        (data[:8] == _PNG_MAGIC, _read_png),
+        (data[:4] in _TIFF_MAGIC, _read_tiff),
+        (data[:4] == b"RIFF" and data[8:12] == b"WEBP", _read_webp),
+        (re.match(rb"P[1-6][\s#]", data) is not None, _read_pnm),
+        (data[:2] == b"BM", _read_bmp),
+    )
+    for matches, reader in readers:
+        if matches:
+            try:
+                return reader(data)
+            except (struct.error, IndexError) as error:
+                raise ImageError("truncated: the file ends inside its header") from error
+    raise ImageError("not a JPEG, PNG, TIFF, WebP, PPM/PGM or BMP image")
+
+
+def plain_tiff(data: bytes) -> bytes:
+    """A TIFF with orientation 1 and alpha of unspecified meaning, its pixels untouched.
+
+    libtiff turns the image and multiplies colour by alpha on its own, for some sample layouts only; with both
+    fields neutral every layout decodes to the stored pixels.
+    """
+    patched = bytearray(data)
+    order = _TIFF_MAGIC[data[:4]]
+    for tag, kind, count, position in _tiff_fields(data):
+        neutral = {_ORIENTATION: 1, _EXTRA_SAMPLES: 0}.get(tag)
+        if neutral is None or kind not in _TIFF_INTEGERS or count != 1:
+            continue
+        if position + _TIFF_BYTES[kind] <= len(data):
+            struct.pack_into(order + _TIFF_INTEGERS[kind], patched, position, neutral)
+    return bytes(patched)
+
+
+def _read_jpeg(data: bytes) -> Header:
+    """Walks the markers; a thumbnail inside APP1 is skipped with its segment."""
+    size: tuple[int, int] | None = None
+    orientation, position, ended = 1, 2, False
+    while found := _JPEG_MARKER.search(data, position):
+        marker, position = data[found.end() - 1], found.end()
+        if marker == 0xD9:
+            ended = True
+            break
+        if marker in (0x01, 0xD8):  # stand-alone markers
+            continue
+        if position + 2 > len(data):
+            break
+        length = int.from_bytes(data[position : position + 2], "big")
+        body = data[position + 2 : position + length]
+        if marker in _JPEG_FRAMES and size is None and len(body) >= 5:
+            size = int.from_bytes(body[3:5], "big"), int.from_bytes(body[1:3], "big")
+        if marker == 0xE1 and body[:6] == b"Exif\0\0":
+            orientation = _exif_orientation(body[6:])
+        position += max(length, 2)
+    if size is None:
+        raise ImageError("truncated or damaged JPEG: it has no frame header")
+    return Header(
+        "JPEG", *size, orientation, None if ended else "truncated: the JPEG has no end-of-image marker"
+    )
+
+
+def _read_png(data: bytes) -> Header:
+    """Walks the chunks up to IEND and compares the checksums of the critical ones (PNG 1.2, section 3)."""
+    length, name, width, height = struct.unpack_from(">I4sII", data, 8)
+    if name != b"IHDR" or length != 13:
+        raise ImageError("damaged PNG: it does not start with a header chunk")
+    orientation, position, damage = 1, 8, "truncated: the PNG has no end chunk"
+    while position + 12 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
+        if end > len(data):
+            break
+        if not name[0] & 0x20:  # upper case: critical
+            (checksum,) = struct.unpack_from(">I", data, end - 4)
+            if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != checksum:
+                damage = f"damaged PNG: wrong checksum in a chunk at byte {position}"
+                break
+        if name == b"eXIf":
+            orientation = _exif_orientation(data[position + 8 : end - 4])
+        if name == b"IEND":
+            return Header("PNG", width, height, orientation)
+        position = end
+    return Header("PNG", width, height, orientation, damage)
+
+
+def _read_webp(data: bytes) -> Header:
+    """VP8, VP8L and VP8X chunks (RFC 9649, sections 2.5 to 2.7)."""
+    (declared,) = struct.unpack_from("<I", data, 4)
+    size: tuple[int, int] | None = None
+    orientation, position = 1, 12
+    while position + 8 <= len(data):
+        name, length = struct.unpack_from("<4sI", data, position)
+        body = position + 8
+        if size is None and name == b"VP8X":
+            size = (
+                1 + int.from_bytes(data[body + 4 : body + 7], "little"),
+                1 + int.from_bytes(data[body + 7 : body + 10], "little"),
+            )
+        elif size is None and name == b"VP8L":
+            (bits,) = struct.unpack_from("<I", data, body + 1)
+            size = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+        elif size is None and name == b"VP8 ":
+            width, height = struct.unpack_from("<HH", data, body + 6)
+            size = width & 0x3FFF, height & 0x3FFF
+        elif name == b"EXIF":
+            exif = data[body : body + length]
+            orientation = _exif_orientation(exif[6:] if exif[:6] == b"Exif\0\0" else exif)
+        position = body + length + (length & 1)
+    if size is None:
+        raise ImageError("truncated or damaged WebP: it has no picture chunk")
+    whole = declared + 8 <= len(data)
+    return Header(
+        "WebP", *size, orientation, None if whole else "truncated: shorter than the WebP container says"
+    )
+
+
+def _read_pnm(data: bytes) -> Header:
+    """P1 to P6: magic, width, height and (but for bitmaps) the largest value, '#' comments between."""
+    kind = int(data[1:2])
+    wanted = 2 if kind in (1, 4) else 3
+    head = re.match(rb"P[1-6]" + rb"(?:\s|#[^\r\n]*[\r\n])+(\d{1,9})" * wanted, data)
+    if head is None:
+        raise ImageError("truncated or damaged PPM/PGM: its header has no size")
+    width, height, peak = (*map(int, head.groups()), 1)[:3]
+    if not 0 < peak < 65536:
+        raise ImageError(f"damaged PPM/PGM: its largest value is {peak}, expected 1 to 65535")
+    damage = None
+    if kind >= 4:
+        row = (width + 7) // 8 if kind == 4 else width * (3 if kind == 6 else 1) * (2 if peak > 255 else 1)
+        if len(data) < head.end() + 1 + row * height:
+            damage = "truncated: fewer pixels than the PPM/PGM header says"
+    scaled = wanted == 2 or (kind <= 3 and peak < 256)  # OpenCV scales these to 0..255, no others
+    return Header("PNM", width, height, damage=damage, peak=None if scaled else peak)
+
+
+def _read_bmp(data: bytes) -> Header:
+    """Windows (40 bytes and more) and OS/2 (12 bytes) headers; a negative height means top-down."""
+    start, header = struct.unpack_from("<II", data, 10)
+    compression = 0
+    if header == 12:
+        width, height, _, bits = struct.unpack_from("<HHHH", data, 18)
+    else:
+        width, height, _, bits, compression = struct.unpack_from("<iiHHI", data, 18)
+    width, height = abs(width), abs(height)
+    damage = None
+    if compression in (0, 3) and len(data) < start + (width * bits + 31) // 32 * 4 * height:
+        damage = "truncated: fewer pixels than the BMP header says"
+    return Header("BMP", width, height, damage=damage)
+
+
+def _read_tiff(data: bytes) -> Header:
+    """First image file directory of a TIFF 6.0 or BigTIFF file."""
+    order = _TIFF_MAGIC[data[:4]]
+    values: dict[int, tuple[int, ...]] = {}
+    for tag, kind, count, position in _tiff_fields(data):
+        fits = 0 < count <= _TIFF_MAX_VALUES and position + count * _TIFF_BYTES[kind] <= len(data)
+        if kind in _TIFF_INTEGERS and fits:
+            values[tag] = struct.unpack_from(f"{order}{count}{_TIFF_INTEGERS[kind]}", data, position)
+    if 256 not in values or 257 not in values:
+        raise ImageError("truncated or damaged TIFF: its directory has no size")
+    orientation = values.get(_ORIENTATION, (1,))[0]
+    damage = unsupported = None
+    for offsets, lengths in ((273, 279), (324, 325)):  # strips, tiles
+        pairs = zip(values.get(offsets, ()), values.get(lengths, ()), strict=False)
+        if any(offset + length > len(data) for offset, length in pairs):
+            damage = "truncated: pixels lie beyond the end of the TIFF"
+    if 273 not in values and 324 not in values:
+        damage = "truncated or damaged TIFF: it has no pixels"
+    if max(values.get(258, (1,))) > 8:  # OpenCV reads these sample by sample and skips what libtiff would do
+        if values.get(262) == (0,):
+            unsupported = "a 16-bit TIFF in which white is zero; save it with black as zero"
+        elif values.get(277) == (2,):
+            unsupported = "a 16-bit TIFF of grey and alpha; save it without alpha"
+        elif values.get(284) == (2,) and values.get(277, (1,))[0] > 1:
+            unsupported = "a 16-bit TIFF with one plane per channel; save it with interleaved channels"
+    width, height = values[256][0], values[257][0]
+    return Header(
+        "TIFF", width, height, orientation if 1 <= orientation <= 8 else 1, damage, None, unsupported
+    )
+
+
+def _exif_orientation(exif: bytes) -> int:
+    """The orientation in an EXIF block; 1 where it is absent or malformed: metadata never fails an image."""
+    try:
+        order = _TIFF_MAGIC[exif[:4]]
+        for tag, kind, count, position in _tiff_fields(exif):
+            if tag == _ORIENTATION and kind == 3 and count == 1:
+                (value,) = struct.unpack_from(order + "H", exif, position)
+                return value if 1 <= value <= 8 else 1
+    except (KeyError, struct.error, ImageError):
+        pass
+    return 1
+
+
+def _tiff_fields(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """The fields of the first directory: tag, type, count, byte position of the first value."""
+    order = _TIFF_MAGIC[data[:4]]
+    big = 43 in data[2:4]
+    # offset of the directory, entry count, entry, room for values inside the entry
+    pointer, number, entry, room = ("Q", "Q", "HHQ", 8) if big else ("I", "H", "HHI", 4)
+    (directory,) = struct.unpack_from(order + pointer, data, 8 if big else 4)
+    if directory >= len(data):
+        raise ImageError("truncated: the TIFF's directory lies beyond the end of the file")
+    (entries,) = struct.unpack_from(order + number, data, directory)
+    position = directory + struct.calcsize(order + number)
+    for _ in range(min(entries, 4096)):
+        tag, kind, count = struct.unpack_from(order + entry, data, position)
+        position += struct.calcsize(order + entry)
+        if kind in _TIFF_BYTES:
+            inline = count * _TIFF_BYTES[kind] <= room
+            yield (
+                tag,
+                kind,
+                count,
+                position if inline else struct.unpack_from(order + pointer, data, position)[0],
+            )
+        position += room

@@ -1,0 +1,250 @@
+"""Bytes to pixels: the one decoding path, for indexing, queries and the benchmarks alike.
+
+A photograph becomes a grey image at working size plus the mapping back to the pixels its owner sees. Grey is
+the mean of blue, green and red. An alpha channel is dropped: the colour stored under it counts. 16-bit
+samples are scaled by 1/257. Whatever cannot be used raises `ImageError`, which names the file and the reason.
+"""
+
+import contextlib
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from retrieval.config import ImageConfig
+from retrieval.errors import ImageError
+from retrieval.image_headers import Header, plain_tiff, read_header
+
+__all__ = ["Header", "LoadedImage", "load_image", "read_header"]
+
+MAX_SIDE = 32_766  # pixels; OpenCV's remap addresses its source with 16 bits
+MIN_SIDE = 16  # pixels; less than the 19-pixel window in which a region's shape is measured
+_FILE_BYTES_PER_PIXEL = 16  # uncompressed 16-bit RGBA takes 8: a larger file is no single photograph
+_FILE_BYTES_EXTRA = 64 << 20  # metadata, thumbnails and further pages of a small photograph
+_DECODE = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """A photograph ready for detection.
+
+    Attributes:
+        gray: (H, W) float32, 0..255, at working size.
+        width: original width in pixels, after the EXIF orientation where that is applied.
+        height: original height.
+    """
+
+    gray: np.ndarray
+    width: int
+    height: int
+
+    @property
+    def scale(self) -> np.ndarray:
+        """(2,) float64: original pixels per working pixel, along x and y.
+
+        Pixel (0, 0) is the centre of the top-left pixel, so x_original = (x + 0.5) * scale[0] - 0.5.
+        """
+        height, width = self.gray.shape
+        return np.array([self.width / width, self.height / height])
+
+    def to_original(self, regions: np.ndarray) -> np.ndarray:
+        """Regions in original pixels.
+
+        Args:
+            regions: (N, 6) float: x, y, a, b, c, angle in working pixels; A = [[a, 0], [b, c]].
+
+        Returns:
+            (N, 6) float32. With S = diag(scale), the ellipse is S A, lower triangular like A; the angle stays
+            exact, because S multiplies the frame A R(angle) from the left.
+        """
+        scale_x, scale_y = self.scale
+        regions = np.asarray(regions)
+        if regions.ndim != 2 or regions.shape[1] != 6:
+            raise ValueError(f"expected regions of shape (N, 6), got {regions.shape}")
+        original = regions.astype(np.float64)
+        original[:, 0] = (original[:, 0] + 0.5) * scale_x - 0.5
+        original[:, 1] = (original[:, 1] + 0.5) * scale_y - 0.5
+        original[:, 2] *= scale_x
+        original[:, 3:5] *= scale_y
+        return original.astype(np.float32)
+
+
+def load_image(
+    source: str | Path | bytes | np.ndarray, config: ImageConfig | None = None, name: str | None = None
+) -> LoadedImage:
+    """Loads one photograph.
+
+    Args:
+        source: path, bytes of a JPEG, PNG, TIFF, WebP, PPM/PGM or BMP file, or pixels: (H, W) or (H, W, 3),
+            in any channel order, uint8, uint16 (0..65535) or float (0..255).
+        config: orientation, working size and limits; None for the defaults.
+        name: what error messages call the photograph; by default the path.
+
+    Raises:
+        ImageError: missing, unreadable, empty, not an image, truncated, larger than `config.max_megapixels`,
+            smaller than 16 x 16, uniform, or with samples that have no fixed range (float or 32-bit files).
+    """
+    config = config or ImageConfig()
+    if name is None:
+        name = _display_name(source)
+    try:
+        if isinstance(source, np.ndarray):
+            height, width = source.shape[:2] if source.ndim in (2, 3) else (0, 0)
+            _check_size(width, height, config)
+            gray = _gray(source)
+        else:
+            data = source if isinstance(source, bytes) else _read_file(Path(source), config)
+            gray = _decode(data, config)
+        height, width = gray.shape
+        if float(gray.min()) == float(gray.max()):
+            raise ImageError("every pixel is the same: nothing to detect")
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from error
+    return LoadedImage(_working_size(gray, config.max_side), width, height)
+
+
+def _decode(data: bytes, config: ImageConfig) -> np.ndarray:
+    """(H, W) float32 grey pixels of a file's bytes, at full size and turned as the configuration says."""
+    header = read_header(data)
+    _check_size(header.width, header.height, config)
+    if header.damage or header.unsupported:
+        raise ImageError(header.damage or f"not supported: {header.unsupported}")
+    if header.format == "TIFF":
+        data = plain_tiff(data)
+    elif header.format == "PNM" and data[1:2] in b"123":
+        data += b"\n"  # OpenCV wants white space after the last number
+    try:
+        with _quiet_opencv():
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _DECODE)
+    except (cv2.error, MemoryError) as error:
+        raise ImageError(f"damaged {header.format}: it cannot be decoded") from error
+    if pixels is None:
+        raise ImageError(f"damaged {header.format}, or of a kind OpenCV cannot decode")
+    if pixels.shape[:2] != (header.height, header.width):
+        raise ImageError(
+            f"damaged {header.format}: its header says {header.width} x {header.height} pixels, "
+            f"it holds {pixels.shape[1]} x {pixels.shape[0]}"
+        )
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise ImageError(f"{pixels.dtype} samples have no fixed range: convert it to 8 or 16 bits")
+    gray = _gray(pixels, header.peak)
+    return _turn(gray, header.orientation) if config.exif == "apply" else gray
+
+
+def _gray(pixels: np.ndarray, peak: int | None = None) -> np.ndarray:
+    """(H, W) float32: the mean of the first three channels, scaled so that white is 255."""
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
+        raise ImageError(f"expected pixels of shape (H, W) or (H, W, 3), got {pixels.shape}")
+    if pixels.dtype not in (np.uint8, np.uint16) and not np.issubdtype(pixels.dtype, np.floating):
+        raise ImageError(f"expected uint8, uint16 or float pixels, got {pixels.dtype}")
+    if np.issubdtype(pixels.dtype, np.floating) and not (
+        pixels.min() >= 0.0 and pixels.max() <= 255.0
+    ):  # NaN too
+        raise ImageError("float pixels must be finite and lie in 0..255")
+    if peak is None:
+        peak = 65535 if pixels.dtype == np.uint16 else 255
+    channels = [pixels] if pixels.ndim == 2 else [pixels[:, :, channel] for channel in range(3)]
+    gray = channels[0].astype(np.float32)
+    for channel in channels[1:]:
+        gray += channel
+    gray /= len(channels) * peak / 255.0  # sums below 2^24 are exact in float32, so white is 255 exactly
+    return np.minimum(gray, 255.0, out=gray)  # a PNM sample may exceed the declared peak
+
+
+def _turn(gray: np.ndarray, orientation: int) -> np.ndarray:
+    """Undoes one of the eight EXIF orientations (EXIF 2.3, tag 274): the photograph as its owner sees it."""
+    if orientation >= 5:
+        gray = gray.T
+    if orientation in (2, 3, 6, 7):
+        gray = gray[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        gray = gray[::-1]
+    return np.ascontiguousarray(gray)
+
+
+def _working_size(gray: np.ndarray, max_side: int | None) -> np.ndarray:
+    """The image with its longest side at most `max_side`, each working pixel the mean of what it covers."""
+    height, width = gray.shape
+    longest = max(height, width)
+    if max_side is None or longest <= max_side:
+        return gray
+    size = max(1, round(width * max_side / longest)), max(1, round(height * max_side / longest))
+    return cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
+
+
+def _check_size(width: int, height: int, config: ImageConfig) -> None:
+    if width < 1 or height < 1:
+        raise ImageError("it has no pixels (zero area)")
+    limit = config.max_megapixels
+    if width * height > limit * 1e6:
+        raise ImageError(f"{width} x {height} pixels are more than images.max_megapixels = {limit:g} allows")
+    if max(width, height) > MAX_SIDE:
+        raise ImageError(f"{width} x {height}: a side of more than {MAX_SIDE} pixels cannot be resampled")
+    if min(width, height) < MIN_SIDE:
+        raise ImageError(
+            f"{width} x {height} is smaller than {MIN_SIDE} x {MIN_SIDE} pixels: too small to hold a region"
+        )
+
+
+def _read_file(path: Path, config: ImageConfig) -> bytes:
+    """All bytes of a regular file of believable size."""
+    limit = int(config.max_megapixels * 1e6 * _FILE_BYTES_PER_PIXEL) + _FILE_BYTES_EXTRA
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError("a folder, not a photograph")
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            raise ImageError("not a regular file")
+        if status.st_size > limit:
+            raise ImageError(
+                f"a file of {status.st_size} bytes is larger than any photograph of "
+                f"images.max_megapixels = {config.max_megapixels:g}"
+            )
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ImageError("no such file") from error
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # a NUL byte in the name
+        raise ImageError(f"cannot be read: {error}") from error
+
+
+def _display_name(source: str | Path | bytes | np.ndarray) -> str:
+    """What messages call a photograph; odd bytes in a path are escaped, so that it can be printed."""
+    if isinstance(source, np.ndarray):
+        return "array"
+    if isinstance(source, bytes):
+        return "photograph"
+    return str(source).encode("utf-8", "backslashreplace").decode()
+
+
+_log_lock = threading.Lock()
+_log_users = 0
+_log_level = 0
+
+
+@contextlib.contextmanager
+def _quiet_opencv() -> Iterator[None]:
+    """Keeps OpenCV's own lines off stderr while a file is decoded: the reason travels in `ImageError`.
+
+    OpenCV's log level belongs to the process; the first thread in saves it and the last one out restores it.
+    """
+    global _log_users, _log_level
+    logging = cv2.utils.logging
+    with _log_lock:
+        if _log_users == 0:
+            _log_level = logging.getLogLevel()
+            logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+        _log_users += 1
+    try:
+        yield
+    finally:
+        with _log_lock:
+            _log_users -= 1
+            if _log_users == 0:
+                logging.setLogLevel(_log_level)

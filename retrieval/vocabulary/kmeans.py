@@ -1,0 +1,271 @@
+"""k-means vocabulary training with faiss, one Lloyd iteration at a time: it can be watched, and resumed.
+
+Visual words by flat k-means are Sivic and Zisserman 2003; approximate assignment for large vocabularies is
+Philbin et al. 2007, section 3. Cells that lose all descriptors are re-seeded by faiss, which splits the
+largest ones.
+"""
+
+import hashlib
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from retrieval.artefacts import read_arrays, read_manifest, write_artefact
+from retrieval.config import VocabularyConfig, digest
+from retrieval.errors import ArtefactError, RetrievalError
+from retrieval.vocabulary.quantizer import cell_index, exact_words, import_faiss
+
+logger = logging.getLogger(__name__)
+
+MAX_PER_WORD = 256  # training descriptors a word can use; faiss's own default (ClusteringParameters)
+FEW_PER_WORD = 39  # below this a word's mean is poorly supported; faiss's own warning level
+CHECKPOINT_KIND, CHECKPOINT_VERSION = "k-means checkpoint", 0
+_CHUNK = 1 << 16  # descriptors converted at a time
+_FINGERPRINT_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class TrainedVocabulary:
+    """What training hands to `save_vocabulary`.
+
+    Attributes:
+        centroids: (K, D) float32.
+        counts: (K,) int32, training descriptors nearest to each word.
+        statistics: JSON values: `objective` (sum of squared distances before each iteration's update),
+            `reseeded` (empty cells re-seeded in each iteration), `empty_words`, `descriptors`, `seconds`,
+            `device`, `assignment`.
+    """
+
+    centroids: np.ndarray
+    counts: np.ndarray
+    statistics: dict[str, Any]
+
+
+def train(
+    descriptors: np.ndarray,
+    config: VocabularyConfig,
+    seed: int = 0,
+    quantisation: tuple[float, float] | None = None,
+    checkpoint: Path | None = None,
+) -> TrainedVocabulary:
+    """Trains a vocabulary.
+
+    The same descriptors, configuration and seed give the same bytes on the same machine.
+
+    Args:
+        descriptors: (N, D) float32, or uint8 codes (may be memory-mapped: only the sample is read).
+        config: words, iterations, sample size, and from how many words on assignment is approximate.
+        seed: of the sample and of the first centroids.
+        quantisation: (lo, scale) of uint8 codes: value = code / scale + lo.
+        checkpoint: folder in which every iteration is saved; training that finds one of the same data and
+            settings goes on from it, to the same result. It is the caller's to delete.
+
+    Raises:
+        RetrievalError: fewer descriptors than words, or faiss is not installed.
+        ValueError: wrong shape or type, or a value that is not finite.
+    """
+    started = time.perf_counter()
+    faiss = import_faiss()
+    rng = np.random.default_rng(seed)
+    sample = dequantise(_sample(descriptors, config, rng), quantisation)  # (n, D)
+    if not np.isfinite(sample).all():
+        raise ValueError("descriptors hold values that are not finite")
+    centroids = sample[np.sort(rng.choice(len(sample), config.words, replace=False))]  # (K, D)
+    kind = _assignment(config)
+    device = _device(faiss)
+    logger.info(
+        "k-means: %d descriptors, %d words, %s assignment on %s", len(sample), config.words, kind, device
+    )
+
+    progress: dict[str, list[float]] = {"objective": [], "reseeded": []}
+    settings = _checkpoint_settings(sample, config, seed)
+    if checkpoint is not None:
+        centroids, progress = _resume(checkpoint, settings, centroids, progress)
+    finished = len(progress["objective"])
+    with tqdm(
+        total=config.iterations, initial=finished, desc="k-means", unit="iteration", disable=None
+    ) as bar:
+        for iteration in range(finished, config.iterations):
+            centroids, objective, reseeded = _iterate(faiss, sample, centroids, config, seed + iteration)
+            progress["objective"].append(objective)
+            progress["reseeded"].append(reseeded)
+            bar.set_postfix(objective=f"{objective:.6g}", refresh=False)
+            bar.update()
+            if checkpoint is not None:
+                write_artefact(
+                    checkpoint,
+                    CHECKPOINT_KIND,
+                    CHECKPOINT_VERSION,
+                    {"centroids": centroids},
+                    settings,
+                    progress,
+                )
+
+    counts = _count(faiss, sample, centroids, config)
+    empty = int((counts == 0).sum())
+    if empty:
+        logger.warning("%d of %d words have no training descriptor", empty, config.words)
+    statistics = {
+        **progress,
+        "empty_words": empty,
+        "descriptors": len(sample),
+        "seconds": time.perf_counter() - started,
+        "device": device,
+        "assignment": kind,
+    }
+    return TrainedVocabulary(centroids, counts, statistics)
+
+
+def dequantise(descriptors: np.ndarray, quantisation: tuple[float, float] | None) -> np.ndarray:
+    """Float32 descriptors from stored ones.
+
+    Args:
+        descriptors: (N, D) float32 (returned contiguous), or uint8 codes.
+        quantisation: (lo, scale) of uint8 codes: value = code / scale + lo.
+
+    Raises:
+        ValueError: uint8 codes without a quantisation, or another type.
+    """
+    if descriptors.ndim != 2:
+        raise ValueError(f"expected descriptors of shape (N, D), got {descriptors.shape}")
+    if descriptors.dtype == np.float32:
+        return np.ascontiguousarray(descriptors)
+    if descriptors.dtype != np.uint8:
+        raise ValueError(f"expected float32 descriptors or uint8 codes, got {descriptors.dtype}")
+    if quantisation is None:
+        raise ValueError("uint8 codes need their quantisation (lo, scale)")
+    lo, scale = quantisation
+    table = np.arange(256, dtype=np.float32) / np.float32(scale) + np.float32(lo)  # the value of every code
+    values = np.empty(descriptors.shape, np.float32)
+    for start in range(0, len(descriptors), _CHUNK):
+        values[start : start + _CHUNK] = table[descriptors[start : start + _CHUNK]]
+    return values
+
+
+def _sample(descriptors: np.ndarray, config: VocabularyConfig, rng: np.random.Generator) -> np.ndarray:
+    """The rows that training uses, in stored order (a memory-mapped file is read once, forward)."""
+    if descriptors.ndim != 2:
+        raise ValueError(f"expected descriptors of shape (N, D), got {descriptors.shape}")
+    available, words = len(descriptors), config.words
+    if available < words:
+        raise RetrievalError(
+            f"{available} descriptors cannot make {words} words: "
+            f"lower vocabulary.words to {max(available // FEW_PER_WORD, 1)} or less, or add photographs"
+        )
+    size = min(available, MAX_PER_WORD * words)
+    if config.train_descriptors is not None:
+        if config.train_descriptors < words:
+            raise RetrievalError(
+                f"vocabulary.train_descriptors = {config.train_descriptors} is less than "
+                f"vocabulary.words = {words}: raise it or lower the words"
+            )
+        size = min(size, config.train_descriptors)
+    if size < FEW_PER_WORD * words:
+        logger.warning(
+            "%.1f training descriptors per word: below %d the words are poorly supported",
+            size / words,
+            FEW_PER_WORD,
+        )
+    if size == available:
+        return descriptors
+    return descriptors[np.sort(rng.choice(available, size, replace=False))]
+
+
+def _iterate(
+    faiss: Any, sample: np.ndarray, centroids: np.ndarray, config: VocabularyConfig, seed: int
+) -> tuple[np.ndarray, float, int]:
+    """One Lloyd iteration: new centroids, the objective of the old ones, how many cells were re-seeded."""
+    words, dimension = centroids.shape
+    if len(sample) == words:  # every descriptor is a word: faiss would only copy them
+        return centroids, 0.0, 0
+    parameters = faiss.ClusteringParameters()
+    parameters.niter = 1
+    parameters.seed = seed % (1 << 31)
+    parameters.min_points_per_centroid = 1  # `_sample` has warned
+    parameters.max_points_per_centroid = -(-len(sample) // words)  # the sample is final
+    clustering = faiss.Clustering(dimension, words, parameters)
+    faiss.copy_array_to_vector(centroids.ravel(), clustering.centroids)
+    clustering.train(
+        sample, _empty_index(faiss, centroids, config)
+    )  # trains the index, and adds the centroids
+    new = faiss.vector_to_array(clustering.centroids).reshape(words, dimension).astype(np.float32, copy=True)
+    statistics = clustering.iteration_stats.at(0)
+    return new, float(statistics.obj), int(statistics.nsplit)
+
+
+def _count(faiss: Any, sample: np.ndarray, centroids: np.ndarray, config: VocabularyConfig) -> np.ndarray:
+    """(K,) int32: descriptors of the sample nearest to each final word."""
+    counts = np.zeros(len(centroids), np.int64)
+    index = None
+    if _assignment(config) != "exact" or _gpus(faiss):
+        index = _empty_index(faiss, centroids, config)
+        if not index.is_trained:
+            index.train(centroids)
+        index.add(centroids)
+    for start in range(0, len(sample), _CHUNK):
+        chunk = sample[start : start + _CHUNK]
+        words = exact_words(chunk, centroids, 1) if index is None else index.search(chunk, 1)[1]
+        counts += np.bincount(words[words >= 0].ravel(), minlength=len(centroids))
+    return counts.astype(np.int32)
+
+
+def _assignment(config: VocabularyConfig) -> str:
+    """How descriptors find their word while training: "exact" or "ivf"."""
+    return "exact" if config.search == "exact" or config.words <= config.exact_up_to else "ivf"
+
+
+def _empty_index(faiss: Any, centroids: np.ndarray, config: VocabularyConfig) -> Any:
+    """The index of the assignment step, on all GPUs where there are any."""
+    if _assignment(config) == "exact":
+        index = faiss.IndexFlatL2(centroids.shape[1])
+    else:
+        index = cell_index(len(centroids), centroids.shape[1], config.probes)
+    return faiss.index_cpu_to_all_gpus(index) if _gpus(faiss) else index
+
+
+def _gpus(faiss: Any) -> int:
+    """GPUs that this build of faiss can use; the CPU build says 0, or lacks the question."""
+    return int(faiss.get_num_gpus()) if hasattr(faiss, "get_num_gpus") else 0
+
+
+def _device(faiss: Any) -> str:
+    gpus = _gpus(faiss)
+    return f"{gpus} GPU{'s' if gpus > 1 else ''}" if gpus else f"CPU, {faiss.omp_get_max_threads()} threads"
+
+
+def _checkpoint_settings(sample: np.ndarray, config: VocabularyConfig, seed: int) -> dict[str, Any]:
+    """What has to be equal for a checkpoint to be continued; the data by evenly spaced rows of the sample."""
+    rows = sample[:: max(len(sample) // _FINGERPRINT_ROWS, 1)]
+    return {
+        "data": hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest(),
+        "shape": list(sample.shape),
+        "words": config.words,
+        "iterations": config.iterations,
+        "assignment": _assignment(config),
+        "probes": config.probes,
+        "seed": seed,
+    }
+
+
+def _resume(
+    checkpoint: Path, settings: dict[str, Any], centroids: np.ndarray, progress: dict[str, list[float]]
+) -> tuple[np.ndarray, dict[str, list[float]]]:
+    """Centroids and progress of a fitting checkpoint, or those given."""
+    if not checkpoint.exists():
+        return centroids, progress
+    try:
+        manifest = read_manifest(checkpoint, CHECKPOINT_KIND, CHECKPOINT_VERSION)
+        arrays = read_arrays(checkpoint, manifest, verify=True)
+    except ArtefactError as error:
+        logger.warning("%s; training starts from the beginning", error)
+        return centroids, progress
+    if manifest["digest"] != digest(settings):
+        logger.warning("%s belongs to other data or settings; training starts from the beginning", checkpoint)
+        return centroids, progress
+    logger.info("k-means goes on after iteration %d of %s", len(manifest["facts"]["objective"]), checkpoint)
+    return np.array(arrays["centroids"]), manifest["facts"]

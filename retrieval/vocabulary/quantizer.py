@@ -1,0 +1,177 @@
+"""Descriptors to visual words: exact nearest centroid, or approximate search for large vocabularies.
+
+"auto" is exact up to `VocabularyConfig.exact_up_to` words, an inverted file over the centroids (IVF) beyond.
+On RootSIFT of photographs, 100,000 words and 1,500 queries (two cores, least of five runs), exact search
+took 222 ms; IVF with 64 probes of 2,048 cells 96 ms at 98.2 % agreement; HNSW (32 links) with efSearch 64
+132 ms at 99.9 %. HNSW is the better search, but its graph depends on the order in which threads insert, so
+the same seed would not give the same words; IVF is deterministic, and builds faster.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retrieval.config import VocabularyConfig
+from retrieval.errors import ArtefactError, RetrievalError
+
+CELLS_PER_ROOT = 6  # IVF cells = 6 sqrt(K), as a power of two; 3 sqrt(K) took twice as long per query
+MIN_PER_CELL = 39  # centroids per IVF cell; faiss's own lower bound for training its coarse quantizer
+CELL_ITERATIONS = 10  # Lloyd iterations of the coarse quantizer; faiss's default for IVF
+LINKS = 32  # HNSW neighbours per node; faiss's default
+
+
+def import_faiss() -> Any:
+    """The faiss module.
+
+    Raises:
+        RetrievalError: it is not installed.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise RetrievalError(
+            "faiss is not installed: install hardnet-retrieval[cpu] or hardnet-retrieval[gpu]"
+        ) from error
+    return faiss
+
+
+def search_kind(config: VocabularyConfig, words: int) -> str:
+    """The search that a configuration means for so many words: "exact", "ivf" or "hnsw"."""
+    if config.search != "auto":
+        return config.search
+    return "exact" if words <= config.exact_up_to else "ivf"
+
+
+class Quantizer:
+    """Nearest visual words.
+
+    Args:
+        centroids: (K, D) float32; memory-mapped is fine, exact search reads them where they are.
+        config: `search`, `exact_up_to` and `probes`.
+        structure: file of a saved search structure; without it an approximate search is built here.
+
+    Raises:
+        ArtefactError: the saved structure cannot be read or does not fit the centroids.
+        RetrievalError: faiss is not installed.
+    """
+
+    def __init__(
+        self, centroids: np.ndarray, config: VocabularyConfig | None = None, structure: Path | None = None
+    ) -> None:
+        config = config or VocabularyConfig()
+        if centroids.ndim != 2 or centroids.dtype != np.float32 or not len(centroids):
+            raise ValueError(f"expected (K, D) float32 centroids, got {centroids.shape} {centroids.dtype}")
+        self.centroids = np.ascontiguousarray(centroids)
+        self.kind = search_kind(config, len(centroids))
+        self._index = None
+        if self.kind != "exact":
+            if structure is None:
+                self._index = build_search(self.centroids, self.kind, config.probes)
+            else:
+                self._index = _read_search(structure, self.centroids.shape, self.kind, config.probes)
+
+    def assign(self, descriptors: np.ndarray, neighbours: int = 1) -> np.ndarray:
+        """The nearest words.
+
+        Args:
+            descriptors: (N, D) float32.
+            neighbours: words per descriptor, nearest first.
+
+        Returns:
+            int32: (N,) for one neighbour, else (N, neighbours).
+
+        Raises:
+            ValueError: wrong shape or type, a value that is not finite, or more neighbours than words.
+        """
+        words, dimension = self.centroids.shape
+        if descriptors.ndim != 2 or descriptors.shape[1] != dimension or descriptors.dtype != np.float32:
+            raise ValueError(
+                f"expected descriptors (N, {dimension}) float32, got {descriptors.shape} {descriptors.dtype}"
+            )
+        if not 1 <= neighbours <= words:
+            raise ValueError(
+                f"neighbours must lie between 1 and {words}, the number of words, got {neighbours}"
+            )
+        if not np.isfinite(descriptors).all():
+            raise ValueError("descriptors hold values that are not finite")
+        descriptors = np.ascontiguousarray(descriptors)
+        if self._index is None:
+            found = exact_words(descriptors, self.centroids, neighbours)
+        else:
+            found = (
+                self._index.search(descriptors, neighbours)[1]
+                if len(descriptors)
+                else np.empty((0, neighbours))
+            )
+            short = (found < 0).any(axis=1)  # the cells visited hold fewer words than asked for
+            if short.any():
+                found[short] = exact_words(descriptors[short], self.centroids, neighbours)
+        found = found.astype(np.int32)  # (N, neighbours)
+        return found[:, 0] if neighbours == 1 else found
+
+    def agreement(self, sample: np.ndarray) -> float:
+        """Share of descriptors (N, D) float32 whose word is the one that exact search finds; 1.0 for none."""
+        if self.kind == "exact" or not len(sample):
+            return 1.0
+        exact = exact_words(np.ascontiguousarray(sample), self.centroids, 1)[:, 0]
+        return float((self.assign(sample) == exact).mean())
+
+
+def exact_words(descriptors: np.ndarray, centroids: np.ndarray, neighbours: int) -> np.ndarray:
+    """(N, neighbours) int64 nearest centroids by L2 distance, by brute force on the arrays as they are."""
+    if not len(descriptors):
+        return np.empty((0, neighbours), np.int64)
+    return import_faiss().knn(descriptors, centroids, neighbours)[1]
+
+
+def cell_index(words: int, dimension: int, probes: int) -> Any:
+    """An untrained inverted file for so many centroids (faiss.IndexIVFFlat)."""
+    faiss = import_faiss()
+    cells = 2 ** round(np.log2(CELLS_PER_ROOT * np.sqrt(words)))
+    cells = int(max(1, min(cells, words // MIN_PER_CELL)))
+    coarse = faiss.IndexFlatL2(dimension)
+    index = faiss.IndexIVFFlat(coarse, dimension, cells)
+    index.cp.niter = CELL_ITERATIONS
+    index.nprobe = min(probes, cells)
+    return index
+
+
+def build_search(centroids: np.ndarray, kind: str, probes: int) -> Any:
+    """An approximate search structure over centroids (K, D) float32.
+
+    Args:
+        centroids: the words.
+        kind: "ivf" or "hnsw".
+        probes: ivf: cells visited; hnsw: efSearch = 4 * probes.
+    """
+    faiss = import_faiss()
+    if kind == "hnsw":
+        index = faiss.IndexHNSWFlat(centroids.shape[1], LINKS)
+    else:
+        index = cell_index(len(centroids), centroids.shape[1], probes)
+        index.train(centroids)
+    index.add(centroids)
+    _set_probes(index, kind, probes)
+    return index
+
+
+def _set_probes(index: Any, kind: str, probes: int) -> None:
+    if kind == "hnsw":
+        index.hnsw.efSearch = 4 * probes
+    else:
+        index.nprobe = min(probes, index.nlist)
+
+
+def _read_search(path: Path, shape: tuple[int, ...], kind: str, probes: int) -> Any:
+    """Opens a saved structure; an inverted file is memory-mapped (0.7 ms instead of 38 at 100,000 words)."""
+    faiss = import_faiss()
+    try:
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP if kind == "ivf" else 0)
+    except RuntimeError as error:
+        raise ArtefactError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    fits = {"ivf": faiss.IndexIVFFlat, "hnsw": faiss.IndexHNSWFlat}[kind]
+    if not isinstance(index, fits) or (index.ntotal, index.d) != shape:
+        raise ArtefactError(f"{path} is not a search structure of this vocabulary; rebuild the vocabulary")
+    _set_probes(index, kind, probes)
+    return index

@@ -1,0 +1,189 @@
+"""Vocabularies on disk: centroids, training counts and, for approximate search, the search structure.
+
+``VOCAB/{manifest.json, centroids.npy, counts.npy, held_out.npy, search.faiss}``; the last one only where search is
+approximate, so that a million words open in a moment and every reader assigns the same words.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retrieval import artefacts
+from retrieval.config import VocabularyConfig
+from retrieval.errors import ArtefactError
+from retrieval.vocabulary.kmeans import TrainedVocabulary, dequantise
+from retrieval.vocabulary.quantizer import Quantizer, build_search, import_faiss, search_kind
+
+KIND, VERSION = "vocabulary", 0
+SEARCH_FILE = "search.faiss"
+CHECKED_DESCRIPTORS = 10_000  # held-out descriptors compared with exact search
+OVERFULL = 20  # times the mean number of training descriptors
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """An opened vocabulary.
+
+    Attributes:
+        folder: where it lies.
+        centroids: (K, D) float32, memory-mapped.
+        counts: (K,) int32, training descriptors per word.
+        settings: what decided the words (`config.vocabulary_settings`).
+        quantisation: (lo, scale) of stored uint8 codes: value = code / scale + lo.
+        fingerprint: sha256 of the centroids' file.
+        statistics: of the training, see `kmeans.TrainedVocabulary`.
+        config: the search it was saved with.
+        held_out: (M, D) descriptors or codes kept out of the training, memory-mapped.
+    """
+
+    folder: Path
+    centroids: np.ndarray
+    counts: np.ndarray
+    settings: dict[str, Any]
+    quantisation: tuple[float, float] | None
+    fingerprint: str
+    statistics: dict[str, Any]
+    config: VocabularyConfig
+    held_out: np.ndarray
+
+    @cached_property
+    def quantizer(self) -> Quantizer:
+        """The search for the nearest word, opened on first use."""
+        path = self.folder / SEARCH_FILE
+        return Quantizer(self.centroids, self.config, path if path.exists() else None)
+
+
+def save_vocabulary(
+    path: str | Path,
+    trained: TrainedVocabulary,
+    settings: Mapping[str, Any],
+    quantisation: tuple[float, float] | None,
+    config: VocabularyConfig,
+    held_out: np.ndarray | None = None,
+) -> None:
+    """Writes a vocabulary, whole or not at all; one that is there is replaced.
+
+    Args:
+        path: the folder.
+        trained: from `kmeans.train`.
+        settings: what decided the words (`config.vocabulary_settings`).
+        quantisation: (lo, scale) of the stored codes of its descriptors.
+        config: the search; an approximate one is built here and saved.
+        held_out: (M, D) descriptors or codes that training did not see, kept for `check_vocabulary`.
+    """
+    words = len(trained.centroids)
+    facts: dict[str, Any] = {
+        "quantisation": None if quantisation is None else [float(value) for value in quantisation],
+        "statistics": trained.statistics,
+        "config": dataclasses.asdict(config),
+        "search": None,
+    }
+    arrays = {"centroids": trained.centroids.astype(np.float32), "counts": trained.counts.astype(np.int32)}
+    arrays["held_out"] = trained.centroids[:0] if held_out is None else held_out
+    with artefacts.building(Path(path)) as folder:
+        kind = search_kind(config, words)
+        if kind != "exact":
+            file = folder / SEARCH_FILE
+            import_faiss().write_index(build_search(arrays["centroids"], kind, config.probes), str(file))
+            facts["search"] = {
+                "kind": kind,
+                "bytes": file.stat().st_size,
+                "sha256": artefacts.file_sha256(file),
+            }
+        artefacts.fill_artefact(folder, KIND, VERSION, arrays, dict(settings), facts)
+
+
+def open_vocabulary(path: str | Path, verify: bool = False) -> Vocabulary:
+    """Opens a vocabulary; its arrays are memory-mapped and its search structure is read on first use.
+
+    Args:
+        path: the folder.
+        verify: also compare every file with its checksum.
+
+    Raises:
+        ArtefactError: not a vocabulary, of another version, incomplete or damaged.
+    """
+    folder = Path(path)
+    manifest = artefacts.read_manifest(folder, KIND, VERSION)
+    try:
+        arrays = artefacts.read_arrays(folder, manifest, verify)
+        centroids, counts = arrays["centroids"], arrays["counts"]
+        fingerprint = manifest["arrays"]["centroids"]["sha256"]
+        facts = manifest["facts"]
+        config = VocabularyConfig(**facts["config"])
+        lo_scale = facts["quantisation"]
+        _check_search(folder, facts["search"], verify)
+        return Vocabulary(
+            folder,
+            centroids,
+            counts,
+            manifest["settings"],
+            None if lo_scale is None else (lo_scale[0], lo_scale[1]),
+            fingerprint,
+            facts["statistics"],
+            config,
+            arrays["held_out"],
+        )
+    except (KeyError, TypeError) as error:
+        raise ArtefactError(
+            f"{folder / artefacts.MANIFEST} is incomplete ({error}); rebuild {folder}"
+        ) from error
+
+
+def copy_vocabulary(vocabulary: Vocabulary, target: Path) -> None:
+    """Copies an opened vocabulary's files into a new folder, for example inside an index being built."""
+    target.mkdir(parents=True)
+    names = [artefacts.MANIFEST, "centroids.npy", "counts.npy", "held_out.npy", SEARCH_FILE]
+    for name in names:
+        if (vocabulary.folder / name).exists():
+            shutil.copyfile(vocabulary.folder / name, target / name)
+
+
+def check_vocabulary(vocabulary: Vocabulary, held_out: np.ndarray) -> dict[str, Any]:
+    """Measures a vocabulary.
+
+    Args:
+        vocabulary: an opened one.
+        held_out: (M, D) float32 descriptors or uint8 codes that it was not trained on; at most 10,000, evenly
+            spaced, are compared.
+
+    Returns:
+        JSON values: `words`; `dimension`; `search` ("exact", "ivf", "hnsw"); `compared` descriptors;
+        `agreement` with exact search, 0..1, None without descriptors; `empty_words` without a training
+        descriptor; `overfull_words` with more than 20 times the mean; `largest_word`; `effective_words` =
+        exp(entropy of the training counts), the size of a uniform vocabulary that tells as much.
+    """
+    step = max(1, -(-len(held_out) // CHECKED_DESCRIPTORS))
+    sample = dequantise(held_out[::step], vocabulary.quantisation)
+    counts = np.asarray(vocabulary.counts, np.float64)
+    shares = counts[counts > 0] / max(counts.sum(), 1.0)
+    return {
+        "words": len(vocabulary.centroids),
+        "dimension": int(vocabulary.centroids.shape[1]),
+        "search": vocabulary.quantizer.kind,
+        "compared": len(sample),
+        "agreement": vocabulary.quantizer.agreement(sample) if len(sample) else None,
+        "empty_words": int((counts == 0).sum()),
+        "overfull_words": int((counts > OVERFULL * counts.mean()).sum()),
+        "largest_word": int(counts.max()),
+        "effective_words": float(np.exp(-(shares * np.log(shares)).sum())) if len(shares) else 0.0,
+    }
+
+
+def _check_search(folder: Path, entry: Mapping[str, Any] | None, verify: bool) -> None:
+    """The search structure is there, has its length (always) and its checksum (`verify`)."""
+    if entry is None:
+        return
+    path = folder / SEARCH_FILE
+    if not path.is_file() or path.stat().st_size != entry["bytes"]:
+        raise ArtefactError(
+            f"{path} is missing or has another length than the manifest says; rebuild {folder}"
+        )
+    if verify and artefacts.file_sha256(path) != entry["sha256"]:
+        raise ArtefactError(f"{path} is damaged: its sha256 differs from the manifest's; rebuild {folder}")

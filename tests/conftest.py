@@ -1,0 +1,53 @@
+"""A small collection of generated views, shared by the tests that need an index."""
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+
+from retrieval import config as settings
+from retrieval.datasets.folder import list_images
+from retrieval.pipeline import build_collection, remove_partial
+
+OVERRIDES = ["vocabulary.words=400", "vocabulary.iterations=5", "parallel.jobs=1", "parallel.shard_images=3"]
+
+
+def view(picture, scale, angle, shift=(0.0, 0.0), size=(480, 400)):
+    """A similarity view of a picture on grey; returns it with its 2 x 3 transform."""
+    transform = cv2.getRotationMatrix2D((picture.shape[1] / 2, picture.shape[0] / 2), angle, scale)
+    transform[:, 2] += np.array([size[0] - picture.shape[1], size[1] - picture.shape[0]]) / 2 + shift
+    return cv2.warpAffine(picture, transform, size, flags=cv2.INTER_AREA, borderValue=(127, 127, 127)), transform
+
+
+@pytest.fixture(scope="session")
+def config():
+    return settings.load(None, OVERRIDES)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """Three views each of two scenes, two strangers, one photograph without regions, and two bad files."""
+    folder = tmp_path_factory.mktemp("photos")
+    coffee, astronaut = skimage.data.coffee()[:, :, ::-1], skimage.data.astronaut()[:, :, ::-1]
+    (folder / "scenes").mkdir()
+    for name, picture in (("coffee", coffee), ("astronaut", astronaut)):
+        for number, (scale, angle) in enumerate([(0.75, 0), (0.65, 4), (0.85, -5)]):
+            image, _ = view(picture, scale, angle, (5 * number, -3 * number))
+            cv2.imwrite(str(folder / "scenes" / f"{name}_{number}.jpg"), image)
+    cv2.imwrite(str(folder / "brick.png"), skimage.data.brick()[:300, :300])
+    cv2.imwrite(str(folder / "cat.png"), skimage.data.chelsea()[:, :, ::-1])
+    y, x = np.mgrid[0:100, 0:120]
+    cv2.imwrite(str(folder / "ramp.png"), (x + y / 2).astype(np.uint8))
+    (folder / "notes.jpg").write_text("not a photograph")
+    data = (folder / "scenes" / "coffee_0.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(data[: len(data) // 2])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def index(photos, config, tmp_path_factory):
+    """The folder of an index of `photos`."""
+    target = tmp_path_factory.mktemp("indexes") / "photos.index"
+    build_collection(list_images(photos), target, config)
+    remove_partial(target)
+    return target

@@ -1,0 +1,86 @@
+"""Artefacts: whole or not at all, checked on reading, never unpickled."""
+
+import json
+
+import numpy as np
+import pytest
+
+from retrieval import artefacts
+from retrieval.errors import ArtefactError
+
+
+def write(folder, **arrays):
+    artefacts.write_artefact(folder, "thing", 1, arrays, {"a": {"b": 1}}, {"note": "x"})
+
+
+def test_round_trip_is_memory_mapped(tmp_path):
+    write(tmp_path / "thing", one=np.arange(6).reshape(2, 3), none=np.empty((0, 4), np.float32))
+    manifest = artefacts.read_manifest(tmp_path / "thing", "thing", 1)
+    arrays = artefacts.read_arrays(tmp_path / "thing", manifest, verify=True)
+    assert isinstance(arrays["one"], np.memmap)
+    np.testing.assert_array_equal(arrays["one"], np.arange(6).reshape(2, 3))
+    assert arrays["none"].shape == (0, 4)
+    assert manifest["facts"] == {"note": "x"}
+
+
+def test_replacing_is_whole(tmp_path):
+    write(tmp_path / "thing", one=np.arange(3))
+    with pytest.raises(RuntimeError), artefacts.building(tmp_path / "thing") as folder:
+        (folder / "half").write_text("half")
+        raise RuntimeError
+    manifest = artefacts.read_manifest(tmp_path / "thing", "thing", 1)
+    np.testing.assert_array_equal(artefacts.read_arrays(tmp_path / "thing", manifest)["one"], np.arange(3))
+    write(tmp_path / "thing", one=np.arange(4))
+    manifest = artefacts.read_manifest(tmp_path / "thing", "thing", 1)
+    assert len(artefacts.read_arrays(tmp_path / "thing", manifest)["one"]) == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["thing"]
+
+
+@pytest.mark.parametrize(("kind", "version"), [("other", 1), ("thing", 2)])
+def test_other_kinds_and_versions_are_refused(tmp_path, kind, version):
+    write(tmp_path / "thing", one=np.arange(3))
+    with pytest.raises(ArtefactError, match="thing"):
+        artefacts.read_manifest(tmp_path / "thing", kind, version)
+
+
+def test_damage_is_named(tmp_path):
+    write(tmp_path / "thing", one=np.arange(1000))
+    path = tmp_path / "thing" / "one.npy"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    manifest = artefacts.read_manifest(tmp_path / "thing", "thing", 1)
+    artefacts.read_arrays(tmp_path / "thing", manifest)
+    with pytest.raises(ArtefactError, match=r"one\.npy.*sha256"):
+        artefacts.read_arrays(tmp_path / "thing", manifest, verify=True)
+    path.write_bytes(data[:200])
+    with pytest.raises(ArtefactError, match=r"one\.npy"):
+        artefacts.read_arrays(tmp_path / "thing", manifest)
+    path.unlink()
+    with pytest.raises(ArtefactError, match=r"one\.npy"):
+        artefacts.read_arrays(tmp_path / "thing", manifest)
+
+
+def test_a_pickled_array_is_refused(tmp_path):
+    write(tmp_path / "thing", one=np.arange(3))
+    with (tmp_path / "thing" / "one.npy").open("wb") as stream:
+        np.save(stream, np.array([{}], object), allow_pickle=True)
+    manifest = artefacts.read_manifest(tmp_path / "thing", "thing", 1)
+    with pytest.raises(ArtefactError):
+        artefacts.read_arrays(tmp_path / "thing", manifest)
+
+
+def test_missing_or_broken_manifest(tmp_path):
+    with pytest.raises(ArtefactError, match=r"no manifest\.json"):
+        artefacts.read_manifest(tmp_path, "thing", 1)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(ArtefactError, match="cannot be read"):
+        artefacts.read_manifest(tmp_path, "thing", 1)
+    (tmp_path / "manifest.json").write_text(json.dumps([1]))
+    with pytest.raises(ArtefactError, match="holds no thing"):
+        artefacts.read_manifest(tmp_path, "thing", 1)
+
+
+def test_require_settings_names_the_field():
+    with pytest.raises(ArtefactError, match=r"detector\.threshold: 5 != 4"):
+        artefacts.require_settings("it", {"detector": {"threshold": 5}}, {"detector": {"threshold": 4}})

@@ -1,0 +1,102 @@
+"""Configuration: YAML in, dataclass out, and errors that name the nearest right key."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from retrieval import config as settings
+from retrieval.config import Config, DetectorConfig
+from retrieval.errors import ConfigError
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("**/*.yaml"))
+
+
+def test_yaml_round_trip():
+    config = settings.load(None, ["detector.threshold=4", "images.max_side=null", "seed=7"])
+    assert config.detector.threshold == 4.0
+    assert config.images.max_side is None
+    assert settings.from_tree(yaml.safe_load(settings.to_yaml(config))) == config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_shipped_configuration_loads(path):
+    assert isinstance(settings.load(path), Config)
+
+
+def test_every_published_row_has_a_configuration():
+    names = {path.stem for path in CONFIGS}
+    for dataset in ("oxford5k", "paris6k"):
+        for descriptor in ("rootsift", "hardnet++", "hardnet-lib+", "hardnet-lib", "tfeat-lib", "l2net-lib+"):
+            assert f"{dataset}-{descriptor}" in names
+            config = settings.load(Path(CONFIGS[0]).parent / f"{dataset}-{descriptor}.yaml")
+            assert config.dataset.vocabulary_from != config.dataset.name
+            assert config.images.exif == "ignore"
+            assert config.images.max_side is None
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("detector.treshold=4", ["detector.treshold", "detector.threshold"]),
+        ("threshold=4", ["unknown", "detector.threshold"]),
+        ("detector.threshold=high", ["detector.threshold", "float"]),
+        ("detector.threshold=true", ["detector.threshold"]),
+        ("detector.threshold=.nan", ["detector.threshold", "finite"]),
+        ("detector.threshold=-1", ["detector.threshold", "at least"]),
+        ("images.exif=maybe", ["images.exif", "apply", "ignore"]),
+        ("vocabulary.words=0", ["vocabulary.words"]),
+        ("vocabulary.words=2.5", ["vocabulary.words", "int"]),
+        ("parallel.jobs=0", ["parallel.jobs"]),
+        ("detector=3", ["detector", "mapping"]),
+        ("detector.threshold", ["key=value"]),
+        ("seed.x=1", ["seed"]),
+        ("detector.orientation=dominant", ["detector.orientation"]),
+    ],
+)
+def test_wrong_settings_are_named(override, words):
+    with pytest.raises(ConfigError) as caught:
+        settings.load(None, [override])
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unreadable_files(tmp_path):
+    with pytest.raises(ConfigError, match="missing.yaml"):
+        settings.load(tmp_path / "missing.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("detector: [1, 2")
+    with pytest.raises(ConfigError, match="broken.yaml"):
+        settings.load(broken)
+    broken.write_text("- 1\n")
+    with pytest.raises(ConfigError, match="section"):
+        settings.load(broken)
+
+
+def test_digest_follows_results_only():
+    base = Config()
+    faster = dataclasses.replace(base, parallel=dataclasses.replace(base.parallel, jobs=3))
+    other = dataclasses.replace(base, detector=DetectorConfig(threshold=4))
+    fingerprint = settings.digest(settings.feature_settings(base))
+    assert settings.digest(settings.feature_settings(faster)) == fingerprint
+    assert settings.digest(settings.feature_settings(other)) != fingerprint
+    difference = settings.first_difference(settings.feature_settings(base), settings.feature_settings(other))
+    assert difference is not None
+    assert difference.startswith("detector.threshold")
+
+
+def test_defaults_are_the_published_parameters():
+    """Protocol: detector of Perdoch et al., verification of Philbin et al. 2007, expansion of Chum et al. 2007."""
+    config = Config()
+    assert config.detector.threshold == pytest.approx(16 / 3)
+    assert config.detector.max_features is None
+    assert config.images.max_side == 1024
+    assert config.images.max_megapixels == 64
+    assert config.verification.depth == 1000
+    assert config.verification.tolerance == 40
+    assert config.verification.max_area_ratio == pytest.approx(31.62, abs=0.01)
+    assert config.verification.min_inliers == 4
+    assert config.expansion.min_inliers == 21
+    assert config.expansion.max_images == 50

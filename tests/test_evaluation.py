@@ -1,0 +1,95 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrieval.datasets.oxford import GroundTruth, Query, read_groundtruth
+from retrieval.errors import DatasetError
+from retrieval.evaluation import average_precision, evaluate
+
+
+def reference(ranked: list[int], positives: set[int], junk: set[int]) -> float:
+    """The benchmark's compute_ap, in plain loops."""
+    old_recall, old_precision, area, hits, j = 0.0, 1.0, 0.0, 0, 0
+    for image in ranked:
+        if image in junk:
+            continue
+        if image in positives:
+            hits += 1
+        recall = hits / len(positives)
+        precision = hits / (j + 1.0)
+        area += (recall - old_recall) * ((old_precision + precision) / 2.0)
+        old_recall, old_precision = recall, precision
+        j += 1
+    return area
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_equals_the_reference_program(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    images = rng.permutation(int(rng.integers(1, 60)))
+    ranked = images[: int(rng.integers(len(images) + 1))].tolist()
+    positives = set(rng.permutation(images)[: int(rng.integers(1, len(images) + 1))].tolist())
+    junk = set(rng.permutation(images)[: int(rng.integers(len(images) // 2 + 1))].tolist())
+    assert average_precision(ranked, positives, junk) == pytest.approx(
+        reference(ranked, positives, junk), abs=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    ("ranked", "expected"),
+    [
+        ("ab", 1.0),
+        ("a", 0.5),
+        ("jab", 1.0),
+        ("", 0.0),
+        ("xa", (0 / 1 + 1 / 2) / 4),
+        ("axb", (1 + 1) / 4 + (1 / 2 + 2 / 3) / 4),
+    ],
+)
+def test_worked_examples(ranked: str, expected: float) -> None:
+    assert average_precision(ranked, "ab", "j") == pytest.approx(expected, abs=1e-15)
+
+
+def test_refuses_what_has_no_meaning() -> None:
+    with pytest.raises(ValueError, match="at least one positive"):
+        average_precision(["a"], [], [])
+    with pytest.raises(ValueError, match="ranked twice"):
+        average_precision(["a", "b", "a"], ["a"], [])
+
+
+def query(name: str, image: str, positives: str, junk: str = "") -> Query:
+    return Query(name, image, (0.0, 0.0, 1.0, 1.0), frozenset(positives), frozenset(junk))
+
+
+def test_evaluate_is_a_plain_mean() -> None:
+    truth = GroundTruth((query("one", "a", "abcd", "j"), query("two", "b", "bc")))
+    # only the query's own image: 1 / |positives| each
+    only_query = evaluate({item.name: [item.image] for item in truth.queries}, truth)
+    assert only_query.per_query == {"one": 0.25, "two": 0.5}
+    assert only_query.map == 0.375
+    assert evaluate({"one": list("jabcd"), "two": list("bc"), "other": []}, truth).map == 1.0
+
+
+def test_evaluate_needs_every_query() -> None:
+    truth = GroundTruth((query("one", "a", "a"), query("two", "b", "")))
+    with pytest.raises(DatasetError, match=r"no ranking for the query two \(1 "):
+        evaluate({"one": ["a"]}, truth)
+    with pytest.raises(DatasetError, match="two has no positive image"):
+        evaluate({"one": ["a"], "two": []}, truth)
+    with pytest.raises(DatasetError, match="no queries"):
+        evaluate({}, GroundTruth(()))
+
+
+def test_only_the_query_image_on_oxford() -> None:
+    folder = os.environ.get("RETRIEVAL_REAL_DATA")
+    if not folder:
+        pytest.skip("RETRIEVAL_REAL_DATA is unset: the real ground truth is not checked")
+    truth = read_groundtruth(Path(folder) / "oxford5k_groundtruth")
+    result = evaluate({item.name: [item.image] for item in truth.queries}, truth)
+    assert len(result.per_query) == 55
+    assert round(result.map, 4) == 0.0593

@@ -1,0 +1,46 @@
+"""Average query expansion against its formula."""
+
+import numpy as np
+
+from retrieval.expansion.average import QueryFeatures, Source, expand
+from retrieval.geometry import frames
+
+
+def query(box=None):
+    rng = np.random.default_rng(0)
+    regions = np.zeros((5, 6), np.float32)
+    regions[:, :2] = rng.uniform(20, 80, (5, 2))
+    regions[:, [2, 4]] = 3
+    words = np.array([1, 1, 2, 3, 4], np.int32)
+    return QueryFeatures(words, regions, np.ones(5, np.float32), (100, 90), box)
+
+
+def test_average_of_term_vectors():
+    """q_avg = (q0 + sum d_i) / (m + 1), counting only what falls inside the query box."""
+    start = query((10, 10, 90, 85))
+    transform = np.array([[2.0, 0, 5], [0, 2.0, -3]])
+    inside = frames.carry(transform, start.regions[:3])
+    outside = inside.copy()
+    outside[:, 0] += 1000
+    source = Source(transform, np.array([1, 7, 7, 8, 8, 8], np.int32), np.concatenate([inside, outside]))
+    words, weights = expand(start, [source, source]).terms()
+    expected = {1: (2 + 1 + 1) / 3, 2: 1 / 3, 3: 1 / 3, 4: 1 / 3, 7: (2 + 2) / 3}
+    assert words.tolist() == sorted(expected)
+    np.testing.assert_allclose(weights, [expected[w] for w in sorted(expected)], rtol=1e-6)
+
+
+def test_back_projected_regions_lie_in_the_query_photograph():
+    start = query()
+    transform = np.array([[0.7, 0.1, 5], [-0.2, 0.9, 30]])
+    source = Source(transform, start.words, frames.carry(transform, start.regions))
+    expanded = expand(start, [source])
+    np.testing.assert_allclose(
+        frames.to_frames(expanded.regions[5:]), frames.to_frames(start.regions), atol=1e-3
+    )
+    np.testing.assert_allclose(expanded.regions[5:, :2], start.regions[:, :2], atol=1e-3)
+
+
+def test_without_a_box_the_photograph_is_the_box():
+    start = query()
+    source = Source(np.eye(2, 3), np.array([9], np.int32), np.array([[150, 20, 3, 0, 3, 0]], np.float32))
+    assert 9 not in expand(start, [source]).words

@@ -1,0 +1,132 @@
+"""Extraction over a collection: failures listed, shards resumed, mixed settings refused."""
+
+import dataclasses
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+import hardnet
+from retrieval import config as settings
+from retrieval.datasets.folder import ImageSet, list_images
+from retrieval.errors import ArtefactError, ImageError
+from retrieval.features import describe_regions, detect_regions, extractor, store
+from retrieval.features.store import FeatureStore
+from retrieval.images import load_image
+
+
+@pytest.fixture(scope="module")
+def extracted(photos, config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("features") / "rootsift"
+    return extractor.extract_collection(list_images(photos), folder, config)
+
+
+def test_every_photograph_is_there_or_listed(photos, extracted):
+    names = set(extracted.names) | {failure.name for failure in extracted.failures}
+    assert names == set(list_images(photos).names)
+    failed = {json.loads(line)["name"]: json.loads(line)["reason"] for line in
+              (extracted.folder / "failed.jsonl").read_text().splitlines()}
+    assert set(failed) == {"notes.jpg", "cut.jpg"}
+    assert all(failed.values())
+    assert len(extracted.image("ramp.png").codes) == 0
+
+
+def test_features_are_those_of_the_steps(photos, config, extracted):
+    image = load_image(photos / "cat.png", config.images)
+    regions = detect_regions(image.gray, config.detector)
+    stored = extracted.image("cat.png")
+    np.testing.assert_array_equal(stored.regions, image.to_original(regions))
+    rows = describe_regions(image.gray, regions, "rootsift")
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    low, scale = extracted.quantisation
+    np.testing.assert_array_equal(stored.codes, hardnet.quantise(rows, (low, scale)))
+    assert np.abs(hardnet.dequantise(stored.codes, (low, scale)) - rows).max() <= 0.6 / scale
+    assert (stored.width, stored.height) == (image.width, image.height)
+
+
+def test_coordinates_are_original_pixels(photos, config):
+    small = dataclasses.replace(config, images=dataclasses.replace(config.images, max_side=240))
+    features = extractor.extract_image(photos / "scenes" / "coffee_0.jpg", "coffee", small)
+    assert (features.width, features.height) == (480, 400)
+    assert features.regions[:, 0].max() > 300
+
+
+def test_a_second_run_opens_and_a_killed_one_goes_on(photos, config, extracted, tmp_path, monkeypatch):
+    folder = tmp_path / "features"
+    shutil.copytree(extracted.folder, folder)
+    before = {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*.npy"))}
+    shutil.rmtree(store.shard_folder(folder, 1))  # as if killed before this shard was renamed into place
+    with pytest.raises(ArtefactError, match="incomplete"):
+        FeatureStore.open(folder)
+    seen = []
+    original = extractor._detect
+    monkeypatch.setattr(extractor, "_detect", lambda source, name, c: (seen.append(name), original(source, name, c))[1])
+    again = extractor.extract_collection(list_images(photos), folder, config)
+    assert set(seen) == set(list_images(photos).names[3:6])
+    assert again.names == extracted.names
+    for path, time in before.items():
+        if "000001" not in str(path):
+            assert path.stat().st_mtime_ns == time
+    for one, other in zip(extracted.images(), again.images(), strict=True):
+        assert one.codes.tobytes() == other.codes.tobytes()
+    seen.clear()
+    extractor.extract_collection(list_images(photos), folder, config)
+    assert seen == []
+
+
+def test_processes_give_the_same_bytes(photos, config, extracted, tmp_path):
+    two = dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, jobs=2))
+    other = extractor.extract_collection(list_images(photos), tmp_path / "features", two)
+    for one, again in zip(extracted.images(), other.images(), strict=True):
+        assert one.regions.tobytes() == again.regions.tobytes()
+        assert one.codes.tobytes() == again.codes.tobytes()
+
+
+def test_other_settings_and_other_photographs_are_refused(photos, extracted, config, tmp_path):
+    other = settings.load(None, ["detector.threshold=9"], base=config)
+    with pytest.raises(ArtefactError, match=r"detector\.threshold"):
+        extractor.extract_collection(list_images(photos), extracted.folder, other)
+    images = list_images(photos)
+    fewer = ImageSet(images.root, images.names[1:])
+    with pytest.raises(ArtefactError, match=images.names[0]):
+        extractor.extract_collection(fewer, extracted.folder, config)
+
+
+def test_codes_are_found_across_shards(extracted):
+    assert len(extracted.shards) > 1
+    everything = np.concatenate([image.codes for image in extracted.images()])
+    rows = np.sort(np.random.default_rng(0).choice(extracted.features, 200, replace=False))
+    np.testing.assert_array_equal(extracted.codes_at(rows), everything[rows])
+    assert extracted.codes_at(rows[:0]).shape == (0, 128)
+
+
+def test_hostile_files_never_stop_a_run(config, tmp_path):
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.png").write_text("hello")
+    (folder / b"odd \xff name.jpg".decode("utf-8", "surrogateescape")).write_bytes(b"\xff\xd8\xff")
+    (folder / "line\nbreak.jpg").write_bytes(b"\xff\xd8\xff\xd9")
+    (folder / "bomb.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + (100_000).to_bytes(4, "big") * 2 + b"\x08\x02\x00\x00\x00" + b"\0" * 8
+    )
+    (folder / "loop.jpg").symlink_to("loop.jpg")
+    os.mkfifo(folder / "pipe.jpg")
+    images = list_images(folder)
+    found = extractor.extract_collection(images, tmp_path / "features", config)
+    assert found.names == ()
+    assert {failure.name for failure in found.failures} == set(images.names)
+    assert all("\n" not in json.dumps(failure.reason) for failure in found.failures)
+
+
+def test_a_missing_photograph_is_named(config, tmp_path):
+    with pytest.raises(ImageError, match=r"nowhere\.jpg"):
+        extractor.extract_image(tmp_path / "nowhere.jpg", "nowhere.jpg", config)
+
+
+@pytest.mark.parametrize("name", ["rootsift"])
+def test_describe_no_regions(name):
+    assert describe_regions(np.zeros((50, 50), np.float32), np.empty((0, 6), np.float32), name).shape == (0, 128)

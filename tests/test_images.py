@@ -1,0 +1,376 @@
+"""Decoding: every format and mode, orientation, limits, damage, and the mapping back to original pixels."""
+
+import io
+import struct
+import time
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from retrieval.config import ImageConfig
+from retrieval.errors import ImageError
+from retrieval.images import load_image, read_header
+
+RNG = np.random.default_rng(7)
+COLOUR = RNG.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+COLOUR_16 = RNG.integers(0, 65536, (40, 60, 3), dtype=np.uint16)
+SMOOTH = cv2.GaussianBlur(COLOUR, (0, 0), 4)
+
+
+def encode(extension, pixels, *parameters):
+    good, data = cv2.imencode(extension, pixels, list(parameters))
+    assert good
+    return data.tobytes()
+
+
+def pillow(image, form, **options):
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def mean(pixels):
+    return pixels.astype(np.float64).mean(axis=2)
+
+
+def samples():
+    """One valid file per format and mode."""
+    rgb = Image.fromarray(COLOUR)
+    exif = Image.Exif()
+    exif[0x112] = 6
+    return {
+        "jpeg": encode(".jpg", SMOOTH),
+        "jpeg progressive": encode(".jpg", SMOOTH, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+        "jpeg restarts": encode(".jpg", SMOOTH, cv2.IMWRITE_JPEG_RST_INTERVAL, 2),
+        "jpeg exif": pillow(rgb, "JPEG", exif=exif),
+        "jpeg gray": pillow(rgb.convert("L"), "JPEG"),
+        "jpeg cmyk": pillow(rgb.convert("CMYK"), "JPEG"),
+        "png": encode(".png", COLOUR),
+        "png exif": pillow(rgb, "PNG", exif=exif),
+        "png 16": encode(".png", COLOUR_16),
+        "png palette": pillow(rgb.convert("P"), "PNG"),
+        "png alpha": pillow(rgb.convert("RGBA"), "PNG"),
+        "png gray alpha": pillow(rgb.convert("LA"), "PNG"),
+        "png 1 bit": pillow(rgb.convert("1"), "PNG"),
+        "tiff": pillow(rgb, "TIFF"),
+        "tiff lzw": pillow(rgb, "TIFF", compression="tiff_lzw"),
+        "tiff exif": pillow(rgb, "TIFF", exif=exif),
+        "tiff 16": encode(".tiff", COLOUR_16),
+        "webp": encode(".webp", SMOOTH),
+        "webp lossless": pillow(rgb, "WEBP", lossless=True, exif=exif),
+        "ppm": encode(".ppm", COLOUR),
+        "ppm 16": encode(".ppm", COLOUR_16),
+        "pgm": encode(".pgm", COLOUR[:, :, 0]),
+        "pgm ascii": b"P2 # by hand\n60 40 255\n" + b" ".join(b"%d" % v for v in COLOUR[:, :, 0].ravel()),
+        "bmp": encode(".bmp", COLOUR),
+    }
+
+
+SAMPLES = samples()
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_every_format_decodes(name):
+    image = load_image(SAMPLES[name])
+    turned = "exif" in name or name == "webp lossless"
+    assert image.gray.dtype == np.float32
+    assert image.gray.shape == ((60, 40) if turned else (40, 60))
+    assert (image.width, image.height) == image.gray.shape[::-1]
+    assert image.gray.min() >= 0
+    assert image.gray.max() <= 255
+
+
+@pytest.mark.parametrize("extension", [".png", ".tiff", ".ppm", ".bmp"])
+def test_gray_is_the_mean_of_the_channels(extension):
+    np.testing.assert_allclose(load_image(encode(extension, COLOUR)).gray, mean(COLOUR), atol=1e-4)
+
+
+@pytest.mark.parametrize("extension", [".png", ".tiff", ".ppm"])
+def test_16_bits_are_scaled_to_255(extension):
+    np.testing.assert_allclose(
+        load_image(encode(extension, COLOUR_16)).gray, mean(COLOUR_16) / 257, atol=1e-4
+    )
+    white = COLOUR_16.copy()
+    white[0, 0] = 65535
+    assert load_image(encode(extension, white)).gray[0, 0] == 255
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
+def test_alpha_is_dropped(form):
+    pixels = np.dstack([COLOUR, RNG.integers(0, 256, (40, 60), dtype=np.uint8)])
+    options = {"lossless": True, "exact": True} if form == "WEBP" else {}
+    data = pillow(Image.fromarray(pixels), form, **options)
+    np.testing.assert_allclose(load_image(data).gray, mean(COLOUR), atol=1e-4)
+
+
+def test_palette_and_cmyk_agree_with_pillow():
+    for data, tolerance in ((SAMPLES["png palette"], 1e-4), (SAMPLES["jpeg cmyk"], 3.0)):
+        expected = mean(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+        assert np.abs(load_image(data).gray - expected).mean() < tolerance
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation(form, orientation):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    options = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}.get(form, {})
+    data = pillow(Image.fromarray(SMOOTH), form, exif=exif, **options)
+    assert read_header(data).orientation == orientation
+    plain = pillow(Image.fromarray(SMOOTH), form, **options)
+    stored = load_image(plain).gray
+    as_seen = {
+        1: stored,
+        2: np.fliplr(stored),
+        3: np.rot90(stored, 2),
+        4: np.flipud(stored),
+        5: stored.T,
+        6: np.rot90(stored, -1),
+        7: np.rot90(stored, 2).T,
+        8: np.rot90(stored),
+    }[orientation]
+    np.testing.assert_array_equal(load_image(data).gray, as_seen)
+    np.testing.assert_array_equal(load_image(data, ImageConfig(exif="ignore")).gray, stored)
+
+
+def test_malformed_orientation_is_none():
+    body = b"Exif\0\0II*\0\xff\xff\xff\xff"
+    plain = SAMPLES["jpeg"]
+    data = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + plain[2:]
+    assert read_header(data).orientation == 1
+    np.testing.assert_array_equal(load_image(data).gray, load_image(plain).gray)
+
+
+def test_float_tiff_and_small_pnm_ranges():
+    with pytest.raises(ImageError, match="fixed range"):
+        load_image(pillow(Image.fromarray(COLOUR).convert("F"), "TIFF"))
+    values = np.tile(np.arange(16, dtype=np.uint8), (16, 1))
+    binary = load_image(b"P5 16 16 15\n" + values.tobytes()).gray
+    ascii_ = load_image(b"P2 16 16 15\n" + b" ".join(b"%d" % v for v in values.ravel())).gray
+    np.testing.assert_allclose(binary, values * 17.0)
+    np.testing.assert_allclose(ascii_, values * 17.0)
+
+
+def test_working_size_and_mapping():
+    pixels = cv2.GaussianBlur(RNG.integers(0, 256, (300, 401), dtype=np.uint8), (0, 0), 2)
+    image = load_image(encode(".png", pixels), ImageConfig(max_side=100))
+    assert image.gray.shape == (75, 100)
+    assert (image.width, image.height) == (401, 300)
+    np.testing.assert_allclose(image.scale, [4.01, 4.0])
+    regions = np.array([[0, 0, 2, 1, 3, 0.5], [99, 74, 1, 0, 1, 0]], np.float32)
+    mapped = image.to_original(regions)
+    # the corners of the working image are the corners of the original: half a pixel outside the centres
+    np.testing.assert_allclose(mapped[0], [0.5 * 4.01 - 0.5, 1.5, 2 * 4.01, 4, 12, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(mapped[1, :2], [99.5 * 4.01 - 0.5, 74.5 * 4 - 0.5], rtol=1e-6)
+    assert image.to_original(np.zeros((0, 6), np.float32)).shape == (0, 6)
+    with pytest.raises(ValueError, match="shape"):
+        image.to_original(np.zeros((3, 5)))
+
+
+def test_a_blob_stays_where_it_was():
+    y, x = np.mgrid[:240, :320]
+    pixels = (250 * np.exp(-((x - 203.3) ** 2 + (y - 77.8) ** 2) / (2 * 15**2))).astype(np.uint8)
+    image = load_image(pixels, ImageConfig(max_side=80))
+    rows, columns = np.mgrid[: image.gray.shape[0], : image.gray.shape[1]]
+    centre = [(rows_or * image.gray).sum() / image.gray.sum() for rows_or in (columns, rows)]
+    found = image.to_original(np.array([[*centre, 1, 0, 1, 0]]))[0, :2]
+    np.testing.assert_allclose(found, [203.3, 77.8], atol=0.3)
+
+
+def test_small_images_are_not_enlarged():
+    assert load_image(COLOUR, ImageConfig(max_side=1024)).gray.shape == (40, 60)
+    assert load_image(encode(".png", COLOUR), ImageConfig(max_side=None)).gray.shape == (40, 60)
+
+
+def test_arrays():
+    np.testing.assert_allclose(load_image(COLOUR).gray, mean(COLOUR), atol=1e-4)
+    np.testing.assert_array_equal(load_image(COLOUR[:, :, ::-1]).gray, load_image(COLOUR).gray)
+    np.testing.assert_allclose(load_image(COLOUR_16).gray, mean(COLOUR_16) / 257, atol=1e-4)
+    np.testing.assert_allclose(load_image(COLOUR.astype(np.float64)).gray, mean(COLOUR), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "reason"),
+    [
+        (np.full((40, 40), np.nan), "finite"),
+        (np.full((40, 40), 300.0), "0..255"),
+        (np.zeros((40, 40), np.int32), "int32"),
+        (np.zeros((40, 40, 2), np.uint8), "shape"),
+        (np.zeros(40, np.uint8), "zero area"),
+        (np.zeros((0, 40), np.uint8), "zero area"),
+        (np.zeros((40, 40), np.uint8), "every pixel is the same"),
+        (COLOUR[:1, :1], "smaller than 16 x 16"),
+    ],
+)
+def test_bad_arrays(pixels, reason):
+    with pytest.raises(ImageError, match=reason):
+        load_image(pixels)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"hello, this is text", "not a JPEG"),
+        (b"GIF89a" + bytes(100), "not a JPEG"),
+        (encode(".png", COLOUR[:1, :1]), "smaller than 16 x 16"),
+        (encode(".jpg", np.full((40, 60, 3), 9, np.uint8)), "every pixel is the same"),
+        (b"P5 0 40 255\n", "zero area"),
+        (b"P5 40 40 70000\n" + bytes(6400), "largest value"),
+        (SAMPLES["jpeg"][:-2], "truncated"),
+        (SAMPLES["png"][:-12], "truncated"),
+        (SAMPLES["ppm"][:-1], "truncated"),
+        (SAMPLES["bmp"][:-1], "truncated"),
+        (SAMPLES["webp"][:-3], "truncated"),
+        (encode(".jpg", COLOUR), ""),
+    ],
+)
+def test_reasons_name_the_file(tmp_path, data, reason):
+    path = tmp_path / "photo.xyz"
+    path.write_bytes(data)
+    if not reason:
+        assert load_image(path).width == load_image(str(path)).width == 60
+        return
+    with pytest.raises(ImageError, match=reason) as caught:
+        load_image(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_paths_that_are_no_photographs(tmp_path):
+    for path, reason in (
+        (tmp_path / "none.jpg", "no such file"),
+        (tmp_path, "folder"),
+        ("a\0b", "cannot be read"),
+    ):
+        with pytest.raises(ImageError, match=reason):
+            load_image(path)
+    with pytest.raises(ImageError, match="regular"):
+        load_image("/dev/null")
+    with pytest.raises(ImageError, match="udc"):
+        load_image("odd-\udcff.jpg")
+
+
+def test_unreadable_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    path.write_bytes(SAMPLES["png"])
+
+    def denied(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(path), "read_bytes", denied)
+    with pytest.raises(ImageError, match="Permission denied"):
+        load_image(path)
+
+
+def png_declaring(width, height):
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + body
+        + struct.pack(">I", zlib.crc32(body))
+        + SAMPLES["png"][33:]
+    )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png_declaring(100_000, 100_000),
+        b"P5 100000 100000 255\n",
+        SAMPLES["jpeg"].replace(struct.pack(">HH", 40, 60), b"\xff\xfe\xff\xfe", 1),
+        SAMPLES["bmp"][:18] + struct.pack("<ii", 90_000, -90_000) + SAMPLES["bmp"][26:],
+    ],
+)
+def test_bombs_are_refused_before_decoding(data, monkeypatch):
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    start = time.perf_counter()
+    with pytest.raises(ImageError, match="max_megapixels"):
+        load_image(data)
+    assert time.perf_counter() - start < 0.5
+
+
+def test_limits_are_the_configuration_s(tmp_path):
+    with pytest.raises(ImageError, match="max_megapixels"):
+        load_image(SAMPLES["png"], ImageConfig(max_megapixels=0.002))
+    huge = tmp_path / "huge.jpg"
+    with huge.open("wb") as stream:
+        stream.truncate(3 << 30)
+    with pytest.raises(ImageError, match="larger than any photograph"):
+        load_image(huge)
+
+
+def test_a_thumbnail_does_not_stand_in_for_the_photograph():
+    thumbnail = encode(".jpg", SMOOTH[:20, :20])
+    body = b"Exif\0\0" + thumbnail
+    whole = SAMPLES["jpeg"]
+    data = whole[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + whole[2:]
+    assert load_image(data).width == 60
+    assert load_image(data + b"garbage after the end").width == 60
+    with pytest.raises(ImageError, match="truncated"):
+        load_image(data[:-2])
+
+
+def test_a_header_that_contradicts_its_pixels():
+    with pytest.raises(ImageError):
+        load_image(png_declaring(60, 41))
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_truncation_anywhere(name):
+    """A cut file raises ImageError, or (only where the format cannot tell, in its last bytes) decodes."""
+    data = SAMPLES[name]
+    for length in sorted(
+        {
+            *range(40),
+            *np.linspace(0, len(data) - 1, 60).astype(int).tolist(),
+            *range(len(data) - 8, len(data)),
+        }
+    ):
+        try:
+            load_image(data[:length])
+        except ImageError:
+            continue
+        assert name == "pgm ascii" or (name.startswith("tiff") and length >= len(data) - 8), (name, length)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    name=st.sampled_from(sorted(SAMPLES)),
+    changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=8),
+    head=st.booleans(),
+)
+def test_mutations_raise_only_image_errors(name, changes, head):
+    data = bytearray(SAMPLES[name])
+    reach = min(len(data), 200) if head else len(data)
+    for place, value in changes:
+        data[min(int(place * reach), reach - 1)] = value
+    try:
+        image = load_image(bytes(data))
+    except ImageError:
+        return
+    assert np.isfinite(image.gray).all()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(
+        [b"", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"RIFF\0\0\0\0WEBP", b"P5 ", b"BM"]
+    ),
+    st.binary(max_size=200),
+)
+def test_noise_raises_only_image_errors(magic, noise):
+    with pytest.raises(ImageError):
+        load_image(magic + noise)
+
+
+def test_opencv_s_log_level_is_restored():
+    before = cv2.utils.logging.getLogLevel()
+    load_image(SAMPLES["png"])
+    assert cv2.utils.logging.getLogLevel() == before

@@ -1,0 +1,115 @@
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from retrieval.datasets.folder import ImageSet
+from retrieval.datasets.oxford import PARIS_CORRUPT, match_images, read_groundtruth
+from retrieval.errors import DatasetError
+
+FILES = {
+    "tower_1_query.txt": "oxc1_tower_000001 1.5 2 30.5 40\n",
+    "tower_1_good.txt": "tower_000001\ntower_000002\n",
+    "tower_1_ok.txt": "tower_000003\r\n\r\n",
+    "tower_1_junk.txt": "",
+    "arch_2_query.txt": "paris_general_000009 0 0 1 1",
+    "arch_2_good.txt": "",
+    "arch_2_ok.txt": "paris_general_000009\nparis_louvre_000136\n",
+    "arch_2_junk.txt": "paris_triomphe_000867\ntower_000001\n",
+}
+
+
+def real_data() -> Path:
+    folder = os.environ.get("RETRIEVAL_REAL_DATA")
+    if not folder:
+        pytest.skip("RETRIEVAL_REAL_DATA is unset: the real ground truth is not checked")
+    return Path(folder)
+
+
+def write(folder: Path, files: Mapping[str, str | None]) -> Path:
+    for name, text in files.items():
+        if text is not None:
+            (folder / name).write_bytes(text.encode())
+    return folder
+
+
+def test_reads_queries_sorted_without_prefix(tmp_path: Path) -> None:
+    arch, tower = read_groundtruth(write(tmp_path, FILES)).queries
+    assert (arch.name, arch.image, arch.box) == ("arch_2", "paris_general_000009", (0.0, 0.0, 1.0, 1.0))
+    assert (tower.name, tower.image, tower.box) == ("tower_1", "tower_000001", (1.5, 2.0, 30.5, 40.0))
+    assert tower.positives == {"tower_000001", "tower_000002", "tower_000003"}
+    assert tower.junk == frozenset()
+
+
+def test_damaged_paris_photographs_are_dropped(tmp_path: Path) -> None:
+    arch = read_groundtruth(write(tmp_path, FILES)).queries[0]
+    assert len(PARIS_CORRUPT) == 20
+    assert arch.positives == {"paris_general_000009"}
+    assert arch.junk == {"tower_000001"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("tower_1_ok.txt", None, "tower_1_ok.txt is missing"),
+        ("tower_1_junk.txt", "a\n\nb c\n", "tower_1_junk.txt, line 3"),
+        ("tower_1_query.txt", "", "tower_1_query.txt, line 1"),
+        ("tower_1_query.txt", "x 1 2 3 4\ny 1 2 3 4\n", "tower_1_query.txt, line 1"),
+        ("tower_1_query.txt", "x 1 2 3\n", "line 1: expected 'image x1 y1 x2 y2'"),
+        ("tower_1_query.txt", "\nx 1 2 three 4\n", "line 2: the box is not four numbers"),
+        ("tower_1_query.txt", "x 3 2 3 4\n", "line 1: the box is empty"),
+        ("tower_1_query.txt", "x 1 5 3 4\n", "line 1: the box is empty"),
+        ("tower_1_query.txt", "x 1 nan 3 4\n", "line 1: the box is empty"),
+        ("tower_1_good.txt", "\udce9", "tower_1_good.txt cannot be read"),
+    ],
+)
+def test_malformed_files_are_named(tmp_path: Path, name: str, text: str | None, message: str) -> None:
+    write(tmp_path, {**FILES, name: None if text == "\udce9" else text})
+    if text == "\udce9":
+        (tmp_path / name).write_bytes(b"\xe9\n")
+    with pytest.raises(DatasetError, match=message):
+        read_groundtruth(tmp_path)
+
+
+def test_folder_without_ground_truth(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="holds no ground truth"):
+        read_groundtruth(tmp_path)
+    with pytest.raises(DatasetError, match="not a folder"):
+        read_groundtruth(tmp_path / "missing")
+
+
+def test_match_images(tmp_path: Path) -> None:
+    truth = read_groundtruth(write(tmp_path, FILES))
+    names = (
+        "a/tower_000001.jpg",
+        "a/tower_000002.jpg",
+        "b/tower_000003.png",
+        "paris_general_000009.jpg",
+        "x.jpg",
+    )
+    assert match_images(truth, ImageSet(tmp_path, names)) == {
+        "paris_general_000009": "paris_general_000009.jpg",
+        "tower_000001": "a/tower_000001.jpg",
+        "tower_000002": "a/tower_000002.jpg",
+        "tower_000003": "b/tower_000003.png",
+    }
+    with pytest.raises(DatasetError, match=r"lacks tower_000002.*2 of 4 images are missing") as caught:
+        match_images(truth, ImageSet(tmp_path, (names[0], names[3])))
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_real_oxford_ground_truth() -> None:
+    queries = read_groundtruth(real_data() / "oxford5k_groundtruth").queries
+    assert len(queries) == 55
+    assert all(query.image in query.positives for query in queries)
+    assert sum(len(query.positives) for query in queries) == 2840
+    assert len(frozenset.union(*(query.positives for query in queries))) == 567
+    assert len(frozenset.union(*(query.junk for query in queries))) == 282
+
+
+def test_real_paris_ground_truth() -> None:
+    folder = real_data() / "paris6k_groundtruth"
+    assert len(read_groundtruth(folder).queries) == 55
+    # leaving the damaged photographs out changes no list of the benchmark
+    assert not any(PARIS_CORRUPT & set(path.read_text().split()) for path in folder.glob("*.txt"))

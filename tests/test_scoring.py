@@ -1,0 +1,100 @@
+"""Segments and tf-idf scores against scipy.sparse."""
+
+import numpy as np
+import pytest
+import scipy.sparse
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrieval.index import scoring
+from retrieval.index.segment import Segment, build_segment
+
+
+def random_images(seed, n_images=30, n_words=50, most=40):
+    rng = np.random.default_rng(seed)
+    images = []
+    for _ in range(n_images):
+        count = int(rng.integers(0, most))
+        regions = np.stack(
+            [
+                rng.uniform(0, 799, count), rng.uniform(0, 599, count), rng.uniform(1, 50, count),
+                rng.uniform(-20, 20, count), rng.uniform(1, 50, count), rng.uniform(0, 2 * np.pi, count),
+            ], axis=1,
+        ).astype(np.float32)
+        images.append(((800, 600), regions, rng.zipf(1.5, count).clip(max=n_words - 1).astype(np.int32)))
+    return images
+
+
+def matrix(images, n_words):
+    counts = np.zeros((len(images), n_words))
+    for i, (_, _, words) in enumerate(images):
+        np.add.at(counts[i], words, 1)
+    return scipy.sparse.csr_matrix(counts)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 10_000))
+def test_scores_equal_a_sparse_product(seed):
+    n_words = 50
+    images = random_images(seed)
+    segment = Segment(**build_segment(images, n_words))
+    counts = matrix(images, n_words)
+    frequency = np.asarray((counts > 0).sum(axis=0)).ravel()
+    idf = np.where(frequency > 0, np.log(len(images) / np.maximum(frequency, 1)), 0)
+    weighted = counts.multiply(idf).tocsr()
+    norms = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
+    rng = np.random.default_rng(seed + 1)
+    words = np.sort(rng.choice(n_words, 12, replace=False))
+    weights = rng.uniform(0, 3, 12)
+    query = np.zeros(n_words)
+    query[words] = weights
+    query *= idf
+    dot = weighted @ query
+    length = np.linalg.norm(query)
+    expected = np.divide(dot, norms * length, out=np.zeros(len(images)), where=(norms > 0) & (length > 0))
+
+    np.testing.assert_array_equal(segment.document_frequencies, frequency)
+    ours_idf = scoring.inverse_document_frequencies(segment.document_frequencies, len(images))
+    np.testing.assert_allclose(ours_idf, idf, rtol=1e-6)
+    ours_norms = scoring.image_norms(segment, ours_idf)
+    np.testing.assert_allclose(ours_norms, norms, rtol=1e-6)
+    scores = scoring.tfidf_scores(segment, words, weights, ours_idf, ours_norms)
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_an_image_scores_one_against_itself_and_empty_ones_nothing():
+    images = random_images(3)
+    images[4] = ((800, 600), np.empty((0, 6), np.float32), np.empty(0, np.int32))
+    segment = Segment(**build_segment(images, 50))
+    idf = scoring.inverse_document_frequencies(segment.document_frequencies, len(images))
+    norms = scoring.image_norms(segment, idf)
+    words, weights = np.unique(images[7][2], return_counts=True)
+    scores = scoring.tfidf_scores(segment, words, weights, idf, norms)
+    assert scores[7] == pytest.approx(1)
+    assert scores[4] == 0
+    assert scores.max() <= 1 + 1e-6
+    nothing = scoring.tfidf_scores(segment, np.empty(0, int), np.empty(0), idf, norms)
+    assert (nothing == 0).all()
+
+
+def test_geometry_survives_quantisation():
+    images = random_images(5)
+    segment = Segment(**build_segment(images, 50))
+    for i, (size, regions, words) in enumerate(images):
+        order = np.argsort(words, kind="stable")
+        stored_words, stored = segment.image(i)
+        np.testing.assert_array_equal(stored_words, words[order])
+        assert np.abs(stored[:, :2] - regions[order, :2]).max(initial=0) <= max(size) / 65535 * 0.51 + 1e-3
+        np.testing.assert_allclose(stored[:, 2:5], regions[order, 2:5], rtol=1e-3, atol=1e-3)
+        turn = (stored[:, 5] - regions[order, 5] + np.pi) % (2 * np.pi) - np.pi
+        assert np.abs(turn).max(initial=0) <= np.pi / 256 + 1e-6
+
+
+def test_bytes_per_feature():
+    """At most 24 bytes a feature for words, geometry and postings (offsets aside)."""
+    rng = np.random.default_rng(0)
+    regions = np.abs(rng.normal(20, 5, (2000, 6))).astype(np.float32)
+    images = [((800, 600), regions, rng.integers(0, 10**6, 2000).astype(np.int32)) for _ in range(5)]
+    arrays = build_segment(images, 10**6)
+    total = sum(array.nbytes for name, array in arrays.items() if name not in ("posting_offsets", "offsets", "sizes"))
+    assert total / 10_000 <= 24
