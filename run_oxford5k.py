@@ -13,6 +13,7 @@ import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from retrieval import artefacts, cli, planning, reproduction
 from retrieval import config as settings_module
@@ -46,7 +47,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--vocabulary-images", type=Path, metavar="DIR", help="photographs to learn the words from")
     parser.add_argument("--plan", action="store_true", help="print what the run will take, and stop")
     parser.add_argument(
-        "--check", type=float, metavar="POINTS", help="exit 1 if a cell is more than POINTS below its published value"
+        "--check",
+        type=float,
+        metavar="POINTS",
+        help="exit 1 if a cell is more than POINTS below its published value",
     )
     cli.add_settings(parser, with_config=False)
     cli.add_common(parser)
@@ -76,13 +80,13 @@ def _run(arguments: argparse.Namespace) -> int:
     return _check(report, arguments.check, config)
 
 
-def _check(report: dict[str, object], points: float | None, config: Config) -> int:
+def _check(report: dict[str, Any], points: float | None, config: Config) -> int:
     if points is None:
         return 0
     found = shortfalls(report, points)
     for line in found:
         print(f"below: {line}")
-    if not any(cell["published"] is not None for rows in report["results"].values() for cell in rows.values()):  # type: ignore[attr-defined]
+    if not any(cell["published"] is not None for rows in report["results"].values() for cell in rows.values()):
         logger.warning("--check: no cell of %s has a published value to compare with", config.dataset.name)
     return 1 if found else 0
 

@@ -9,15 +9,16 @@ root of its SIFT.
 
 import sys
 
-import cv2
 import numpy as np
 import pyhesaff
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
 from benchmarks import record
+from retrieval.config import ImageConfig
 from retrieval.features import describe_regions, detect_regions
 from retrieval.features.detector import MEASUREMENT_SCALE
+from retrieval.images import load_image
 
 MAX_DISTANCE = 1.0  # pixels
 MAX_OVERLAP_ERROR = 0.2
@@ -32,7 +33,7 @@ def main() -> int:
     paths = paths[:: max(1, len(paths) // arguments.photographs)][: arguments.photographs]
     ours, theirs, matched, worst, cosines = 0, 0, 0.0, 0.0, []
     for path in tqdm(paths, disable=None):
-        gray = cv2.imread(str(path)).astype(np.float32).mean(axis=2)
+        gray = load_image(path, ImageConfig(exif="ignore", max_side=None)).gray
         keypoints, sift = pyhesaff.detect_feats(str(path))
         reference = np.zeros((len(keypoints), 6), np.float32)
         reference[:, :2] = keypoints[:, :2]
@@ -85,7 +86,8 @@ def overlap_error(one: np.ndarray, other: np.ndarray, directions: int = 180) -> 
     """1 - intersection over union of pairs of ellipses moved to a common centre.
 
     Args:
-        one, other: (N, 6) regions.
+        one: (N, 6) regions.
+        other: (N, 6) regions, paired with `one`.
         directions: rays from the centre over which the areas are summed.
 
     Returns:

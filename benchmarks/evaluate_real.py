@@ -42,8 +42,13 @@ def main() -> int:
     words = GATE_WORDS if arguments.gate else WORDS
     config = settings_module.load(
         None,
-        ["images.exif=ignore", "images.max_side=null", f"vocabulary.words={words}", f"seed={arguments.seed}",
-         *arguments.overrides],
+        [
+            "images.exif=ignore",
+            "images.max_side=null",
+            f"vocabulary.words={words}",
+            f"seed={arguments.seed}",
+            *arguments.overrides,
+        ],
     )
     benchmark = real_benchmark(record.real_data(), gate=arguments.gate)
     report = reproduction.run(benchmark, work, config, arguments.descriptors, reproduction.ROWS)
@@ -58,7 +63,11 @@ def main() -> int:
         results = report["results"][descriptor]
         bow, verified = (results[row]["map"] for row in ("bow", "bow+sv"))
         expanded = rerank_modes(benchmark, work / "index" / descriptor, config, descriptor)
-        figures[descriptor] = {"bow": bow, "bow+sv": verified, **{f"bow+sv+qe ({k})": v for k, v in expanded.items()}}
+        figures[descriptor] = {
+            "bow": bow,
+            "bow+sv": verified,
+            **{f"bow+sv+qe ({k})": v for k, v in expanded.items()},
+        }
         chosen = expanded[config.expansion.rerank]
         if arguments.gate:
             bars |= {
@@ -90,7 +99,11 @@ def real_benchmark(data: Path, gate: bool) -> Benchmark:
         francisco = [name for name in francisco if Path(name).name in listed]
         truth = restricted(truth, {Path(name).stem for name in paris})
     return Benchmark(
-        NAME, ImageSet(data, tuple(sorted(paris + francisco))), truth, VOCABULARY, ImageSet(data, tuple(francisco))
+        NAME,
+        ImageSet(data, tuple(sorted(paris + francisco))),
+        truth,
+        VOCABULARY,
+        ImageSet(data, tuple(francisco)),
     )
 
 
@@ -105,7 +118,7 @@ def restricted(truth: GroundTruth, stems: set[str]) -> GroundTruth:
 
 
 def rerank_modes(benchmark: Benchmark, index: Path, config: Config, descriptor: str) -> dict[str, float]:
-    """mAP of BoW + SV + QE for every way to re-rank."""
+    """MAP of BoW + SV + QE for every way to re-rank."""
     collection = open_index(index)
     stems = match_images(benchmark.ground_truth, benchmark.images)
     found = {}

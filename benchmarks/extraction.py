@@ -40,7 +40,10 @@ def main() -> int:
     for repeat in range(arguments.repeats + 1):  # the first is the warm-up
         theirs.append(len(names) / _reference(images))
         ours.append(len(names) / _extract(images, config))
-        print(f"repeat {repeat}: ours {ours[-1]:.2f}, pyhesaff {theirs[-1]:.2f} photographs a second", file=sys.stderr)
+        print(
+            f"repeat {repeat}: ours {ours[-1]:.2f}, pyhesaff {theirs[-1]:.2f} photographs a second",
+            file=sys.stderr,
+        )
     ours, theirs = ours[1:], theirs[1:]
     ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
     figures = {

@@ -71,7 +71,11 @@ def main() -> int:
         found = quantizer.assign(descriptors)
         assignment.append(time.perf_counter() - start)
         query = QueryFeatures(
-            found, photograph.regions[rows], np.ones(len(rows), np.float32), (photograph.width, photograph.height), None
+            found,
+            photograph.regions[rows],
+            np.ones(len(rows), np.float32),
+            (photograph.width, photograph.height),
+            None,
         )
         start = time.perf_counter()
         ranking = retriever.shortlist(query)
@@ -122,7 +126,11 @@ def _words(store: FeatureStore, work: Path, rng: np.random.Generator) -> tuple[Q
 def _putatives_per_image(collection: Collection, query: QueryFeatures, ids: np.ndarray) -> float:
     segment = collection.segment
     found = find_putatives(
-        query.words, segment.offsets[ids], segment.offsets[ids + 1], segment.words, collection.document_frequencies,
+        query.words,
+        segment.offsets[ids],
+        segment.offsets[ids + 1],
+        segment.words,
+        collection.document_frequencies,
         VerificationConfig(),
     )
     return float(np.median(np.diff(found.starts)))

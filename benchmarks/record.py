@@ -45,7 +45,13 @@ def facts() -> dict[str, Any]:
         if line.startswith("model name"):
             cpu = line.split(":", 1)[1].strip()
             break
-    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.platform(), "commit": commit or "unknown", **versions()}
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "commit": commit or "unknown",
+        **versions(),
+    }
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -43,9 +43,7 @@ def read_network(path: Path, network: str | None = None) -> "tuple[str, torch.nn
     state, declared = read_state(path)
     kind = network or declared or infer_network(state, path)
     if kind not in NETWORKS:
-        raise WeightsError(
-            f"{path} says it holds a {kind!r} network; this program knows {', '.join(NETWORKS)}"
-        )
+        raise WeightsError(f"{path} says it holds a {kind!r} network; this program knows {', '.join(NETWORKS)}")
     module = NETWORKS[kind]()
     expected = module.state_dict()
     for key, tensor in expected.items():
@@ -105,14 +103,10 @@ def _read_torch(path: Path) -> State:
 
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # torch raises pickle, zip, runtime, EOF, key and other errors on damaged files
+    except Exception as error:  # torch raises pickle, zip, runtime, EOF, key and other errors on damaged files
         refused = "Unsupported" in str(error) or "weights_only" in str(error).lower()
         reason = "it may hold Python objects, which are never unpickled" if refused else _first_line(error)
-        raise WeightsError(
-            f"{path} cannot be read as a torch file ({reason}); fetch or export it again"
-        ) from error
+        raise WeightsError(f"{path} cannot be read as a torch file ({reason}); fetch or export it again") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]  # a training checkpoint: epoch, optimizer and so on lie beside it
     if not isinstance(content, Mapping):
@@ -129,9 +123,7 @@ def _read_safetensors(path: Path) -> tuple[State, str | None]:
             declared = (stream.metadata() or {}).get("network")
     except Exception as error:  # safetensors has its own error class, besides OSError and ValueError
         reason = _first_line(error)
-        raise WeightsError(
-            f"{path} cannot be read as safetensors ({reason}); fetch or export it again"
-        ) from error
+        raise WeightsError(f"{path} cannot be read as safetensors ({reason}); fetch or export it again") from error
     return _float_state(path, state), declared
 
 
@@ -142,9 +134,7 @@ def _float_state(path: Path, state: Mapping[str, Any]) -> State:
     tensors = {}
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
-            raise WeightsError(
-                f"{path} is not a state dict: {key!r} is a {type(value).__name__}; export it again"
-            )
+            raise WeightsError(f"{path} is not a state dict: {key!r} is a {type(value).__name__}; export it again")
         tensors[key.removeprefix("module.")] = value.float() if value.is_floating_point() else value
     return tensors
 
@@ -180,9 +170,7 @@ def _read_matconvnet(path: Path) -> State:
             arrays[f"features.{index + 1}.running_var"] = sigma**2 - _NORM_EPSILON
     except Exception as error:  # scipy and a file of another structure fail in many ways
         reason = f"{type(error).__name__}: {_first_line(error)}"
-        raise WeightsError(
-            f"{path} cannot be read as a MatConvNet L2-Net ({reason}); fetch it again"
-        ) from error
+        raise WeightsError(f"{path} cannot be read as a MatConvNet L2-Net ({reason}); fetch it again") from error
     return {key: torch.from_numpy(np.ascontiguousarray(value, np.float32)) for key, value in arrays.items()}
 
 

@@ -61,9 +61,7 @@ class PatchDescriptor(abc.ABC):
         patches = np.asarray(patches)
         side = self.patch_size
         if patches.ndim != 3 or patches.shape[1:] != (side, side):
-            raise ValueError(
-                f"{self.name} describes patches of shape (N, {side}, {side}), got {patches.shape}"
-            )
+            raise ValueError(f"{self.name} describes patches of shape (N, {side}, {side}), got {patches.shape}")
         if patches.dtype != np.uint8 and patches.dtype.kind != "f":
             raise ValueError(f"patches must be uint8 or floating point, got {patches.dtype}")
         descriptors = np.empty((len(patches), self.dimensions), np.float32)
@@ -138,18 +136,14 @@ class NetworkDescriptor(PatchDescriptor):
         import torch
 
         dtype = np.uint8 if batch.dtype == np.uint8 else np.float32
-        host = torch.from_numpy(
-            np.array(batch, dtype, order="C")
-        )  # a copy: the caller's array may be read-only
+        host = torch.from_numpy(np.array(batch, dtype, order="C"))  # a copy: the caller's array may be read-only
         with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=self._half):
             patches = host.to(self.device)[:, None].float()
             rows = self._network(patches.contiguous(memory_format=torch.channels_last))
             return _unit_rows(rows.float().cpu().numpy())
 
 
-def load(
-    name_or_path: str | Path = "hardnet", device: str = "auto", batch_size: int = 512
-) -> PatchDescriptor:
+def load(name_or_path: str | Path = "hardnet", device: str = "auto", batch_size: int = 512) -> PatchDescriptor:
     """Loads a descriptor by name or by the path of a weights file.
 
     Args:
@@ -195,9 +189,7 @@ def choose_device(device: str = "auto") -> str:
     if parsed.type not in ("cpu", "cuda"):
         raise ValueError(f"device {device!r} is not supported; use auto, cpu, cuda or cuda:<n>")
     if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device {device!r} does not exist here ({torch.cuda.device_count()} CUDA devices found)"
-        )
+        raise ValueError(f"device {device!r} does not exist here ({torch.cuda.device_count()} CUDA devices found)")
     return device
 
 

@@ -176,9 +176,7 @@ def resolve(name_or_path: str | Path, fetch: bool = True) -> ResolvedWeights:
                     "use hardnet++, tfeat-lib, rootsift or the path of a weights file"
                 )
             if not fetch:
-                raise WeightsError(
-                    f"{_by_hand(name_or_path)}, or run: hardnet weights --download {name_or_path}"
-                )
+                raise WeightsError(f"{_by_hand(name_or_path)}, or run: hardnet weights --download {name_or_path}")
             return _resolved(name_or_path, download(name_or_path))
         return _resolved(name_or_path, path)
     path = Path(name_or_path)
@@ -233,9 +231,7 @@ def download(name: str) -> Path:
             path.with_name(path.name + ".sha256").write_text(f"{found}  {path.name}\n", encoding="utf-8")
         part.replace(path)
     except OSError as error:
-        raise WeightsError(
-            f"{path} cannot be written: {error}; set HARDNET_WEIGHTS to another folder"
-        ) from error
+        raise WeightsError(f"{path} cannot be written: {error}; set HARDNET_WEIGHTS to another folder") from error
     return path
 
 
@@ -256,9 +252,7 @@ def _resolved(name: str, path: Path) -> ResolvedWeights:
     if not expected and record.is_file():
         expected = (record.read_text(encoding="utf-8", errors="replace").split() or [""])[0]
     if expected and found != expected:
-        raise WeightsError(
-            f"{path} has sha256 {found}, expected {expected}; remove it and fetch {name} again"
-        )
+        raise WeightsError(f"{path} has sha256 {found}, expected {expected}; remove it and fetch {name} again")
     return ResolvedWeights(name, row.network, path, found)
 
 
@@ -296,9 +290,7 @@ def _receive(response: http.client.HTTPResponse, part: Path, offset: int, label:
     total = start + int(length) if length else None
     with (
         part.open("ab" if resumes else "wb") as stream,
-        tqdm(
-            total=total, initial=start, unit="B", unit_scale=True, desc=label, disable=not sys.stderr.isatty()
-        ) as bar,
+        tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=label, disable=not sys.stderr.isatty()) as bar,
     ):
         while block := response.read(_BLOCK):
             stream.write(block)

@@ -8,7 +8,6 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,11 @@ def add_settings(parser: argparse.ArgumentParser, with_config: bool = True) -> N
     if with_config:
         parser.add_argument("--config", type=Path, metavar="FILE", help="YAML configuration; defaults otherwise")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
         help="override one setting, for example detector.threshold=4 (repeatable)",
     )
 
@@ -85,7 +88,10 @@ def _parser() -> argparse.ArgumentParser:
 
     def verb(name: str, command: Command, summary: str, example: str, group: Any = verbs) -> argparse.ArgumentParser:
         sub = group.add_parser(
-            name, help=summary, description=summary, epilog=f"example:\n  {example}",
+            name,
+            help=summary,
+            description=summary,
+            epilog=f"example:\n  {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         add_common(sub)
@@ -94,25 +100,35 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     index = verb(
-        "index", _index, "Index a folder of photographs.",
+        "index",
+        _index,
+        "Index a folder of photographs.",
         "retrieval index holidays/ -o holidays.index --set vocabulary.words=20000",
     )
     index.add_argument("photos", type=Path, help="folder of photographs, searched recursively")
     index.add_argument("-o", "--output", type=Path, required=True, metavar="INDEX", help="index folder to create")
     index.add_argument(
-        "--vocabulary", type=Path, metavar="VOCAB",
+        "--vocabulary",
+        type=Path,
+        metavar="VOCAB",
         help="vocabulary folder; without it one is trained on the photographs themselves",
     )
     add_settings(index)
 
     query = verb(
-        "query", _query, "Search an index with a photograph.",
+        "query",
+        _query,
+        "Search an index with a photograph.",
         "retrieval query holidays.index tower.jpg --box 120 40 420 600 --top 10 --expand aqe",
     )
     query.add_argument("index", type=Path)
     query.add_argument("photo", help="path of a photograph, or the name of an indexed one")
     query.add_argument(
-        "--box", type=float, nargs=4, metavar=("X1", "Y1", "X2", "Y2"), help="search for this part, original pixels"
+        "--box",
+        type=float,
+        nargs=4,
+        metavar=("X1", "Y1", "X2", "Y2"),
+        help="search for this part, original pixels",
     )
     query.add_argument("--top", type=int, default=20, metavar="N", help="number of hits (default 20)")
     query.add_argument("--no-verify", action="store_true", help="rank by visual words alone")
@@ -126,7 +142,9 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--json", action="store_true", help="print one JSON object")
 
     evaluate = verb(
-        "evaluate", _evaluate, "Measure mAP of an index against ground truth in the Oxford/Paris format.",
+        "evaluate",
+        _evaluate,
+        "Measure mAP of an index against ground truth in the Oxford/Paris format.",
         "retrieval evaluate oxford.index data/oxford5k/groundtruth --rows bow bow+sv",
     )
     evaluate.add_argument("index", type=Path)
@@ -138,20 +156,28 @@ def _parser() -> argparse.ArgumentParser:
     vocabulary = verbs.add_parser("vocabulary", help="Train or check a vocabulary of visual words.")
     actions = vocabulary.add_subparsers(required=True, metavar="ACTION")
     train = verb(
-        "train", _vocabulary_train, "Train visual words.",
-        "retrieval vocabulary train landmarks/ -o landmarks.vocabulary --words 100000", actions,
+        "train",
+        _vocabulary_train,
+        "Train visual words.",
+        "retrieval vocabulary train landmarks/ -o landmarks.vocabulary --words 100000",
+        actions,
     )
     train.add_argument("source", type=Path, help="folder of photographs, or of features extracted earlier")
     train.add_argument("-o", "--output", type=Path, required=True, metavar="VOCAB", help="vocabulary folder to create")
     train.add_argument("--words", type=int, metavar="N", help="number of words (default: the configuration's)")
     add_settings(train)
     check = verb(
-        "check", _vocabulary_check, "Compare a vocabulary's word search with exact search on held-out descriptors.",
-        "retrieval vocabulary check landmarks.vocabulary", actions,
+        "check",
+        _vocabulary_check,
+        "Compare a vocabulary's word search with exact search on held-out descriptors.",
+        "retrieval vocabulary check landmarks.vocabulary",
+        actions,
     )
     check.add_argument("vocabulary", type=Path)
     check.add_argument(
-        "--held-out", type=Path, metavar="PHOTOS|FEATURES",
+        "--held-out",
+        type=Path,
+        metavar="PHOTOS|FEATURES",
         help="photographs, or features extracted earlier, that training did not see; "
         "default: the descriptors held out when it was trained",
     )
@@ -159,7 +185,10 @@ def _parser() -> argparse.ArgumentParser:
     add_settings(check)
 
     download = verb(
-        "download", _download, "Download a benchmark, verify and unpack it.", "retrieval download oxford5k --data data"
+        "download",
+        _download,
+        "Download a benchmark, verify and unpack it.",
+        "retrieval download oxford5k --data data",
     )
     download.add_argument("name", choices=("oxford5k", "paris6k", "roxford5k", "rparis6k"))
     download.add_argument("--data", type=Path, default=Path("data"), help="data folder (default: data)")
@@ -179,7 +208,10 @@ def _index(arguments: argparse.Namespace) -> int:
         f"{len(collection.vocabulary.centroids)} words"
     )
     if store.failures:
-        print(f"{len(store.failures)} files could not be used, see {arguments.output / 'failed.jsonl'}", file=sys.stderr)
+        print(
+            f"{len(store.failures)} files could not be used, see {arguments.output / 'failed.jsonl'}",
+            file=sys.stderr,
+        )
     return 0
 
 
@@ -258,8 +290,10 @@ def _vocabulary_train(arguments: argparse.Namespace) -> int:
     config = settings_module.load(arguments.config, arguments.overrides)
     if arguments.words is not None:
         config = settings_module.from_tree(
-            {**settings_module.to_tree(config), "vocabulary": {**settings_module.to_tree(config.vocabulary),
-                                                              "words": arguments.words}}
+            {
+                **settings_module.to_tree(config),
+                "vocabulary": {**settings_module.to_tree(config.vocabulary), "words": arguments.words},
+            }
         )
     if arguments.output.exists():
         raise RetrievalError(f"{arguments.output} already exists: choose another folder or delete it")

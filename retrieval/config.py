@@ -294,10 +294,12 @@ def _coerce(key: str, value: Any, hint: Any) -> Any:
             return value
         if option is str and isinstance(value, str):
             return value
-        if typing.get_origin(option) is tuple and isinstance(value, list | tuple):
-            if all(isinstance(item, str) for item in value):
-                return tuple(value)
-    names = " or ".join("null" if option is type(None) else getattr(option, "__name__", str(option)) for option in options)
+        is_list = typing.get_origin(option) is tuple and isinstance(value, list | tuple)
+        if is_list and all(isinstance(item, str) for item in value):
+            return tuple(value)
+    names = " or ".join(
+        "null" if option is type(None) else getattr(option, "__name__", str(option)) for option in options
+    )
     raise ConfigError(f"{key}: expected {names}, got {value!r}")
 
 

@@ -22,9 +22,7 @@ class Evaluation:
     per_query: dict[str, float]
 
 
-def average_precision(
-    ranked: Sequence[Image], positives: Collection[Image], junk: Collection[Image]
-) -> float:
+def average_precision(ranked: Sequence[Image], positives: Collection[Image], junk: Collection[Image]) -> float:
     """Area under the precision-recall curve by the benchmark's trapezoids.
 
     For the k-th positive (from 0) at rank r (from 0, junk not counted) the area grows by

@@ -132,9 +132,7 @@ def _read_jpeg(data: bytes) -> Header:
         position += max(length, 2)
     if size is None:
         raise ImageError("truncated or damaged JPEG: it has no frame header")
-    return Header(
-        "JPEG", *size, orientation, None if ended else "truncated: the JPEG has no end-of-image marker"
-    )
+    return Header("JPEG", *size, orientation, None if ended else "truncated: the JPEG has no end-of-image marker")
 
 
 def _read_png(data: bytes) -> Header:
@@ -187,9 +185,7 @@ def _read_webp(data: bytes) -> Header:
     if size is None:
         raise ImageError("truncated or damaged WebP: it has no picture chunk")
     whole = declared + 8 <= len(data)
-    return Header(
-        "WebP", *size, orientation, None if whole else "truncated: shorter than the WebP container says"
-    )
+    return Header("WebP", *size, orientation, None if whole else "truncated: shorter than the WebP container says")
 
 
 def _read_pnm(data: bytes) -> Header:
@@ -252,9 +248,7 @@ def _read_tiff(data: bytes) -> Header:
         elif values.get(284) == (2,) and values.get(277, (1,))[0] > 1:
             unsupported = "a 16-bit TIFF with one plane per channel; save it with interleaved channels"
     width, height = values[256][0], values[257][0]
-    return Header(
-        "TIFF", width, height, orientation if 1 <= orientation <= 8 else 1, damage, None, unsupported
-    )
+    return Header("TIFF", width, height, orientation if 1 <= orientation <= 8 else 1, damage, None, unsupported)
 
 
 def _exif_orientation(exif: bytes) -> int:

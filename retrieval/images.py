@@ -142,9 +142,7 @@ def _gray(pixels: np.ndarray, peak: int | None = None) -> np.ndarray:
         raise ImageError(f"expected pixels of shape (H, W) or (H, W, 3), got {pixels.shape}")
     if pixels.dtype not in (np.uint8, np.uint16) and not np.issubdtype(pixels.dtype, np.floating):
         raise ImageError(f"expected uint8, uint16 or float pixels, got {pixels.dtype}")
-    if np.issubdtype(pixels.dtype, np.floating) and not (
-        pixels.min() >= 0.0 and pixels.max() <= 255.0
-    ):  # NaN too
+    if np.issubdtype(pixels.dtype, np.floating) and not (pixels.min() >= 0.0 and pixels.max() <= 255.0):  # NaN too
         raise ImageError("float pixels must be finite and lie in 0..255")
     if peak is None:
         peak = 65535 if pixels.dtype == np.uint16 else 255

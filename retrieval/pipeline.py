@@ -60,13 +60,20 @@ def obtain_vocabulary(store: FeatureStore, folder: str | Path, config: Config) -
     checkpoint = folder.with_name(f".{folder.name}.checkpoint")
     trained = kmeans.train(training, config.vocabulary, config.seed, store.quantisation, checkpoint=checkpoint)
     save_vocabulary(
-        folder, trained, settings, store.quantisation, config.vocabulary, store.codes_at(np.sort(order[:held_out]))
+        folder,
+        trained,
+        settings,
+        store.quantisation,
+        config.vocabulary,
+        store.codes_at(np.sort(order[:held_out])),
     )
     shutil.rmtree(checkpoint, ignore_errors=True)
     return open_vocabulary(folder)
 
 
-def obtain_index(store: FeatureStore, vocabulary: Vocabulary, folder: str | Path, config: Config, root: Path) -> Collection:
+def obtain_index(
+    store: FeatureStore, vocabulary: Vocabulary, folder: str | Path, config: Config, root: Path
+) -> Collection:
     """Opens the index in `folder`, or builds it.
 
     Raises:
@@ -112,8 +119,10 @@ def build_collection(
     partial = partial_folder(target)
     store = extractor.extract_collection(images, partial / "features", config)
     if not store.names:
-        raise RetrievalError(f"none of the {len(images.names)} files in {images.root} is a usable photograph: see "
-                             f"{partial / 'features' / 'failed.jsonl'}")
+        raise RetrievalError(
+            f"none of the {len(images.names)} files in {images.root} is a usable photograph: see "
+            f"{partial / 'features' / 'failed.jsonl'}"
+        )
     if opened is None:
         logger.info("no vocabulary given: training %d words on these photographs", config.vocabulary.words)
         opened = obtain_vocabulary(store, partial / "vocabulary", config)

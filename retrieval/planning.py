@@ -65,7 +65,9 @@ def plan(source: Source, config: Config, descriptors: Sequence[str], work: Path)
     sets = _sets(source, config)
     lines = [f"plan for {config.dataset.name}, descriptors: {', '.join(descriptors)}", ""]
     for one in sets:
-        state = f"{one.images} photographs at hand" if one.present else f"to download: about {one.download / 1e9:.1f} GB"
+        state = (
+            f"{one.images} photographs at hand" if one.present else f"to download: about {one.download / 1e9:.1f} GB"
+        )
         lines.append(f"- {one.name}: {state}")
     hours, disk = 0.0, 0.0
     jobs = joblib.effective_n_jobs(config.parallel.jobs)
@@ -119,7 +121,13 @@ def _sets(source: Source, config: Config) -> list[_Set]:
     benchmark = open_benchmark(source, config.dataset)
     return [
         _Set(benchmark.name, len(benchmark.images.names), 0, 0.0, benchmark.images),
-        _Set(benchmark.vocabulary_name, len(benchmark.vocabulary_images.names), 0, 0.0, benchmark.vocabulary_images),
+        _Set(
+            benchmark.vocabulary_name,
+            len(benchmark.vocabulary_images.names),
+            0,
+            0.0,
+            benchmark.vocabulary_images,
+        ),
     ]
 
 

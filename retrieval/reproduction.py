@@ -31,7 +31,15 @@ from retrieval.retriever import Ranking, Retriever
 logger = logging.getLogger(__name__)
 
 ROWS = ("bow", "bow+sv", "bow+sv+qe")
-PACKAGES = ("hardnet-retrieval", "torch", "numpy", "scipy", "faiss-cpu", "faiss-gpu-cu12", "opencv-python-headless")
+PACKAGES = (
+    "hardnet-retrieval",
+    "torch",
+    "numpy",
+    "scipy",
+    "faiss-cpu",
+    "faiss-gpu-cu12",
+    "opencv-python-headless",
+)
 
 
 def check_rows(rows: Sequence[str]) -> tuple[str, ...]:
@@ -75,7 +83,9 @@ def run(
         )
         clock.lap("features")
         training = extract_collection(
-            benchmark.vocabulary_images, features / benchmark.vocabulary_name / label, chosen,
+            benchmark.vocabulary_images,
+            features / benchmark.vocabulary_name / label,
+            chosen,
             f"{benchmark.vocabulary_name} {label}",
         )
         clock.lap("vocabulary features")

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-import hardnet
 from retrieval import artefacts
 from retrieval.config import Config
 from retrieval.errors import RetrievalError
@@ -19,7 +18,7 @@ from retrieval.expansion import average
 from retrieval.expansion.average import QueryFeatures, Source
 from retrieval.features import extractor
 from retrieval.geometry.frames import inside_box
-from retrieval.geometry.putatives import concatenate_ranges, find_putatives
+from retrieval.geometry.putatives import find_putatives
 from retrieval.geometry.verification import Verified, verify
 from retrieval.index.collection import Collection, open_index
 
@@ -146,8 +145,7 @@ class Retriever:
             label = "the query array" if isinstance(image, np.ndarray) else str(image)
             found = extractor.extract_image(image, label, self.config)
             width, height, regions = found.width, found.height, found.regions
-            quantisation = collection.vocabulary.quantisation
-            words = collection.vocabulary.quantizer.assign(hardnet.dequantise(found.codes, quantisation))
+            words = collection.vocabulary.words_of(found.codes)
         checked = check_box(box, width, height)
         inside = inside_box(regions, checked)
         words, regions = words[inside], regions[inside]
@@ -166,9 +164,7 @@ class Retriever:
         collection, segment, query = self.collection, self.collection.segment, ranking.query
         ids = ranking.ids[: config.depth]
         starts, ends = segment.offsets[ids], segment.offsets[ids + 1]
-        putatives = find_putatives(
-            query.words, starts, ends, segment.words, collection.document_frequencies, config
-        )
+        putatives = find_putatives(query.words, starts, ends, segment.words, collection.document_frequencies, config)
         outcome = verify(
             putatives,
             query.regions,
@@ -202,7 +198,7 @@ class Retriever:
     def sources(self, ranking: Ranking) -> list[Source]:
         """The verified results with at least `expansion.min_inliers`, best first, at most `max_images`."""
         config = self.config.expansion
-        found = []
+        found: list[Source] = []
         for image_id, place in zip(ranking.ids, ranking.places, strict=True):
             if len(found) == config.max_images or place < 0 or ranking.verified is None:
                 break
@@ -226,7 +222,14 @@ class Retriever:
                 regions = segment.regions(pairs[:, 1], np.full(len(pairs), image_id))
                 matches = np.stack([ranking.query.regions[pairs[:, 0]], regions], axis=1)
             hits.append(
-                Hit(self.collection.names[image_id], rank + 1, float(ranking.scores[rank]), inliers, transform, matches)
+                Hit(
+                    self.collection.names[image_id],
+                    rank + 1,
+                    float(ranking.scores[rank]),
+                    inliers,
+                    transform,
+                    matches,
+                )
             )
         return hits
 

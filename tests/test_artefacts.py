@@ -25,9 +25,14 @@ def test_round_trip_is_memory_mapped(tmp_path):
 
 def test_replacing_is_whole(tmp_path):
     write(tmp_path / "thing", one=np.arange(3))
-    with pytest.raises(RuntimeError), artefacts.building(tmp_path / "thing") as folder:
-        (folder / "half").write_text("half")
-        raise RuntimeError
+
+    def fail_half_way():
+        with artefacts.building(tmp_path / "thing") as folder:
+            (folder / "half").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
     manifest = artefacts.read_manifest(tmp_path / "thing", "thing", 1)
     np.testing.assert_array_equal(artefacts.read_arrays(tmp_path / "thing", manifest)["one"], np.arange(3))
     write(tmp_path / "thing", one=np.arange(4))

@@ -64,11 +64,11 @@ def test_wrong_settings_are_named(override, words):
 
 
 def test_unreadable_files(tmp_path):
-    with pytest.raises(ConfigError, match="missing.yaml"):
+    with pytest.raises(ConfigError, match=r"missing\.yaml"):
         settings.load(tmp_path / "missing.yaml")
     broken = tmp_path / "broken.yaml"
     broken.write_text("detector: [1, 2")
-    with pytest.raises(ConfigError, match="broken.yaml"):
+    with pytest.raises(ConfigError, match=r"broken\.yaml"):
         settings.load(broken)
     broken.write_text("- 1\n")
     with pytest.raises(ConfigError, match="section"):

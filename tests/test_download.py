@@ -127,9 +127,7 @@ def test_table_of_benchmarks() -> None:
     assert SOURCES["paris6k"].groundtruth_count == SOURCES["oxford5k"].groundtruth_count == 220
 
 
-def test_complete_download_and_second_call(
-    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_complete_download_and_second_call(server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fill(server)
     done = get(server, tmp_path)
     root = tmp_path / "paris6k"

@@ -35,9 +35,7 @@ def test_equals_the_reference_program(seed: int) -> None:
     ranked = images[: int(rng.integers(len(images) + 1))].tolist()
     positives = set(rng.permutation(images)[: int(rng.integers(1, len(images) + 1))].tolist())
     junk = set(rng.permutation(images)[: int(rng.integers(len(images) // 2 + 1))].tolist())
-    assert average_precision(ranked, positives, junk) == pytest.approx(
-        reference(ranked, positives, junk), abs=1e-12
-    )
+    assert average_precision(ranked, positives, junk) == pytest.approx(reference(ranked, positives, junk), abs=1e-12)
 
 
 @pytest.mark.parametrize(

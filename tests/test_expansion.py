@@ -34,9 +34,7 @@ def test_back_projected_regions_lie_in_the_query_photograph():
     transform = np.array([[0.7, 0.1, 5], [-0.2, 0.9, 30]])
     source = Source(transform, start.words, frames.carry(transform, start.regions))
     expanded = expand(start, [source])
-    np.testing.assert_allclose(
-        frames.to_frames(expanded.regions[5:]), frames.to_frames(start.regions), atol=1e-3
-    )
+    np.testing.assert_allclose(frames.to_frames(expanded.regions[5:]), frames.to_frames(start.regions), atol=1e-3)
     np.testing.assert_allclose(expanded.regions[5:, :2], start.regions[:, :2], atol=1e-3)
 
 

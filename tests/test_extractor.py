@@ -26,8 +26,10 @@ def extracted(photos, config, tmp_path_factory):
 def test_every_photograph_is_there_or_listed(photos, extracted):
     names = set(extracted.names) | {failure.name for failure in extracted.failures}
     assert names == set(list_images(photos).names)
-    failed = {json.loads(line)["name"]: json.loads(line)["reason"] for line in
-              (extracted.folder / "failed.jsonl").read_text().splitlines()}
+    failed = {
+        json.loads(line)["name"]: json.loads(line)["reason"]
+        for line in (extracted.folder / "failed.jsonl").read_text().splitlines()
+    }
     assert set(failed) == {"notes.jpg", "cut.jpg"}
     assert all(failed.values())
     assert len(extracted.image("ramp.png").codes) == 0
@@ -129,4 +131,7 @@ def test_a_missing_photograph_is_named(config, tmp_path):
 
 @pytest.mark.parametrize("name", ["rootsift"])
 def test_describe_no_regions(name):
-    assert describe_regions(np.zeros((50, 50), np.float32), np.empty((0, 6), np.float32), name).shape == (0, 128)
+    assert describe_regions(np.zeros((50, 50), np.float32), np.empty((0, 6), np.float32), name).shape == (
+        0,
+        128,
+    )

@@ -92,9 +92,7 @@ def test_gray_is_the_mean_of_the_channels(extension):
 
 @pytest.mark.parametrize("extension", [".png", ".tiff", ".ppm"])
 def test_16_bits_are_scaled_to_255(extension):
-    np.testing.assert_allclose(
-        load_image(encode(extension, COLOUR_16)).gray, mean(COLOUR_16) / 257, atol=1e-4
-    )
+    np.testing.assert_allclose(load_image(encode(extension, COLOUR_16)).gray, mean(COLOUR_16) / 257, atol=1e-4)
     white = COLOUR_16.copy()
     white[0, 0] = 65535
     assert load_image(encode(extension, white)).gray[0, 0] == 255
@@ -271,11 +269,7 @@ def test_unreadable_file(tmp_path, monkeypatch):
 def png_declaring(width, height):
     body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n"
-        + struct.pack(">I", 13)
-        + body
-        + struct.pack(">I", zlib.crc32(body))
-        + SAMPLES["png"][33:]
+        b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body)) + SAMPLES["png"][33:]
     )
 
 
@@ -360,9 +354,7 @@ def test_mutations_raise_only_image_errors(name, changes, head):
 
 @settings(max_examples=150, deadline=None)
 @given(
-    st.sampled_from(
-        [b"", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"RIFF\0\0\0\0WEBP", b"P5 ", b"BM"]
-    ),
+    st.sampled_from([b"", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"RIFF\0\0\0\0WEBP", b"P5 ", b"BM"]),
     st.binary(max_size=200),
 )
 def test_noise_raises_only_image_errors(magic, noise):

@@ -45,9 +45,7 @@ def test_counts_and_sizes(small: planar.PlanarSet) -> None:
 
 def test_default_set_stays_small() -> None:
     views = ViewRange()
-    total = (
-        len(planar.LANDMARKS) * (views.good + views.ok + views.junk) + views.distractors + views.vocabulary
-    )
+    total = len(planar.LANDMARKS) * (views.good + views.ok + views.junk) + views.distractors + views.vocabulary
     assert total <= 200
     assert max(max(frame) for frame in views.frames) <= 640
     assert 9 <= views.good + views.ok <= 12
@@ -74,10 +72,7 @@ def test_ground_truth_is_a_benchmark(small: planar.PlanarSet) -> None:
 
 def test_same_seed_same_bytes_and_another_seed_others(small: planar.PlanarSet, tmp_path: Path) -> None:
     views = ViewRange(good=2, ok=2, junk=1, distractors=2, vocabulary=2)
-    prints = [
-        fingerprint(generate(tmp_path / name, seed, views).root)
-        for name, seed in (("a", 1), ("b", 1), ("c", 2))
-    ]
+    prints = [fingerprint(generate(tmp_path / name, seed, views).root) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
     assert prints[0] == prints[1] != prints[2]
 
 

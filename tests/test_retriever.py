@@ -88,13 +88,21 @@ def test_no_source_leaves_the_verified_list(index):
     base = Retriever.open(index).config
     config = settings.load(None, ["expansion.min_inliers=100000"], base=base)
     retriever = Retriever.open(index, config)
-    plain, expanded = retriever.query("scenes/coffee_0.jpg"), retriever.query("scenes/coffee_0.jpg", expand="aqe")
+    plain, expanded = (
+        retriever.query("scenes/coffee_0.jpg"),
+        retriever.query("scenes/coffee_0.jpg", expand="aqe"),
+    )
     assert [(hit.name, hit.score) for hit in plain] == [(hit.name, hit.score) for hit in expanded]
 
 
 @pytest.mark.parametrize(
     ("box", "words"),
-    [((500, 10, 600, 50), "outside"), ((10, 10, 10, 50), "empty"), ((0, 0, np.nan, 5), "finite"), ((1, 2, 3), "four")],
+    [
+        ((500, 10, 600, 50), "outside"),
+        ((10, 10, 10, 50), "empty"),
+        ((0, 0, np.nan, 5), "finite"),
+        ((1, 2, 3), "four"),
+    ],
 )
 def test_bad_boxes(retriever, box, words):
     with pytest.raises(RetrievalError, match=words):

@@ -17,9 +17,14 @@ def random_images(seed, n_images=30, n_words=50, most=40):
         count = int(rng.integers(0, most))
         regions = np.stack(
             [
-                rng.uniform(0, 799, count), rng.uniform(0, 599, count), rng.uniform(1, 50, count),
-                rng.uniform(-20, 20, count), rng.uniform(1, 50, count), rng.uniform(0, 2 * np.pi, count),
-            ], axis=1,
+                rng.uniform(0, 799, count),
+                rng.uniform(0, 599, count),
+                rng.uniform(1, 50, count),
+                rng.uniform(-20, 20, count),
+                rng.uniform(1, 50, count),
+                rng.uniform(0, 2 * np.pi, count),
+            ],
+            axis=1,
         ).astype(np.float32)
         images.append(((800, 600), regions, rng.zipf(1.5, count).clip(max=n_words - 1).astype(np.int32)))
     return images

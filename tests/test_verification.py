@@ -50,7 +50,15 @@ def make_case(seed, n_images=6, n_query=60, n_words=40, upright=True):
     document_frequencies = rng.integers(1, 10, n_words)
     sides = rng.uniform(700, 1500, n_images)
     all_regions = np.concatenate([np.empty((0, 6), np.float32), *regions])
-    return query_regions, query_words, np.concatenate(words), all_regions, offsets, document_frequencies, sides
+    return (
+        query_regions,
+        query_words,
+        np.concatenate(words),
+        all_regions,
+        offsets,
+        document_frequencies,
+        sides,
+    )
 
 
 def putatives_by_loops(query_words, words, offsets, document_frequencies, config):

@@ -125,10 +125,7 @@ def test_codes_equal_their_values():
     codes = np.clip(np.rint((POINTS - LO_SCALE[0]) * LO_SCALE[1]), 0, 255).astype(np.uint8)
     values = codes.astype(np.float32) / np.float32(LO_SCALE[1]) + np.float32(LO_SCALE[0])
     np.testing.assert_array_equal(dequantise(codes, LO_SCALE), values)
-    assert (
-        train(codes, config(), 0, LO_SCALE).centroids.tobytes()
-        == train(values, config(), 0).centroids.tobytes()
-    )
+    assert train(codes, config(), 0, LO_SCALE).centroids.tobytes() == train(values, config(), 0).centroids.tobytes()
 
 
 @pytest.mark.parametrize("bad", [POINTS[0], POINTS.astype(np.float64), POINTS.astype(np.uint8)])

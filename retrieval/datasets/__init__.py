@@ -1,0 +1,1 @@
+"""Photographs and ground truth: folders, benchmarks, downloads, and the generated demo set."""

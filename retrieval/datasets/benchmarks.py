@@ -50,16 +50,23 @@ def open_benchmark(source: Source, config: DatasetConfig) -> Benchmark:
         DatasetError: something is not there; the message says how to get it.
     """
     if config.name == "folder":
-        assert source.images and source.groundtruth and source.vocabulary_images
+        if source.images is None or source.groundtruth is None or source.vocabulary_images is None:
+            raise DatasetError("the dataset 'folder' needs --images, --groundtruth and --vocabulary-images")
         images, truth = list_images(source.images), read_groundtruth(source.groundtruth)
         return Benchmark("folder", images, truth, "vocabulary", list_images(source.vocabulary_images))
     images = database_images(source, config.name)
     truth_folder = source.data / config.name / "groundtruth"
     _require(truth_folder, config.name)
     if config.name == "demo":
-        vocabulary_name, vocabulary_images = "demo-vocabulary", list_images(source.data / "demo" / "vocabulary-images")
+        vocabulary_name, vocabulary_images = (
+            "demo-vocabulary",
+            list_images(source.data / "demo" / "vocabulary-images"),
+        )
     else:
-        vocabulary_name, vocabulary_images = config.vocabulary_from, database_images(source, config.vocabulary_from)
+        vocabulary_name, vocabulary_images = (
+            config.vocabulary_from,
+            database_images(source, config.vocabulary_from),
+        )
     return Benchmark(config.name, images, read_groundtruth(truth_folder), vocabulary_name, vocabulary_images)
 
 

@@ -77,12 +77,8 @@ SOURCES: Mapping[str, Source] = {
         image_counts=(6412,),
         corrupt=PARIS_CORRUPT,
     ),
-    "roxford5k": Source(
-        "http://cmp.felk.cvut.cz/revisitop/data/datasets/roxford5k", files=("gnd_roxford5k.pkl",)
-    ),
-    "rparis6k": Source(
-        "http://cmp.felk.cvut.cz/revisitop/data/datasets/rparis6k", files=("gnd_rparis6k.pkl",)
-    ),
+    "roxford5k": Source("http://cmp.felk.cvut.cz/revisitop/data/datasets/roxford5k", files=("gnd_roxford5k.pkl",)),
+    "rparis6k": Source("http://cmp.felk.cvut.cz/revisitop/data/datasets/rparis6k", files=("gnd_rparis6k.pkl",)),
 }
 
 
@@ -149,9 +145,7 @@ def download(
         return _verify(name, root, source, jobs)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise RetrievalError(
-                f"the disk of {root} is full: free some space and run the command again"
-            ) from error
+            raise RetrievalError(f"the disk of {root} is full: free some space and run the command again") from error
         raise RetrievalError(f"{error.filename or root} cannot be written or read: {error}") from error
 
 
@@ -259,9 +253,7 @@ def _fetch_once(url: str, part: Path) -> None:
             part.unlink(missing_ok=True)
         raise
     with response:
-        continues = response.status == 206 and str(response.headers.get("Content-Range")).startswith(
-            f"bytes {have}-"
-        )
+        continues = response.status == 206 and str(response.headers.get("Content-Range")).startswith(f"bytes {have}-")
         if response.status == 206 and not continues:
             part.unlink(missing_ok=True)
             raise HTTPException("the server sent another range than asked for")

@@ -77,9 +77,7 @@ def read_groundtruth(folder: str | Path) -> GroundTruth:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DatasetError(
-            f"{folder} is not a folder: expected ground truth (<query>_query.txt and its lists)"
-        )
+        raise DatasetError(f"{folder} is not a folder: expected ground truth (<query>_query.txt and its lists)")
     names = sorted(path.name.removesuffix("_query.txt") for path in folder.glob("*_query.txt"))
     if not names:
         raise DatasetError(f"{folder} holds no ground truth: expected files such as all_souls_1_query.txt")
@@ -141,9 +139,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise DatasetError(
-            f"{path} is missing: every query needs _query, _good, _ok and _junk files"
-        ) from error
+        raise DatasetError(f"{path} is missing: every query needs _query, _good, _ok and _junk files") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} cannot be read: {error}") from error
     for number, line in enumerate(text.splitlines(), 1):

@@ -217,9 +217,7 @@ def generate(root: str | Path, seed: int = 0, views: ViewRange | None = None) ->
             (folder / name).mkdir()
         for number, crop in enumerate(LANDMARKS):
             _write_landmark(folder, crop, np.random.default_rng([seed, 1, number]), views, progress)
-        _write_others(
-            folder / "images", "general", CONFUSERS, SCENERY, views.distractors, [seed, 2], views, progress
-        )
+        _write_others(folder / "images", "general", CONFUSERS, SCENERY, views.distractors, [seed, 2], views, progress)
         _write_others(
             folder / "vocabulary-images",
             "words",
@@ -230,9 +228,7 @@ def generate(root: str | Path, seed: int = 0, views: ViewRange | None = None) ->
             views,
             progress,
         )
-        (folder / "about.json").write_text(
-            json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8"
-        )
+        (folder / "about.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     log.info("%s: %d photographs, %d for the vocabulary", root, result.images, result.vocabulary_images)
     return result
 
@@ -250,18 +246,14 @@ def load_crop(crop: Crop) -> np.ndarray:
             continue
         path = Path(spec.origin).parent / folder / crop.file
         if path.is_file():
-            pixels = cv2.imdecode(
-                np.frombuffer(_without_profile(path.read_bytes()), np.uint8), cv2.IMREAD_COLOR
-            )
+            pixels = cv2.imdecode(np.frombuffer(_without_profile(path.read_bytes()), np.uint8), cv2.IMREAD_COLOR)
             if pixels is None:
                 raise DatasetError(f"{path} cannot be decoded; reinstall the package {package}")
             x, y, width, height = crop.box or (0, 0, pixels.shape[1], pixels.shape[0])
             pixels = np.ascontiguousarray(pixels[y : y + height, x : x + width])
             pixels.setflags(write=False)
             return pixels
-    raise DatasetError(
-        f"the packaged photograph {crop.file} is not installed: pip install 'hardnet-retrieval[demo]'"
-    )
+    raise DatasetError(f"the packaged photograph {crop.file} is not installed: pip install 'hardnet-retrieval[demo]'")
 
 
 def sample_view(rng: np.random.Generator, size: tuple[int, int], views: ViewRange) -> View:
@@ -347,9 +339,7 @@ def render(
     return _photograph(rng, canvas, view.blur, views)
 
 
-def _write_landmark(
-    folder: Path, crop: Crop, rng: np.random.Generator, views: ViewRange, progress: tqdm
-) -> None:
+def _write_landmark(folder: Path, crop: Crop, rng: np.random.Generator, views: ViewRange, progress: tqdm) -> None:
     """All views of one landmark and the ground truth of its five queries."""
     landmark = load_crop(crop)
     size = (landmark.shape[1], landmark.shape[0])
@@ -366,14 +356,10 @@ def _write_landmark(
     for name, view in zip(names, kept, strict=True):
         (folder / "images" / f"{name}.jpg").write_bytes(render(rng, view, landmark, SCENERY, views))
         progress.update()
-    by_label = {
-        label: [n for n, v in zip(names, kept, strict=True) if v.label(views) == label] for label in wanted
-    }
+    by_label = {label: [n for n, v in zip(names, kept, strict=True) if v.label(views) == label] for label in wanted}
     positives = [i for i, view in enumerate(kept) if view.label(views) in ("good", "ok")]
     clear = [
-        i
-        for i in positives
-        if kept[i].visible >= views.query_visible and kept[i].sharpness >= views.query_sharpness
+        i for i in positives if kept[i].visible >= views.query_visible and kept[i].sharpness >= views.query_sharpness
     ]
     order = list(rng.permutation(clear)) + [i for i in positives if i not in clear]
     for number, index in enumerate(order[:QUERIES_PER_LANDMARK], 1):

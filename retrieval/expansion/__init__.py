@@ -1,0 +1,1 @@
+"""Query expansion: what verified results add to a query."""

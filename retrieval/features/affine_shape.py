@@ -20,7 +20,8 @@ def find_shapes(
 
     Args:
         image: (H, W) float32, the level that is sampled.
-        x, y: (N,) float32, in this image's pixels.
+        x: (N,) float32, in this image's pixels.
+        y: (N,) float32, likewise.
         scale: (N,) float32 detection scales, in this image's pixels.
         config: window, iterations, convergence and anisotropy limit.
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 import hardnet
 from retrieval import config as settings_module
+from retrieval.artefacts import require_settings
 from retrieval.config import Config, DescriptorConfig
 from retrieval.datasets.folder import ImageSet
 from retrieval.errors import ArtefactError, ImageError
@@ -80,9 +81,7 @@ def extract_image(source: str | Path | bytes | np.ndarray, name: str, config: Co
     return _describe(*_detect(source, name, config), config)
 
 
-def _detect(
-    source: str | Path | bytes | np.ndarray, name: str, config: Config
-) -> tuple[ImageFeatures, np.ndarray]:
+def _detect(source: str | Path | bytes | np.ndarray, name: str, config: Config) -> tuple[ImageFeatures, np.ndarray]:
     """Regions in original pixels (codes still empty) and the patches of one photograph."""
     image = load_image(source, config.images)
     regions = detect_regions(image.gray, config.detector)
@@ -144,10 +143,10 @@ def extract_collection(images: ImageSet, folder: str | Path, config: Config, tit
 
 def _plan(images: ImageSet, folder: Path, settings: dict[str, Any], config: Config) -> dict[str, Any]:
     """Reads the folder's plan and checks that it is this one, or writes it."""
-    listed = [[name, images.path(name).stat().st_size] for name in images.names]
+    listed: list[list[Any]] = [[name, _size(images.path(name))] for name in images.names]
     if not (folder / store.PLAN).exists():
         size = config.parallel.shard_images
-        plan = {
+        plan: dict[str, Any] = {
             "settings": settings,
             "quantisation": list(load_descriptor(config.descriptor).quantisation),
             "shard_images": size,
@@ -156,18 +155,24 @@ def _plan(images: ImageSet, folder: Path, settings: dict[str, Any], config: Conf
         }
         store.write_plan(folder, plan)
     plan = store.read_plan(folder)
-    from retrieval.artefacts import require_settings
-
     require_settings(f"the features in {folder}", plan["settings"], settings)
     if plan["images"] != listed:
         theirs = {name: size for name, size in plan["images"]}
-        ours = dict(listed)
+        ours = {name: size for name, size in listed}
         changed = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
         raise ArtefactError(
             f"the features in {folder} are of other photographs than {images.root} holds now ({len(changed)} differ, "
             f"first: {changed[0] if changed else 'the order'}); delete that folder or choose another"
         )
     return plan
+
+
+def _size(path: Path) -> int:
+    """Size of a file in bytes; -1 where it cannot be told (the extraction will say why)."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def _extract_all(
@@ -182,13 +187,13 @@ def _extract_all(
     for batch in batches:
         for result in batch:
             if isinstance(result, tuple):
-                result = _describe(*result, config)
-            yield result
+                features, patches = result
+                yield _describe(features, patches, config)
+            else:
+                yield result
 
 
-def _extract_task(
-    images: ImageSet, names: Sequence[str], config: Config, threads: int, detect_only: bool
-) -> list[Any]:
+def _extract_task(images: ImageSet, names: Sequence[str], config: Config, threads: int, detect_only: bool) -> list[Any]:
     """One worker's share: features, or a failure with its reason, or (features, patches) to be described."""
     cv2.setNumThreads(threads)
     results: list[Any] = []

@@ -68,7 +68,9 @@ def find_points(octave: Octave, config: DetectorConfig) -> HessianPoints:
     lowest = [cv2.erode(response, _NEIGHBOURS) for response in responses]
     parts = []
     for level in range(1, len(responses) - 1):
-        rows, columns = _extrema(responses[level], highest[level - 1 : level + 2], lowest[level - 1 : level + 2], config)
+        rows, columns = _extrema(
+            responses[level], highest[level - 1 : level + 2], lowest[level - 1 : level + 2], config
+        )
         volume = responses[level - 1 : level + 2]
         parts.append(_refine(volume, rows, columns, octave.sigmas[level], level, config))
     x, y, scale, response, level_index, pixel = (np.concatenate(columns) for columns in zip(*parts, strict=True))

@@ -168,7 +168,7 @@ def write_shard(
 ) -> None:
     """Writes one shard atomically."""
     counts = [len(image.codes) for image in images]
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "sizes": np.array([(image.width, image.height) for image in images], np.int32).reshape(-1, 2),
         "offsets": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         "regions": np.concatenate([np.empty((0, 6), np.float32)] + [image.regions for image in images]),
@@ -193,7 +193,12 @@ def read_shard(folder: Path, index: int) -> Shard:
     facts = manifest["facts"]
     failures = tuple(Failure(name, reason) for name, reason in facts["failures"])
     return Shard(
-        tuple(facts["names"]), arrays["sizes"], arrays["offsets"], arrays["regions"], arrays["codes"], failures
+        tuple(facts["names"]),
+        arrays["sizes"],
+        arrays["offsets"],
+        arrays["regions"],
+        arrays["codes"],
+        failures,
     )
 
 

@@ -1,0 +1,1 @@
+"""Geometry between photographs: putative pairs and the transforms that explain them."""

@@ -44,7 +44,8 @@ def find_putatives(
 
     Args:
         query_words: (Q,) int32 word of each query feature.
-        starts, ends: (n_images,) int64 row ranges of the shortlisted images in `words`.
+        starts: (n_images,) int64 first row of every shortlisted image in `words`.
+        ends: (n_images,) int64 row behind its last.
         words: (N,) int32 words of all indexed features, sorted within each image.
         document_frequencies: (n_words,) images that contain each word: the rarity order.
         config: `max_pairs_per_word` and `max_putatives`.
@@ -102,7 +103,8 @@ def concatenate_ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """The integers of several half-open ranges, one range after another.
 
     Args:
-        starts, ends: (n,) int64.
+        starts: (n,) int64.
+        ends: (n,) int64, not less than `starts`.
 
     Returns:
         (sum(ends - starts),) int64.

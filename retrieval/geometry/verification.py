@@ -108,7 +108,11 @@ def _pairs(
     log_area = np.log(np.abs(linear[:, 0, 0] * linear[:, 1, 1] - linear[:, 0, 1] * linear[:, 1, 0]))
     single = np.float32
     return _Pairs(
-        query.astype(single), image.astype(single), linear.astype(single), shift.astype(single), log_area.astype(single)
+        query.astype(single),
+        image.astype(single),
+        linear.astype(single),
+        shift.astype(single),
+        log_area.astype(single),
     )
 
 
@@ -231,15 +235,17 @@ def _one_to_one_inliers(
 ) -> np.ndarray:
     """Positions in `where` of the inliers of each image's transform, one-to-one by increasing error."""
     linear = transforms[:, :, :2]
-    residual = (
-        np.einsum("pij,pj->pi", linear[owner], pairs.query[where]) + transforms[owner, :, 2] - pairs.image[where]
-    )
+    residual = np.einsum("pij,pj->pi", linear[owner], pairs.query[where]) + transforms[owner, :, 2] - pairs.image[where]
     error = np.einsum("pi,pij,pj->p", residual, _metric(linear)[owner], residual)
     log_det = np.log(np.abs(np.linalg.det(linear)))
     similar = np.abs(pairs.log_area[where] - log_det[owner]) < np.log(config.max_area_ratio)
     candidates = np.flatnonzero((error < config.tolerance**2) & similar)
-    keep = one_to_one(owner[candidates], putatives.query[where][candidates], putatives.row[where][candidates],
-                      error[candidates])
+    keep = one_to_one(
+        owner[candidates],
+        putatives.query[where][candidates],
+        putatives.row[where][candidates],
+        error[candidates],
+    )
     return candidates[keep]
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-import hardnet
 from retrieval import artefacts
 from retrieval import config as settings_module
 from retrieval.config import Config
@@ -107,7 +106,7 @@ def build_index(
     def images() -> Iterator[tuple[tuple[int, int], np.ndarray, np.ndarray]]:
         with tqdm(total=len(store.names), desc="index", unit="image", disable=None) as bar:
             for image in store.images():
-                words = vocabulary.quantizer.assign(hardnet.dequantise(image.codes, store.quantisation))
+                words = vocabulary.words_of(image.codes)
                 yield (image.width, image.height), image.regions, words
                 bar.update()
 
@@ -128,6 +127,39 @@ def build_index(
         facts = {"segments": [FIRST_SEGMENT], "root": str(root), "images": len(store.names), "failed": FAILED}
         artefacts.fill_artefact(folder, KIND, VERSION, {}, settings, facts)
     return open_index(target)
+
+
+def describe_index(collection: Collection) -> dict[str, Any]:
+    """Facts about an index: what `retrieval info` prints."""
+    files = [path for path in collection.folder.rglob("*") if path.is_file()]
+    segment = collection.segment
+    arrays = (
+        segment.words,
+        segment.positions,
+        segment.shapes,
+        segment.angles,
+        segment.posting_images,
+        segment.posting_counts,
+    )
+    counts = np.diff(segment.offsets)
+    return {
+        "index": str(collection.folder),
+        "format": VERSION,
+        "images": len(collection.names),
+        "features": collection.features,
+        "features_per_image": {
+            "min": int(counts.min(initial=0)),
+            "median": float(np.median(counts)) if len(counts) else 0.0,
+            "max": int(counts.max(initial=0)),
+        },
+        "words": len(collection.vocabulary.centroids),
+        "segments": 1,
+        "bytes": sum(path.stat().st_size for path in files),
+        "bytes_per_feature": round(sum(array.nbytes for array in arrays) / max(collection.features, 1), 2),
+        "descriptor": collection.settings["descriptor"]["name"],
+        "photographs": collection.root,
+        "config": settings_module.to_tree(collection.config),
+    }
 
 
 def vocabulary_features(vocabulary: Vocabulary) -> dict[str, Any]:

@@ -91,7 +91,9 @@ def build_segment(
         sizes.append(size)
         counts.append(len(order))
         words.append(image_words[order].astype(np.int32))
-        positions.append(np.clip(np.rint((regions[:, :2] + 0.5) * (_FULL / np.array(size))), 0, _FULL).astype(np.uint16))
+        positions.append(
+            np.clip(np.rint((regions[:, :2] + 0.5) * (_FULL / np.array(size))), 0, _FULL).astype(np.uint16)
+        )
         shapes.append(regions[:, 2:5].astype(np.float16))
         angles.append((np.rint(regions[:, 5] * (256 / (2 * np.pi))).astype(np.int64) % 256).astype(np.uint8))
     all_words = np.concatenate(words)

@@ -45,9 +45,10 @@ def results_table(report: dict[str, Any]) -> str:
                 cell += ")"
             cells.append(cell)
         lines.append(f"| {descriptor} | " + " | ".join(cells) + " |")
-    lines += ["", *(f"[{number}] {note}" for number, note in enumerate(notes, 1))]
-    lines += ["" if notes else "", *_timings(report)]
-    return "\n".join(line for i, line in enumerate(lines) if line or i == 0 or lines[i - 1]).strip() + "\n"
+    if notes:
+        lines += ["", *(f"[{number}] {note}" for number, note in enumerate(notes, 1))]
+    lines += ["", *_timings(report)]
+    return "\n".join(lines).strip() + "\n"
 
 
 def per_query_table(report: dict[str, Any]) -> str:
@@ -56,7 +57,10 @@ def per_query_table(report: dict[str, Any]) -> str:
     for descriptor, results in report["results"].items():
         rows = list(results)
         lines += [f"Average precision (%) per query, {descriptor}", ""]
-        lines += ["| query | " + " | ".join(HEADINGS[row] for row in rows) + " |", "|---" * (len(rows) + 1) + "|"]
+        lines += [
+            "| query | " + " | ".join(HEADINGS[row] for row in rows) + " |",
+            "|---" * (len(rows) + 1) + "|",
+        ]
         for query in results[rows[0]]["per_query"]:
             cells = (f"{100 * results[row]['per_query'][query]:.1f}" for row in rows)
             lines.append(f"| {query} | " + " | ".join(cells) + " |")
@@ -68,8 +72,8 @@ def _timings(report: dict[str, Any]) -> list[str]:
     lines = []
     for descriptor, facts in report["timings"].items():
         lines += [
-            f"{descriptor}: {facts['images']} images, {facts['features']} features, {facts['words']} words; seconds per "
-            "stage (a stage whose result was there already takes almost none):",
+            f"{descriptor}: {facts['images']} images, {facts['features']} features, {facts['words']} words; seconds "
+            "per stage (a stage whose result was there already takes almost none):",
             "",
         ]
         for stage, seconds in facts["seconds"].items():

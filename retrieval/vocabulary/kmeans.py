@@ -78,18 +78,14 @@ def train(
     centroids = sample[np.sort(rng.choice(len(sample), config.words, replace=False))]  # (K, D)
     kind = _assignment(config)
     device = _device(faiss)
-    logger.info(
-        "k-means: %d descriptors, %d words, %s assignment on %s", len(sample), config.words, kind, device
-    )
+    logger.info("k-means: %d descriptors, %d words, %s assignment on %s", len(sample), config.words, kind, device)
 
     progress: dict[str, list[float]] = {"objective": [], "reseeded": []}
     settings = _checkpoint_settings(sample, config, seed)
     if checkpoint is not None:
         centroids, progress = _resume(checkpoint, settings, centroids, progress)
     finished = len(progress["objective"])
-    with tqdm(
-        total=config.iterations, initial=finished, desc="k-means", unit="iteration", disable=None
-    ) as bar:
+    with tqdm(total=config.iterations, initial=finished, desc="k-means", unit="iteration", disable=None) as bar:
         for iteration in range(finished, config.iterations):
             centroids, objective, reseeded = _iterate(faiss, sample, centroids, config, seed + iteration)
             progress["objective"].append(objective)
@@ -190,9 +186,7 @@ def _iterate(
     parameters.max_points_per_centroid = -(-len(sample) // words)  # the sample is final
     clustering = faiss.Clustering(dimension, words, parameters)
     faiss.copy_array_to_vector(centroids.ravel(), clustering.centroids)
-    clustering.train(
-        sample, _empty_index(faiss, centroids, config)
-    )  # trains the index, and adds the centroids
+    clustering.train(sample, _empty_index(faiss, centroids, config))  # trains the index, and adds the centroids
     new = faiss.vector_to_array(clustering.centroids).reshape(words, dimension).astype(np.float32, copy=True)
     statistics = clustering.iteration_stats.at(0)
     return new, float(statistics.obj), int(statistics.nsplit)

@@ -90,20 +90,14 @@ class Quantizer:
                 f"expected descriptors (N, {dimension}) float32, got {descriptors.shape} {descriptors.dtype}"
             )
         if not 1 <= neighbours <= words:
-            raise ValueError(
-                f"neighbours must lie between 1 and {words}, the number of words, got {neighbours}"
-            )
+            raise ValueError(f"neighbours must lie between 1 and {words}, the number of words, got {neighbours}")
         if not np.isfinite(descriptors).all():
             raise ValueError("descriptors hold values that are not finite")
         descriptors = np.ascontiguousarray(descriptors)
         if self._index is None:
             found = exact_words(descriptors, self.centroids, neighbours)
         else:
-            found = (
-                self._index.search(descriptors, neighbours)[1]
-                if len(descriptors)
-                else np.empty((0, neighbours))
-            )
+            found = self._index.search(descriptors, neighbours)[1] if len(descriptors) else np.empty((0, neighbours))
             short = (found < 0).any(axis=1)  # the cells visited hold fewer words than asked for
             if short.any():
                 found[short] = exact_words(descriptors[short], self.centroids, neighbours)

@@ -58,6 +58,17 @@ class Vocabulary:
         path = self.folder / SEARCH_FILE
         return Quantizer(self.centroids, self.config, path if path.exists() else None)
 
+    def words_of(self, codes: np.ndarray) -> np.ndarray:
+        """The words of stored descriptors.
+
+        Args:
+            codes: (N, D) uint8 codes of this vocabulary's quantisation, or float32 descriptors.
+
+        Returns:
+            (N,) int32.
+        """
+        return self.quantizer.assign(dequantise(codes, self.quantisation))
+
 
 def save_vocabulary(
     path: str | Path,
@@ -131,9 +142,7 @@ def open_vocabulary(path: str | Path, verify: bool = False) -> Vocabulary:
             arrays["held_out"],
         )
     except (KeyError, TypeError) as error:
-        raise ArtefactError(
-            f"{folder / artefacts.MANIFEST} is incomplete ({error}); rebuild {folder}"
-        ) from error
+        raise ArtefactError(f"{folder / artefacts.MANIFEST} is incomplete ({error}); rebuild {folder}") from error
 
 
 def copy_vocabulary(vocabulary: Vocabulary, target: Path) -> None:
@@ -182,8 +191,6 @@ def _check_search(folder: Path, entry: Mapping[str, Any] | None, verify: bool) -
         return
     path = folder / SEARCH_FILE
     if not path.is_file() or path.stat().st_size != entry["bytes"]:
-        raise ArtefactError(
-            f"{path} is missing or has another length than the manifest says; rebuild {folder}"
-        )
+        raise ArtefactError(f"{path} is missing or has another length than the manifest says; rebuild {folder}")
     if verify and artefacts.file_sha256(path) != entry["sha256"]:
         raise ArtefactError(f"{path} is damaged: its sha256 differs from the manifest's; rebuild {folder}")

@@ -115,9 +115,7 @@ def test_bare_state_dict_of_tfeat(tmp_path):
     assert_same(path, network, "tfeat")
 
 
-@pytest.mark.parametrize(
-    ("network_class", "kind"), [(HardNet, "hardnet"), (L2Net, "l2net"), (TFeat, "tfeat")]
-)
+@pytest.mark.parametrize(("network_class", "kind"), [(HardNet, "hardnet"), (L2Net, "l2net"), (TFeat, "tfeat")])
 def test_safetensors(tmp_path, network_class, kind):
     network = trained(network_class)
     save_file(network.state_dict(), tmp_path / "inferred.safetensors")
@@ -191,9 +189,7 @@ def test_wrong_content(tmp_path):
         return str(caught.value)
 
     assert "no HardNet, L2-Net or TFeat" in error({"layer.weight": torch.zeros(2)})
-    assert "has no features.4.running_var" in error(
-        {k: v for k, v in state.items() if k != "features.4.running_var"}
-    )
+    assert "has no features.4.running_var" in error({k: v for k, v in state.items() if k != "features.4.running_var"})
     assert "has shape (8, 1, 3, 3)" in error(state | {"features.0.weight": torch.zeros(8, 1, 3, 3)})
     assert "unexpected features.30.weight" in error(state | {"features.30.weight": torch.zeros(1)})
     assert "not finite" in error(state | {"features.0.weight": torch.full((32, 1, 3, 3), torch.nan)})

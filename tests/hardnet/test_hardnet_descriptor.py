@@ -97,9 +97,7 @@ def test_constant_patches_are_described(kind, dtype):
 def test_a_zero_row_becomes_uniform():
     """A freshly initialised HardNet maps a constant patch to 0."""
     descriptor = NetworkDescriptor(NETWORKS["hardnet"]().eval(), "new", "none")
-    np.testing.assert_allclose(
-        descriptor.describe(np.zeros((1, 32, 32), np.uint8)), 1 / np.sqrt(128), rtol=1e-5
-    )
+    np.testing.assert_allclose(descriptor.describe(np.zeros((1, 32, 32), np.uint8)), 1 / np.sqrt(128), rtol=1e-5)
 
 
 @every_descriptor

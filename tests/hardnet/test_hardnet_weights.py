@@ -189,9 +189,7 @@ def test_the_cache_folder_cannot_be_made(tmp_path, monkeypatch, publish):
 
 def test_bundled_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "__file__", str(tmp_path / "weights.py"))
-    with pytest.raises(
-        WeightsError, match=r"bundled weights .*hardnet\.safetensors do not exist.*use hardnet\+\+"
-    ):
+    with pytest.raises(WeightsError, match=r"bundled weights .*hardnet\.safetensors do not exist.*use hardnet\+\+"):
         weights.resolve("hardnet")
     (tmp_path / "pretrained").mkdir()
     (tmp_path / "pretrained" / "hardnet.safetensors").write_bytes(CONTENT)

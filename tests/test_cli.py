@@ -1,0 +1,178 @@
+"""The command line: pinned JSON, exit codes, and one-line errors."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from retrieval import cli
+from retrieval.datasets.folder import list_images
+from retrieval.features.extractor import extract_collection
+
+
+def run(capsys, *arguments):
+    try:
+        code = cli.main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        code = stop.code
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def error_line(err):
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_query_prints_the_pinned_object(capsys, index, photos):
+    code, out, _ = run(
+        capsys, "query", index, photos / "scenes" / "coffee_0.jpg", "--box", 100, 80, 400, 350, "--top", 5, "--json"
+    )
+    assert code == 0
+    found = json.loads(out)
+    assert set(found) == {"query", "hits"}
+    assert set(found["query"]) == {"name", "box", "features"}
+    assert found["query"]["box"] == [100, 80, 400, 350]
+    assert found["query"]["features"] > 0
+    assert set(found["hits"][0]) == {"rank", "name", "score", "inliers", "transform"}
+    assert found["hits"][0]["name"] == "scenes/coffee_0.jpg"
+    np.testing.assert_allclose(found["hits"][0]["transform"], np.eye(2, 3), atol=1)
+    assert len(found["hits"]) <= 5
+
+
+def test_matches_only_when_asked(capsys, index):
+    code, out, _ = run(capsys, "query", index, "scenes/coffee_0.jpg", "--json", "--matches", "--expand", "aqe")
+    assert code == 0
+    hit = json.loads(out)["hits"][0]
+    assert len(hit["matches"]) == hit["inliers"]
+    assert set(hit["matches"][0]) == {"query", "image"}
+    assert len(hit["matches"][0]["query"]) == 6
+
+
+def test_query_for_people(capsys, index):
+    code, out, _ = run(capsys, "query", index, "scenes/astronaut_1.jpg", "--no-verify", "--top", 2)
+    assert code == 0
+    assert "scenes/astronaut_1.jpg" in out
+    assert len(out.splitlines()) == 4
+
+
+def test_info(capsys, index):
+    code, out, _ = run(capsys, "info", index, "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["images"] == 9
+    assert facts["words"] == 400
+    assert facts["bytes_per_feature"] <= 24
+    code, out, _ = run(capsys, "info", index)
+    assert code == 0
+    assert "images: 9" in out
+
+
+def test_index_with_a_vocabulary_of_other_photographs(capsys, photos, tmp_path, index):
+    common = ["--set", "vocabulary.words=200", "--set", "vocabulary.iterations=3", "--set", "parallel.jobs=1"]
+    code, out, _ = run(capsys, "vocabulary", "train", photos / "scenes", "-o", tmp_path / "words", *common)
+    assert code == 0
+    assert "200 words" in out
+    code, out, _ = run(capsys, "vocabulary", "check", tmp_path / "words", "--json")
+    assert code == 0
+    facts = json.loads(out)
+    assert facts["agreement"] == 1.0
+    assert facts["compared"] > 0
+    code, out, err = run(capsys, "index", photos, "-o", tmp_path / "index", "--vocabulary", tmp_path / "words", *common)
+    assert code == 0
+    assert "2 files could not be used" in err
+    assert (tmp_path / "index" / "failed.jsonl").read_text().count("\n") == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "words"]
+    code, out, _ = run(capsys, "query", tmp_path / "index", "scenes/coffee_1.jpg", "--json", "--top", 3)
+    assert {hit["name"] for hit in json.loads(out)["hits"]} == {f"scenes/coffee_{i}.jpg" for i in range(3)}
+
+
+def test_vocabulary_from_features(capsys, photos, config, tmp_path):
+    extract_collection(list_images(photos), tmp_path / "features", config)
+    arguments = ["--words", 100, "--set", "vocabulary.iterations=2"]
+    code, _, _ = run(capsys, "vocabulary", "train", tmp_path / "features", "-o", tmp_path / "words", *arguments)
+    assert code == 0
+    code, out, _ = run(capsys, "vocabulary", "check", tmp_path / "words", "--held-out", tmp_path / "features")
+    assert code == 0
+    assert "agreement: 1.0" in out
+
+
+def test_evaluate(capsys, index, tmp_path):
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    lists = {"query": "coffee_0 20 20 460 380", "good": "coffee_0\ncoffee_1", "ok": "coffee_2", "junk": "cat"}
+    for kind, text in lists.items():
+        (truth / f"cup_1_{kind}.txt").write_text(text + "\n")
+    code, out, _ = run(capsys, "evaluate", index, truth, "--json")
+    assert code == 0
+    results = json.loads(out)
+    assert set(results) == {"bow", "bow+sv", "bow+sv+qe"}
+    assert results["bow+sv"]["map"] == 1.0
+    code, out, _ = run(capsys, "evaluate", index, truth, "--rows", "bow")
+    assert code == 0
+    assert "mAP" in out
+    (truth / "cup_1_ok.txt").write_text("nowhere_7\n")
+    code, _, err = run(capsys, "evaluate", index, truth)
+    assert code == 2
+    assert "nowhere_7" in error_line(err)
+
+
+def test_wrong_use_is_one_line_and_code_two(capsys, index, photos, tmp_path):
+    target = tmp_path / "new.index"
+    cases = [
+        (["query", index, "scenes/coffee_0.jpg", "--box", 900, 900, 950, 950], "outside"),
+        (["query", index, "missing.jpg"], "missing.jpg"),
+        (["query", tmp_path, "missing.jpg"], "index"),
+        (["query", index, photos / "notes.jpg"], "notes.jpg"),
+        (["query", index, "scenes/coffee_0.jpg", "--set", "verification.dept=3"], "verification.depth"),
+        (["query", index, "scenes/coffee_0.jpg", "--top", 0], "--top"),
+        (["index", photos, "-o", target, "--set", "detector.treshold=3"], "detector.threshold"),
+        (["index", photos, "-o", index], "already exists"),
+        (["index", tmp_path / "nothing", "-o", target], "nothing"),
+        (["index", photos, "-o", target, "--set", "descriptor.name=hardnett"], "hardnett"),
+        (
+            ["index", photos, "-o", target, "--set", "detector.threshold=9", "--vocabulary", index / "vocabulary"],
+            "detector.threshold",
+        ),
+        (["vocabulary", "check", photos], "vocabulary"),
+        (["vocabulary", "train", photos, "-o", tmp_path / "words", "--words", 0], "vocabulary.words"),
+    ]
+    for arguments, word in cases:
+        code, out, err = run(capsys, *arguments)
+        assert code == 2, arguments
+        assert word in error_line(err), arguments
+        assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_index_from_other_features_is_refused(capsys, index, photos, tmp_path):
+    damaged = tmp_path / "index"
+    shutil.copytree(index, damaged)
+    manifest = json.loads((damaged / "manifest.json").read_text())
+    manifest["settings"]["vocabulary"]["fingerprint"] = "other"
+    (damaged / "manifest.json").write_text(json.dumps(manifest))
+    code, _, err = run(capsys, "query", damaged, "scenes/coffee_0.jpg")
+    assert code == 2
+    assert "vocabulary" in error_line(err)
+
+
+def test_too_few_features_say_what_to_lower(capsys, photos, tmp_path):
+    arguments = ["--set", "vocabulary.words=1000000", "--set", "parallel.jobs=1"]
+    code, _, err = run(capsys, "index", photos, "-o", tmp_path / "index", *arguments)
+    assert code == 2
+    assert "vocabulary.words" in error_line(err)
+    assert not (tmp_path / "index").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["index", "--help"], ["query", "--help"], ["vocabulary", "train", "--help"], ["--version"]],
+)
+def test_help(capsys, arguments):
+    code, out, _ = run(capsys, *arguments)
+    assert code == 0
+    assert out
+    if len(arguments) > 1:
+        assert "example:" in out
