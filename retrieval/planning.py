@@ -15,13 +15,13 @@ import numpy as np
 from retrieval.config import Config
 from retrieval.datasets.benchmarks import Source, database_images, open_benchmark
 from retrieval.datasets.folder import ImageSet
-from retrieval.errors import DatasetError
+from retrieval.errors import DatasetError, ImageError
 from retrieval.features import extractor
-from retrieval.features.store import shard_folder
+from retrieval.features.store import PLAN, read_plan, shard_folder
 from retrieval.reproduction import folder_name
 from retrieval.vocabulary.quantizer import Quantizer
 
-CALIBRATION_IMAGES = 3
+CALIBRATION_IMAGES = 5
 CALIBRATION_WORDS = 100_000  # larger vocabularies are extrapolated from this many words
 CALIBRATION_DESCRIPTORS = 4_000
 
@@ -134,10 +134,8 @@ def _sets(source: Source, config: Config) -> list[_Set]:
 def _done(work: Path, one: _Set, descriptor: str) -> int:
     """Photographs whose shard is already there."""
     folder = work / "features" / one.name / folder_name(descriptor)
-    if not (folder / "plan.json").exists():
+    if not (folder / PLAN).exists():
         return 0
-    from retrieval.features.store import read_plan
-
     facts = read_plan(folder)
     done = sum(shard_folder(folder, i).exists() for i in range(facts["shards"]))
     return min(done * int(facts["shard_images"]), one.images)
@@ -146,14 +144,27 @@ def _done(work: Path, one: _Set, descriptor: str) -> int:
 def _calibrate_extraction(images: ImageSet | None, config: Config) -> tuple[float, int]:
     """Seconds and features per photograph, on one core."""
     if images is not None:
-        step = max(1, len(images.names) // CALIBRATION_IMAGES)
-        sources: list[Path | np.ndarray] = [images.path(name) for name in images.names[::step][:CALIBRATION_IMAGES]]
+        sources: list[Path | np.ndarray] = [images.path(name) for name in _evenly(images.names)]
     else:
         sources = [_textured(np.random.default_rng(config.seed + i)) for i in range(CALIBRATION_IMAGES)]
-    extractor.extract_image(sources[0], "warm-up", config)
-    start = time.perf_counter()
-    features = [len(extractor.extract_image(one, "calibration", config).codes) for one in sources]
-    return (time.perf_counter() - start) / len(sources), int(np.mean(features))
+    seconds, features = [], []
+    for one in [sources[0], *sources]:  # the first warms up
+        start = time.perf_counter()
+        try:
+            found = extractor.extract_image(one, "calibration", config)
+        except ImageError:
+            continue  # the run will list it
+        seconds.append(time.perf_counter() - start)
+        features.append(len(found.codes))
+    if not seconds:
+        raise DatasetError("none of the photographs tried for the calibration can be used; see the run's failed.jsonl")
+    return float(np.median(seconds)), int(np.mean(features))
+
+
+def _evenly(names: Sequence[str]) -> list[str]:
+    """Some names, evenly spread."""
+    step = max(1, len(names) // CALIBRATION_IMAGES)
+    return list(names[step // 2 :: step])
 
 
 def _textured(rng: np.random.Generator) -> np.ndarray:

@@ -137,7 +137,8 @@ def extract_collection(images: ImageSet, folder: str | Path, config: Config, tit
                     bar.update()
                 store.write_shard(folder, shard_index, found, failures, descriptor.dimensions, settings)
     opened = FeatureStore.open(folder)
-    store.write_failures(folder, opened.failures)
+    if pending or not (folder / store.FAILED).exists():
+        store.write_failures(folder, opened.failures)
     return opened
 
 
