@@ -24,7 +24,7 @@ from retrieval.reproduction import folder_name
 from retrieval.retriever import Retriever
 
 WORDS = 20_000
-GATE_WORDS = 5_000
+GATE_WORDS = 10_000
 GATE_LIST = Path(__file__).with_name("gate_photographs.txt")
 MODES = ("original", "expanded", "none")
 NAME, VOCABULARY = "paris250+sf300", "sf300"

@@ -126,11 +126,13 @@ class ExpansionConfig:
     min_inliers: int = 21  # a source has more than 20 inliers (Chum et al. 2007)
     max_images: int = 50  # at most so many sources (Chum et al. 2007: top m < 50)
     rerank: str = "expanded"  # second verification: "original" query, "expanded" query, or "none"
+    max_features: int = 3000  # features of the expanded query that are verified; measured, see docs/results.md
 
     def __post_init__(self) -> None:
         _one_of("expansion.rerank", self.rerank, ("original", "expanded", "none"))
         _at_least("expansion.min_inliers", self.min_inliers, 3)
         _at_least("expansion.max_images", self.max_images, 1)
+        _at_least("expansion.max_features", self.max_features, 1)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -188,12 +188,13 @@ class Retriever:
             return ranking
         expanded = average.expand(ranking.query, sources)
         again = self.shortlist(expanded)
-        rerank = self.config.expansion.rerank
-        if rerank == "none":
+        config = self.config.expansion
+        if config.rerank == "none":
             return again
-        if rerank == "original":
-            again = Ranking(again.ids, again.scores, again.places, None, ranking.query)
-        return self.verify(again)
+        query = ranking.query
+        if config.rerank == "expanded":
+            query = average.consolidate(expanded, len(query.words), config.max_features)
+        return self.verify(replace(again, query=query))
 
     def sources(self, ranking: Ranking) -> list[Source]:
         """The verified results with at least `expansion.min_inliers`, best first, at most `max_images`."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from retrieval.expansion.average import QueryFeatures, Source, expand
+from retrieval.expansion.average import QueryFeatures, Source, consolidate, expand
 from retrieval.geometry import frames
 
 
@@ -42,3 +42,25 @@ def test_without_a_box_the_photograph_is_the_box():
     start = query()
     source = Source(np.eye(2, 3), np.array([9], np.int32), np.array([[150, 20, 3, 0, 3, 0]], np.float32))
     assert 9 not in expand(start, [source]).words
+
+
+def test_consolidation_keeps_the_query_and_what_sources_agree_on():
+    """Plain loops: one feature per word and 32-pixel cell (at 1024 px), own ones first, then by support."""
+    rng = np.random.default_rng(4)
+    own, everything = 40, 400
+    regions = np.zeros((everything, 6), np.float32)
+    regions[:, :2] = rng.uniform(0, 300, (everything, 2))
+    regions[:, [2, 4]] = 2
+    words = rng.integers(0, 6, everything).astype(np.int32)
+    expanded = QueryFeatures(words, regions, np.full(everything, 0.1, np.float32), (512, 400), None)
+    cells: dict[tuple[int, int, int], list[int]] = {}
+    for i in range(everything):
+        x, y = regions[i, :2] / 16
+        cells.setdefault((int(words[i]), int(x // 1), int(y // 1)), []).append(i)
+    mine = [group[0] for group in cells.values() if group[0] < own]
+    for limit in (10, 60, 150, 1000):
+        others = sorted((g for g in cells.values() if g[0] >= own), key=lambda g: (-len(g), g[0]))
+        expected = sorted(mine + [g[0] for g in others[: max(0, limit - len(mine))]])
+        found = consolidate(expanded, own, limit)
+        np.testing.assert_array_equal(found.regions, regions[expected])
+        np.testing.assert_array_equal(found.words, words[expected])

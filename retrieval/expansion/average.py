@@ -1,14 +1,20 @@
 """Average query expansion (Chum et al. 2007): the mean of the query's and the verified results' term vectors.
 
 Only strictly verified images are sources. Their features are projected back into the query photograph by the
-verified transform, and those that fall inside the query box enter the mean and the expanded query's geometry.
+verified transform, and those that fall inside the query box enter the mean. For the second verification the
+expanded query is consolidated: features of one word at one place become one, and those that most photographs agree
+on are kept. Without this a query with twenty sources has tens of thousands of features, most of them clutter, and
+verification finds transforms by chance (docs/results.md has the comparison).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from retrieval.geometry import frames
+from retrieval.geometry.verification import REFERENCE_SIDE
+
+SAME_PLACE = 32.0  # pixels at a 1024-pixel longest side: the cell in which features of one word are one
 
 
 @dataclass(frozen=True)
@@ -71,3 +77,24 @@ def expand(query: QueryFeatures, sources: list[Source]) -> QueryFeatures:
     all_words = np.concatenate(words)
     weights = np.full(len(all_words), 1.0 / (1 + len(sources)), np.float32)
     return QueryFeatures(all_words, np.concatenate(regions), weights, query.size, query.box)
+
+
+def consolidate(expanded: QueryFeatures, own: int, limit: int) -> QueryFeatures:
+    """The geometry of an expanded query, reduced to what photographs agree on.
+
+    Args:
+        expanded: from `expand`; its first `own` features are the original query's.
+        own: number of original features.
+        limit: most features to keep; the original query's are kept in any case.
+
+    Returns:
+        One feature per word and place (cells of `SAME_PLACE`): the original query's, then those with most
+        photographs behind them, ties in the order of the sources.
+    """
+    cell = SAME_PLACE * max(expanded.size) / REFERENCE_SIDE
+    place = np.floor(expanded.regions[:, :2] / cell).astype(np.int64)
+    key = np.column_stack([expanded.words, place])
+    _, first, support = np.unique(key, axis=0, return_index=True, return_counts=True)
+    order = np.lexsort((first, -support, first >= own))
+    kept = np.sort(first[order][: max(limit, int((first < own).sum()))])
+    return replace(expanded, words=expanded.words[kept], regions=expanded.regions[kept], weights=expanded.weights[kept])
