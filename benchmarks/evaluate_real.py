@@ -4,7 +4,7 @@
 
 This is a small set (12 queries, 6 landmarks): its figures are comparable with each other, not with Oxford5k's or
 Paris6k's. All three ways to re-rank an expanded query are measured. `--gate` runs the subset listed in
-benchmarks/gate_photographs.txt with fewer words and checks only that verification and expansion help.
+benchmarks/gate_photographs.txt with fewer words; its floors lie two points under what was measured when they were set.
 """
 
 import sys
@@ -71,9 +71,9 @@ def main() -> int:
         chosen = expanded[config.expansion.rerank]
         if arguments.gate:
             bars |= {
-                f"{descriptor}: BoW at least 0.55": bow >= 0.55,
-                f"{descriptor}: verification adds at least 0.02": verified >= bow + 0.02,
-                f"{descriptor}: expansion does no harm (0.01)": chosen >= verified - 0.01,
+                f"{descriptor}: BoW at least 0.63": bow >= 0.63,
+                f"{descriptor}: verification adds at least 0.04": verified >= bow + 0.04,
+                f"{descriptor}: with expansion at least 0.68": chosen >= 0.68,
             }
         elif descriptor == "rootsift":
             bars |= {
