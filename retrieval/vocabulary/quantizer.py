@@ -7,6 +7,7 @@ took 222 ms; IVF with 64 probes of 2,048 cells 96 ms at 98.2 % agreement; HNSW (
 the same seed would not give the same words; IVF is deterministic, and builds faster.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def import_faiss() -> Any:
     Raises:
         RetrievalError: it is not installed.
     """
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells of every build it does not find
     try:
         import faiss
     except ImportError as error:
