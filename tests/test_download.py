@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
-from retrieval.datasets import download as module
-from retrieval.datasets.download import SOURCES, Source, download, fetch, unpack
+from retrieval.datasets import transfer as module
+from retrieval.datasets.download import SOURCES, Download, Source, download
+from retrieval.datasets.transfer import fetch, unpack
 from retrieval.errors import RetrievalError
 
 
@@ -115,7 +116,7 @@ def fill(server: Server) -> None:
     }
 
 
-def get(server: Server, data: Path, name: str = "paris6k") -> module.Download:
+def get(server: Server, data: Path, name: str = "paris6k") -> Download:
     urls = {"paris6k": server.url, "roxford5k": server.url}
     return download(name, data, base_urls=urls, sources=SMALL, pause=0, jobs=1)
 
