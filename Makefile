@@ -17,8 +17,12 @@ OTHER_FAISS := $(if $(filter gpu,$(BACKEND)),faiss-cpu,faiss-gpu-cu12)
 
 # A stamp's name carries what was installed and from which pins: switching branches does not reinstall.
 KEY := $(BACKEND)-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
-USER_STAMP := $(VENV)/.installed-demo-$(KEY)
-DEV_STAMP := $(VENV)/.installed-dev-$(KEY)
+STAMP := $(VENV)/.installed-$(KEY)
+
+# Where the real photographs are, if they lie beside the checkout and nobody said otherwise.
+ifndef RETRIEVAL_REAL_DATA
+RETRIEVAL_REAL_DATA := $(abspath $(wildcard ../shared/data))
+endif
 
 .PHONY: help demo test lint evaluate-real real-data bench clean
 
@@ -27,40 +31,36 @@ help: ## Show this list
 		printf '  make %-15s %s\n' "$$name" "$$text"; done
 	@echo "Variables: GPU=1, PIP_ARGS=..., PYTHON=... (see the top of the Makefile)"
 
-demo: $(USER_STAMP) ## Generate photographs, index and search them, print the table
+demo: $(STAMP) ## Generate photographs, index and search them, print the table
 	$(BIN)/python -m retrieval.datasets.planar data/demo
 	$(BIN)/python run_oxford5k.py --config configs/demo.yaml --work runs/demo
 
-test: $(DEV_STAMP) ## Run the tests
+test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest
 
-lint: $(DEV_STAMP) ## Check style and types
+lint: $(STAMP) ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-evaluate-real: | real-data $(DEV_STAMP) ## Measure on real photographs: RETRIEVAL_REAL_DATA=DIR
-	RETRIEVAL_REAL_DATA="$$RETRIEVAL_REAL_DATA" $(BIN)/python -m benchmarks.evaluate_real
+evaluate-real: | real-data $(STAMP) ## Measure on real photographs: RETRIEVAL_REAL_DATA=DIR
+	RETRIEVAL_REAL_DATA="$(RETRIEVAL_REAL_DATA)" $(BIN)/python -m benchmarks.evaluate_real
 
 real-data:
-	@[ -n "$${RETRIEVAL_REAL_DATA:-}" ] || { \
+	@[ -n "$(RETRIEVAL_REAL_DATA)" ] || { \
 		echo "Say where the real photographs are: make evaluate-real RETRIEVAL_REAL_DATA=DIR" >&2; exit 2; }
 
-bench: $(DEV_STAMP) ## Measure speed beside the peers
-	$(BIN)/python -m benchmarks.detector
+bench: $(STAMP) ## Measure speed beside the peers
+	RETRIEVAL_REAL_DATA="$(RETRIEVAL_REAL_DATA)" $(BIN)/python -m benchmarks.detector
+	RETRIEVAL_REAL_DATA="$(RETRIEVAL_REAL_DATA)" $(BIN)/python -m benchmarks.extraction
+	RETRIEVAL_REAL_DATA="$(RETRIEVAL_REAL_DATA)" $(BIN)/python -m benchmarks.query
 
 clean: ## Remove caches and build files; keeps .venv, data and runs
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find retrieval hardnet benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The dev extras contain the demo's, so installing them serves both.
-$(DEV_STAMP): EXTRAS := $(BACKEND),demo,dev
-$(DEV_STAMP): STAMPS = $(USER_STAMP) $(DEV_STAMP)
-$(USER_STAMP): EXTRAS := $(BACKEND),demo
-$(USER_STAMP): STAMPS = $(USER_STAMP)
-
-# Target-specific variables reach the prerequisites of a target too: none here may depend on another stamp.
-$(DEV_STAMP) $(USER_STAMP):
+# One environment serves the demo and the tests, so the tests need no network after `make demo` either.
+$(STAMP):
 	@command -v $(PYTHON) > /dev/null || { \
 		echo "$(PYTHON) is missing. Install it: sudo apt-get install python3 python3-venv python3-pip" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -72,6 +72,6 @@ $(DEV_STAMP) $(USER_STAMP):
 	@rm -f $(VENV)/.installed-*
 	@if $(BIN)/python -m pip show -q $(OTHER_FAISS) 2> /dev/null; then \
 		$(BIN)/python -m pip uninstall -q -y $(OTHER_FAISS); fi
-	@echo "Installing extras $(EXTRAS) into $(VENV): some minutes the first time"
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[$(EXTRAS)]'
-	@touch $(STAMPS)
+	@echo "Installing extras $(BACKEND), demo, dev into $(VENV): some minutes the first time"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[$(BACKEND),demo,dev]'
+	@touch $(STAMP)

@@ -68,6 +68,11 @@ def _weights(arguments: argparse.Namespace) -> int:
         else:
             state = "not downloaded" if row["url"] else "not part of this version"
         print(f"{row['name']:<14}{row['network']:<10}{row['licence']:<13}{state}")
+        if row["url"]:
+            print(f"{'':<14}{row['url']}")
+            print(f"{'':<14}sha256 {row['sha256'] or 'not known: recorded at the first download'}")
+            if not row["verified"]:
+                print(f"{'':<14}not verified against the published file")
     return 0
 
 

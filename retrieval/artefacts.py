@@ -8,6 +8,7 @@ The layout is described in docs/formats.md.
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -20,7 +21,10 @@ import numpy as np
 from retrieval import config as settings_module
 from retrieval.errors import ArtefactError
 
+logger = logging.getLogger(__name__)
+
 MANIFEST = "manifest.json"
+PLAN = "plan.json"  # of a folder that is filled step by step
 
 
 def write_text(path: Path, text: str) -> None:
@@ -76,7 +80,11 @@ def building(target: Path) -> Iterator[Path]:
         if target.exists():
             retired = temporary.with_name(f"{temporary.name}.old")
             os.rename(target, retired)
-            os.rename(temporary, target)
+            try:
+                os.rename(temporary, target)
+            except OSError:
+                os.rename(retired, target)
+                raise
             shutil.rmtree(retired, ignore_errors=True)
         else:
             os.rename(temporary, target)
@@ -190,7 +198,20 @@ def require_settings(what: str, stored: Mapping[str, Any], wanted: Mapping[str, 
     """
     difference = settings_module.first_difference(stored, wanted)
     if difference:
-        raise ArtefactError(f"{what} was made with other settings: {difference}")
+        raise ArtefactError(f"{what}: made with other settings, {difference}; use the same settings or make it anew")
+
+
+def is_artefact(folder: Path) -> bool:
+    """Whether a folder was written by this program: its manifest or plan says of what kind it is."""
+    for name in (MANIFEST, PLAN):
+        try:
+            facts = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(facts, dict) and {"kind", "version"} <= facts.keys():
+            logger.info("%s is no photographs but a %s: passed over", folder, facts["kind"])
+            return True
+    return False
 
 
 def file_sha256(path: Path) -> str:

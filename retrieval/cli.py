@@ -14,7 +14,6 @@ from typing import Any
 import hardnet
 from retrieval import __version__
 from retrieval import config as settings_module
-from retrieval.config import Config
 from retrieval.errors import RetrievalError
 
 logger = logging.getLogger(__name__)
@@ -201,15 +200,14 @@ def _index(arguments: argparse.Namespace) -> int:
 
     config = settings_module.load(arguments.config, arguments.overrides)
     images = list_images(arguments.photos)
-    collection, store = pipeline.build_collection(images, arguments.output, config, arguments.vocabulary)
-    pipeline.remove_partial(arguments.output)
+    collection, failures = pipeline.build_collection(images, arguments.output, config, arguments.vocabulary)
     print(
         f"{arguments.output}: {len(collection.names)} photographs, {collection.features} features, "
         f"{len(collection.vocabulary.centroids)} words"
     )
-    if store.failures:
+    if failures:
         print(
-            f"{len(store.failures)} files could not be used, see {arguments.output / 'failed.jsonl'}",
+            f"{len(failures)} files could not be used, see {arguments.output / 'failed.jsonl'}",
             file=sys.stderr,
         )
     return 0
@@ -297,6 +295,11 @@ def _vocabulary_train(arguments: argparse.Namespace) -> int:
         )
     if arguments.output.exists():
         raise RetrievalError(f"{arguments.output} already exists: choose another folder or delete it")
+    fixed = [text for text in arguments.overrides if text.split(".")[0] in ("images", "detector", "descriptor")]
+    if fixed and pipeline.is_store(arguments.source):
+        raise RetrievalError(
+            f"--set {fixed[0]} changes nothing: {arguments.source} holds features that are made already"
+        )
     store = pipeline.open_features(arguments.source, arguments.output, config)
     vocabulary = pipeline.obtain_vocabulary(store, arguments.output, config)
     pipeline.remove_partial(arguments.output)
@@ -330,13 +333,9 @@ def _open(arguments: argparse.Namespace) -> Any:
 
     retriever = Retriever.open(arguments.index)
     if arguments.overrides:
-        retriever = Retriever(retriever.collection, overridden(retriever.collection.config, arguments.overrides))
+        config = settings_module.load(None, arguments.overrides, base=retriever.collection.config)
+        retriever = Retriever(retriever.collection, config)
     return retriever
-
-
-def overridden(config: Config, overrides: Sequence[str]) -> Config:
-    """A configuration with ``key=value`` strings applied on top."""
-    return settings_module.load(None, overrides, base=config)
 
 
 if __name__ == "__main__":

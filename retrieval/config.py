@@ -61,7 +61,15 @@ class DetectorConfig:
         _at_least("detector.max_features", self.max_features, 1)
         _at_least("detector.scales_per_octave", self.scales_per_octave, 1)
         _at_least("detector.border", self.border, 2)
+        _at_least("detector.edge_ratio", self.edge_ratio, 1.0)
+        _at_least("detector.localise_iterations", self.localise_iterations, 1)
+        _at_least("detector.max_shift", self.max_shift, 0.5)
+        _at_least("detector.shape_iterations", self.shape_iterations, 1)
         _at_least("detector.shape_window", self.shape_window, 3)
+        _at_least("detector.max_anisotropy", self.max_anisotropy, 1.0)
+        _at_least("detector.input_sigma", self.input_sigma, 0.0)
+        if self.shape_window % 2 == 0:
+            raise ConfigError(f"detector.shape_window: expected an odd number of pixels, got {self.shape_window}")
         if self.initial_sigma <= self.input_sigma:
             raise ConfigError("detector.initial_sigma must exceed detector.input_sigma")
 
@@ -160,6 +168,13 @@ class DatasetConfig:
         names = ("oxford5k", "paris6k", "demo", "folder")
         _one_of("dataset.name", self.name, names)
         _one_of("dataset.vocabulary_from", self.vocabulary_from, names)
+        if (self.name in names[2:] or self.vocabulary_from in names[2:]) and self.vocabulary_from != self.name:
+            raise ConfigError(
+                f"dataset.vocabulary_from: {self.name!r} and {self.vocabulary_from!r} do not go together; "
+                "demo and folder bring their own vocabulary photographs"
+            )
+        if not self.rows:
+            raise ConfigError("dataset.rows: expected at least one row")
 
 
 @dataclass(frozen=True)
@@ -175,6 +190,9 @@ class Config:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     seed: int = 0  # every random choice derives from it
+
+    def __post_init__(self) -> None:
+        _at_least("seed", self.seed, 0)
 
 
 def load(path: str | Path | None = None, overrides: Iterable[str] = (), base: "Config | None" = None) -> Config:

@@ -7,6 +7,7 @@ overwritten.
 import logging
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from retrieval.config import Config
 from retrieval.datasets.folder import ImageSet, list_images
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.features import extractor
-from retrieval.features.store import PLAN, FeatureStore
-from retrieval.index.collection import Collection, build_index, open_index
+from retrieval.features.store import Failure, FeatureStore
+from retrieval.index.collection import Collection, build_index, index_settings, open_index
 from retrieval.vocabulary import kmeans
 from retrieval.vocabulary.store import Vocabulary, check_vocabulary, open_vocabulary, save_vocabulary
 
@@ -27,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 CHECK_DESCRIPTORS = 10_000  # most descriptors held out of the training
 HELD_OUT_SHARE = 20  # at most one feature in so many is held out
-MAX_PER_WORD = 256  # training descriptors per word beyond which k-means gains nothing (faiss's own cap)
 
 
 def obtain_vocabulary(store: FeatureStore, folder: str | Path, config: Config) -> Vocabulary:
@@ -40,7 +40,7 @@ def obtain_vocabulary(store: FeatureStore, folder: str | Path, config: Config) -
         RetrievalError: fewer features than words.
     """
     folder = Path(folder)
-    settings = {**settings_module.vocabulary_settings(config), **store.settings}
+    settings = {**settings_module.vocabulary_settings(config), **store.settings, "trained_on": store.digest}
     if folder.exists():
         vocabulary = open_vocabulary(folder)
         artefacts.require_settings(f"the vocabulary {folder}", vocabulary.settings, settings)
@@ -54,7 +54,8 @@ def obtain_vocabulary(store: FeatureStore, folder: str | Path, config: Config) -
         )
     order = np.random.default_rng(config.seed).permutation(total)
     held_out = min(CHECK_DESCRIPTORS, total // HELD_OUT_SHARE, total - words)
-    wanted = min(config.vocabulary.train_descriptors or MAX_PER_WORD * words, MAX_PER_WORD * words)
+    cap = kmeans.MAX_PER_WORD * words
+    wanted = min(config.vocabulary.train_descriptors or cap, cap)
     training = store.codes_at(np.sort(order[held_out : held_out + wanted]))
     folder.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = folder.with_name(f".{folder.name}.checkpoint")
@@ -83,17 +84,14 @@ def obtain_index(
     if not folder.exists():
         return build_index(folder, store, vocabulary, config, root)
     collection = open_index(folder)
-    wanted = {**store.settings, "vocabulary": {"fingerprint": vocabulary.fingerprint}}
-    artefacts.require_settings(f"the index {folder}", collection.settings, wanted)
-    if collection.names != store.names:
-        raise ArtefactError(f"the index {folder} holds other photographs than {store.folder}; delete it")
+    artefacts.require_settings(f"the index {folder}", collection.settings, index_settings(store, vocabulary))
     logger.info("%s: using the index that is there", folder)
     return collection
 
 
 def build_collection(
     images: ImageSet, target: Path, config: Config, vocabulary: Path | None = None
-) -> tuple[Collection, FeatureStore]:
+) -> tuple[Collection, tuple[Failure, ...]]:
     """From a folder of photographs to an index.
 
     Work that a kill interrupts lies in ``<target>.partial`` and is taken up by the next run; it is removed when the
@@ -103,7 +101,11 @@ def build_collection(
         images: the photographs.
         target: index folder; must not exist.
         config: all settings.
-        vocabulary: folder of a vocabulary; None trains one on the photographs themselves.
+        vocabulary: folder of a vocabulary; None trains one on the photographs themselves. Its own settings replace the
+            configuration's vocabulary section.
+
+    Returns:
+        The index, and the photographs that could not be used.
 
     Raises:
         ArtefactError: the target exists, or the vocabulary was made from other features.
@@ -116,6 +118,7 @@ def build_collection(
         wanted = extractor.feature_settings(config)
         stored = {key: opened.settings[key] for key in wanted}
         artefacts.require_settings(f"the vocabulary {vocabulary}", stored, wanted)
+        config = replace(config, vocabulary=opened.config)
     partial = partial_folder(target)
     store = extractor.extract_collection(images, partial / "features", config)
     if not store.names:
@@ -127,7 +130,8 @@ def build_collection(
         logger.info("no vocabulary given: training %d words on these photographs", config.vocabulary.words)
         opened = obtain_vocabulary(store, partial / "vocabulary", config)
     collection = build_index(target, store, opened, config, images.root)
-    return collection, store
+    remove_partial(target)
+    return collection, store.failures
 
 
 def partial_folder(target: Path) -> Path:
@@ -140,9 +144,14 @@ def remove_partial(target: Path) -> None:
     shutil.rmtree(partial_folder(target), ignore_errors=True)
 
 
+def is_store(folder: Path) -> bool:
+    """Whether a folder holds extracted features."""
+    return (folder / artefacts.PLAN).exists()
+
+
 def open_features(source: Path, target: Path, config: Config) -> FeatureStore:
     """The features in a folder: a feature store as it is, or photographs (extracted beside `target`, resumable)."""
-    if (source / PLAN).exists():
+    if is_store(source):
         return FeatureStore.open(source)
     return extractor.extract_collection(list_images(source), partial_folder(target) / "features", config)
 

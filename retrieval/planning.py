@@ -9,19 +9,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import joblib
 import numpy as np
 
+from retrieval import artefacts
 from retrieval.config import Config
 from retrieval.datasets.benchmarks import Source, database_images, open_benchmark
 from retrieval.datasets.folder import ImageSet
 from retrieval.errors import DatasetError, ImageError
 from retrieval.features import extractor
-from retrieval.features.store import PLAN, read_plan, shard_folder
+from retrieval.features.store import read_plan, shard_folder
 from retrieval.reproduction import folder_name
 from retrieval.vocabulary.quantizer import Quantizer
 
-CALIBRATION_IMAGES = 5
+CALIBRATION_IMAGES = 6
 CALIBRATION_WORDS = 100_000  # larger vocabularies are extrapolated from this many words
 CALIBRATION_DESCRIPTORS = 4_000
 
@@ -134,7 +136,7 @@ def _sets(source: Source, config: Config) -> list[_Set]:
 def _done(work: Path, one: _Set, descriptor: str) -> int:
     """Photographs whose shard is already there."""
     folder = work / "features" / one.name / folder_name(descriptor)
-    if not (folder / PLAN).exists():
+    if not (folder / artefacts.PLAN).exists():
         return 0
     facts = read_plan(folder)
     done = sum(shard_folder(folder, i).exists() for i in range(facts["shards"]))
@@ -142,35 +144,41 @@ def _done(work: Path, one: _Set, descriptor: str) -> int:
 
 
 def _calibrate_extraction(images: ImageSet | None, config: Config) -> tuple[float, int]:
-    """Seconds and features per photograph, on one core."""
+    """Seconds and features per photograph, timed inside as many worker processes as the run will have."""
+    jobs = joblib.effective_n_jobs(config.parallel.jobs)
+    count = max(CALIBRATION_IMAGES, 2 * jobs)
     if images is not None:
-        sources: list[Path | np.ndarray] = [images.path(name) for name in _evenly(images.names)]
+        sources: list[Path | np.ndarray] = [images.path(name) for name in _evenly(images.names, count)]
     else:
-        sources = [_textured(np.random.default_rng(config.seed + i)) for i in range(CALIBRATION_IMAGES)]
-    seconds, features = [], []
-    for one in [sources[0], *sources]:  # the first warms up
-        start = time.perf_counter()
-        try:
-            found = extractor.extract_image(one, "calibration", config)
-        except ImageError:
-            continue  # the run will list it
-        seconds.append(time.perf_counter() - start)
-        features.append(len(found.codes))
-    if not seconds:
+        sources = [_textured(np.random.default_rng(config.seed + i)) for i in range(count)]
+    parallel = joblib.Parallel(n_jobs=jobs)
+    parallel(joblib.delayed(_time_one)(one, config) for one in sources[:jobs])  # warms the workers up
+    timed = [found for found in parallel(joblib.delayed(_time_one)(one, config) for one in sources) if found]
+    if not timed:
         raise DatasetError("none of the photographs tried for the calibration can be used; see the run's failed.jsonl")
-    return float(np.median(seconds)), int(np.mean(features))
+    seconds, features = zip(*timed, strict=True)
+    return float(np.mean(seconds)), int(np.mean(features))
 
 
-def _evenly(names: Sequence[str]) -> list[str]:
+def _time_one(source: Path | np.ndarray, config: Config) -> tuple[float, int] | None:
+    """Seconds and features of one photograph on one thread; None where it cannot be used (the run will list it)."""
+    cv2.setNumThreads(1)
+    start = time.perf_counter()
+    try:
+        found = extractor.extract_image(source, "calibration", config)
+    except ImageError:
+        return None
+    return time.perf_counter() - start, len(found.codes)
+
+
+def _evenly(names: Sequence[str], count: int) -> list[str]:
     """Some names, evenly spread."""
-    step = max(1, len(names) // CALIBRATION_IMAGES)
-    return list(names[step // 2 :: step])
+    step = max(1, len(names) // count)
+    return list(names[step // 2 :: step][:count])
 
 
 def _textured(rng: np.random.Generator) -> np.ndarray:
     """A 1024 x 768 picture with about as many regions as a photograph of a building."""
-    import cv2
-
     picture = np.zeros((768, 1024), np.float32)
     for octave in range(2, 6):
         grid = rng.normal(0, 1, (768 >> octave, 1024 >> octave)).astype(np.float32)

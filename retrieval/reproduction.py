@@ -16,17 +16,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-from retrieval import artefacts
+from retrieval import artefacts, evaluation
 from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.datasets.benchmarks import Benchmark
 from retrieval.datasets.oxford import match_images
-from retrieval.errors import ConfigError
-from retrieval.evaluation import average_precision
+from retrieval.errors import ConfigError, DatasetError, RetrievalError
 from retrieval.features.extractor import extract_collection
+from retrieval.features.store import FeatureStore
 from retrieval.pipeline import obtain_index, obtain_vocabulary
 from retrieval.reporting.published import published
-from retrieval.retriever import Ranking, Retriever
+from retrieval.retriever import Ranking, Retriever, check_box
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,8 @@ def check_rows(rows: Sequence[str]) -> tuple[str, ...]:
     Raises:
         ConfigError: an unknown row.
     """
+    if not rows:
+        raise ConfigError(f"no row to run: choose of {', '.join(ROWS)}")
     unknown = [row for row in rows if row not in ROWS]
     if unknown:
         raise ConfigError(f"unknown row {unknown[0]!r}: this version has {', '.join(ROWS)}")
@@ -71,6 +73,9 @@ def run(
     """
     rows = check_rows(rows)
     stem_to_name = match_images(benchmark.ground_truth, benchmark.images)  # fail before hours of work
+    for query in benchmark.ground_truth.queries:
+        if not query.positives:
+            raise DatasetError(f"the query {query.name} has no positive image, so its precision is undefined")
     results: dict[str, Any] = {}
     timings: dict[str, Any] = {}
     for descriptor in descriptors:
@@ -81,6 +86,7 @@ def run(
         database = extract_collection(
             benchmark.images, features / benchmark.name / label, chosen, f"{benchmark.name} {label}"
         )
+        _check_queries(benchmark, stem_to_name, database)
         clock.lap("features")
         training = extract_collection(
             benchmark.vocabulary_images,
@@ -102,17 +108,34 @@ def run(
             "words": len(vocabulary.centroids),
             "queries": len(benchmark.ground_truth.queries),
         }
-    report = {
-        "dataset": benchmark.name,
-        "vocabulary_from": benchmark.vocabulary_name,
-        "results": results,
-        "timings": timings,
-        "config": settings_module.to_tree(config),
-        "versions": versions(),
-    }
-    work.mkdir(parents=True, exist_ok=True)
-    artefacts.write_text(work / "results.json", json.dumps(report, indent=1))
+        report = {
+            "dataset": benchmark.name,
+            "vocabulary_from": benchmark.vocabulary_name,
+            "results": results,
+            "timings": timings,
+            "config": settings_module.to_tree(config),
+            "versions": versions(),
+        }
+        artefacts.write_text(work / "results.json", json.dumps(report, indent=1))  # after every descriptor
     return report
+
+
+def _check_queries(benchmark: Benchmark, stem_to_name: dict[str, str], database: FeatureStore) -> None:
+    """Every query photograph has features and its box lies on it.
+
+    Raises:
+        DatasetError: naming the query and what is wrong.
+    """
+    reasons = {failure.name: failure.reason for failure in database.failures}
+    for query in benchmark.ground_truth.queries:
+        name = stem_to_name[query.image]
+        if name in reasons:
+            raise DatasetError(f"the photograph of the query {query.name} cannot be used: {reasons[name]}")
+        image = database.image(name)
+        try:
+            check_box(query.box, image.width, image.height)
+        except RetrievalError as error:
+            raise DatasetError(f"the query {query.name} on {name}: {error}") from error
 
 
 def evaluate(
@@ -128,7 +151,7 @@ def evaluate(
         row -> {"map", "published", "per_query"}.
     """
     clock = clock or _Clock()
-    per_row: dict[str, dict[str, float]] = {row: {} for row in rows}
+    ranked: dict[str, dict[str, list[str]]] = {row: {} for row in rows}
     names = retriever.collection.names
     stems = [Path(name).stem for name in names]
     for query in tqdm(benchmark.ground_truth.queries, desc="queries", unit="query", disable=None):
@@ -145,16 +168,16 @@ def evaluate(
             rankings["bow+sv+qe"] = retriever.expand(verified)
             clock.add("bow+sv+qe")
         for row in rows:
-            ranked = [stems[i] for i in rankings[row].ids]
-            per_row[row][query.name] = average_precision(ranked, query.positives, query.junk)
+            ranked[row][query.name] = [stems[i] for i in rankings[row].ids]
     label = retriever.config.descriptor.name
     results = {}
     for row in rows:
         reference = published(benchmark.name, label, row)
+        found = evaluation.evaluate(ranked[row], benchmark.ground_truth)
         results[row] = {
-            "map": sum(per_row[row].values()) / len(per_row[row]),
+            "map": found.map,
             "published": reference.map if reference else None,
-            "per_query": per_row[row],
+            "per_query": found.per_query,
         }
     return results
 

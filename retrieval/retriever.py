@@ -8,10 +8,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from retrieval import artefacts
+from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.errors import RetrievalError
 from retrieval.expansion import average
@@ -76,6 +78,9 @@ class Retriever:
     def __init__(self, collection: Collection, config: Config | None = None):
         self.collection = collection
         self.config = config or collection.config
+        artefacts.require_settings(
+            f"the index {collection.folder}", _fixed_settings(collection.config), _fixed_settings(self.config)
+        )
 
     @classmethod
     def open(cls, path: str | Path, config: Config | None = None, verify: bool = False) -> "Retriever":
@@ -87,7 +92,7 @@ class Retriever:
             verify: compare every stored array with its checksum first.
 
         Raises:
-            ArtefactError: not an index, damaged, or made with other feature settings.
+            ArtefactError: not an index, damaged, or built with other features or words than `config` says.
         """
         return cls(open_index(path, verify=verify), config)
 
@@ -120,6 +125,8 @@ class Retriever:
         self, query: QueryFeatures, top: int | None = 100, verify: bool = True, expand: str | None = None
     ) -> list[Hit]:
         """Like `query`, for features that are at hand (from `features`)."""
+        if top is not None and top < 1:
+            raise RetrievalError(f"top is {top}: expected at least 1, or None for all")
         if expand not in (None, "aqe"):
             raise RetrievalError(f"unknown expansion {expand!r}: use 'aqe' or none")
         ranking = self.shortlist(query)
@@ -153,8 +160,8 @@ class Retriever:
 
     def shortlist(self, query: QueryFeatures) -> Ranking:
         """All images that share a word with the query, by tf-idf cosine; ties by image id."""
-        scores = self.collection.scores(*query.terms())
-        ids = np.flatnonzero(scores > 0)
+        scores, shared = self.collection.scores(*query.terms())
+        ids = np.flatnonzero(shared)
         ids = ids[np.argsort(-scores[ids], kind="stable")]
         return Ranking(ids, scores[ids], np.full(len(ids), -1), None, query)
 
@@ -235,11 +242,19 @@ class Retriever:
         return hits
 
     def _require_same_features(self) -> None:
-        """A new photograph must be described exactly as the indexed ones were."""
+        """A new photograph must be described exactly as the indexed ones were, by the same weights."""
         stored = {key: self.collection.settings[key] for key in ("images", "detector", "descriptor")}
         artefacts.require_settings(
             f"the index {self.collection.folder}", stored, extractor.feature_settings(self.config)
         )
+
+
+def _fixed_settings(config: Config) -> dict[str, Any]:
+    """What an index was built with and a query cannot change."""
+    settings = settings_module.feature_settings(config)
+    descriptor = Path(config.descriptor.name)
+    settings["descriptor"] = str(descriptor.resolve()) if descriptor.is_file() else config.descriptor.name
+    return {**settings, "vocabulary": settings_module.to_tree(config.vocabulary)}
 
 
 def check_box(box: Sequence[float] | None, width: int, height: int) -> Box | None:
@@ -250,7 +265,10 @@ def check_box(box: Sequence[float] | None, width: int, height: int) -> Box | Non
     """
     if box is None:
         return None
-    numbers = [float(value) for value in box]
+    try:
+        numbers = [float(value) for value in box]
+    except (TypeError, ValueError):
+        numbers = []
     if len(numbers) != 4 or not np.isfinite(numbers).all():
         raise RetrievalError(f"a box is four finite numbers x1 y1 x2 y2, got {list(box)}")
     x1, y1, x2, y2 = numbers

@@ -89,11 +89,38 @@ def test_index_with_a_vocabulary_of_other_photographs(capsys, photos, tmp_path, 
     assert {hit["name"] for hit in json.loads(out)["hits"]} == {f"scenes/coffee_{i}.jpg" for i in range(3)}
 
 
+def test_the_index_may_lie_among_the_photographs(capsys, photos, tmp_path):
+    """A run that failed, or an older index in the same folder, does not get in the way."""
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    settings = ["--set", "vocabulary.iterations=2", "--set", "parallel.jobs=1"]
+    code, _, _ = run(capsys, "index", folder, "-o", folder / "x.index", "--set", "vocabulary.words=100000", *settings)
+    assert code == 2
+    for name in ("x.index", "y.index"):
+        code, out, _ = run(capsys, "index", folder, "-o", folder / name, "--set", "vocabulary.words=100", *settings)
+        assert code == 0
+        assert "9 photographs" in out
+
+
+def test_an_index_keeps_its_vocabulary_settings(capsys, photos, index, tmp_path):
+    code, _, _ = run(
+        capsys, "index", photos, "-o", tmp_path / "index", "--vocabulary", index / "vocabulary",
+        "--set", "vocabulary.words=777", "--set", "parallel.jobs=1",
+    )  # fmt: skip
+    assert code == 0
+    code, out, _ = run(capsys, "info", tmp_path / "index", "--json")
+    assert json.loads(out)["config"]["vocabulary"]["words"] == 400
+
+
 def test_vocabulary_from_features(capsys, photos, config, tmp_path):
     extract_collection(list_images(photos), tmp_path / "features", config)
     arguments = ["--words", 100, "--set", "vocabulary.iterations=2"]
     code, _, _ = run(capsys, "vocabulary", "train", tmp_path / "features", "-o", tmp_path / "words", *arguments)
     assert code == 0
+    ignored = ["--set", "detector.threshold=9"]
+    code, _, err = run(capsys, "vocabulary", "train", tmp_path / "features", "-o", tmp_path / "other", *ignored)
+    assert code == 2
+    assert "changes nothing" in error_line(err)
     code, out, _ = run(capsys, "vocabulary", "check", tmp_path / "words", "--held-out", tmp_path / "features")
     assert code == 0
     assert "agreement: 1.0" in out
@@ -128,6 +155,7 @@ def test_wrong_use_is_one_line_and_code_two(capsys, index, photos, tmp_path):
         (["query", index, photos / "notes.jpg"], "notes.jpg"),
         (["query", index, "scenes/coffee_0.jpg", "--set", "verification.dept=3"], "verification.depth"),
         (["query", index, "scenes/coffee_0.jpg", "--top", 0], "--top"),
+        (["query", index, "scenes/coffee_0.jpg", "--set", "detector.threshold=4"], "detector.threshold"),
         (["index", photos, "-o", target, "--set", "detector.treshold=3"], "detector.threshold"),
         (["index", photos, "-o", index], "already exists"),
         (["index", tmp_path / "nothing", "-o", target], "nothing"),

@@ -65,7 +65,7 @@ def test_a_second_run_opens_and_a_killed_one_goes_on(photos, config, extracted, 
         FeatureStore.open(folder)
     seen = []
     original = extractor._detect
-    monkeypatch.setattr(extractor, "_detect", lambda source, name, c: (seen.append(name), original(source, name, c))[1])
+    monkeypatch.setattr(extractor, "_detect", lambda *given: (seen.append(given[1]), original(*given))[1])
     again = extractor.extract_collection(list_images(photos), folder, config)
     assert set(seen) == set(list_images(photos).names[3:6])
     assert again.names == extracted.names
@@ -135,3 +135,27 @@ def test_describe_no_regions(name):
         0,
         128,
     )
+
+
+def test_patches_described_in_the_parent_give_the_same_codes(photos, config, extracted):
+    """The way a GPU takes: workers detect and cut, the parent describes."""
+    descriptor = extractor.load_descriptor(config.descriptor)
+    (result,) = extractor._extract_task(list_images(photos), ["cat.png"], config, 1, descriptor.patch_size)
+    features, patches = result
+    assert patches.shape == (len(features.regions), descriptor.patch_size, descriptor.patch_size)
+    described = extractor._describe(features, patches, descriptor)
+    np.testing.assert_array_equal(described.codes, extracted.image("cat.png").codes)
+
+
+def test_a_file_that_changed_in_place_is_noticed(photos, config, tmp_path):
+    shutil.copytree(photos, tmp_path / "photos")
+    extractor.extract_collection(list_images(tmp_path / "photos"), tmp_path / "features", config)
+    path = tmp_path / "photos" / "cat.png"
+    os.utime(path, (1, 1))  # the same number of bytes, written at another time
+    with pytest.raises(ArtefactError, match=r"cat\.png"):
+        extractor.extract_collection(list_images(tmp_path / "photos"), tmp_path / "features", config)
+
+
+def test_weights_by_path(tmp_path):
+    with pytest.raises(hardnet.WeightsError, match="none"):
+        describe_regions(np.zeros((50, 50), np.float32), np.empty((0, 6), np.float32), tmp_path / "none.pth")

@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,12 @@ def test_by_stem_names_both_files(tmp_path: Path) -> None:
     assert by_stem(ImageSet(tmp_path, ("a/x.jpg", "y.tar.gz"))) == {"x": "a/x.jpg", "y.tar": "y.tar.gz"}
     with pytest.raises(DatasetError, match=r"a/x\.jpg and b/x\.png"):
         by_stem(ImageSet(tmp_path, ("a/x.jpg", "b/x.png")))
+
+
+def test_indexes_among_the_photographs_are_passed_over(photos: Path, index: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    shutil.copytree(index, tmp_path / "photos" / "old.index")
+    (tmp_path / "photos" / "web").mkdir()
+    (tmp_path / "photos" / "web" / "manifest.json").write_text('{"name": "a web page"}')
+    names = list_images(tmp_path / "photos").names
+    assert set(names) == {*list_images(photos).names, "web/manifest.json"}

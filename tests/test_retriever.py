@@ -1,6 +1,6 @@
 """The facade on a small collection: the right scene first, transforms that hold, and clear refusals."""
 
-import dataclasses
+import shutil
 
 import cv2
 import numpy as np
@@ -9,8 +9,10 @@ import skimage.data
 from conftest import view
 
 from retrieval import config as settings
+from retrieval.datasets.folder import list_images
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.geometry import frames
+from retrieval.pipeline import build_collection
 from retrieval.retriever import Retriever
 
 COFFEE = {f"scenes/coffee_{i}.jpg" for i in range(3)}
@@ -114,11 +116,34 @@ def test_bad_requests(retriever, index):
         retriever.query("scenes/coffee_0.jpg", expand="magic")
     with pytest.raises(RetrievalError, match=r"nowhere\.jpg"):
         retriever.query("nowhere.jpg")
-    other = dataclasses.replace(retriever.config, detector=dataclasses.replace(retriever.config.detector, threshold=9))
-    with pytest.raises(ArtefactError, match=r"detector\.threshold"):
-        Retriever.open(index, other).query(np.random.default_rng(0).uniform(0, 255, (64, 64)))
+    with pytest.raises(RetrievalError, match="top"):
+        retriever.query("scenes/coffee_0.jpg", top=-1)
+    for override in ("detector.threshold=9", "vocabulary.probes=3", "descriptor.name=tfeat-lib"):
+        other = settings.load(None, [override], base=retriever.config)
+        with pytest.raises(ArtefactError, match=override.split("=")[0].split(".")[0]):
+            Retriever.open(index, other)
 
 
 def test_not_an_index(tmp_path):
     with pytest.raises(ArtefactError, match="holds no index"):
         Retriever.open(tmp_path)
+
+
+def test_a_folder_of_one_index_opens_it(index, tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "rootsift").symlink_to(index)
+    assert Retriever.open(tmp_path / "work").collection.names == Retriever.open(index).collection.names
+    (tmp_path / "work" / "tfeat").symlink_to(index)
+    with pytest.raises(ArtefactError, match="several"):
+        Retriever.open(tmp_path / "work")
+
+
+def test_a_collection_of_one_photograph_finds_it(photos, config, tmp_path):
+    """Every idf is 0 there: the score is 0, but shared words and geometry still find the photograph."""
+    (tmp_path / "one").mkdir()
+    shutil.copy(photos / "cat.png", tmp_path / "one")
+    few = settings.load(None, ["vocabulary.words=50"], base=config)
+    build_collection(list_images(tmp_path / "one"), tmp_path / "index", few)
+    hits = Retriever.open(tmp_path / "index").query(str(photos / "cat.png"))
+    assert [hit.name for hit in hits] == ["cat.png"]
+    assert hits[0].inliers > 20

@@ -84,6 +84,43 @@ def test_other_settings_are_refused_and_nothing_is_lost(benchmark, work, capsys)
     assert {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()} == before
 
 
+def test_changed_photographs_are_never_mixed_with_old_artefacts(benchmark, tmp_path, capsys):
+    """Obeying one refusal ("delete that folder") leads to the next, never to a stale result."""
+    source, work = tmp_path / "benchmark", tmp_path / "work"
+    shutil.copytree(benchmark, source)
+    assert run_oxford5k.main(arguments(source, work)) == 0
+    shutil.copy(source / "images" / "scenes" / "coffee_2.jpg", source / "words" / "brick.png")
+    assert run_oxford5k.main(arguments(source, work)) == 2
+    assert "brick.png" in capsys.readouterr().err
+    shutil.rmtree(work / "features" / "vocabulary")
+    assert run_oxford5k.main(arguments(source, work)) == 2
+    assert "trained_on" in capsys.readouterr().err
+    shutil.rmtree(work / "vocabulary")
+    assert run_oxford5k.main(arguments(source, work)) == 2
+    assert "the index" in capsys.readouterr().err
+    shutil.rmtree(work / "index")
+    assert run_oxford5k.main(arguments(source, work)) == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "word"),
+    [
+        ("query", "coffee_0 900 900 950 950", "outside"),
+        ("query", "cut 10 10 90 90", "cut.jpg"),
+        ("good", "", "positive"),
+    ],
+)
+def test_a_bad_query_is_told_before_the_vocabulary_is_trained(benchmark, tmp_path, capsys, kind, text, word):
+    source, work = tmp_path / "benchmark", tmp_path / "work"
+    shutil.copytree(benchmark, source)
+    (source / "groundtruth" / f"coffee_1_{kind}.txt").write_text(text + "\n")
+    if kind == "good":
+        (source / "groundtruth" / "coffee_1_ok.txt").write_text("")
+    assert run_oxford5k.main(arguments(source, work)) == 2
+    assert word in capsys.readouterr().err
+    assert not (work / "vocabulary").exists()
+
+
 def test_plan_estimates_and_writes_nothing(benchmark, tmp_path, capsys):
     assert run_oxford5k.main(arguments(benchmark, tmp_path / "work", "--plan")) == 0
     out = capsys.readouterr().out
@@ -117,6 +154,9 @@ def test_plan_of_the_published_run_names_downloads(tmp_path, capsys):
         (["--rows", "bow+magic"], "bow+magic"),
         (["--set", "dataset.nam=x"], "dataset.name"),
         (["--descriptors", "hardnett"], "hardnett"),
+        (["--set", "seed=-1"], "seed"),
+        (["--set", "dataset.rows=[]"], "dataset.rows"),
+        (["--set", "descriptor.device=cuda:99"], "descriptor.device"),
     ],
 )
 def test_wrong_use(benchmark, tmp_path, capsys, more, word):

@@ -63,7 +63,8 @@ def test_scores_equal_a_sparse_product(seed):
     np.testing.assert_allclose(ours_idf, idf, rtol=1e-6)
     ours_norms = scoring.image_norms(segment, ours_idf)
     np.testing.assert_allclose(ours_norms, norms, rtol=1e-6)
-    scores = scoring.tfidf_scores(segment, words, weights, ours_idf, ours_norms)
+    scores, shared = scoring.tfidf_scores(segment, words, weights, ours_idf, ours_norms)
+    np.testing.assert_array_equal(shared, np.asarray((counts[:, words] > 0).sum(axis=1)).ravel())
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-7)
 
 
@@ -74,12 +75,13 @@ def test_an_image_scores_one_against_itself_and_empty_ones_nothing():
     idf = scoring.inverse_document_frequencies(segment.document_frequencies, len(images))
     norms = scoring.image_norms(segment, idf)
     words, weights = np.unique(images[7][2], return_counts=True)
-    scores = scoring.tfidf_scores(segment, words, weights, idf, norms)
+    scores, _ = scoring.tfidf_scores(segment, words, weights, idf, norms)
     assert scores[7] == pytest.approx(1)
     assert scores[4] == 0
     assert scores.max() <= 1 + 1e-6
-    nothing = scoring.tfidf_scores(segment, np.empty(0, int), np.empty(0), idf, norms)
+    nothing, shared = scoring.tfidf_scores(segment, np.empty(0, int), np.empty(0), idf, norms)
     assert (nothing == 0).all()
+    assert (shared == 0).all()
 
 
 def test_geometry_survives_quantisation():

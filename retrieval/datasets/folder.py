@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from retrieval.artefacts import is_artefact
 from retrieval.errors import DatasetError
 
 
@@ -30,7 +31,8 @@ class ImageSet:
 def list_images(root: str | Path, exclude_stems: Collection[str] = frozenset()) -> ImageSet:
     """Every non-hidden file below `root`, whatever its suffix: what is no photograph, the extractor reports.
 
-    Links to files count as files; linked folders are not entered, so a loop cannot happen.
+    Links to files count as files; linked folders are not entered, so a loop cannot happen. Indexes, vocabularies and
+    features that lie among the photographs are passed over.
 
     Args:
         root: folder, searched recursively.
@@ -45,7 +47,7 @@ def list_images(root: str | Path, exclude_stems: Collection[str] = frozenset()) 
         raise DatasetError(f"{root} {what}: expected a folder of photographs")
     names = []
     for folder, folders, files in os.walk(root, onerror=_refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and not is_artefact(Path(folder, name))]
         for file in files:
             path = Path(folder, file)
             if not file.startswith(".") and path.stem not in exclude_stems and _is_regular(path):

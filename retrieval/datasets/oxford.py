@@ -78,10 +78,12 @@ def read_groundtruth(folder: str | Path) -> GroundTruth:
     folder = Path(folder)
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder: expected ground truth (<query>_query.txt and its lists)")
-    names = sorted(path.name.removesuffix("_query.txt") for path in folder.glob("*_query.txt"))
-    if not names:
+    queries = sorted(
+        folder.rglob("*_query.txt"), key=lambda path: path.name
+    )  # archives may bring a folder of their own
+    if not queries:
         raise DatasetError(f"{folder} holds no ground truth: expected files such as all_souls_1_query.txt")
-    return GroundTruth(tuple(_read_query(folder, name) for name in names))
+    return GroundTruth(tuple(_read_query(path.parent, path.name.removesuffix("_query.txt")) for path in queries))
 
 
 def match_images(ground_truth: GroundTruth, images: ImageSet) -> dict[str, str]:
@@ -142,6 +144,6 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DatasetError(f"{path} is missing: every query needs _query, _good, _ok and _junk files") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} cannot be read: {error}") from error
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield number, line.strip()

@@ -2,8 +2,8 @@
 
 Only strictly verified images are sources. Their features are projected back into the query photograph by the
 verified transform, and those that fall inside the query box enter the mean. For the second verification the
-expanded query is consolidated: features of one word at one place become one, and those that most photographs agree
-on are kept. Without this a query with twenty sources has tens of thousands of features, most of them clutter, and
+expanded query is consolidated: features of one word at one place become one, and the places with most features are
+kept. Without this a query with twenty sources has tens of thousands of features, most of them clutter, and
 verification finds transforms by chance (docs/results.md has the comparison).
 """
 
@@ -85,11 +85,11 @@ def consolidate(expanded: QueryFeatures, own: int, limit: int) -> QueryFeatures:
     Args:
         expanded: from `expand`; its first `own` features are the original query's.
         own: number of original features.
-        limit: most features to keep; the original query's are kept in any case.
+        limit: most features to keep; places of the original query's are kept in any case.
 
     Returns:
-        One feature per word and place (cells of `SAME_PLACE`): the original query's, then those with most
-        photographs behind them, ties in the order of the sources.
+        One feature per word and place (cells of `SAME_PLACE`): the original query's, then those with most features
+        behind them, ties in the order of the sources.
     """
     cell = SAME_PLACE * max(expanded.size) / REFERENCE_SIDE
     place = np.floor(expanded.regions[:, :2] / cell).astype(np.int64)

@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 import hardnet
 from retrieval import config as settings_module
-from retrieval.artefacts import require_settings
+from retrieval.artefacts import PLAN, require_settings
 from retrieval.config import Config, DescriptorConfig
 from retrieval.datasets.folder import ImageSet
-from retrieval.errors import ArtefactError, ImageError
+from retrieval.errors import ArtefactError, ConfigError, ImageError
 from retrieval.features import store
 from retrieval.features.detector import detect_regions
 from retrieval.features.patches import cut_patches
@@ -33,7 +33,7 @@ TASK_IMAGES = 4  # photographs per task handed to a worker: small enough for an 
 
 
 def describe_regions(
-    gray: np.ndarray, regions: np.ndarray, descriptor: "str | hardnet.PatchDescriptor" = "rootsift"
+    gray: np.ndarray, regions: np.ndarray, descriptor: "str | Path | hardnet.PatchDescriptor" = "rootsift"
 ) -> np.ndarray:
     """Describes regions of an image.
 
@@ -48,19 +48,27 @@ def describe_regions(
     Raises:
         hardnet.WeightsError: the weights are not at hand or cannot be read.
     """
-    if isinstance(descriptor, str):
-        descriptor = load_descriptor(DescriptorConfig(name=descriptor))
+    if isinstance(descriptor, str | Path):
+        descriptor = load_descriptor(DescriptorConfig(name=str(descriptor)))
     return descriptor.describe(cut_patches(gray, regions, descriptor.patch_size))
 
 
 @functools.lru_cache(maxsize=4)
 def load_descriptor(config: DescriptorConfig) -> "hardnet.PatchDescriptor":
-    """The configured descriptor; loaded once per process."""
-    return hardnet.load(config.name, device=config.device, batch_size=config.batch_size)
+    """The configured descriptor; loaded once per process.
+
+    Raises:
+        ConfigError: the device is not there.
+        hardnet.WeightsError: the weights are not at hand or cannot be read.
+    """
+    try:
+        return hardnet.load(config.name, device=config.device, batch_size=config.batch_size)
+    except ValueError as error:
+        raise ConfigError(f"descriptor.device: {error}") from error
 
 
 def feature_settings(config: Config) -> dict[str, Any]:
-    """The settings that decide features, with the descriptor known by its content and not by its file name."""
+    """The settings that decide features, with the descriptor known by its name and the checksum of its weights."""
     settings = settings_module.feature_settings(config)
     descriptor = load_descriptor(config.descriptor)
     settings["descriptor"] = {"name": descriptor.name, "fingerprint": descriptor.fingerprint}
@@ -78,20 +86,23 @@ def extract_image(source: str | Path | bytes | np.ndarray, name: str, config: Co
     Raises:
         ImageError: the photograph cannot be used.
     """
-    return _describe(*_detect(source, name, config), config)
+    descriptor = load_descriptor(config.descriptor)
+    features, patches = _detect(source, name, config, descriptor.patch_size)
+    return _describe(features, patches, descriptor)
 
 
-def _detect(source: str | Path | bytes | np.ndarray, name: str, config: Config) -> tuple[ImageFeatures, np.ndarray]:
+def _detect(
+    source: str | Path | bytes | np.ndarray, name: str, config: Config, patch_size: int
+) -> tuple[ImageFeatures, np.ndarray]:
     """Regions in original pixels (codes still empty) and the patches of one photograph."""
     image = load_image(source, config.images)
     regions = detect_regions(image.gray, config.detector)
-    patches = cut_patches(image.gray, regions, load_descriptor(config.descriptor).patch_size)
+    patches = cut_patches(image.gray, regions, patch_size)
     empty = np.empty((0, 0), np.uint8)
     return ImageFeatures(name, image.width, image.height, image.to_original(regions), empty), patches
 
 
-def _describe(features: ImageFeatures, patches: np.ndarray, config: Config) -> ImageFeatures:
-    descriptor = load_descriptor(config.descriptor)
+def _describe(features: ImageFeatures, patches: np.ndarray, descriptor: "hardnet.PatchDescriptor") -> ImageFeatures:
     codes = hardnet.quantise(descriptor.describe(patches), descriptor.quantisation)
     return ImageFeatures(features.name, features.width, features.height, features.regions, codes)
 
@@ -122,7 +133,7 @@ def extract_collection(images: ImageSet, folder: str | Path, config: Config, tit
             logger.info("%s: %d of %d shards are already there", folder, plan["shards"] - len(pending), plan["shards"])
         names = [name for i in pending for name in images.names[i * size : (i + 1) * size]]
         with tqdm(total=len(names), desc=title, unit="image", disable=None) as bar:
-            results = _extract_all(images, names, config, on_gpu=not str(descriptor.device).startswith("cpu"))
+            results = _extract_all(images, names, config, descriptor)
             for shard_index in pending:
                 expected = len(images.names[shard_index * size : (shard_index + 1) * size])
                 found: list[ImageFeatures] = []
@@ -144,8 +155,8 @@ def extract_collection(images: ImageSet, folder: str | Path, config: Config, tit
 
 def _plan(images: ImageSet, folder: Path, settings: dict[str, Any], config: Config) -> dict[str, Any]:
     """Reads the folder's plan and checks that it is this one, or writes it."""
-    listed: list[list[Any]] = [[name, _size(images.path(name))] for name in images.names]
-    if not (folder / store.PLAN).exists():
+    listed: list[list[Any]] = [[name, *_file_state(images.path(name))] for name in images.names]
+    if not (folder / PLAN).exists():
         size = config.parallel.shard_images
         plan: dict[str, Any] = {
             "settings": settings,
@@ -158,8 +169,8 @@ def _plan(images: ImageSet, folder: Path, settings: dict[str, Any], config: Conf
     plan = store.read_plan(folder)
     require_settings(f"the features in {folder}", plan["settings"], settings)
     if plan["images"] != listed:
-        theirs = {name: size for name, size in plan["images"]}
-        ours = {name: size for name, size in listed}
+        theirs = {name: state for name, *state in plan["images"]}
+        ours = {name: state for name, *state in listed}
         changed = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
         raise ArtefactError(
             f"the features in {folder} are of other photographs than {images.root} holds now ({len(changed)} differ, "
@@ -168,44 +179,54 @@ def _plan(images: ImageSet, folder: Path, settings: dict[str, Any], config: Conf
     return plan
 
 
-def _size(path: Path) -> int:
-    """Size of a file in bytes; -1 where it cannot be told (the extraction will say why)."""
+def _file_state(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of the last change in seconds: a file that has neither changed is taken to be the same.
+
+    (-1, -1) where they cannot be told; the extraction will say why.
+    """
     try:
-        return path.stat().st_size
+        status = path.stat()
     except OSError:
-        return -1
+        return -1, -1
+    return status.st_size, int(status.st_mtime)
 
 
 def _extract_all(
-    images: ImageSet, names: Sequence[str], config: Config, on_gpu: bool
+    images: ImageSet, names: Sequence[str], config: Config, descriptor: "hardnet.PatchDescriptor"
 ) -> Iterator[ImageFeatures | Failure]:
-    """Results in the order of `names`, computed by worker processes (patches are described here on a GPU)."""
+    """Results in the order of `names`, computed by worker processes; a GPU describes in this process."""
     tasks = [names[i : i + TASK_IMAGES] for i in range(0, len(names), TASK_IMAGES)]
     jobs = min(joblib.effective_n_jobs(config.parallel.jobs), len(tasks))
     threads = max(1, joblib.cpu_count() // jobs)
+    patch_size = None if str(descriptor.device).startswith("cpu") else descriptor.patch_size
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
-    batches = parallel(joblib.delayed(_extract_task)(images, task, config, threads, on_gpu) for task in tasks)
+    batches = parallel(joblib.delayed(_extract_task)(images, task, config, threads, patch_size) for task in tasks)
     for batch in batches:
         for result in batch:
             if isinstance(result, tuple):
                 features, patches = result
-                yield _describe(features, patches, config)
+                yield _describe(features, patches, descriptor)
             else:
                 yield result
 
 
-def _extract_task(images: ImageSet, names: Sequence[str], config: Config, threads: int, detect_only: bool) -> list[Any]:
-    """One worker's share: features, or a failure with its reason, or (features, patches) to be described."""
+def _extract_task(
+    images: ImageSet, names: Sequence[str], config: Config, threads: int, patch_size: int | None
+) -> list[Any]:
+    """One worker's share: features, or a failure with its reason.
+
+    With a patch size the worker loads no descriptor and returns (features without codes, patches) instead.
+    """
     cv2.setNumThreads(threads)
     results: list[Any] = []
     for name in names:
         try:
-            if detect_only:
-                results.append(_detect(images.path(name), name, config))
+            if patch_size is not None:
+                results.append(_detect(images.path(name), name, config, patch_size))
             else:
                 results.append(extract_image(images.path(name), name, config))
         except ImageError as error:
             results.append(Failure(name, str(error)))
-        except (cv2.error, ValueError, ArithmeticError, MemoryError) as error:
+        except (cv2.error, MemoryError) as error:
             results.append(Failure(name, f"{type(error).__name__}: {' '.join(str(error).split())}"))
     return results

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from retrieval import artefacts
+from retrieval import config as settings_module
+from retrieval.artefacts import PLAN
 from retrieval.errors import ArtefactError
 
 VERSION = 0
 SHARD_KIND = "feature shard"
 STORE_KIND = "feature store"
-PLAN = "plan.json"
 FAILED = "failed.jsonl"
 
 
@@ -68,12 +69,15 @@ class Shard:
     codes: np.ndarray
     failures: tuple[Failure, ...]
 
+    def image(self, i: int) -> ImageFeatures:
+        """The i-th photograph of this shard."""
+        rows = slice(int(self.offsets[i]), int(self.offsets[i + 1]))
+        width, height = (int(side) for side in self.sizes[i])
+        return ImageFeatures(self.names[i], width, height, self.regions[rows], self.codes[rows])
+
     def images(self) -> Iterator[ImageFeatures]:
         """The photographs of this shard, one after another."""
-        for i, name in enumerate(self.names):
-            rows = slice(int(self.offsets[i]), int(self.offsets[i + 1]))
-            width, height = (int(side) for side in self.sizes[i])
-            yield ImageFeatures(name, width, height, self.regions[rows], self.codes[rows])
+        return map(self.image, range(len(self.names)))
 
 
 class FeatureStore:
@@ -116,6 +120,15 @@ class FeatureStore:
         return cls(folder, plan["settings"], (low, scale), plan["shards"])
 
     @property
+    def digest(self) -> str:
+        """Fingerprint of the content: what is made from a store remembers it."""
+        manifests = (
+            artefacts.read_manifest(shard_folder(self.folder, i), SHARD_KIND, VERSION) for i in range(len(self.shards))
+        )
+        sums = [[m["facts"]["names"], {name: a["sha256"] for name, a in m["arrays"].items()}] for m in manifests]
+        return settings_module.digest({"shards": sums})
+
+    @property
     def features(self) -> int:
         """How many features all photographs have together."""
         return sum(len(shard.codes) for shard in self.shards)
@@ -127,11 +140,8 @@ class FeatureStore:
 
     def image(self, name: str) -> ImageFeatures:
         """The features of one photograph; KeyError when it is not in the store."""
-        shard_index, i = self._place[name]
-        shard = self.shards[shard_index]
-        rows = slice(int(shard.offsets[i]), int(shard.offsets[i + 1]))
-        width, height = (int(side) for side in shard.sizes[i])
-        return ImageFeatures(name, width, height, shard.regions[rows], shard.codes[rows])
+        shard, i = self._place[name]
+        return self.shards[shard].image(i)
 
     def images(self) -> Iterator[ImageFeatures]:
         """All photographs in order."""

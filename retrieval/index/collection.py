@@ -6,8 +6,9 @@ this format version (0), and nothing is ever removed from it.
 
 import functools
 import json
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from retrieval.features.store import FAILED, FeatureStore, write_failures
 from retrieval.index import scoring
 from retrieval.index.segment import Segment, build_segment, open_segment, write_segment
 from retrieval.vocabulary.store import Vocabulary, copy_vocabulary, open_vocabulary
+
+logger = logging.getLogger(__name__)
 
 KIND = "index"
 VERSION = 0
@@ -75,8 +78,8 @@ class Collection:
         """How many features are indexed."""
         return len(self.segment.words)
 
-    def scores(self, words: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """tf-idf cosine of a query with every image; see `scoring.tfidf_scores`."""
+    def scores(self, words: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """tf-idf cosine of a query with every image, and shared words; see `scoring.tfidf_scores`."""
         return scoring.tfidf_scores(self.segment, words, weights, self.idf, self.norms)
 
 
@@ -101,7 +104,11 @@ def build_index(
     artefacts.require_settings(
         f"the vocabulary {vocabulary.folder}", vocabulary_features(vocabulary), dict(store.settings)
     )
-    settings = {**store.settings, "vocabulary": {"fingerprint": vocabulary.fingerprint}}
+    settings = index_settings(store, vocabulary)
+    if Path(config.descriptor.name).is_file():  # weights by path must be found from any folder later
+        config = replace(
+            config, descriptor=replace(config.descriptor, name=str(Path(config.descriptor.name).resolve()))
+        )
 
     def images() -> Iterator[tuple[tuple[int, int], np.ndarray, np.ndarray]]:
         with tqdm(total=len(store.names), desc="index", unit="image", disable=None) as bar:
@@ -162,6 +169,11 @@ def describe_index(collection: Collection) -> dict[str, Any]:
     }
 
 
+def index_settings(store: FeatureStore, vocabulary: Vocabulary) -> dict[str, Any]:
+    """What decides an index: the features' settings and content, and the words."""
+    return {**store.settings, "features": store.digest, "vocabulary": {"fingerprint": vocabulary.fingerprint}}
+
+
 def vocabulary_features(vocabulary: Vocabulary) -> dict[str, Any]:
     """The feature settings inside a vocabulary's settings."""
     return {key: vocabulary.settings[key] for key in ("images", "detector", "descriptor")}
@@ -177,7 +189,7 @@ def open_index(folder: str | Path, verify: bool = False) -> Collection:
     Raises:
         ArtefactError: not an index, damaged, or of another version.
     """
-    folder = Path(folder)
+    folder = _only_index(Path(folder))
     manifest = artefacts.read_manifest(folder, KIND, VERSION)
     config = settings_module.load(folder / "config.yaml")
     try:
@@ -192,3 +204,17 @@ def open_index(folder: str | Path, verify: bool = False) -> Collection:
     if vocabulary.fingerprint != manifest["settings"]["vocabulary"]["fingerprint"]:
         raise ArtefactError(f"{folder / 'vocabulary'} is not the vocabulary this index was built with; rebuild it")
     return Collection(folder, config, manifest["settings"], names, segment, vocabulary, manifest["facts"]["root"])
+
+
+def _only_index(folder: Path) -> Path:
+    """The folder itself, or the one index inside it (a work folder keeps one index per descriptor)."""
+    if (folder / artefacts.MANIFEST).exists() or not folder.is_dir():
+        return folder
+    manifests = folder.glob(f"*/{artefacts.MANIFEST}")
+    inside = sorted(path.parent for path in manifests if (path.parent / "segments").is_dir())
+    if len(inside) > 1:
+        raise ArtefactError(f"{folder} holds several indexes, name one: {', '.join(map(str, inside))}")
+    if inside:
+        logger.info("%s: opening the index %s in it", folder, inside[0])
+        return inside[0]
+    return folder

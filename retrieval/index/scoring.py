@@ -42,7 +42,7 @@ def image_norms(segment: Segment, idf: np.ndarray) -> np.ndarray:
 
 def tfidf_scores(
     segment: Segment, words: np.ndarray, weights: np.ndarray, idf: np.ndarray, norms: np.ndarray
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """Cosine between a query's and every image's tf * idf vector.
 
     Args:
@@ -53,16 +53,17 @@ def tfidf_scores(
         norms: (n,) float64 from `image_norms`.
 
     Returns:
-        (n,) float64 in 0..1.
+        scores: (n,) float64 in 0..1.
+        shared: (n,) int64 distinct words an image shares with the query; with words that every image has, an image
+            may share some and score 0.
     """
     scores = np.zeros(len(segment.sizes))
-    query = weights * idf[words]
-    length = np.sqrt((query.astype(np.float64) ** 2).sum())
-    if length == 0:
-        return scores
+    query = (weights * idf[words]).astype(np.float64)
+    length = max(float(np.sqrt((query**2).sum())), np.finfo(np.float64).tiny)
     starts, ends = segment.posting_offsets[words], segment.posting_offsets[words + 1]
     at = concatenate_ranges(starts, ends)
     contribution = np.repeat(query * idf[words] / length, ends - starts) * segment.posting_counts[at]
-    dot = np.bincount(segment.posting_images[at], contribution, minlength=len(scores))
+    images = segment.posting_images[at]
+    dot = np.bincount(images, contribution, minlength=len(scores))
     np.divide(dot, norms, out=scores, where=norms > 0)
-    return scores
+    return scores, np.bincount(images, minlength=len(scores))

@@ -17,7 +17,7 @@ def cache(tmp_path, monkeypatch):
 def test_table_lists_every_name(cache, capsys):
     (cache / "tfeat-liberty.params").write_bytes(b"there")
     assert main(["weights"]) == 0
-    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")}
     assert set(lines) == set(weights.TABLE)
     assert lines["tfeat-lib"].endswith(str(cache / "tfeat-liberty.params"))
     assert lines["hardnet++"].endswith("not downloaded")
