@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 import hardnet
 from retrieval import config as settings
 from retrieval.datasets.folder import ImageSet, list_images
-from retrieval.errors import ArtefactError, ImageError
+from retrieval.errors import ArtefactError, ImageError, RetrievalError
 from retrieval.features import describe_regions, detect_regions, extractor, store
 from retrieval.features.store import FeatureStore
 from retrieval.images import load_image
@@ -159,3 +160,16 @@ def test_a_file_that_changed_in_place_is_noticed(photos, config, tmp_path):
 def test_weights_by_path(tmp_path):
     with pytest.raises(hardnet.WeightsError, match="none"):
         describe_regions(np.zeros((50, 50), np.float32), np.empty((0, 6), np.float32), tmp_path / "none.pth")
+
+
+def _killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_told_and_finished_shards_stay(photos, config, tmp_path, monkeypatch):
+    two = dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, jobs=2))
+    with monkeypatch.context() as patch:
+        patch.setattr(extractor, "_extract_task", _killed)
+        with pytest.raises(RetrievalError, match=r"parallel\.jobs"):
+            extractor.extract_collection(list_images(photos), tmp_path / "features", two)
+    assert len(extractor.extract_collection(list_images(photos), tmp_path / "features", two).names) == 9

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from retrieval.config import VerificationConfig
-from retrieval.geometry import frames
+from retrieval.geometry import frames, verification
 from retrieval.geometry.putatives import concatenate_ranges, find_putatives
 from retrieval.geometry.verification import one_to_one, verify
 
@@ -229,3 +229,28 @@ def test_concatenate_ranges():
     starts, ends = np.array([3, 7, 7, 0]), np.array([5, 7, 9, 1])
     assert concatenate_ranges(starts, ends).tolist() == [3, 4, 7, 8, 0]
     assert concatenate_ranges(np.array([], int), np.array([], int)).tolist() == []
+
+
+def test_images_of_a_batch_do_not_share_their_shortcut():
+    """One image whose pairs are all of different words, and one of fewer pairs where a word pairs up five times."""
+    rng = np.random.default_rng(2)
+    query = random_regions(rng, 30)
+    query[1:6] = query[0]  # five copies of a place
+    words = np.arange(30, dtype=np.int32)
+    words[1:6] = 0
+    singles = query[6:].copy()
+    singles[:, :2] = rng.uniform(0, 1000, (24, 2))
+    burst = np.concatenate([query[:1], random_regions(rng, 3)])
+    all_words = np.concatenate([np.arange(6, 30), [0, 6, 7, 8]]).astype(np.int32)
+    offsets = np.array([0, 24, 28])
+    found = find_putatives(words, offsets[:-1], offsets[1:], all_words, np.ones(30, int), CONFIG)
+    regions = np.concatenate([singles, burst])
+    outcome = verify(found, query, 1024.0, regions[found.row], np.array([1024.0, 1024.0]), CONFIG)
+    pairs = putatives_by_loops(words, all_words, offsets, np.ones(30, int), CONFIG)
+    for image in range(2):
+        count, _, _ = verify_by_loops(pairs[image], query, 1024.0, regions, 1024.0, CONFIG)
+        assert outcome.inliers[image] == count
+    counts, _ = verification._best_hypotheses(
+        found, verification._pairs(found, query, 1.0, regions[found.row], np.ones(2)), CONFIG
+    )
+    assert counts[1] < 4  # the burst is one inlier, not six

@@ -7,6 +7,7 @@ those that an earlier run finished, and lists unusable photographs with their re
 import functools
 import logging
 from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from retrieval import config as settings_module
 from retrieval.artefacts import PLAN, require_settings
 from retrieval.config import Config, DescriptorConfig
 from retrieval.datasets.folder import ImageSet
-from retrieval.errors import ArtefactError, ConfigError, ImageError
+from retrieval.errors import ArtefactError, ConfigError, ImageError, RetrievalError
 from retrieval.features import store
 from retrieval.features.detector import detect_regions
 from retrieval.features.patches import cut_patches
@@ -133,7 +134,7 @@ def extract_collection(images: ImageSet, folder: str | Path, config: Config, tit
             logger.info("%s: %d of %d shards are already there", folder, plan["shards"] - len(pending), plan["shards"])
         names = [name for i in pending for name in images.names[i * size : (i + 1) * size]]
         with tqdm(total=len(names), desc=title, unit="image", disable=None) as bar:
-            results = _extract_all(images, names, config, descriptor)
+            results = _alive(_extract_all(images, names, config, descriptor))
             for shard_index in pending:
                 expected = len(images.names[shard_index * size : (shard_index + 1) * size])
                 found: list[ImageFeatures] = []
@@ -208,6 +209,17 @@ def _extract_all(
                 yield _describe(features, patches, descriptor)
             else:
                 yield result
+
+
+def _alive(results: Iterator[ImageFeatures | Failure]) -> Iterator[ImageFeatures | Failure]:
+    """The same results; a worker that was killed is told as an error the user can act on."""
+    try:
+        yield from results
+    except BrokenProcessPool as error:
+        raise RetrievalError(
+            "a worker process was killed, probably for want of memory: run the same command again with fewer of them, "
+            "for example --set parallel.jobs=1 (finished shards are kept)"
+        ) from error
 
 
 def _extract_task(

@@ -184,7 +184,7 @@ def _limited_count(putatives: Putatives, inlier: np.ndarray, at: np.ndarray, val
     first = group[:, :1]
     local = np.where(valid, group - first, 0)
     n_groups = int(local.max()) + 1
-    if n_groups == inlier.shape[2]:  # every group is one pair
+    if (local.max(axis=1) + 1 == valid.sum(axis=1)).all():  # every group of every image is one pair
         return np.count_nonzero(inlier, axis=2).astype(np.float32)
     member = np.zeros((*group.shape, n_groups), np.float32)
     member[np.arange(len(at))[:, None], np.arange(at.shape[1])[None], local] = valid
