@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from retrieval.datasets.folder import ImageSet, by_stem, list_images
-from retrieval.errors import DatasetError
+from retrieval.errors import DatasetError, ImageError
+from retrieval.images import load_image
 
 
 def test_lists_recursively_and_sorts_bytewise(tmp_path: Path) -> None:
@@ -27,7 +28,11 @@ def test_links_and_special_files(tmp_path: Path) -> None:
     (real / "linked.jpg").symlink_to(real / "x.jpg")
     (real / "broken.jpg").symlink_to(real / "nowhere")
     os.mkfifo(real / "pipe.jpg")
-    assert list_images(real).names == ("linked.jpg", "x.jpg")
+    names = ("broken.jpg", "linked.jpg", "loop", "pipe.jpg", "x.jpg")
+    assert list_images(real).names == names
+    for name in set(names) - {"linked.jpg", "x.jpg"}:  # listed, and refused with a reason
+        with pytest.raises(ImageError, match=name):
+            load_image(real / name)
 
 
 def test_odd_bytes_survive(tmp_path: Path) -> None:

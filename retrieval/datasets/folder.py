@@ -1,7 +1,6 @@
 """A folder of photographs as a data set: stable names, no surprises from links, hidden files or odd bytes."""
 
 import os
-import stat
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -29,9 +28,9 @@ class ImageSet:
 
 
 def list_images(root: str | Path, exclude_stems: Collection[str] = frozenset()) -> ImageSet:
-    """Every non-hidden file below `root`, whatever its suffix: what is no photograph, the extractor reports.
+    """Every non-hidden file below `root`, whatever it is: what is no photograph, the extractor reports.
 
-    Links to files count as files; linked folders are not entered, so a loop cannot happen. Indexes, vocabularies and
+    Links count as files; linked folders are not entered, so a loop cannot happen. Indexes, vocabularies and
     features that lie among the photographs are passed over.
 
     Args:
@@ -48,9 +47,10 @@ def list_images(root: str | Path, exclude_stems: Collection[str] = frozenset()) 
     names = []
     for folder, folders, files in os.walk(root, onerror=_refuse):
         folders[:] = [name for name in folders if not name.startswith(".") and not is_artefact(Path(folder, name))]
-        for file in files:
+        linked = [name for name in folders if Path(folder, name).is_symlink()]
+        for file in files + linked:
             path = Path(folder, file)
-            if not file.startswith(".") and path.stem not in exclude_stems and _is_regular(path):
+            if not file.startswith(".") and path.stem not in exclude_stems:
                 names.append(path.relative_to(root).as_posix())
     if not names:
         raise DatasetError(f"{root} holds no file: expected a folder of photographs")
@@ -73,13 +73,6 @@ def by_stem(images: ImageSet) -> dict[str, str]:
             )
         found[stem] = name
     return found
-
-
-def _is_regular(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except OSError:  # a link that leads nowhere
-        return False
 
 
 def _refuse(error: OSError) -> None:
