@@ -6,8 +6,10 @@ more inliers than it has features on either side), the winner is re-estimated by
 one-to-one inliers. Nothing is random. Images are batched by their number of pairs.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import joblib
 import numpy as np
 
 from retrieval.config import VerificationConfig
@@ -15,7 +17,8 @@ from retrieval.geometry.frames import to_frames
 from retrieval.geometry.putatives import Putatives
 
 REFERENCE_SIDE = 1024.0  # longest image side at which the tolerance is meant, pixels
-BATCH_ELEMENTS = 1 << 17  # hypothesis x pair cells scored at once: their arrays stay in the processor's cache
+BATCH_ELEMENTS = 1 << 16  # hypothesis x pair cells scored at once: their arrays stay in the processor's cache
+THREADS = joblib.cpu_count()  # batches scored at a time
 MIN_FIT = 4  # pairs needed before least squares re-estimates a transform (protocol: more than three)
 
 
@@ -130,68 +133,78 @@ def _best_hypotheses(putatives: Putatives, pairs: _Pairs, config: VerificationCo
     metric = _metric(pairs.linear).astype(np.float32)
     order = np.argsort(sizes, kind="stable")
     order = order[sizes[order] >= config.min_inliers]
-    start = 0
+    batches, start = [], 0
     while start < len(order):
         stop = start + 1
         while stop < len(order) and (stop + 1 - start) * int(sizes[order[stop]]) ** 2 <= BATCH_ELEMENTS:
             stop += 1
-        slots = order[start:stop]
-        counts[slots], best[slots] = _score_batch(putatives, pairs, metric, slots, config)
+        batches.append(order[start:stop])
         start = stop
+    # numpy lets go of the interpreter inside its passes, so threads share the work; each batch is its own result
+    with ThreadPoolExecutor(max_workers=max(1, min(THREADS, len(batches)))) as pool:
+        scored = pool.map(lambda slots: _score_batch(putatives, pairs, metric, slots, config), batches)
+        for slots, (count, chosen) in zip(batches, scored, strict=True):
+            counts[slots], best[slots] = count, chosen
     return counts, best
 
 
 def _score_batch(
     putatives: Putatives, pairs: _Pairs, metric: np.ndarray, slots: np.ndarray, config: VerificationConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores all hypotheses of some images of similar size; arrays are (images, hypotheses, pairs)."""
+    """Scores all hypotheses of some images of similar size; arrays are (images, pairs, hypotheses).
+
+    Plain elementwise passes: threaded matrix products of this size spend their time waiting for each other.
+    """
     starts = putatives.starts[slots]
     sizes = putatives.starts[slots + 1] - starts
-    width = int(sizes.max())
-    steps = np.arange(width)
+    steps = np.arange(int(sizes.max()))
     valid = steps[None] < sizes[:, None]  # (B, P)
     at = np.where(valid, starts[:, None] + steps[None], starts[:, None])
-    query, image = pairs.query[at], pairs.image[at]  # (B, P, 2)
-    homogeneous = np.concatenate([query, np.ones_like(query[:, :, :1])], axis=2).transpose(0, 2, 1)
-    rows = np.concatenate([pairs.linear[at], pairs.shift[at][..., None]], axis=3)  # (B, P, 2, 3)
-    x = rows[:, :, 0] @ homogeneous
-    x -= image[:, None, :, 0]
-    y = rows[:, :, 1] @ homogeneous
-    y -= image[:, None, :, 1]
-    G = metric[at]
+    query, image = pairs.query[at][:, :, None], pairs.image[at][:, :, None]  # (B, P, 1, 2)
+    linear, shift, G = pairs.linear[at][:, None], pairs.shift[at][:, None], metric[at][:, None]  # (B, 1, P, ...)
+    x, y = (
+        query[..., 0] * linear[..., k, 0] + query[..., 1] * linear[..., k, 1] for k in (0, 1)
+    )  # (B, P, P) each: where a hypothesis takes a pair's query point
+    for k, residual in enumerate((x, y)):
+        residual += shift[..., k]
+        residual -= image[..., k]
     # p^T G p = x (g00 x + 2 g01 y) + g11 y^2, with few temporaries
-    error = (2 * G[:, :, 0, 1])[..., None] * y
-    error += G[:, :, 0, 0][..., None] * x
+    error = (2 * G[..., 0, 1]) * y
+    error += G[..., 0, 0] * x
     error *= x
     np.multiply(y, y, out=y)
-    y *= G[:, :, 1, 1][..., None]
+    y *= G[..., 1, 1]
     error += y
     inlier = error < config.tolerance**2
     log_area = pairs.log_area[at]
-    change = log_area[:, None, :] - log_area[:, :, None]
+    change = np.subtract(log_area[:, :, None], log_area[:, None], out=x)
     inlier &= np.abs(change, out=change) < np.log(config.max_area_ratio)
-    inlier &= valid[:, None, :]
-    count = _limited_count(putatives, inlier, at, valid)
-    count[~valid] = -1
-    best = count.argmax(axis=1)
-    pick = np.arange(len(slots))
-    return count[pick, best].astype(np.int64), at[pick, best]
+    counts, best = np.empty(len(slots), np.int64), np.empty(len(slots), np.int64)
+    for i, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+        count = _limited_count(putatives, inlier[i, :size, :size], int(start))
+        best[i] = start + count.argmax()
+        counts[i] = count.max()
+    return counts, best
 
 
-def _limited_count(putatives: Putatives, inlier: np.ndarray, at: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Inliers of every hypothesis, where a word counts no more often than it has features on either side."""
-    group = putatives.group[at]
-    first = group[:, :1]
-    local = np.where(valid, group - first, 0)
-    n_groups = int(local.max()) + 1
-    if (local.max(axis=1) + 1 == valid.sum(axis=1)).all():  # every group of every image is one pair
-        return np.count_nonzero(inlier, axis=2).astype(np.float32)
-    member = np.zeros((*group.shape, n_groups), np.float32)
-    member[np.arange(len(at))[:, None], np.arange(at.shape[1])[None], local] = valid
-    per_group = inlier.astype(np.float32) @ member  # (B, hypotheses, groups)
-    index = np.minimum(first + np.arange(n_groups)[None], len(putatives.capacity) - 1)
-    np.minimum(per_group, putatives.capacity[index][:, None, :].astype(np.float32), out=per_group)
-    return per_group.sum(axis=2)
+def _limited_count(putatives: Putatives, inlier: np.ndarray, start: int) -> np.ndarray:
+    """Inliers of every hypothesis of one image, where a word counts no more often than it has features on either side.
+
+    Args:
+        putatives: all pairs.
+        inlier: (pairs, hypotheses) bool.
+        start: the image's first pair.
+
+    Returns:
+        (hypotheses,) int64.
+    """
+    group = putatives.group[start : start + len(inlier)]
+    first = np.flatnonzero(np.diff(group, prepend=-1))  # pairs of a group are neighbours
+    if len(first) == len(group):  # every group is one pair
+        return np.count_nonzero(inlier, axis=0)
+    per_group = np.add.reduceat(inlier.astype(np.int16), first, axis=0)  # (groups, hypotheses)
+    np.minimum(per_group, putatives.capacity[group[first], None], out=per_group, casting="unsafe")
+    return per_group.sum(axis=0, dtype=np.int64)
 
 
 def _refine(
