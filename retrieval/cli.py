@@ -218,6 +218,9 @@ def _query(arguments: argparse.Namespace) -> int:
     if arguments.top < 1:
         raise RetrievalError(f"--top {arguments.top}: expected at least 1")
     features = retriever.features(arguments.photo, arguments.box)
+    if not len(features.words):
+        where = "the photograph" if features.box is None else "the box"
+        logger.warning("no feature lies in %s, so nothing can be found", where)
     hits = retriever.search(features, arguments.top, verify=not arguments.no_verify, expand=arguments.expand)
     if arguments.json:
         rows = []

@@ -192,6 +192,16 @@ def test_too_few_features_say_what_to_lower(capsys, photos, tmp_path):
     assert code == 2
     assert "vocabulary.words" in error_line(err)
     assert not (tmp_path / "index").exists()
+    code, _, err = run(capsys, "info", tmp_path / "index")
+    assert code == 2
+    assert "not finished" in error_line(err)
+
+
+def test_a_box_without_features_is_said(capsys, index):
+    code, out, err = run(capsys, "query", index, "scenes/coffee_0.jpg", "--box", 0, 0, 3, 3, "--json")
+    assert code == 0
+    assert json.loads(out)["hits"] == []
+    assert "no feature lies in the box" in err
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def extract_collection(images: ImageSet, folder: str | Path, config: Config, tit
                 for _ in range(expected):
                     result = next(results)
                     if isinstance(result, Failure):
-                        logger.warning("skipped %s: %s", result.name, result.reason)
+                        logger.warning("skipped %s", result.reason)
                         failures.append(result)
                     else:
                         found.append(result)

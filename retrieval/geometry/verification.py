@@ -17,7 +17,7 @@ from retrieval.geometry.frames import to_frames
 from retrieval.geometry.putatives import Putatives
 
 REFERENCE_SIDE = 1024.0  # longest image side at which the tolerance is meant, pixels
-BATCH_ELEMENTS = 1 << 16  # hypothesis x pair cells scored at once: their arrays stay in the processor's cache
+BATCH_ELEMENTS = 1 << 17  # hypothesis x pair cells scored at once: their arrays stay in the processor's cache
 THREADS = joblib.cpu_count()  # batches scored at a time
 MIN_FIT = 4  # pairs needed before least squares re-estimates a transform (protocol: more than three)
 
@@ -158,33 +158,49 @@ def _score_batch(
     starts = putatives.starts[slots]
     sizes = putatives.starts[slots + 1] - starts
     steps = np.arange(int(sizes.max()))
-    valid = steps[None] < sizes[:, None]  # (B, P)
-    at = np.where(valid, starts[:, None] + steps[None], starts[:, None])
+    at = starts[:, None] + np.minimum(steps[None], sizes[:, None] - 1)  # (B, P)
+    counts = np.zeros(len(slots), np.int64)
+    best = starts.copy()
+    width = max(1, BATCH_ELEMENTS // at.size)  # hypotheses at a time
+    for left in range(0, at.shape[1], width):
+        inlier = _inliers(pairs, metric, at, at[:, left : left + width], config)
+        for i, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+            if left >= size:
+                continue
+            count = _limited_count(putatives, inlier[i, :size, : size - left], int(start))
+            top = int(count.argmax())
+            if count[top] > counts[i]:
+                counts[i], best[i] = count[top], start + left + top
+    return counts, best
+
+
+def _inliers(
+    pairs: _Pairs, metric: np.ndarray, at: np.ndarray, hypotheses: np.ndarray, config: VerificationConfig
+) -> np.ndarray:
+    """Which pairs (B, P) agree with which hypotheses (B, H), both given as pair indices.
+
+    Returns:
+        (B, P, H) bool.
+    """
     query, image = pairs.query[at][:, :, None], pairs.image[at][:, :, None]  # (B, P, 1, 2)
-    linear, shift, G = pairs.linear[at][:, None], pairs.shift[at][:, None], metric[at][:, None]  # (B, 1, P, ...)
-    x, y = (
-        query[..., 0] * linear[..., k, 0] + query[..., 1] * linear[..., k, 1] for k in (0, 1)
-    )  # (B, P, P) each: where a hypothesis takes a pair's query point
+    linear, shift, G = (values[hypotheses][:, None] for values in (pairs.linear, pairs.shift, metric))  # (B, 1, H, ...)
+    x, y = (query[..., 0] * linear[..., k, 0] for k in (0, 1))  # (B, P, H): forward residuals, built up in place
+    error = np.empty_like(x)
     for k, residual in enumerate((x, y)):
+        residual += np.multiply(query[..., 1], linear[..., k, 1], out=error)
         residual += shift[..., k]
         residual -= image[..., k]
-    # p^T G p = x (g00 x + 2 g01 y) + g11 y^2, with few temporaries
-    error = (2 * G[..., 0, 1]) * y
+    # p^T G p = x (g00 x + 2 g01 y) + g11 y^2
+    np.multiply(2 * G[..., 0, 1], y, out=error)
+    y *= y
+    y *= G[..., 1, 1]
     error += G[..., 0, 0] * x
     error *= x
-    np.multiply(y, y, out=y)
-    y *= G[..., 1, 1]
     error += y
     inlier = error < config.tolerance**2
-    log_area = pairs.log_area[at]
-    change = np.subtract(log_area[:, :, None], log_area[:, None], out=x)
+    change = np.subtract(pairs.log_area[at][:, :, None], pairs.log_area[hypotheses][:, None], out=x)
     inlier &= np.abs(change, out=change) < np.log(config.max_area_ratio)
-    counts, best = np.empty(len(slots), np.int64), np.empty(len(slots), np.int64)
-    for i, (start, size) in enumerate(zip(starts, sizes, strict=True)):
-        count = _limited_count(putatives, inlier[i, :size, :size], int(start))
-        best[i] = start + count.argmax()
-        counts[i] = count.max()
-    return counts, best
+    return inlier
 
 
 def _limited_count(putatives: Putatives, inlier: np.ndarray, start: int) -> np.ndarray:

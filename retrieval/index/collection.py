@@ -190,6 +190,10 @@ def open_index(folder: str | Path, verify: bool = False) -> Collection:
         ArtefactError: not an index, damaged, or of another version.
     """
     folder = _only_index(Path(folder))
+    if not folder.exists() and folder.with_name(f"{folder.name}.partial").exists():
+        raise ArtefactError(
+            f"{folder} is not finished: run the command that makes it again, it goes on where it stopped"
+        )
     manifest = artefacts.read_manifest(folder, KIND, VERSION)
     config = settings_module.load(folder / "config.yaml")
     try:
