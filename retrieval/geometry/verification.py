@@ -153,24 +153,35 @@ def _score_batch(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores all hypotheses of some images of similar size; arrays are (images, pairs, hypotheses).
 
-    Plain elementwise passes: threaded matrix products of this size spend their time waiting for each other.
+    A word counts no more often than it has features on either side. Plain elementwise passes: threaded matrix products
+    of this size spend their time waiting for each other.
     """
     starts = putatives.starts[slots]
     sizes = putatives.starts[slots + 1] - starts
     steps = np.arange(int(sizes.max()))
-    at = starts[:, None] + np.minimum(steps[None], sizes[:, None] - 1)  # (B, P)
+    valid = steps[None] < sizes[:, None]  # (B, P)
+    at = starts[:, None] + np.minimum(steps[None], sizes[:, None] - 1)
+    # where a group of pairs of one word begins; what pads an image out is a group of capacity 0
+    group = putatives.group[at]
+    begins = np.ones(at.shape, bool)
+    begins[:, 1:] = (group[:, 1:] != group[:, :-1]) | (valid[:, 1:] != valid[:, :-1])
+    first = np.flatnonzero(begins)
+    capacity = np.where(valid.ravel()[first], putatives.capacity[group.ravel()[first]], 0).astype(np.int16)
+    of_image = np.searchsorted(first, np.arange(len(slots)) * at.shape[1])
     counts = np.zeros(len(slots), np.int64)
     best = starts.copy()
     width = max(1, BATCH_ELEMENTS // at.size)  # hypotheses at a time
     for left in range(0, at.shape[1], width):
         inlier = _inliers(pairs, metric, at, at[:, left : left + width], config)
-        for i, (start, size) in enumerate(zip(starts, sizes, strict=True)):
-            if left >= size:
-                continue
-            count = _limited_count(putatives, inlier[i, :size, : size - left], int(start))
-            top = int(count.argmax())
-            if count[top] > counts[i]:
-                counts[i], best[i] = count[top], start + left + top
+        per_group = np.add.reduceat(inlier.reshape(at.size, -1).astype(np.int16), first, axis=0)
+        np.minimum(per_group, capacity[:, None], out=per_group)
+        count = np.add.reduceat(per_group, of_image, axis=0, dtype=np.int64)  # (B, H)
+        count[~valid[:, left : left + width]] = -1
+        top = count.argmax(axis=1)
+        found = count[np.arange(len(slots)), top]
+        better = found > counts
+        counts[better] = found[better]
+        best[better] = (starts + left + top)[better]
     return counts, best
 
 
@@ -201,26 +212,6 @@ def _inliers(
     change = np.subtract(pairs.log_area[at][:, :, None], pairs.log_area[hypotheses][:, None], out=x)
     inlier &= np.abs(change, out=change) < np.log(config.max_area_ratio)
     return inlier
-
-
-def _limited_count(putatives: Putatives, inlier: np.ndarray, start: int) -> np.ndarray:
-    """Inliers of every hypothesis of one image, where a word counts no more often than it has features on either side.
-
-    Args:
-        putatives: all pairs.
-        inlier: (pairs, hypotheses) bool.
-        start: the image's first pair.
-
-    Returns:
-        (hypotheses,) int64.
-    """
-    group = putatives.group[start : start + len(inlier)]
-    first = np.flatnonzero(np.diff(group, prepend=-1))  # pairs of a group are neighbours
-    if len(first) == len(group):  # every group is one pair
-        return np.count_nonzero(inlier, axis=0)
-    per_group = np.add.reduceat(inlier.astype(np.int16), first, axis=0)  # (groups, hypotheses)
-    np.minimum(per_group, putatives.capacity[group[first], None], out=per_group, casting="unsafe")
-    return per_group.sum(axis=0, dtype=np.int64)
 
 
 def _refine(
