@@ -140,22 +140,22 @@ def fill_artefact(
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def read_manifest(folder: Path, kind: str, version: int) -> dict[str, Any]:
-    """The manifest of an artefact.
+def read_manifest(folder: Path, kind: str, version: int, name: str = MANIFEST) -> dict[str, Any]:
+    """The manifest of an artefact, or the plan of a folder that is filled step by step.
 
     Raises:
         ArtefactError: no manifest, not valid JSON, another kind, or a format version this program cannot read.
     """
-    path = folder / MANIFEST
+    path = folder / name
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ArtefactError(f"{folder} holds no {kind}: it has no {MANIFEST}") from error
+        raise ArtefactError(f"{folder} holds no {kind}: it has no {name}") from error
     except (OSError, ValueError) as error:
         raise ArtefactError(f"{path} cannot be read: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("kind") != kind:
         found = manifest.get("kind") if isinstance(manifest, dict) else None
-        raise ArtefactError(f"{folder} holds no {kind} (its manifest says {found!r})")
+        raise ArtefactError(f"{folder} holds no {kind} (its {name} says {found!r})")
     if manifest.get("version") != version:
         raise ArtefactError(
             f"{folder} was written as {kind} format {manifest.get('version')}, this program reads {version}"

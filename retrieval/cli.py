@@ -288,14 +288,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _vocabulary_train(arguments: argparse.Namespace) -> int:
     from retrieval import pipeline
 
-    config = settings_module.load(arguments.config, arguments.overrides)
-    if arguments.words is not None:
-        config = settings_module.from_tree(
-            {
-                **settings_module.to_tree(config),
-                "vocabulary": {**settings_module.to_tree(config.vocabulary), "words": arguments.words},
-            }
-        )
+    words = [] if arguments.words is None else [f"vocabulary.words={arguments.words}"]
+    config = settings_module.load(arguments.config, [*arguments.overrides, *words])
     if arguments.output.exists():
         raise RetrievalError(f"{arguments.output} already exists: choose another folder or delete it")
     fixed = [text for text in arguments.overrides if text.split(".")[0] in ("images", "detector", "descriptor")]

@@ -236,8 +236,10 @@ def from_tree(tree: Mapping[str, Any]) -> Config:
 
 def to_tree(config: Any) -> dict[str, Any]:
     """The configuration (or one stage of it) as plain nested dicts, ready for YAML or JSON."""
-    tree = dataclasses.asdict(config)
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in _walk(tree).items()}
+    return {
+        key: to_tree(value) if dataclasses.is_dataclass(value) else list(value) if isinstance(value, tuple) else value
+        for key, value in ((field.name, getattr(config, field.name)) for field in dataclasses.fields(config))
+    }
 
 
 def to_yaml(config: Config) -> str:
@@ -274,13 +276,6 @@ def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix:
         elif one != other:
             return f"{prefix}{key}: {one!r} != {other!r}"
     return None
-
-
-def _walk(tree: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: _walk(value) if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
-        for key, value in tree.items()
-    }
 
 
 def _build(kind: type, tree: Any, prefix: str) -> Any:

@@ -224,16 +224,7 @@ def read_plan(folder: Path) -> dict[str, Any]:
     Raises:
         ArtefactError: no plan there, or one of another kind or version.
     """
-    path = folder / PLAN
-    try:
-        plan = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ArtefactError(f"{folder} holds no features: it has no {PLAN}") from error
-    except (OSError, ValueError) as error:
-        raise ArtefactError(f"{path} cannot be read: {error}") from error
-    if not isinstance(plan, dict) or plan.get("kind") != STORE_KIND or plan.get("version") != VERSION:
-        raise ArtefactError(f"{path} is not a {STORE_KIND} plan of version {VERSION}")
-    return plan
+    return artefacts.read_manifest(folder, STORE_KIND, VERSION, PLAN)
 
 
 def write_failures(folder: Path, failures: Sequence[Failure]) -> None:

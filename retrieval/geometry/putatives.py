@@ -54,9 +54,9 @@ def find_putatives(
         The pairs; an image takes whole words, rarest first (ties by word id), while its total stays in the limit.
     """
     n_images = len(starts)
-    unique, first, counts = np.unique(query_words, return_index=True, return_counts=True)
+    unique, counts = np.unique(query_words, return_counts=True)
     by_word = np.argsort(query_words, kind="stable")
-    first = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+    first = np.cumsum(counts) - counts  # where each word begins in `by_word`
     rank = np.empty(len(unique), np.int64)
     rank[np.lexsort((unique, document_frequencies[unique]))] = np.arange(len(unique))
 
