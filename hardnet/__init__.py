@@ -6,6 +6,15 @@
 """
 
 from hardnet.descriptor import PatchDescriptor, dequantise, load, quantise
-from hardnet.errors import WeightsError
+from hardnet.errors import HardnetError, PatchSetError, TrainingError, WeightsError
 
-__all__ = ["PatchDescriptor", "WeightsError", "dequantise", "load", "quantise"]
+__all__ = [
+    "HardnetError",
+    "PatchDescriptor",
+    "PatchSetError",
+    "TrainingError",
+    "WeightsError",
+    "dequantise",
+    "load",
+    "quantise",
+]

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from hardnet import weights
-from hardnet.errors import WeightsError
+from hardnet import describing, train_command, weights
+from hardnet.benchmarks import command
+from hardnet.errors import HardnetError
 
 _WEIGHTS_HELP = """\
 Lists the named weights and which of them are at hand, or fetches one.
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return arguments.run(arguments)
-    except WeightsError as error:
+    except HardnetError as error:
         print(f"hardnet: {error}", file=sys.stderr)
         return 2
 
@@ -50,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--json", action="store_true", help="print JSON instead of a table")
     listing.add_argument("--download", metavar="NAME", help="fetch this one and print its path")
     listing.set_defaults(run=_weights)
+    command.add_parser(verbs)
+    describing.add_parser(verbs)
+    train_command.add_parser(verbs)
     return parser
 
 

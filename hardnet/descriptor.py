@@ -140,7 +140,7 @@ class NetworkDescriptor(PatchDescriptor):
         with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=self._half):
             patches = host.to(self.device)[:, None].float()
             rows = self._network(patches.contiguous(memory_format=torch.channels_last))
-            return _unit_rows(rows.float().cpu().numpy())
+            return unit_rows(rows.float().cpu().numpy())
 
 
 def load(name_or_path: str | Path = "hardnet", device: str = "auto", batch_size: int = 512) -> PatchDescriptor:
@@ -148,7 +148,8 @@ def load(name_or_path: str | Path = "hardnet", device: str = "auto", batch_size:
 
     Args:
         name_or_path: ``"rootsift"``, a name of `hardnet.weights.TABLE` (published files are fetched once), or
-            a ``.pth``, ``.params``, ``.safetensors`` or ``.mat`` file.
+            a ``.pth``, ``.params``, ``.safetensors`` or ``.mat`` file; or an ``.onnx`` file, which runs in ONNX
+            Runtime (see `hardnet.onnx`).
         device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:<n>"``. RootSIFT runs on
             the CPU only.
         batch_size: patches described at once; networks on the CPU take less.
@@ -163,6 +164,10 @@ def load(name_or_path: str | Path = "hardnet", device: str = "auto", batch_size:
         if device not in ("auto", "cpu"):
             raise ValueError(f"rootsift runs on the CPU only, got device {device!r}; use auto or cpu")
         return RootSiftDescriptor(batch_size)
+    if Path(name_or_path).suffix == ".onnx":
+        from hardnet.onnx import OnnxDescriptor
+
+        return OnnxDescriptor(name_or_path, device, batch_size)
     chosen = choose_device(device)
     resolved = weights.resolve(name_or_path)
     _, network = weights.load_network(resolved)
@@ -214,7 +219,7 @@ def dequantise(codes: np.ndarray, quantisation: tuple[float, float]) -> np.ndarr
     return np.asarray(codes, np.float32) / np.float32(scale) + np.float32(lo)
 
 
-def _unit_rows(rows: np.ndarray) -> np.ndarray:
-    """Unit L2 norm; a zero row (a constant patch, in an untrained network) becomes uniform."""
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Rows (N, D) of unit L2 norm; a zero row (a constant patch, in an untrained network) becomes uniform."""
     rows = np.where(np.any(rows, axis=1, keepdims=True), rows, np.float32(1))
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)

@@ -7,23 +7,17 @@ one of the first download is recorded beside the file as ``<file>.sha256`` and c
 
 import difflib
 import hashlib
-import http.client
 import os
-import sys
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hardnet import transfer
 from hardnet.errors import WeightsError
 
 if TYPE_CHECKING:
     import torch
 
-_TIMEOUT = 30  # seconds without a byte
-_ATTEMPTS = 3  # a connection that is cut is taken up again where it broke off
-_BLOCK = 1 << 16  # bytes read at a time
 _HARDNET = "Mishchuk et al. 2017, Working hard to know your neighbor's margins"
 _HARDNET_FOLDER = "https://github.com/DagnyT/hardnet/raw/master/pretrained"
 
@@ -219,7 +213,7 @@ def download(name: str) -> Path:
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _fetch(row, part)
+        transfer.fetch(row.url, part, row.file_name)
         found = _sha256(part)
         if row.sha256 and found != row.sha256:
             part.unlink()
@@ -230,6 +224,8 @@ def download(name: str) -> Path:
         if not row.sha256:
             path.with_name(path.name + ".sha256").write_text(f"{found}  {path.name}\n", encoding="utf-8")
         part.replace(path)
+    except transfer.TransferError as error:
+        raise WeightsError(f"{name} cannot be downloaded ({error}): try again, or {_by_hand(name)}") from error
     except OSError as error:
         raise WeightsError(f"{path} cannot be written: {error}; set HARDNET_WEIGHTS to another folder") from error
     return path
@@ -254,50 +250,6 @@ def _resolved(name: str, path: Path) -> ResolvedWeights:
     if expected and found != expected:
         raise WeightsError(f"{path} has sha256 {found}, expected {expected}; remove it and fetch {name} again")
     return ResolvedWeights(name, row.network, path, found)
-
-
-def _fetch(row: NamedWeights, part: Path) -> None:
-    """Completes the partial file, with a few attempts to resume where the connection breaks off."""
-    reason = ""
-    for _ in range(_ATTEMPTS):
-        offset = part.stat().st_size if part.exists() else 0
-        request = urllib.request.Request(row.url, headers={"Range": f"bytes={offset}-"} if offset else {})
-        try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
-                if _receive(response, part, offset, row.file_name):
-                    return
-                reason = "the connection was cut"
-        except urllib.error.HTTPError as error:
-            error.close()
-            reason = f"{error.code} {error.reason}"
-            if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                break
-            part.unlink()  # the partial file is no beginning of what the server has: start again
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-            reason = str(getattr(error, "reason", error)) or type(error).__name__
-    raise WeightsError(f"{row.name} cannot be downloaded ({reason}): try again, or {_by_hand(row.name)}")
-
-
-def _receive(response: http.client.HTTPResponse, part: Path, offset: int, label: str) -> bool:
-    """Appends a response to the partial file; whether it came completely."""
-    from tqdm import tqdm
-
-    resumes = response.status == http.HTTPStatus.PARTIAL_CONTENT
-    if resumes and not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
-        raise http.client.HTTPException("the server sent another range than asked for")
-    start = offset if resumes else 0  # a server may ignore the range and send the whole file
-    length = response.headers.get("Content-Length")
-    total = start + int(length) if length else None
-    with (
-        part.open("ab" if resumes else "wb") as stream,
-        tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=label, disable=not sys.stderr.isatty()) as bar,
-    ):
-        while block := response.read(_BLOCK):
-            stream.write(block)
-            bar.update(len(block))
-        stream.flush()
-        os.fsync(stream.fileno())
-        return total is None or stream.tell() == total
 
 
 def _by_hand(name: str) -> str:

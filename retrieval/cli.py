@@ -1,4 +1,4 @@
-"""The command line: ``retrieval index | query | info | evaluate | vocabulary | download``.
+"""The command line: ``retrieval index | query | info | evaluate | vocabulary | patches | download``.
 
 Exit codes: 0 fine, 2 wrong use or damaged data (one line on stderr says what and what to do), 130 interrupted.
 """
@@ -15,6 +15,7 @@ import hardnet
 from retrieval import __version__
 from retrieval import config as settings_module
 from retrieval.errors import RetrievalError
+from retrieval.patchsets import command as patches
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def run_command(command: Command, arguments: argparse.Namespace) -> int:
     )
     try:
         return command(arguments)
-    except (RetrievalError, hardnet.WeightsError) as error:
+    except (RetrievalError, hardnet.HardnetError) as error:
         print(f"error: {error}", file=sys.stderr)
     except BrokenPipeError:
         sys.stderr.close()
@@ -191,6 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     download.add_argument("name", choices=("oxford5k", "paris6k", "roxford5k", "rparis6k"))
     download.add_argument("--data", type=Path, default=Path("data"), help="data folder (default: data)")
+    patches.add_parser(verbs)
     return parser
 
 

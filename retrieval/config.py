@@ -5,13 +5,9 @@ wrong type is an error that names the nearest right key. `digest` fingerprints t
 results, so that artefacts made with different settings refuse to be mixed.
 """
 
-import dataclasses
-import difflib
 import hashlib
 import json
 import math
-import types
-import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from hardnet import settings
+from hardnet.errors import SettingsError
 from retrieval.errors import ConfigError
 
 
@@ -207,39 +205,30 @@ def load(path: str | Path | None = None, overrides: Iterable[str] = (), base: "C
         ConfigError: unreadable file, unknown key, wrong type, or a value outside its range.
     """
     tree: dict[str, Any] = to_tree(base) if base is not None else {}
-    if path is not None:
-        try:
-            loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"cannot read the configuration {path}: {_one_line(error)}") from error
-        if loaded is not None and not isinstance(loaded, dict):
-            raise ConfigError(f"{path}: expected 'section: {{key: value}}' at the top, got {type(loaded).__name__}")
-        tree = loaded or {}
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"--set {override!r}: expected key=value, for example detector.threshold=4")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {override!r}: the value is not valid YAML: {_one_line(error)}") from error
-        _assign(tree, key.strip().split("."), value, override)
+    try:
+        if path is not None:
+            tree = settings.read_tree(path)
+        settings.override(tree, overrides)
+    except SettingsError as error:
+        raise ConfigError(str(error)) from error
     return from_tree(tree)
 
 
 def from_tree(tree: Mapping[str, Any]) -> Config:
-    """Builds a `Config` from nested mappings, as `to_tree` returns them."""
-    config = _build(Config, tree, "")
-    assert isinstance(config, Config)
-    return config
+    """Builds a `Config` from nested mappings, as `to_tree` returns them.
+
+    Raises:
+        ConfigError: unknown key, wrong type, or a value outside its range.
+    """
+    try:
+        return settings.build(Config, tree)
+    except SettingsError as error:
+        raise ConfigError(str(error)) from error
 
 
 def to_tree(config: Any) -> dict[str, Any]:
     """The configuration (or one stage of it) as plain nested dicts, ready for YAML or JSON."""
-    return {
-        key: to_tree(value) if dataclasses.is_dataclass(value) else list(value) if isinstance(value, tuple) else value
-        for key, value in ((field.name, getattr(config, field.name)) for field in dataclasses.fields(config))
-    }
+    return settings.to_tree(config)
 
 
 def to_yaml(config: Config) -> str:
@@ -278,72 +267,9 @@ def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix:
     return None
 
 
-def _build(kind: type, tree: Any, prefix: str) -> Any:
-    if not isinstance(tree, Mapping):
-        raise ConfigError(f"{prefix.rstrip('.') or 'the configuration'}: expected a mapping, got {tree!r}")
-    hints = typing.get_type_hints(kind)
-    values: dict[str, Any] = {}
-    for key, value in tree.items():
-        if key not in hints:
-            raise ConfigError(_unknown(f"{prefix}{key}"))
-        hint = hints[key]
-        if dataclasses.is_dataclass(hint):
-            assert isinstance(hint, type)
-            values[key] = _build(hint, {} if value is None else value, f"{prefix}{key}.")
-        else:
-            values[key] = _coerce(f"{prefix}{key}", value, hint)
-    return kind(**values)
-
-
-def _coerce(key: str, value: Any, hint: Any) -> Any:
-    """Checks one scalar against its annotated type; ints are accepted for floats, lists for tuples."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for option in options:
-        if option is type(None) and value is None:
-            return None
-        if option is float and isinstance(value, int | float) and not isinstance(value, bool):
-            if not math.isfinite(value):
-                raise ConfigError(f"{key}: expected a finite number, got {value!r}")
-            return float(value)
-        if option is int and isinstance(value, int) and not isinstance(value, bool):
-            return value
-        if option is str and isinstance(value, str):
-            return value
-        is_list = typing.get_origin(option) is tuple and isinstance(value, list | tuple)
-        if is_list and all(isinstance(item, str) for item in value):
-            return tuple(value)
-    names = " or ".join(
-        "null" if option is type(None) else getattr(option, "__name__", str(option)) for option in options
-    )
-    raise ConfigError(f"{key}: expected {names}, got {value!r}")
-
-
-def known_keys(kind: type = Config, prefix: str = "") -> list[str]:
+def known_keys() -> list[str]:
     """Every dotted key of the configuration, in order."""
-    keys: list[str] = []
-    for key, hint in typing.get_type_hints(kind).items():
-        if dataclasses.is_dataclass(hint):
-            assert isinstance(hint, type)
-            keys += known_keys(hint, f"{prefix}{key}.")
-        else:
-            keys.append(f"{prefix}{key}")
-    return keys
-
-
-def _unknown(key: str) -> str:
-    candidates = known_keys() + list(typing.get_type_hints(Config))
-    nearest = difflib.get_close_matches(key, candidates, n=1, cutoff=0.0)
-    by_leaf = [name for name in candidates if name.split(".")[-1] == key.split(".")[-1]]
-    return f"unknown configuration key '{key}'; the nearest known key is '{(by_leaf or nearest)[0]}'"
-
-
-def _assign(tree: dict[str, Any], path: list[str], value: Any, override: str) -> None:
-    for part in path[:-1]:
-        child = tree.setdefault(part, {})
-        if not isinstance(child, dict):
-            raise ConfigError(f"--set {override!r}: '{part}' is not a section")
-        tree = child
-    tree[path[-1]] = value
+    return settings.known_keys(Config)
 
 
 def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -354,7 +280,3 @@ def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
 def _at_least(key: str, value: float | None, least: float) -> None:
     if value is not None and value < least:
         raise ConfigError(f"{key}: expected at least {least}, got {value!r}")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

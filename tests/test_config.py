@@ -10,7 +10,7 @@ from retrieval import config as settings
 from retrieval.config import Config, DetectorConfig
 from retrieval.errors import ConfigError
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("**/*.yaml"))
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
 
 def test_yaml_round_trip():

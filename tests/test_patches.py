@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pyhesaff
+import pytest
 import skimage.data
 
 from retrieval.features.detector import MEASUREMENT_SCALE
@@ -78,3 +79,36 @@ def test_rotation_turns_the_patch():
 
 def test_no_regions_no_patches():
     assert cut_patches(np.zeros((50, 50), np.float32), np.empty((0, 6), np.float32), 32).shape == (0, 32, 32)
+
+
+@pytest.mark.parametrize("blur", [0.5, 0.75, 1.5])
+def test_any_blur_agrees_with_brute_force(blur):
+    """Every patch pixel as a Gaussian average over a dense grid, taken straight from the photograph."""
+    rng = np.random.default_rng(1)
+    noise = rng.normal(0, 1, (500, 500)).astype(np.float32)
+    image = sum(s * cv2.GaussianBlur(noise, (0, 0), s) for s in (1.0, 2.0, 4.0, 8.0))
+    image = (127 + 40 * image / image.std()).astype(np.float32)
+    shapes = [(2, 0, 2, 0), (4, 1, 3, 0.5), (6, 2, 3, 0), (9, 0, 9, 0.3), (12, -4, 8, 0), (7, 3, 14, 1)]
+    regions = np.array([(250, 245, *shape) for shape in shapes], np.float32)
+    size = 48
+    patches = cut_patches(image, regions, size, blur=blur)
+    frames, steps = patch_frames(regions, size)
+    ticks = np.arange(-int(4 * blur * 12) - 1, int(4 * blur * 12) + 2) / 12  # twelve samples a patch pixel
+    u, v = (axis.ravel() for axis in np.meshgrid(ticks, ticks))
+    weights = np.exp(-0.5 * (u**2 + v**2) / blur**2)
+    weights /= weights.sum()
+    for patch, region, frame, step in zip(patches, regions, frames, steps, strict=True):
+        for row, column in [(24, 24), (10, 31), (40, 5), (0, 47), (20, 20), (47, 30)]:
+            place = np.stack([u + column - (size - 1) / 2, v + row - (size - 1) / 2])
+            x, y = ((frame * step) @ place + region[:2, None]).astype(np.float32)
+            x, y = (np.pad(axis, (0, -len(axis) % 500)).reshape(-1, 500) for axis in (x, y))
+            values = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).ravel()
+            assert abs(patch[row, column] - (values[: len(weights)] * weights).sum()) < 2.0
+
+
+def test_a_sharp_patch_does_not_alias():
+    y, x = np.mgrid[0:400, 0:400]
+    image = (255 * ((x + y) % 2)).astype(np.float32)
+    regions = np.array([[200, 200, 20, 0, 20, 0], [200, 200, 24, 8, 12, 0], [200, 200, 24, 0, 12, 0]], np.float32)
+    for blur in (0.5, 0.75):
+        assert np.abs(cut_patches(image, regions, 32, blur=blur) - 127.5).max() < 3.0

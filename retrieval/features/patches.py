@@ -3,7 +3,8 @@
 A patch pixel is a Gaussian average over `PATCH_BLUR` patch pixels, as in Perdoch's implementation, which warps
 at full resolution, blurs and subsamples. Here the blur is split: most of it comes from a scale-space level that
 all regions share, the rest is one small matrix per patch axis. Regions are stretched, so the rest differs by
-axis, and the level is sampled more finely than the patch where its blur alone would let the stretched axis alias.
+axis, and the level is sampled more finely than the patch where its blur alone would let the stretched axis alias,
+or where the rest is too narrow to be summed at the patch's own pixels.
 """
 
 from dataclasses import dataclass
@@ -18,9 +19,11 @@ from retrieval.features.scale_space import octaves
 PATCH_BLUR = 1.5  # standard deviation in patch pixels (Perdoch's implementation)
 LEVEL_SHARE = 0.9  # largest share of that blur, along any axis, that a scale-space level may bring
 SAMPLES_PER_BLUR = 0.8  # fewest samples within one standard deviation of the level's blur
-MAX_SUPERSAMPLING = 4
-MARGIN = 4  # patch pixels sampled beyond the patch for the rest of the blur: 2.7 standard deviations
+SAMPLES_PER_REST = 0.65  # and of the rest: a Gaussian sampled more coarsely is narrower than it says
+MAX_SUPERSAMPLING = 4  # at PATCH_BLUR; a smaller blur takes proportionally more
+MARGIN = 4  # patch pixels sampled beyond the patch for the rest of PATCH_BLUR: 2.7 standard deviations
 CHUNK = 128  # regions handled together: their samples stay in the processor's cache
+CHUNK_SAMPLES = 1 << 23  # and at most so many samples, which bounds the memory of large, fine patches
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class _Level:
     own_blur: float  # image pixels in all
 
 
-def cut_patches(gray: np.ndarray, regions: np.ndarray, size: int) -> np.ndarray:
+def cut_patches(gray: np.ndarray, regions: np.ndarray, size: int, blur: float = PATCH_BLUR) -> np.ndarray:
     """Resamples the measurement region of every region to a square patch.
 
     The patch covers ``2 * ceil(3 sqrt(3) scale) + 1`` pixels of the region's own, area-preserving frame
@@ -41,6 +44,8 @@ def cut_patches(gray: np.ndarray, regions: np.ndarray, size: int) -> np.ndarray:
         gray: (H, W) float32.
         regions: (N, 6) float32 ``x, y, a, b, c, angle`` in pixels of `gray`.
         size: side S of a patch: 41 for RootSIFT, 32 for the networks.
+        blur: standard deviation of the Gaussian that a patch pixel averages over, patch pixels, from 0.5. The
+            photograph's own blur and its interpolation come on top.
 
     Returns:
         (N, S, S) float32, on the grey scale of `gray`.
@@ -52,20 +57,22 @@ def cut_patches(gray: np.ndarray, regions: np.ndarray, size: int) -> np.ndarray:
     frames, steps = patch_frames(regions, size)
     levels = _levels(gray)
     widest, narrowest = _stretch(frames)
-    index = np.searchsorted([level.added_blur for level in levels], LEVEL_SHARE * PATCH_BLUR * steps * narrowest)
+    index = np.searchsorted([level.added_blur for level in levels], LEVEL_SHARE * blur * steps * narrowest)
     index = np.maximum(index - 1, 0)
     own_blur = np.array([level.own_blur for level in levels])[index]
+    added_blur = np.array([level.added_blur for level in levels])[index]
     reach = SAMPLES_PER_BLUR * steps * widest / np.maximum(own_blur, 0.8)
-    factor = np.clip(np.ceil(reach), 1, MAX_SUPERSAMPLING).astype(int)
-    group = index * (MAX_SUPERSAMPLING + 1) + factor
+    narrow = SAMPLES_PER_REST / np.sqrt(blur**2 - (added_blur / (steps * narrowest)) ** 2)  # at most LEVEL_SHARE of it
+    most = int(np.ceil(MAX_SUPERSAMPLING * max(1.0, PATCH_BLUR / blur)))
+    factor = np.clip(np.ceil(np.maximum(reach, narrow)), 1, most).astype(int)
+    group = index * (most + 1) + factor
     for key in np.unique(group):
-        level = levels[key // (MAX_SUPERSAMPLING + 1)]
+        level, finer = levels[key // (most + 1)], int(key % (most + 1))
         members = np.flatnonzero(group == key)
-        for start in range(0, len(members), CHUNK):
-            at = members[start : start + CHUNK]
-            patches[at] = _resample(
-                level, regions[at, :2], frames[at], steps[at], size, int(key % (MAX_SUPERSAMPLING + 1))
-            )
+        chunk = max(1, min(CHUNK, CHUNK_SAMPLES // len(_ticks(size, finer, blur)) ** 2))
+        for start in range(0, len(members), chunk):
+            at = members[start : start + chunk]
+            patches[at] = _resample(level, regions[at, :2], frames[at], steps[at], size, finer, blur)
     return patches
 
 
@@ -110,12 +117,19 @@ def _stretch(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return largest, 1.0 / largest
 
 
+def _ticks(size: int, factor: int, blur: float) -> np.ndarray:
+    """Where one axis is sampled, patch pixels from the centre: float32, `factor` samples a patch pixel."""
+    margin = int(np.ceil(MARGIN * blur / PATCH_BLUR))
+    count = factor * (size - 1) + 1 + 2 * margin * factor
+    return ((np.arange(count) - 0.5 * (count - 1)) / factor).astype(np.float32)
+
+
 def _resample(
-    level: _Level, centres: np.ndarray, frames: np.ndarray, steps: np.ndarray, size: int, factor: int
+    level: _Level, centres: np.ndarray, frames: np.ndarray, steps: np.ndarray, size: int, factor: int, blur: float
 ) -> np.ndarray:
     """Samples `factor` times finer than the patch, then blurs and subsamples with one matrix per axis."""
-    count = factor * (size - 1) + 1 + 2 * MARGIN * factor
-    ticks = ((np.arange(count) - 0.5 * (count - 1)) / factor).astype(np.float32)  # patch pixels
+    ticks = _ticks(size, factor, blur)
+    count = len(ticks)
     grid = np.stack([np.tile(ticks, count), np.repeat(ticks, count)])  # (2, count^2)
     points = (frames * (steps / level.pixel)[:, None, None]).reshape(-1, 2) @ grid
     points = points.reshape(len(centres), 2, -1)
@@ -125,8 +139,8 @@ def _resample(
     samples = samples.reshape(-1, count, count)
     # variance that the level brings along the patch axes, in patch pixels: diagonal of (F^T F)^-1
     brought = (level.added_blur / steps) ** 2
-    rest_x = PATCH_BLUR**2 - brought * (frames[:, 0, 1] ** 2 + frames[:, 1, 1] ** 2)
-    rest_y = PATCH_BLUR**2 - brought * (frames[:, 0, 0] ** 2 + frames[:, 1, 0] ** 2)
+    rest_x = blur**2 - brought * (frames[:, 0, 1] ** 2 + frames[:, 1, 1] ** 2)
+    rest_y = blur**2 - brought * (frames[:, 0, 0] ** 2 + frames[:, 1, 0] ** 2)
     targets = np.arange(size, dtype=np.float32) - 0.5 * (size - 1)
     squared = (targets[:, None] - ticks[None, :]) ** 2  # (size, count)
     return _blur_matrix(squared, rest_y) @ samples @ _blur_matrix(squared, rest_x).transpose(0, 2, 1)

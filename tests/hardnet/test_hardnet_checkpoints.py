@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
-from hardnet.checkpoints import read_network
-from hardnet.errors import WeightsError
+from hardnet.checkpoints import read_network, write_network
+from hardnet.descriptor import NetworkDescriptor
+from hardnet.errors import HardnetError, WeightsError
 from hardnet.networks import HardNet, L2Net, TFeat
 
 
@@ -128,6 +130,61 @@ def test_half_precision_file(tmp_path):
     network = trained(TFeat).half().float()
     save_file({k: v.half() for k, v in network.state_dict().items()}, tmp_path / "half.safetensors")
     assert_same(tmp_path / "half.safetensors", network, "tfeat")
+
+
+@pytest.mark.parametrize(("network_class", "kind"), [(HardNet, "hardnet"), (L2Net, "l2net"), (TFeat, "tfeat")])
+def test_written_networks_come_back(tmp_path, network_class, kind):
+    network = trained(network_class)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    path = tmp_path / "new folder" / "mine.safetensors"
+    write_network(path, network, kind, {}, half=False)
+    assert_same(path, network, kind)
+    write_network(path, network, kind, {"seed": "7"})  # replaces it
+    assert [file.name for file in path.parent.iterdir()] == ["mine.safetensors"]
+    assert path.stat().st_size < 2_800_000
+    found, restored = read_network(path)
+    assert found == kind
+    for key, value in restored.state_dict().items():
+        assert value.dtype == before[key].dtype
+        if "running" in key or key == "pixel_mean":
+            assert torch.equal(value, before[key])
+        assert torch.equal(network.state_dict()[key], before[key])
+    patches = np.random.default_rng(0).integers(0, 256, (20, 32, 32), np.uint8)
+    rows, expected = (NetworkDescriptor(module, kind, "none").describe(patches) for module in (restored, network))
+    np.testing.assert_allclose(rows, expected, atol=2e-3)
+
+
+def test_written_metadata_and_bytes(tmp_path):
+    metadata = {key: f"of {key} \u00e4" for key in ("seed", "epoch", "settings", "patches", "code", "network")}
+    contents = set()
+    for _ in range(5):  # safetensors itself would order the metadata differently each time
+        write_network(tmp_path / "mine.safetensors", trained(TFeat), "tfeat", metadata)
+        contents.add((tmp_path / "mine.safetensors").read_bytes())
+    assert len(contents) == 1
+    with safe_open(tmp_path / "mine.safetensors", framework="pt") as stream:
+        assert stream.metadata() == metadata | {"network": "tfeat"}
+        assert stream.get_tensor("descr.0.weight").dtype == torch.float16
+
+
+def test_writing_refuses_what_could_not_be_read(tmp_path):
+    network = trained(TFeat)
+    with pytest.raises(WeightsError, match=r"mine\.pth has another suffix"):
+        write_network(tmp_path / "mine.pth", network, "tfeat", {})
+    path = tmp_path / "mine.safetensors"
+    with torch.no_grad():
+        network.descr[0].bias[3] = 1e5
+    with pytest.raises(WeightsError, match=r"descr\.0\.bias holds .* not finite; write it in single precision"):
+        write_network(path, network, "tfeat", {})
+    write_network(path, network, "tfeat", {}, half=False)
+    path.unlink()
+    with torch.no_grad():
+        network.descr[0].bias[3] = torch.nan
+    with pytest.raises(WeightsError, match=r"not finite$"):
+        write_network(path, network, "tfeat", {})
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(HardnetError, match="cannot be written"):
+        write_network(tmp_path / "file" / "mine.safetensors", trained(TFeat), "tfeat", {})
 
 
 def test_matconvnet(tmp_path):

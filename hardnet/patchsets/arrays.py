@@ -1,0 +1,133 @@
+"""Patch sets as plain arrays: what training reads, and what the other formats are turned into.
+
+A folder holds ``patches.npy`` (uint8 (N, S, S), memory-mapped), ``point_ids.npy`` and ``scene_ids.npy`` (int32
+(N,)), and may hold ``patchset.json`` with what the arrays do not say: a name, where the patches come from, and
+the `context` that they show.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hardnet.errors import PatchSetError
+
+PATCHES, POINTS, SCENES, NOTES = "patches.npy", "point_ids.npy", "scene_ids.npy", "patchset.json"
+LARGEST_CONTEXT = 8.0
+
+
+@dataclass(frozen=True)
+class PatchSet:
+    """Patches of 3-D points.
+
+    Attributes:
+        name: for messages and logs.
+        patches: (N, S, S) uint8 grey values, possibly memory-mapped.
+        point_ids: (N,) int32; patches of equal id show the same 3-D point.
+        scene_ids: (N,) int32; which photograph or scene a patch comes from. Points of different scenes differ.
+        context: side of a patch in sides of the measurement region (1: the patch is the measurement region;
+            2: the region is the inner half, and geometric views find real pixels around it).
+    """
+
+    name: str
+    patches: np.ndarray
+    point_ids: np.ndarray
+    scene_ids: np.ndarray
+    context: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.patches)
+
+
+def read_arrays(folder: str | Path) -> PatchSet:
+    """Opens a folder of arrays; the patches stay on disk until they are used.
+
+    Args:
+        folder: with the three arrays, and optionally ``patchset.json``.
+
+    Raises:
+        PatchSetError: an array is missing, of another type or shape, or does not fit the others.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise PatchSetError(f"{folder} is not a folder of patches; make one with: retrieval patches --help")
+    patches, points, scenes = (_array(folder / name, name == PATCHES) for name in (PATCHES, POINTS, SCENES))
+    if patches.ndim != 3 or patches.shape[1] != patches.shape[2] or patches.dtype != np.uint8:
+        found = f"{patches.dtype} {patches.shape}"
+        raise PatchSetError(f"{folder / PATCHES} holds {found}, expected uint8 (N, S, S): write it again")
+    for name, ids in ((POINTS, points), (SCENES, scenes)):
+        if ids.dtype != np.int32 or ids.shape != (len(patches),):
+            found = f"{ids.dtype} {ids.shape}"
+            raise PatchSetError(f"{folder / name} holds {found}, expected int32 ({len(patches)},): write it again")
+    notes = read_notes(folder)
+    context = notes.get("context", 1.0)
+    if not isinstance(context, int | float) or not 1.0 <= context <= LARGEST_CONTEXT:
+        raise PatchSetError(f"{folder / NOTES}: context is {context!r}, expected a number from 1 to {LARGEST_CONTEXT}")
+    return PatchSet(str(notes.get("name", folder.name)), patches, points, scenes, float(context))
+
+
+def read_notes(folder: str | Path) -> dict[str, Any]:
+    """What ``patchset.json`` says; empty where there is none.
+
+    Raises:
+        PatchSetError: it is no JSON object.
+    """
+    path = Path(folder) / NOTES
+    if not path.is_file():
+        return {}
+    try:
+        notes = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PatchSetError(f"{path} is not JSON ({error}): correct or remove it") from error
+    if not isinstance(notes, dict):
+        raise PatchSetError(f"{path} is not a JSON object: correct or remove it")
+    return notes
+
+
+def write_arrays(folder: str | Path, patch_set: PatchSet, notes: Mapping[str, Any] | None = None) -> Path:
+    """Writes a patch set; the folder appears when it is complete.
+
+    Args:
+        folder: must not exist yet, or be empty.
+        patch_set: name and context go into ``patchset.json``.
+        notes: more for ``patchset.json``: source, settings, seed.
+
+    Returns:
+        The folder.
+
+    Raises:
+        PatchSetError: something is there already.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise PatchSetError(f"{folder} exists already: remove it or choose another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    arrays: Iterable[tuple[str, np.ndarray]] = (
+        (PATCHES, np.asarray(patch_set.patches, np.uint8)),
+        (POINTS, np.asarray(patch_set.point_ids, np.int32)),
+        (SCENES, np.asarray(patch_set.scene_ids, np.int32)),
+    )
+    for name, array in arrays:
+        np.save(temporary / name, array, allow_pickle=False)
+    text = json.dumps({**(notes or {}), "name": patch_set.name, "context": patch_set.context}, indent=1)
+    (temporary / NOTES).write_text(text + "\n", encoding="utf-8")
+    temporary.chmod(0o755)
+    os.replace(temporary, folder)
+    return folder
+
+
+def _array(path: Path, mapped: bool) -> np.ndarray:
+    if not path.is_file():
+        raise PatchSetError(f"{path} is missing: a folder of patches holds {PATCHES}, {POINTS} and {SCENES}")
+    try:
+        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise PatchSetError(f"{path} cannot be read ({reason}): write it again") from error
+    return np.asarray(array) if not mapped else array

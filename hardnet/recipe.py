@@ -1,0 +1,152 @@
+"""The settings of a training run: which patches, which views, which schedule.
+
+The defaults are those of the released HardNet code (Mishchuk et al. 2017); configs/hardnet/ holds whole recipes.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hardnet import settings as settings_module
+from hardnet.settings import at_least, one_of
+from hardnet.views import ViewSettings
+
+KINDS = ("arrays", "phototour", "hpatches")
+PRECISIONS = ("auto", "single", "bfloat16")
+
+
+@dataclass(frozen=True)
+class SetSettings:
+    """One source of patches."""
+
+    path: str  # folder; relative to where the command runs
+    kind: str = "arrays"  # "arrays" | "phototour" | "hpatches"
+    share: float | None = None  # of every batch; null for all sets: the sets' shares of all points
+    sequences: tuple[str, ...] = ()  # of an HPatches folder; none named: all
+
+    def __post_init__(self) -> None:
+        one_of("sets.kind", self.kind, KINDS)
+        if self.share is not None and not 0 < self.share <= 1:
+            raise settings_module.SettingsError(f"sets.share: expected a number above 0 up to 1, got {self.share!r}")
+
+
+@dataclass(frozen=True)
+class PhaseSettings:
+    """A stretch of the run with one batch size, one straight line of learning rates and one kind of views."""
+
+    pairs: int = 50_000_000  # 10 epochs of 5,000,000 pairs (released code)
+    batch: int = 1024  # pairs per step (released code)
+    learning_rate: float = 10.0  # at its beginning; with dampening 0.9 equal to 1 without (released code)
+    final_learning_rate: float = 0.0  # reached after its last step
+    views: ViewSettings = field(default_factory=ViewSettings)
+
+    def __post_init__(self) -> None:
+        at_least("phases.batch", self.batch, 2)
+        at_least("phases.pairs", self.pairs, self.batch)
+        at_least("phases.learning_rate", self.learning_rate, 0)
+        at_least("phases.final_learning_rate", self.final_learning_rate, 0)
+
+    @property
+    def steps(self) -> int:
+        """Whole batches in it."""
+        return self.pairs // self.batch
+
+
+@dataclass(frozen=True)
+class OptimiserSettings:
+    """Stochastic gradient descent."""
+
+    momentum: float = 0.9  # released code
+    dampening: float = 0.9  # released code: the buffer averages gradients instead of adding them up
+    weight_decay: float = 1e-4  # released code
+
+
+@dataclass(frozen=True)
+class ValidationSettings:
+    """Pairs that tell how the run goes; their patches must not be trained on."""
+
+    path: str = ""  # folder; empty: no validation
+    kind: str = "arrays"
+    sequences: tuple[str, ...] = ()
+    pairs: int = 10_000  # drawn with the seed, half of them matching
+    every: int = 1000  # steps
+
+    def __post_init__(self) -> None:
+        one_of("validation.kind", self.kind, KINDS)
+        at_least("validation.pairs", self.pairs, 100)
+        at_least("validation.every", self.every, 1)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole training run."""
+
+    name: str = "hardnet"  # of the run: folder of logs, weights file
+    sets: tuple[SetSettings, ...] = ()
+    phases: tuple[PhaseSettings, ...] = (PhaseSettings(),)
+    optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
+    validation: ValidationSettings = field(default_factory=ValidationSettings)
+    dropout: float = 0.3  # released code; the text says 0.1
+    gain: float = 0.6  # of the orthogonal initialisation (released code)
+    margin: float = 1.0  # of the loss
+    averaging: float = 0.0  # decay per step of an exponential average of the weights; 0: the last weights count
+    precision: str = "auto"  # bfloat16 where a GPU computes it, else single; or "single" | "bfloat16"
+    checkpoint_every: int = 500  # steps
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        one_of("precision", self.precision, PRECISIONS)
+        at_least("checkpoint_every", self.checkpoint_every, 1)
+        at_least("seed", self.seed, 0)
+        if not self.phases:
+            raise settings_module.SettingsError("phases: expected at least one")
+        for key, value in (("dropout", self.dropout), ("averaging", self.averaging)):
+            if not 0 <= value < 1:
+                raise settings_module.SettingsError(f"{key}: expected a number from 0 to below 1, got {value!r}")
+        if len({part.share is None for part in self.sets}) > 1:
+            raise settings_module.SettingsError("sets.share: give a share to every set or to none")
+
+    @property
+    def steps(self) -> int:
+        """Of all phases."""
+        return sum(phase.steps for phase in self.phases)
+
+    def phase_at(self, step: int) -> tuple[PhaseSettings, int]:
+        """The phase of a step, and the step's number within it.
+
+        Args:
+            step: from 0 to `steps` - 1.
+        """
+        for phase in self.phases:
+            if step < phase.steps:
+                return phase, step
+            step -= phase.steps
+        raise ValueError("the run has no such step")
+
+    def learning_rate(self, step: int) -> float:
+        """Linear in the pairs seen within the phase: lr0 (1 - step * batch / pairs) in the released code."""
+        phase, within = self.phase_at(step)
+        share = within * phase.batch / phase.pairs
+        return phase.learning_rate + share * (phase.final_learning_rate - phase.learning_rate)
+
+
+def load_recipe(path: str | Path | None, overrides: Iterable[str] = ()) -> Recipe:
+    """Reads a recipe and applies ``key.sub=value`` overrides (``phases.0.batch=256``).
+
+    Raises:
+        SettingsError: unreadable file, unknown key, wrong type, or a value outside its range.
+    """
+    recipe = settings_module.build(Recipe, settings_module.read_tree(path)) if path is not None else Recipe()
+    tree = settings_module.to_tree(recipe)  # with the defaults, so that elements of default lists can be changed
+    settings_module.override(tree, overrides)
+    return settings_module.build(Recipe, tree)
+
+
+def fingerprint(recipe: Recipe) -> str:
+    """Changes with every setting that changes the weights: all but the name, and how often is saved and validated."""
+    tree = settings_module.to_tree(recipe)
+    for key in ("name", "checkpoint_every", "validation"):
+        tree.pop(key)
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,100 @@
+"""Which pairs make a batch: one pair for each of many different 3-D points (Mishchuk et al. 2017, section 3.1).
+
+A batch depends on the seed and its number alone, so pairs are drawn anew in every epoch, a resumed run continues
+exactly, and the processes of a parallel run draw the same batch without talking to each other.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hardnet.errors import TrainingError
+from hardnet.patchsets import PatchSet
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pairs as places in the patch sets.
+
+    Attributes:
+        sets: (N,) int64, number of the patch set.
+        anchors: (N,) int64, index of the patch in its set.
+        positives: (N,) int64, another patch of the same point (the same one for points of a single patch).
+    """
+
+    sets: np.ndarray
+    anchors: np.ndarray
+    positives: np.ndarray
+
+
+class PairSampler:
+    """Draws batches of pairs from several patch sets.
+
+    Args:
+        patch_sets: points of different sets are taken to be different points.
+        shares: of each batch, for each set; None for the set's share of all points (their union).
+        seed: of everything drawn.
+        single: whether points with one patch are used, as a pair of two views of it.
+
+    Raises:
+        TrainingError: a set without a usable point.
+    """
+
+    def __init__(
+        self, patch_sets: Sequence[PatchSet], shares: Sequence[float] | None, seed: int, single: bool = False
+    ) -> None:
+        self.seed = seed
+        self._orders, self._starts, self._counts = [], [], []
+        for patch_set in patch_sets:
+            order = np.argsort(patch_set.point_ids, kind="stable")
+            _, starts, counts = np.unique(patch_set.point_ids[order], return_index=True, return_counts=True)
+            usable = counts >= (1 if single else 2)
+            if not usable.any():
+                raise TrainingError(
+                    f"{patch_set.name} has no point with two patches: add patches, or views that disturb "
+                    "(training then pairs a patch with itself)"
+                )
+            self._orders.append(order)
+            self._starts.append(starts[usable])
+            self._counts.append(counts[usable])
+        self.points = np.array([len(starts) for starts in self._starts])
+        weights = np.asarray(self.points if shares is None else shares, np.float64)
+        self._shares = weights / weights.sum()
+
+    def check(self, size: int) -> None:
+        """Raises TrainingError where a batch of `size` pairs needs more points than a set has."""
+        for number, (wanted, points) in enumerate(zip(self._sizes(size), self.points, strict=True)):
+            if wanted > points:
+                raise TrainingError(
+                    f"a batch of {size} takes {wanted} points of set {number}, which has {points}: make the batch "
+                    "or the set's share smaller"
+                )
+
+    def draw(self, number: int, size: int) -> Batch:
+        """The batch of this number.
+
+        Args:
+            number: step of the run, from 0.
+            size: pairs, each of a different point.
+        """
+        generator = np.random.default_rng([self.seed, number])
+        sets, anchors, positives = [], [], []
+        for index, wanted in enumerate(self._sizes(size)):
+            chosen = generator.choice(len(self._starts[index]), wanted, replace=False)
+            starts, counts = self._starts[index][chosen], self._counts[index][chosen]
+            first = generator.integers(0, counts)
+            other = (first + generator.integers(1, np.maximum(counts, 2))) % counts
+            order = self._orders[index]
+            sets.append(np.full(wanted, index))
+            anchors.append(order[starts + first])
+            positives.append(order[starts + other])
+        return Batch(np.concatenate(sets), np.concatenate(anchors), np.concatenate(positives))
+
+    def _sizes(self, size: int) -> np.ndarray:
+        """Whole numbers of pairs in the sets' shares that add up to `size` (largest remainders)."""
+        exact = self._shares * size
+        sizes = np.floor(exact).astype(int)
+        rest = np.argsort(sizes - exact, kind="stable")[: size - sizes.sum()]
+        sizes[rest] += 1
+        return sizes

@@ -1,0 +1,1 @@
+"""Photographs to training patches for `hardnet`."""

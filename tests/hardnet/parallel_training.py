@@ -1,0 +1,46 @@
+"""Run by torchrun in a test: what every process of a parallel run ends with."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from hardnet import training
+from hardnet.loss import hardest_in_batch
+from hardnet.networks import unit_rows
+from hardnet.recipe import PhaseSettings, Recipe, SetSettings
+
+
+def gradients(team):
+    """Of a small layer over a batch that the processes share, and over the whole batch."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn((2, 8, 6), generator=generator)
+    layer = torch.nn.Linear(6, 4, bias=False)
+    layer.weight.data.copy_(torch.randn((4, 6), generator=generator))
+    part = team.part(8)
+    hardest_in_batch(*(team.gather(unit_rows(layer(inputs[k][part]))) for k in (0, 1))).backward()
+    team.sum_gradients(layer)
+    shared = layer.weight.grad.clone()
+    layer.weight.grad = None
+    hardest_in_batch(*(unit_rows(layer(inputs[k])) for k in (0, 1))).backward()
+    return {"gradient": shared, "expected": layer.weight.grad}
+
+
+def main(patches, folder):
+    phase = PhaseSettings(pairs=48, batch=16, learning_rate=5.0)
+    recipe = Recipe(name="toy", sets=(SetSettings(patches),), phases=(phase,), precision="single")
+    run_steps = training._run_steps
+
+    def observed(recipe, state, patch_sets, sampler, team, *rest):
+        content = gradients(team)
+        loss = run_steps(recipe, state, patch_sets, sampler, team, *rest)
+        content["weights"] = state.network.state_dict()
+        torch.save(content, folder / f"rank{team.rank}.pth")
+        return loss
+
+    training._run_steps = observed
+    training.train(recipe, folder / "run", "cpu", None)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
