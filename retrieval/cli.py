@@ -111,7 +111,8 @@ def _parser() -> argparse.ArgumentParser:
         "--vocabulary",
         type=Path,
         metavar="VOCAB",
-        help="vocabulary folder; without it one is trained on the photographs themselves",
+        help="vocabulary folder; without it one is trained on the photographs themselves or, where they are few, "
+        "the one that comes with this program is used",
     )
     add_settings(index)
 
@@ -183,6 +184,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--json", action="store_true", help="print one JSON object")
     add_settings(check)
+
+    compact = verb(
+        "compact",
+        _vocabulary_compact,
+        "Write a vocabulary's words as bytes, for photographs and detectors of any settings.",
+        "retrieval vocabulary compact landmarks.vocabulary -o landmarks.compact",
+        actions,
+    )
+    compact.add_argument("vocabulary", type=Path)
+    compact.add_argument("-o", "--output", type=Path, required=True, metavar="VOCAB", help="folder to create")
 
     download = verb(
         "download",
@@ -316,6 +327,18 @@ def _vocabulary_check(arguments: argparse.Namespace) -> int:
     else:
         for key, value in facts.items():
             print(f"{key}: {value}")
+    return 0
+
+
+def _vocabulary_compact(arguments: argparse.Namespace) -> int:
+    from retrieval.vocabulary.store import open_vocabulary, save_compact
+
+    if arguments.output.exists():
+        raise RetrievalError(f"{arguments.output} already exists: choose another folder or delete it")
+    vocabulary = open_vocabulary(arguments.vocabulary)
+    save_compact(arguments.output, vocabulary)
+    size = sum(path.stat().st_size for path in arguments.output.iterdir())
+    print(f"{arguments.output}: {len(vocabulary.centroids)} words, {size / 1e6:.1f} MB")
     return 0
 
 

@@ -22,11 +22,19 @@ from retrieval.features import extractor
 from retrieval.features.store import Failure, FeatureStore
 from retrieval.index.collection import Collection, build_index, index_settings, open_index
 from retrieval.vocabulary import kmeans
-from retrieval.vocabulary.store import Vocabulary, check_vocabulary, open_vocabulary, save_vocabulary
+from retrieval.vocabulary.store import (
+    Vocabulary,
+    bundled,
+    check_vocabulary,
+    open_vocabulary,
+    require_features,
+    save_vocabulary,
+)
 
 logger = logging.getLogger(__name__)
 
 CHECK_DESCRIPTORS = 10_000  # most descriptors held out of the training
+FEATURES_PER_WORD = 10  # fewer make words of single features: the words that come with the program serve better
 HELD_OUT_SHARE = 20  # at most one feature in so many is held out
 
 
@@ -101,8 +109,9 @@ def build_collection(
         images: the photographs.
         target: index folder; must not exist.
         config: all settings.
-        vocabulary: folder of a vocabulary; None trains one on the photographs themselves. Its own settings replace the
-            configuration's vocabulary section.
+        vocabulary: folder of a vocabulary; None trains one on the photographs themselves or, where they have too few
+            features for that, takes the one that comes with the program for the descriptor. The settings of a
+            vocabulary that is given or taken replace the configuration's vocabulary section.
 
     Returns:
         The index, and the photographs that could not be used.
@@ -115,9 +124,7 @@ def build_collection(
         raise ArtefactError(f"{target} already exists: choose another folder or delete it")
     opened = open_vocabulary(vocabulary) if vocabulary is not None else None
     if opened is not None:
-        wanted = extractor.feature_settings(config)
-        stored = {key: opened.settings[key] for key in wanted}
-        artefacts.require_settings(f"the vocabulary {vocabulary}", stored, wanted)
+        require_features(opened, extractor.feature_settings(config))
         config = replace(config, vocabulary=opened.config)
     partial = partial_folder(target)
     store = extractor.extract_collection(images, partial / "features", config)
@@ -127,8 +134,21 @@ def build_collection(
             f"{partial / 'features' / 'failed.jsonl'}"
         )
     if opened is None:
-        logger.info("no vocabulary given: training %d words on these photographs", config.vocabulary.words)
-        opened = obtain_vocabulary(store, partial / "vocabulary", config)
+        words, shipped = config.vocabulary.words, bundled(store.settings["descriptor"])
+        if shipped is not None and store.features < FEATURES_PER_WORD * words:
+            opened = open_vocabulary(shipped)
+            logger.info(
+                "no vocabulary given, and %d features are few for training %d words: using the %d words that come "
+                "with this program (train others with --set vocabulary.words=%d)",
+                store.features,
+                words,
+                len(opened.centroids),
+                max(1, store.features // FEATURES_PER_WORD),
+            )
+            config = replace(config, vocabulary=opened.config)
+        else:
+            logger.info("no vocabulary given: training %d words on these photographs", words)
+            opened = obtain_vocabulary(store, partial / "vocabulary", config)
     collection = build_index(target, store, opened, config, images.root)
     remove_partial(target)
     return collection, store.failures
@@ -172,7 +192,6 @@ def check_held_out(folder: Path, held_out: Path | None, config: Config) -> dict[
         return check_vocabulary(vocabulary, vocabulary.held_out)
     with tempfile.TemporaryDirectory(prefix="retrieval-") as temporary:
         store = open_features(held_out, Path(temporary) / "check", config)
-        stored = {key: vocabulary.settings[key] for key in store.settings}
-        artefacts.require_settings(f"the vocabulary {folder}", stored, store.settings)
+        require_features(vocabulary, store.settings)
         order = np.random.default_rng(config.seed).permutation(store.features)
         return check_vocabulary(vocabulary, store.codes_at(np.sort(order[:CHECK_DESCRIPTORS])))

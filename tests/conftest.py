@@ -9,7 +9,8 @@ from retrieval import config as settings
 from retrieval.datasets.folder import list_images
 from retrieval.pipeline import build_collection, remove_partial
 
-OVERRIDES = ["vocabulary.words=400", "vocabulary.iterations=5", "parallel.jobs=1", "parallel.shard_images=3"]
+ROOTSIFT = "descriptor.name=rootsift"  # quick; the default has tests of its own (test_bundled.py)
+OVERRIDES = [ROOTSIFT, "vocabulary.words=400", "vocabulary.iterations=5", "parallel.jobs=1", "parallel.shard_images=3"]
 
 
 def view(picture, scale, angle, shift=(0.0, 0.0), size=(480, 400)):

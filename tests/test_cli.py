@@ -71,7 +71,16 @@ def test_info(capsys, index):
 
 
 def test_index_with_a_vocabulary_of_other_photographs(capsys, photos, tmp_path, index):
-    common = ["--set", "vocabulary.words=200", "--set", "vocabulary.iterations=3", "--set", "parallel.jobs=1"]
+    common = [
+        "--set",
+        "descriptor.name=rootsift",
+        "--set",
+        "vocabulary.words=200",
+        "--set",
+        "vocabulary.iterations=3",
+        "--set",
+        "parallel.jobs=1",
+    ]
     code, out, _ = run(capsys, "vocabulary", "train", photos / "scenes", "-o", tmp_path / "words", *common)
     assert code == 0
     assert "200 words" in out
@@ -93,7 +102,7 @@ def test_the_index_may_lie_among_the_photographs(capsys, photos, tmp_path):
     """A run that failed, or an older index in the same folder, does not get in the way."""
     folder = tmp_path / "photos"
     shutil.copytree(photos, folder)
-    settings = ["--set", "vocabulary.iterations=2", "--set", "parallel.jobs=1"]
+    settings = ["--set", "descriptor.name=rootsift", "--set", "vocabulary.iterations=2", "--set", "parallel.jobs=1"]
     code, _, _ = run(capsys, "index", folder, "-o", folder / "x.index", "--set", "vocabulary.words=100000", *settings)
     assert code == 2
     for name in ("x.index", "y.index"):
@@ -105,7 +114,7 @@ def test_the_index_may_lie_among_the_photographs(capsys, photos, tmp_path):
 def test_an_index_keeps_its_vocabulary_settings(capsys, photos, index, tmp_path):
     code, _, _ = run(
         capsys, "index", photos, "-o", tmp_path / "index", "--vocabulary", index / "vocabulary",
-        "--set", "vocabulary.words=777", "--set", "parallel.jobs=1",
+        "--set", "descriptor.name=rootsift", "--set", "vocabulary.words=777", "--set", "parallel.jobs=1",
     )  # fmt: skip
     assert code == 0
     code, out, _ = run(capsys, "info", tmp_path / "index", "--json")
@@ -161,7 +170,18 @@ def test_wrong_use_is_one_line_and_code_two(capsys, index, photos, tmp_path):
         (["index", tmp_path / "nothing", "-o", target], "nothing"),
         (["index", photos, "-o", target, "--set", "descriptor.name=hardnett"], "hardnett"),
         (
-            ["index", photos, "-o", target, "--set", "detector.threshold=9", "--vocabulary", index / "vocabulary"],
+            [
+                "index",
+                photos,
+                "-o",
+                target,
+                "--set",
+                "descriptor.name=rootsift",
+                "--set",
+                "detector.threshold=9",
+                "--vocabulary",
+                index / "vocabulary",
+            ],
             "detector.threshold",
         ),
         (["vocabulary", "check", photos], "vocabulary"),
@@ -187,7 +207,7 @@ def test_an_index_from_other_features_is_refused(capsys, index, photos, tmp_path
 
 
 def test_too_few_features_say_what_to_lower(capsys, photos, tmp_path):
-    arguments = ["--set", "vocabulary.words=1000000", "--set", "parallel.jobs=1"]
+    arguments = ["--set", "descriptor.name=rootsift", "--set", "vocabulary.words=1000000", "--set", "parallel.jobs=1"]
     code, _, err = run(capsys, "index", photos, "-o", tmp_path / "index", *arguments)
     assert code == 2
     assert "vocabulary.words" in error_line(err)

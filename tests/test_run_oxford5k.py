@@ -10,7 +10,13 @@ from retrieval.reporting.published import published
 from retrieval.reporting.tables import per_query_table, results_table, shortfalls
 from retrieval.reproduction import folder_name
 
-SETTINGS = ["vocabulary.words=300", "vocabulary.iterations=4", "parallel.jobs=1", "expansion.min_inliers=10"]
+SETTINGS = [
+    "descriptor.name=rootsift",
+    "vocabulary.words=300",
+    "vocabulary.iterations=4",
+    "parallel.jobs=1",
+    "expansion.min_inliers=10",
+]
 
 
 @pytest.fixture(scope="module")

@@ -107,7 +107,7 @@ def evaluate_hpatches(
       same sequence (intra) or of two (inter). Mean of the average precisions with either kind of negatives.
     - matching: each reference patch with its nearest in a target image, ranked by distance, correct where the
       rows agree; recall is over all reference patches. Mean over the target images, then over the sequences of
-      a kind (names with ``i_`` or ``v_``), then over the kinds.
+      a kind (names with ``i_`` or ``v_``), then over the kinds; where a sequence has another name, over all.
     - retrieval: 5,000 reference patches, each to find its 5 target patches among up to 20,000 reference patches
       of other sequences. Mean over the queries and `POOLS`, of which only those are taken that can be filled
       (one pool of all there is where none can). Textureless patches are neither query nor distractor.
@@ -184,13 +184,13 @@ def _verification(described: Sequence[_Sequence], seed: int) -> dict[str, dict[s
 
 def _matching(described: Sequence[_Sequence], _: int) -> dict[str, dict[str, float]]:
     details: dict[str, dict[str, float]] = {}
+    published = all(sequence.name[:2] in ("i_", "v_") for sequence in described)
     for level, letter in LEVELS.items():
         kinds: dict[str, list[float]] = {}
         for sequence in described:
             targets = [sequence.rows[f"{letter}{number}"] for number in range(1, TARGETS + 1)]
             score = np.mean([_matching_precision(sequence.rows["ref"], target) for target in targets])
-            kind = sequence.name[0] if sequence.name[:2] in ("i_", "v_") else "other"
-            kinds.setdefault(kind, []).append(float(score))
+            kinds.setdefault(sequence.name[0] if published else "all", []).append(float(score))
         details[level] = {kind: float(np.mean(scores)) for kind, scores in sorted(kinds.items())}
     return details
 

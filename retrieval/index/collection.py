@@ -22,7 +22,7 @@ from retrieval.errors import ArtefactError
 from retrieval.features.store import FAILED, FeatureStore, write_failures
 from retrieval.index import scoring
 from retrieval.index.segment import Segment, build_segment, open_segment, write_segment
-from retrieval.vocabulary.store import Vocabulary, copy_vocabulary, open_vocabulary
+from retrieval.vocabulary.store import Vocabulary, copy_vocabulary, open_vocabulary, require_features
 
 logger = logging.getLogger(__name__)
 
@@ -101,9 +101,7 @@ def build_index(
     target = Path(target)
     if target.exists():
         raise ArtefactError(f"{target} already exists: choose another folder or delete it")
-    artefacts.require_settings(
-        f"the vocabulary {vocabulary.folder}", vocabulary_features(vocabulary), dict(store.settings)
-    )
+    require_features(vocabulary, store.settings)
     settings = index_settings(store, vocabulary)
     if Path(config.descriptor.name).is_file():  # weights by path must be found from any folder later
         config = replace(
@@ -172,11 +170,6 @@ def describe_index(collection: Collection) -> dict[str, Any]:
 def index_settings(store: FeatureStore, vocabulary: Vocabulary) -> dict[str, Any]:
     """What decides an index: the features' settings and content, and the words."""
     return {**store.settings, "features": store.digest, "vocabulary": {"fingerprint": vocabulary.fingerprint}}
-
-
-def vocabulary_features(vocabulary: Vocabulary) -> dict[str, Any]:
-    """The feature settings inside a vocabulary's settings."""
-    return {key: vocabulary.settings[key] for key in ("images", "detector", "descriptor")}
 
 
 def open_index(folder: str | Path, verify: bool = False) -> Collection:

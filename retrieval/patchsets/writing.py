@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 
-from retrieval.config import Config, ImageConfig
+from retrieval.config import Config, DescriptorConfig, ImageConfig
 from retrieval.features.patches import cut_patches
 from retrieval.images import LoadedImage
 from retrieval.patchsets.transfer import scaled
@@ -18,7 +18,7 @@ CONTEXT = 2.0  # side of a patch in sides of the measurement region
 PATCH_SIDE = 64  # pixels: CONTEXT * NETWORK_SIDE
 TRAINING_BLUR = 0.75  # patch pixels; sharper than a described patch (1.5), so that training can blur it further
 
-DEFAULTS = Config(images=ImageConfig(exif="ignore", max_side=1536))
+DEFAULTS = Config(images=ImageConfig(exif="ignore", max_side=1536), descriptor=DescriptorConfig(name="rootsift"))
 """Settings of the writers: homographies and cameras belong to raw pixels; a detail wants a large photograph."""
 
 

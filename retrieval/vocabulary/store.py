@@ -2,6 +2,9 @@
 
 ``VOCAB/{manifest.json, centroids.npy, counts.npy, held_out.npy, search.faiss}``; the last one only where search is
 approximate, so that a million words open in a moment and every reader assigns the same words.
+
+A compact vocabulary keeps its centroids as bytes, like stored descriptors, and serves any photographs and detector
+settings; only the descriptor has to be the one that it was made for. One comes with the program (`bundled`).
 """
 
 import dataclasses
@@ -14,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from hardnet import quantise
 from retrieval import artefacts
 from retrieval.config import VocabularyConfig
 from retrieval.errors import ArtefactError
@@ -21,6 +25,8 @@ from retrieval.vocabulary.kmeans import TrainedVocabulary, dequantise
 from retrieval.vocabulary.quantizer import Quantizer, build_search, import_faiss, search_kind
 
 KIND, VERSION = "vocabulary", 0
+BUNDLED = Path(__file__).parent.parent / "pretrained"
+FEATURE_SECTIONS = ("images", "detector", "descriptor")
 SEARCH_FILE = "search.faiss"
 CHECKED_DESCRIPTORS = 10_000  # held-out descriptors compared with exact search
 OVERFULL = 20  # times the mean number of training descriptors
@@ -32,7 +38,7 @@ class Vocabulary:
 
     Attributes:
         folder: where it lies.
-        centroids: (K, D) float32, memory-mapped.
+        centroids: (K, D) float32, memory-mapped unless the vocabulary is compact.
         counts: (K,) int32, training descriptors per word.
         settings: what decided the words (`config.vocabulary_settings`).
         quantisation: (lo, scale) of stored uint8 codes: value = code / scale + lo.
@@ -124,18 +130,22 @@ def open_vocabulary(path: str | Path, verify: bool = False) -> Vocabulary:
     manifest = artefacts.read_manifest(folder, KIND, VERSION)
     try:
         arrays = artefacts.read_arrays(folder, manifest, verify)
-        centroids, counts = arrays["centroids"], arrays["counts"]
+        counts = arrays["counts"]
         fingerprint = manifest["arrays"]["centroids"]["sha256"]
         facts = manifest["facts"]
         config = VocabularyConfig(**facts["config"])
         lo_scale = facts["quantisation"]
+        quantisation = None if lo_scale is None else (lo_scale[0], lo_scale[1])
+        centroids = arrays["centroids"]
+        if centroids.dtype == np.uint8:
+            centroids = dequantise(centroids, quantisation)
         _check_search(folder, facts["search"], verify)
         return Vocabulary(
             folder,
             centroids,
             counts,
             manifest["settings"],
-            None if lo_scale is None else (lo_scale[0], lo_scale[1]),
+            quantisation,
             fingerprint,
             facts["statistics"],
             config,
@@ -143,6 +153,61 @@ def open_vocabulary(path: str | Path, verify: bool = False) -> Vocabulary:
         )
     except (KeyError, TypeError) as error:
         raise ArtefactError(f"{folder / artefacts.MANIFEST} is incomplete ({error}); rebuild {folder}") from error
+
+
+def save_compact(path: str | Path, vocabulary: Vocabulary) -> None:
+    """Writes a vocabulary's words as bytes, for photographs and detectors of any settings.
+
+    Args:
+        path: the folder; one that is there is replaced.
+        vocabulary: of quantised descriptors, small enough for exact search.
+
+    Raises:
+        ArtefactError: its descriptors are not stored as bytes, or its search is approximate.
+    """
+    if vocabulary.quantisation is None or search_kind(vocabulary.config, len(vocabulary.centroids)) != "exact":
+        raise ArtefactError(
+            f"{vocabulary.folder} cannot be made compact: that takes descriptors stored as bytes and exact search "
+            f"(at most {vocabulary.config.exact_up_to} words)"
+        )
+    settings = {key: vocabulary.settings[key] for key in ("vocabulary", "seed", "descriptor")}
+    facts = {
+        "quantisation": list(vocabulary.quantisation),
+        "statistics": vocabulary.statistics,
+        "config": dataclasses.asdict(vocabulary.config),
+        "search": None,
+    }
+    codes = quantise(np.asarray(vocabulary.centroids), vocabulary.quantisation)
+    arrays = {"centroids": codes, "counts": np.asarray(vocabulary.counts), "held_out": codes[:0]}
+    artefacts.write_artefact(Path(path), KIND, VERSION, arrays, settings, facts)
+
+
+def bundled(descriptor: Mapping[str, Any]) -> Path | None:
+    """The vocabulary that comes with the program for a descriptor, or None.
+
+    Args:
+        descriptor: name and fingerprint of the weights, as in `extractor.feature_settings`.
+    """
+    for manifest in sorted(BUNDLED.glob(f"*/{artefacts.MANIFEST}")):
+        facts = artefacts.read_manifest(manifest.parent, KIND, VERSION)
+        if facts["settings"].get("descriptor") == dict(descriptor):
+            return manifest.parent
+    return None
+
+
+def require_features(vocabulary: Vocabulary, settings: Mapping[str, Any]) -> None:
+    """Refuses features that the words were not made for.
+
+    Args:
+        vocabulary: its settings say the descriptor and, unless it is compact, images and detector too.
+        settings: of the features.
+
+    Raises:
+        ArtefactError: naming the first setting that differs.
+    """
+    stored = {key: value for key, value in vocabulary.settings.items() if key in FEATURE_SECTIONS}
+    wanted = {key: value for key, value in settings.items() if key in stored}
+    artefacts.require_settings(f"the vocabulary {vocabulary.folder}", stored, wanted)
 
 
 def copy_vocabulary(vocabulary: Vocabulary, target: Path) -> None:
