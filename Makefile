@@ -24,7 +24,7 @@ ifndef RETRIEVAL_REAL_DATA
 RETRIEVAL_REAL_DATA := $(abspath $(wildcard ../shared/data))
 endif
 
-.PHONY: help demo test lint evaluate-real real-data bench clean
+.PHONY: help demo test lint evaluate-real real-data bench open-patches train clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do \
@@ -48,12 +48,38 @@ evaluate-real: | real-data $(STAMP) ## Measure on real photographs: RETRIEVAL_RE
 
 real-data:
 	@[ -n "$(RETRIEVAL_REAL_DATA)" ] || { \
-		echo "Say where the real photographs are: make evaluate-real RETRIEVAL_REAL_DATA=DIR" >&2; exit 2; }
+		echo "Say where the real photographs are: make $(firstword $(MAKECMDGOALS)) RETRIEVAL_REAL_DATA=DIR" >&2; exit 2; }
 
-bench: $(STAMP) ## Measure speed beside the peers
+bench: $(STAMP) ## Measure speed beside the peers, and descriptors on scenes never trained on
 	RETRIEVAL_REAL_DATA="$(RETRIEVAL_REAL_DATA)" $(BIN)/python -m benchmarks.detector
 	RETRIEVAL_REAL_DATA="$(RETRIEVAL_REAL_DATA)" $(BIN)/python -m benchmarks.extraction
 	RETRIEVAL_REAL_DATA="$(RETRIEVAL_REAL_DATA)" $(BIN)/python -m benchmarks.query
+	RETRIEVAL_REAL_DATA="$(RETRIEVAL_REAL_DATA)" $(BIN)/python -m benchmarks.descriptors
+
+# The patch sets of configs/hardnet/open.yaml, as docs/training.md describes them.
+PATCHES := data/patches/open
+TRAINED := bark bikes trees ubc v_wormhole
+
+$(PATCHES)/sf300: | real-data $(STAMP)
+	$(BIN)/retrieval patches synthetic "$(RETRIEVAL_REAL_DATA)/sf300/images" -o $@ --limit 400 --views 4 --seed 1
+
+$(PATCHES)/views: | real-data $(STAMP)
+	$(BIN)/retrieval patches synthetic $(foreach name,castle-P30 entry-P10,"$(RETRIEVAL_REAL_DATA)/strecha/$(name)") \
+		$(foreach name,$(TRAINED),"$(RETRIEVAL_REAL_DATA)/sequences/$(name)/1.jpg") -o $@ --limit 600 --views 4 --seed 2
+
+$(PATCHES)/sequences: | real-data $(STAMP)
+	$(BIN)/retrieval patches sequences $(foreach name,$(TRAINED),"$(RETRIEVAL_REAL_DATA)/sequences/$(name)") -o $@ --limit 4000
+
+$(PATCHES)/multiview: | real-data $(STAMP)
+	$(BIN)/retrieval patches multiview $(foreach name,castle-P30 entry-P10,"$(RETRIEVAL_REAL_DATA)/strecha/$(name)") -o $@
+
+$(PATCHES)/fountain: | real-data $(STAMP)
+	$(BIN)/retrieval patches multiview "$(RETRIEVAL_REAL_DATA)/strecha/fountain-P11" -o $@
+
+open-patches: $(addprefix $(PATCHES)/,sf300 views sequences multiview fountain) ## Cut the patches that the bundled weights were trained on
+
+train: open-patches ## Train the bundled weights again (over an hour on 2 cores): runs/open
+	$(BIN)/hardnet train configs/hardnet/open.yaml --run runs/open
 
 clean: ## Remove caches and build files; keeps .venv, data and runs
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

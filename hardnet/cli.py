@@ -36,6 +36,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HardnetError as error:
         print(f"hardnet: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"hardnet: {where}{error.strerror or error}; check the path, its permissions and the disk", file=sys.stderr
+        )
+        return 2
+    except KeyboardInterrupt:
+        print("\nhardnet: stopped", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -62,6 +62,12 @@ class OptimiserSettings:
     dampening: float = 0.9  # released code: the buffer averages gradients instead of adding them up
     weight_decay: float = 1e-4  # released code
 
+    def __post_init__(self) -> None:
+        for key, value in (("momentum", self.momentum), ("dampening", self.dampening)):
+            if not 0 <= value < 1:
+                raise settings_module.SettingsError(f"optimiser.{key}: expected 0 to below 1, got {value!r}")
+        at_least("optimiser.weight_decay", self.weight_decay, 0)
+
 
 @dataclass(frozen=True)
 class ValidationSettings:
@@ -100,6 +106,8 @@ class Recipe:
         one_of("precision", self.precision, PRECISIONS)
         at_least("checkpoint_every", self.checkpoint_every, 1)
         at_least("seed", self.seed, 0)
+        at_least("margin", self.margin, 0)
+        at_least("gain", self.gain, 1e-3)
         if not self.phases:
             raise settings_module.SettingsError("phases: expected at least one")
         for key, value in (("dropout", self.dropout), ("averaging", self.averaging)):
@@ -145,8 +153,13 @@ def load_recipe(path: str | Path | None, overrides: Iterable[str] = ()) -> Recip
 
 
 def fingerprint(recipe: Recipe) -> str:
-    """Changes with every setting that changes the weights: all but the name, and how often is saved and validated."""
+    """Changes with every setting that changes the weights.
+
+    Left out: the name, how often is saved and validated, and where the patches lie (a checkpoint knows what they are).
+    """
     tree = settings_module.to_tree(recipe)
     for key in ("name", "checkpoint_every", "validation"):
         tree.pop(key)
+    for part in tree["sets"]:
+        part.pop("path")
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]

@@ -45,6 +45,8 @@ class PairSampler:
         self, patch_sets: Sequence[PatchSet], shares: Sequence[float] | None, seed: int, single: bool = False
     ) -> None:
         self.seed = seed
+        self._names = [patch_set.name for patch_set in patch_sets]
+        self._even = shares is None and len(patch_sets) > 1
         self._orders, self._starts, self._counts = [], [], []
         for patch_set in patch_sets:
             order = np.argsort(patch_set.point_ids, kind="stable")
@@ -64,11 +66,11 @@ class PairSampler:
 
     def check(self, size: int) -> None:
         """Raises TrainingError where a batch of `size` pairs needs more points than a set has."""
-        for number, (wanted, points) in enumerate(zip(self._sizes(size), self.points, strict=True)):
-            if wanted > points:
+        for name, wanted, points in zip(self._names, self._sizes(size), self.points, strict=True):
+            if wanted + self._even > points:
                 raise TrainingError(
-                    f"a batch of {size} takes {wanted} points of set {number}, which has {points}: make the batch "
-                    "or the set's share smaller"
+                    f"a batch of {size} takes up to {wanted + self._even} points of {name}, which has {points}: make "
+                    "the batch or the set's share smaller"
                 )
 
     def draw(self, number: int, size: int) -> Batch:
@@ -80,7 +82,9 @@ class PairSampler:
         """
         generator = np.random.default_rng([self.seed, number])
         sets, anchors, positives = [], [], []
-        for index, wanted in enumerate(self._sizes(size)):
+        # of a union, every point is equally likely: the rest that the shares leave goes to sets at random
+        sizes = self._sizes(size, generator if self._even else None)
+        for index, wanted in enumerate(sizes):
             chosen = generator.choice(len(self._starts[index]), wanted, replace=False)
             starts, counts = self._starts[index][chosen], self._counts[index][chosen]
             first = generator.integers(0, counts)
@@ -91,10 +95,20 @@ class PairSampler:
             positives.append(order[starts + other])
         return Batch(np.concatenate(sets), np.concatenate(anchors), np.concatenate(positives))
 
-    def _sizes(self, size: int) -> np.ndarray:
-        """Whole numbers of pairs in the sets' shares that add up to `size` (largest remainders)."""
+    def _sizes(self, size: int, generator: np.random.Generator | None = None) -> np.ndarray:
+        """Whole numbers of pairs in the sets' shares that add up to `size`.
+
+        What is left after rounding down goes to the largest remainders or, with a generator, to sets drawn with
+        the chances of their remainders.
+        """
         exact = self._shares * size
         sizes = np.floor(exact).astype(int)
-        rest = np.argsort(sizes - exact, kind="stable")[: size - sizes.sum()]
-        sizes[rest] += 1
+        left, remainders = size - int(sizes.sum()), exact - sizes
+        if generator is None or left == 0:
+            sizes[np.argsort(-remainders, kind="stable")[:left]] += 1
+        else:
+            # systematic sampling: each set gains one with exactly the chance of its remainder
+            edges = np.concatenate([[0.0], np.cumsum(remainders)])
+            edges[-1] = left  # the remainders add up to it, but for rounding
+            sizes += np.histogram(generator.uniform() + np.arange(left), edges)[0]
         return sizes

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ Curves: tensorboard --logdir logs. Several GPUs: torchrun --nproc-per-node N -m 
 
 _TRAIN_EXAMPLES = """\
 examples:
-  hardnet download liberty -o data/patches
+  hardnet download liberty notredame -o data/patches
   hardnet train configs/hardnet/liberty.yaml --run runs/liberty        the paper's recipe
   hardnet train configs/hardnet/open.yaml --run runs/open --steps 500  500 steps now, the rest another time
   hardnet train configs/hardnet/liberty.yaml --run runs/small --set phases.0.batch=256 --set phases.0.pairs=1000000
@@ -64,16 +65,22 @@ def _train(arguments: argparse.Namespace) -> int:
     recipe = load_recipe(arguments.recipe, arguments.set)
     if arguments.steps < 0:
         raise TrainingError(f"--steps {arguments.steps}: expected a number from 1 (or 0 for all)")
+    from hardnet.descriptor import choose_device
     from hardnet.training import train
 
+    try:
+        choose_device(arguments.device)
+    except ValueError as error:
+        raise TrainingError(f"--device: {error}") from error
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         outcome = train(recipe, arguments.folder, arguments.device, arguments.logs, arguments.steps)
     except KeyboardInterrupt:
         print("\nstopped: the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
-    except ValueError as error:  # a device that is not there
-        raise TrainingError(str(error)) from error
+    if math.isnan(outcome.loss):
+        print(f"step {outcome.step} of {outcome.steps}: nothing was left to do; {outcome.weights} holds the weights")
+        return 0
     measured = "" if outcome.validation is None else f", validation FPR95 {100 * outcome.validation:.2f} %"
     print(f"step {outcome.step} of {outcome.steps}: loss {outcome.loss:.4f}{measured}")
     if outcome.weights is None:

@@ -9,8 +9,7 @@ negatives are still those of the whole batch.
 """
 
 import logging
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +17,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from hardnet import checkpoints
+from hardnet.descriptor import choose_device
 from hardnet.errors import TrainingError
 from hardnet.loss import hardest_in_batch
-from hardnet.networks import HardNet
-from hardnet.patchsets import PatchSet, read_arrays
+from hardnet.networks import PATCH_SIZE, HardNet
+from hardnet.parallel import Team
+from hardnet.patchsets import PatchSet, digest, read_arrays
 from hardnet.recipe import Recipe, SetSettings, ValidationSettings, fingerprint
-from hardnet.sampling import Batch, PairSampler
+from hardnet.sampling import PairSampler
+from hardnet.state import State, diverged
 from hardnet.views import ViewSettings, draw_views, flip_alike
 
 CHECKPOINT = "checkpoint.pth"
@@ -76,9 +77,7 @@ def train(
         PatchSetError: a patch set that cannot be read.
         ValueError: a device that does not exist.
     """
-    from hardnet.descriptor import choose_device
-
-    team = _Team.join(device)
+    team = Team.join(device)
     run = Path(folder)
     target = team.device or choose_device(device)
     if not recipe.sets:
@@ -91,15 +90,23 @@ def train(
         sampler.check(phase.batch)
         if phase.batch % team.size:
             raise TrainingError(f"a batch of {phase.batch} cannot be divided among {team.size} processes")
-    state = _State(recipe, target)
+    half = _half(recipe.precision, target)
+    surroundings = {
+        "data": [digest(patch_set) for patch_set in patch_sets],
+        "precision": "bfloat16" if half else "single",
+        "processes": team.size,
+    }
+    state = State(recipe, target, surroundings)
     checkpoint = run / CHECKPOINT
+    for stale in run.glob(f".{CHECKPOINT}.*.tmp"):  # of a run that was killed while it wrote
+        stale.unlink(missing_ok=True)
     if checkpoint.is_file():
         state.load(checkpoint)
         _log.info("%s: going on after step %d of %d", run, state.step, recipe.steps)
     run.mkdir(parents=True, exist_ok=True)
     validation = _Validation.of(recipe) if team.leads and recipe.validation.path else None
     last = recipe.steps if stop_after == 0 else min(recipe.steps, state.step + stop_after)
-    loss = _run_steps(recipe, state, patch_sets, sampler, team, last, checkpoint, logs, validation)
+    loss = _run_steps(recipe, state, patch_sets, sampler, team, half, last, checkpoint, logs, validation)
     weights = run / f"{recipe.name}.safetensors" if state.step == recipe.steps else None
     if weights is not None and team.leads:
         notes = {"recipe": fingerprint(recipe), "steps": str(recipe.steps), "seed": str(recipe.seed)}
@@ -125,166 +132,19 @@ def open_set(part: SetSettings | ValidationSettings) -> PatchSet:
     return read_arrays(part.path)
 
 
-def initialise(network: nn.Module, gain: float, seed: int) -> None:
-    """Orthogonal filters (released code: gain 0.6), drawn from a generator of their own."""
-    generator = torch.Generator().manual_seed(seed)
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.orthogonal_(layer.weight, gain=gain, generator=generator)
-
-
-class _State:
-    """Weights, their average, optimiser and step."""
-
-    def __init__(self, recipe: Recipe, device: str) -> None:
-        self.recipe = recipe
-        self.device = device
-        self.step = 0
-        self.network = HardNet(recipe.dropout)
-        initialise(self.network, recipe.gain, recipe.seed)
-        self.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = {key: value.clone() for key, value in self._floats()} if recipe.averaging else {}
-        chosen = recipe.optimiser
-        self.optimiser = torch.optim.SGD(
-            self.network.parameters(),
-            lr=recipe.learning_rate(0),
-            momentum=chosen.momentum,
-            dampening=chosen.dampening,
-            weight_decay=chosen.weight_decay,
-        )
-
-    def _floats(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Parameters and running statistics."""
-        return ((key, value) for key, value in self.network.state_dict().items() if value.is_floating_point())
-
-    @torch.no_grad()
-    def advance(self) -> None:
-        """Takes the step that the gradients ask for."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.recipe.learning_rate(self.step)
-        self.optimiser.step()
-        self.step += 1
-        # early on an average over few steps would remember the initialisation
-        decay = min(self.recipe.averaging, self.step / (self.step + 10.0))
-        if self.average:
-            for key, value in self._floats():
-                self.average[key].lerp_(value, 1.0 - decay)
-
-    def result(self) -> HardNet:
-        """The network to use: averaged weights where the recipe asks for them, on the CPU, in evaluation mode."""
-        network = HardNet(0.0)
-        state = {key: value.detach().cpu() for key, value in self.network.state_dict().items()}
-        state.update({key: value.detach().cpu() for key, value in self.average.items()})
-        network.load_state_dict(state)
-        return network.eval()
-
-    def save(self, path: Path) -> None:
-        """Replaces the checkpoint in one go.
-
-        Raises:
-            TrainingError: the weights are no numbers; the checkpoint stays as it was.
-        """
-        if not all(bool(value.isfinite().all()) for _, value in self._floats()):
-            raise TrainingError(_diverged(self.step, path))
-        content: dict[str, Any] = {
-            "step": self.step,
-            "recipe": fingerprint(self.recipe),
-            "state_dict": self.network.state_dict(),
-            "average": self.average,
-            "momentum": [self.optimiser.state[p].get("momentum_buffer") for p in self.network.parameters()],
-        }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as stream:
-            torch.save(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-
-    def load(self, path: Path) -> None:
-        """Takes up a checkpoint.
-
-        Raises:
-            TrainingError: damaged, or of another recipe.
-        """
-        try:
-            content = torch.load(path, map_location=self.device, weights_only=True)
-            step, found = int(content["step"]), content["recipe"]
-            if found != fingerprint(self.recipe):
-                raise TrainingError(
-                    f"{path} was made with another recipe ({found}, this one is {fingerprint(self.recipe)}): "
-                    "train into another folder, or remove it to start again"
-                )
-            self.network.load_state_dict(content["state_dict"])
-            for key in self.average:
-                self.average[key].copy_(content["average"][key])
-            for parameter, buffer in zip(self.network.parameters(), content["momentum"], strict=True):
-                if buffer is not None:
-                    self.optimiser.state[parameter]["momentum_buffer"] = buffer
-        except TrainingError:
-            raise
-        except Exception as error:  # torch raises pickle, zip, runtime, key and other errors on damaged files
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise TrainingError(f"{path} cannot be taken up ({reason}): remove it to start again") from error
-        self.step = step
-
-
 @dataclass(frozen=True)
-class _Team:
-    """The processes that train together: one, or those that torchrun started."""
+class _Patches:
+    """The patches of a step that have one size.
 
-    rank: int = 0
-    size: int = 1
-    device: str | None = None
+    Attributes:
+        places: (M,) int64, among the 2 N of the batch, anchors before positives.
+        patches: (M, S, S) uint8.
+        contexts: (M,) float32.
+    """
 
-    @property
-    def leads(self) -> bool:
-        return self.rank == 0
-
-    @classmethod
-    def join(cls, device: str) -> "_Team":
-        size = int(os.environ.get("WORLD_SIZE", "1"))
-        if size == 1:
-            return cls()
-        rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
-        on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-        if on_gpu:
-            torch.cuda.set_device(local)
-        torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
-        return cls(rank, size, f"cuda:{local}" if on_gpu else "cpu")
-
-    def leave(self) -> None:
-        if self.size > 1:
-            torch.distributed.barrier()
-            torch.distributed.destroy_process_group()
-
-    def part(self, count: int) -> slice:
-        """This process's share of a batch."""
-        share = count // self.size
-        return slice(self.rank * share, (self.rank + 1) * share)
-
-    def gather(self, descriptors: torch.Tensor) -> torch.Tensor:
-        """Rows of all processes; the gradient goes through this one's own."""
-        if self.size == 1:
-            return descriptors
-        rows = [torch.empty_like(descriptors) for _ in range(self.size)]
-        torch.distributed.all_gather(rows, descriptors.detach())
-        rows[self.rank] = descriptors
-        return torch.cat(rows)
-
-    def sum_gradients(self, network: nn.Module) -> None:
-        """Each process holds the whole loss's gradient through its own rows: the sum is the whole gradient."""
-        if self.size > 1:
-            for parameter in network.parameters():
-                if parameter.grad is not None:
-                    torch.distributed.all_reduce(parameter.grad)
-
-    def average_statistics(self, network: nn.Module) -> None:
-        """Running means and variances of all processes, so that their networks stay equal."""
-        if self.size > 1:
-            for key, value in network.named_buffers():
-                if "running" in key:
-                    torch.distributed.all_reduce(value)
-                    value /= self.size
+    places: torch.Tensor
+    patches: torch.Tensor
+    contexts: torch.Tensor
 
 
 class _Validation:
@@ -302,7 +162,7 @@ class _Validation:
     def of(cls, recipe: Recipe) -> "_Validation":
         return cls(recipe.validation, recipe.seed)
 
-    def measure(self, network: HardNet) -> float:
+    def measure(self, network: HardNet, device: str) -> float:
         """The share 0..1 of false matches."""
         from hardnet.benchmarks.brown import evaluate_brown
         from hardnet.descriptor import NetworkDescriptor
@@ -310,7 +170,7 @@ class _Validation:
         level = logging.getLogger("hardnet.descriptor").level
         logging.getLogger("hardnet.descriptor").setLevel(logging.WARNING)
         try:
-            descriptor = NetworkDescriptor(network, "validation", "validation")
+            descriptor = NetworkDescriptor(network, "validation", "validation", device)
         finally:
             logging.getLogger("hardnet.descriptor").setLevel(level)
         self.last = evaluate_brown(descriptor, self._patches, *self._pairs)
@@ -319,10 +179,11 @@ class _Validation:
 
 def _run_steps(
     recipe: Recipe,
-    state: _State,
+    state: State,
     patch_sets: Sequence[PatchSet],
     sampler: PairSampler,
-    team: _Team,
+    team: Team,
+    half: bool,
     last: int,
     checkpoint: Path,
     logs: str | Path | None,
@@ -330,23 +191,22 @@ def _run_steps(
 ) -> float:
     """Trains up to (not including) step `last`; the mean loss of the last steps."""
     writer = _writer(logs, recipe.name, state.step) if team.leads else None
-    half = _half(recipe.precision, state.device)
     smooth = float("nan")
     bar = tqdm(total=recipe.steps, initial=state.step, unit="step", desc=recipe.name, disable=None)
     with bar, ThreadPoolExecutor(1) as background:
 
-        def prepare(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        def prepare(step: int) -> list[_Patches]:
             return _batch(recipe, patch_sets, sampler, step)
 
         waiting = [background.submit(prepare, step) for step in range(state.step, min(last, state.step + _AHEAD))]
         while state.step < last:
             step = state.step
-            patches, contexts = waiting.pop(0).result()
+            groups = waiting.pop(0).result()
             if step + _AHEAD < last:
                 waiting.append(background.submit(prepare, step + _AHEAD))
-            value = _step(recipe, state, team, patches, contexts, half)
+            value = _step(recipe, state, team, groups, half)
             if not np.isfinite(value):
-                raise TrainingError(_diverged(step, checkpoint))
+                raise TrainingError(diverged(step, checkpoint))
             smooth = value if np.isnan(smooth) else smooth + 0.02 * (value - smooth)
             done = state.step
             if team.leads and (done % recipe.checkpoint_every == 0 or done == last):
@@ -355,7 +215,7 @@ def _run_steps(
                 writer.add_scalar("loss", smooth, done)
                 writer.add_scalar("learning rate", recipe.learning_rate(step), done)
             if validation is not None and (done % validation.every == 0 or done == recipe.steps):
-                found = validation.measure(state.result())
+                found = validation.measure(state.result(), state.device)
                 _log.info("step %d of %d: loss %.4f, validation FPR95 %.4f", done, recipe.steps, smooth, found)
                 if writer is not None:
                     writer.add_scalar("validation FPR95", found, done)
@@ -369,21 +229,13 @@ def _run_steps(
     return smooth
 
 
-def _step(
-    recipe: Recipe,
-    state: _State,
-    team: _Team,
-    patches: torch.Tensor,
-    contexts: torch.Tensor,
-    half: bool,
-) -> float:
+def _step(recipe: Recipe, state: State, team: Team, groups: Sequence[_Patches], half: bool) -> float:
     """One step; the loss."""
     phase, _ = recipe.phase_at(state.step)
-    count = len(patches) // 2
     generator = torch.Generator().manual_seed(_seed(recipe.seed, state.step, 1))
-    views = make_views(patches.to(state.device, non_blocking=True), contexts, phase.views, generator)
-    part = team.part(count)
-    mine = torch.cat([views[:count][part], views[count:][part]]).contiguous(memory_format=torch.channels_last)
+    anchors, positives = _views(groups, phase.views, generator, state.device).chunk(2)
+    part = team.part(len(anchors))
+    mine = torch.cat([anchors[part], positives[part]]).contiguous(memory_format=torch.channels_last)
     torch.manual_seed(_seed(recipe.seed, state.step, 2 + team.rank))  # dropout
     state.network.train()
     with torch.autocast(torch.device(state.device).type, torch.bfloat16, enabled=half):
@@ -393,58 +245,41 @@ def _step(
     state.optimiser.zero_grad(set_to_none=True)
     loss.backward()
     team.sum_gradients(state.network)
-    state.advance()
     team.average_statistics(state.network)
+    state.advance()
     return float(loss.detach())
 
 
-def make_views(
-    patches: torch.Tensor, contexts: torch.Tensor, settings: ViewSettings, generator: torch.Generator
-) -> torch.Tensor:
-    """Views of a batch of pairs.
-
-    Args:
-        patches: (2 N, S, S) uint8, anchors before positives.
-        contexts: (2 N,) float32.
-        settings: how far views differ.
-        generator: CPU source of randomness.
-
-    Returns:
-        (2 N, 1, 32, 32) float32.
-    """
-    views = draw_views(patches, contexts, settings, generator)
+def _views(groups: Sequence[_Patches], settings: ViewSettings, generator: torch.Generator, device: str) -> torch.Tensor:
+    """Views of a batch of pairs: (2 N, 1, 32, 32) float32, anchors before positives."""
+    count = sum(len(group.places) for group in groups) // 2
+    views = torch.empty((2 * count, 1, PATCH_SIZE, PATCH_SIZE), device=device)
+    for group in groups:
+        patches = group.patches.to(device, non_blocking=True)
+        views[group.places.to(device)] = draw_views(patches, group.contexts, settings, generator)
     if not settings.flips:
         return views
-    count = len(views) // 2
     return torch.cat(flip_alike(views[:count], views[count:], generator))
 
 
-def _batch(
-    recipe: Recipe, patch_sets: Sequence[PatchSet], sampler: PairSampler, step: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The patches of a step, anchors before positives, and their contexts."""
+def _batch(recipe: Recipe, patch_sets: Sequence[PatchSet], sampler: PairSampler, step: int) -> list[_Patches]:
+    """The patches of a step, by size: sets of PhotoTour and HPatches differ."""
     phase, _ = recipe.phase_at(step)
     batch = sampler.draw(step, phase.batch)
-    side = max(patch_set.patches.shape[1] for patch_set in patch_sets)
-    patches = np.empty((2 * phase.batch, side, side), np.uint8)
-    contexts = np.empty(2 * phase.batch, np.float32)
-    for index, patch_set in enumerate(patch_sets):
-        _fill(patches, contexts, patch_set, batch, index)
-    return torch.from_numpy(patches), torch.from_numpy(contexts)
-
-
-def _fill(patches: np.ndarray, contexts: np.ndarray, patch_set: PatchSet, batch: Batch, index: int) -> None:
-    """Copies one set's share of a batch; sets of another patch size are brought to the common one."""
-    at = np.flatnonzero(batch.sets == index)
-    count = len(batch.sets)
-    for chosen, offset in ((batch.anchors[at], 0), (batch.positives[at], count)):
-        found = patch_set.patches[chosen]
-        if found.shape[1] != patches.shape[1]:
-            from hardnet.patchsets.resize import resize_patches
-
-            found = np.rint(resize_patches(found, patches.shape[1])).astype(np.uint8)
-        patches[at + offset] = found
-        contexts[at + offset] = patch_set.context
+    which = np.concatenate([batch.sets, batch.sets])
+    chosen = np.concatenate([batch.anchors, batch.positives])
+    sides = np.array([patch_set.patches.shape[1] for patch_set in patch_sets])
+    groups = []
+    for side in np.unique(sides):
+        places = np.flatnonzero(sides[which] == side)
+        patches = np.empty((len(places), side, side), np.uint8)
+        contexts = np.empty(len(places), np.float32)
+        for index in map(int, np.flatnonzero(sides == side)):
+            at = which[places] == index
+            patches[at] = patch_sets[index].patches[chosen[places[at]]]
+            contexts[at] = patch_sets[index].context
+        groups.append(_Patches(*map(torch.from_numpy, (places, patches, contexts))))
+    return groups
 
 
 def _seed(seed: int, step: int, purpose: int) -> int:
@@ -455,7 +290,9 @@ def _seed(seed: int, step: int, purpose: int) -> int:
 def _half(precision: str, device: str) -> bool:
     """Whether to compute in bfloat16."""
     on_gpu = torch.device(device).type == "cuda"
-    half = precision == "bfloat16" or (precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
+    half = precision == "bfloat16" or (
+        precision == "auto" and on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
     _log.info("training on %s in %s precision", device, "bfloat16" if half else "single")
     return half
 
@@ -469,8 +306,3 @@ def _writer(logs: str | Path | None, name: str, step: int) -> Any:
         _log.warning("no TensorBoard logs are written: pip install 'hardnet-retrieval[train]' for them")
         return None
     return SummaryWriter(str(Path(logs) / name), purge_step=step or None)
-
-
-def _diverged(step: int, checkpoint: Path) -> str:
-    kept = f"{checkpoint} holds the last good state" if checkpoint.is_file() else "no checkpoint had been written yet"
-    return f"the loss is no number at step {step}; {kept}: lower the learning rate (phases.*.learning_rate) and restart"

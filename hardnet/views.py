@@ -5,13 +5,16 @@ Everything is computed on the patches' device from random numbers drawn on the C
 views on any device (up to rounding).
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
 
+from hardnet.errors import SettingsError
 from hardnet.networks import PATCH_SIZE
+from hardnet.settings import at_least
 
-NEUTRAL_DEVIATION = 0.15  # contrast below which noise is not scaled down further, grey values in 0..1
+LOUDEST = 0.15  # contrast, of grey values 0..1, beyond which noise does not grow with it
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class ViewSettings:
         blur: standard deviation, pixels of the 32-pixel patch.
         gamma: natural logarithm of the exponent on grey values 0..1, either way.
         gradient: slope of a linear change of light, share of the grey range from edge to edge, either way.
-        noise: standard deviation of white noise, in standard deviations of the patch.
+        noise: standard deviation of white noise, in standard deviations of the patch (of `LOUDEST` at most).
         occlusion: probability that a straight edge covers up to a third of a patch with another grey.
     """
 
@@ -41,6 +44,12 @@ class ViewSettings:
     gradient: float = 0.0
     noise: float = 0.0
     occlusion: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            at_least(f"views.{field.name}", getattr(self, field.name), 0)
+        if self.occlusion > 1:
+            raise SettingsError(f"views.occlusion: expected a probability, got {self.occlusion!r}")
 
     @property
     def disturbs(self) -> bool:
@@ -70,7 +79,7 @@ def draw_views(
     if settings.noise:
         amount = _uniform((len(views), 1, 1), 0.0, settings.noise, generator)
         noise = (amount * torch.randn(views.shape, generator=generator)).to(views.device)
-        views = views + noise * views.std(dim=(1, 2), keepdim=True).clamp(max=NEUTRAL_DEVIATION)
+        views = views + noise * views.std(dim=(1, 2), keepdim=True).clamp(max=LOUDEST)
     return 255.0 * views[:, None]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from retrieval import artefacts
 from retrieval import config as settings_module
-from retrieval.config import Config
+from retrieval.config import Config, VocabularyConfig
 from retrieval.datasets.folder import ImageSet, list_images
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.features import extractor
@@ -110,8 +110,8 @@ def build_collection(
         target: index folder; must not exist.
         config: all settings.
         vocabulary: folder of a vocabulary; None trains one on the photographs themselves or, where they have too few
-            features for that, takes the one that comes with the program for the descriptor. The settings of a
-            vocabulary that is given or taken replace the configuration's vocabulary section.
+            features for the default number of words, takes the one that comes with the program for the descriptor. The
+            settings of a vocabulary that is given or taken replace the configuration's vocabulary section.
 
     Returns:
         The index, and the photographs that could not be used.
@@ -135,7 +135,8 @@ def build_collection(
         )
     if opened is None:
         words, shipped = config.vocabulary.words, bundled(store.settings["descriptor"])
-        if shipped is not None and store.features < FEATURES_PER_WORD * words:
+        asked = config.vocabulary != VocabularyConfig()  # who names words or search wants them, not others
+        if shipped is not None and not asked and store.features < FEATURES_PER_WORD * words:
             opened = open_vocabulary(shipped)
             logger.info(
                 "no vocabulary given, and %d features are few for training %d words: using the %d words that come "

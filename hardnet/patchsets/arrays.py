@@ -5,8 +5,10 @@ A folder holds ``patches.npy`` (uint8 (N, S, S), memory-mapped), ``point_ids.npy
 the `context` that they show.
 """
 
+import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -71,6 +73,12 @@ def read_arrays(folder: str | Path) -> PatchSet:
     return PatchSet(str(notes.get("name", folder.name)), patches, points, scenes, float(context))
 
 
+def digest(patch_set: PatchSet) -> str:
+    """Changes with the points, the number and the size of the patches; the pixels themselves are not read."""
+    facts = f"{patch_set.patches.shape} {patch_set.context}".encode()
+    return hashlib.sha256(facts + np.ascontiguousarray(patch_set.point_ids).tobytes()).hexdigest()[:16]
+
+
 def read_notes(folder: str | Path) -> dict[str, Any]:
     """What ``patchset.json`` says; empty where there is none.
 
@@ -113,12 +121,16 @@ def write_arrays(folder: str | Path, patch_set: PatchSet, notes: Mapping[str, An
         (POINTS, np.asarray(patch_set.point_ids, np.int32)),
         (SCENES, np.asarray(patch_set.scene_ids, np.int32)),
     )
-    for name, array in arrays:
-        np.save(temporary / name, array, allow_pickle=False)
-    text = json.dumps({**(notes or {}), "name": patch_set.name, "context": patch_set.context}, indent=1)
-    (temporary / NOTES).write_text(text + "\n", encoding="utf-8")
-    temporary.chmod(0o755)
-    os.replace(temporary, folder)
+    try:
+        for name, array in arrays:
+            np.save(temporary / name, array, allow_pickle=False)
+        text = json.dumps({**(notes or {}), "name": patch_set.name, "context": patch_set.context}, indent=1)
+        (temporary / NOTES).write_text(text + "\n", encoding="utf-8")
+        temporary.chmod(0o755)
+        os.replace(temporary, folder)
+    except BaseException:  # a full disk or Ctrl-C must not leave gigabytes behind
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     return folder
 
 

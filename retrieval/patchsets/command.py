@@ -233,7 +233,9 @@ def _run_synthetic(arguments: argparse.Namespace) -> int:
             photographs.append(given)
     patch_set = synthetic_patches(photographs, arguments.limit, arguments.seed, cameras, config, config.parallel.jobs)
     more = {"cameras": dataclasses.asdict(cameras)}
-    return save(arguments, patch_set, "synthetic", [path.name for path in photographs], config, more)
+    return save(
+        arguments, patch_set, "synthetic", [f"{path.parent.name}/{path.name}" for path in photographs], config, more
+    )
 
 
 def _run_sequences(arguments: argparse.Namespace) -> int:

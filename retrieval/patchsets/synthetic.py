@@ -148,7 +148,7 @@ def simulate(gray: np.ndarray, homography: np.ndarray, cameras: Cameras, generat
         generator: source of randomness.
 
     Returns:
-        (H, W) float32, whole numbers 0..255; beyond the photograph its border is repeated.
+        (H, W) float32, whole numbers 0..255; beyond its border the photograph is mirrored.
     """
     height, width = gray.shape
     area = abs(np.linalg.det(homography)) / abs(homography[2] @ [0.5 * width, 0.5 * height, 1.0]) ** 3

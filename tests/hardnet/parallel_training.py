@@ -28,13 +28,13 @@ def gradients(team):
 
 def main(patches, folder):
     phase = PhaseSettings(pairs=48, batch=16, learning_rate=5.0)
-    recipe = Recipe(name="toy", sets=(SetSettings(patches),), phases=(phase,), precision="single")
+    recipe = Recipe(name="toy", sets=(SetSettings(patches),), phases=(phase,), precision="single", averaging=0.9)
     run_steps = training._run_steps
 
     def observed(recipe, state, patch_sets, sampler, team, *rest):
         content = gradients(team)
         loss = run_steps(recipe, state, patch_sets, sampler, team, *rest)
-        content["weights"] = state.network.state_dict()
+        content["weights"], content["average"] = state.network.state_dict(), state.average
         torch.save(content, folder / f"rank{team.rank}.pth")
         return loss
 

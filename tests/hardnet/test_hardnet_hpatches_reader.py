@@ -173,3 +173,9 @@ def test_measurement_region():
 def test_measurement_region_that_begins_within_a_pixel(side, context):
     with pytest.raises(PatchSetError, match="does not begin at a whole pixel"):
         measurement_patches(in_context(random_patches(2, side), context), np.array([0]), 32)
+
+
+def test_flat_patches_stay_flat():
+    patches = np.repeat(np.arange(256, dtype=np.uint8), 65 * 65).reshape(256, 65, 65)
+    resized = resize_patches(patches, 32)
+    np.testing.assert_array_equal(resized, np.broadcast_to(np.arange(256.0)[:, None, None], resized.shape))

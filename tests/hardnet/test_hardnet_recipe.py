@@ -42,6 +42,10 @@ def test_overrides_reach_into_lists_and_into_defaults(tmp_path):
         ("phases: [{batch: 1}]", r"phases\.batch: expected at least 2"),
         ("precision: double", "expected one of auto, single, bfloat16"),
         ("dropout: 1.0", "dropout: expected a number from 0 to below 1"),
+        ("phases: [{views: {occlusion: 7}}]", r"views\.occlusion: expected a probability"),
+        ("phases: [{views: {blur: -3}}]", r"views\.blur: expected at least 0"),
+        ("optimiser: {momentum: 5}", r"optimiser\.momentum: expected 0 to below 1"),
+        ("margin: -2", "margin: expected at least 0"),
         ("phases: [{views: {flips: 1}}]", r"phases\.0\.views\.flips: expected bool, got 1"),
     ],
 )

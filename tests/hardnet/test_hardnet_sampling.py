@@ -51,6 +51,10 @@ def test_pairs_are_drawn_anew_in_every_step_and_depend_on_seed_and_step_only():
 def test_shares_are_kept_in_every_batch_and_default_to_the_union():
     sets = [points_set([2] * 300), points_set([2] * 100)]
     assert np.bincount(PairSampler(sets, None, 0).draw(5, 64).sets).tolist() == [48, 16]
+    uneven = PairSampler([points_set([2] * 2000), points_set([2] * 10)], None, 0)
+    drawn = sum((np.bincount(uneven.draw(number, 64).sets, minlength=2) for number in range(600)), np.zeros(2))
+    assert drawn.sum() == 600 * 64
+    assert abs(drawn[1] - 600 * 64 * 10 / 2010) < 40  # small sets of a union have their turn
     assert np.bincount(PairSampler(sets, [0.3, 0.7], 0).draw(5, 64).sets).tolist() == [19, 45]
 
 
@@ -63,5 +67,5 @@ def test_points_of_one_patch_need_views():
 
 
 def test_a_batch_larger_than_a_set_is_refused():
-    with pytest.raises(TrainingError, match="takes 64 points of set 0, which has 10"):
+    with pytest.raises(TrainingError, match="takes up to 64 points of set, which has 10"):
         PairSampler([points_set([2] * 10)], None, 0).check(64)
