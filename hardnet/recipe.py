@@ -95,6 +95,7 @@ class Recipe:
     optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
     validation: ValidationSettings = field(default_factory=ValidationSettings)
     dropout: float = 0.3  # released code; the text says 0.1
+    start: str = ""  # weights of a HardNet to begin with, a name or a path; empty: orthogonal filters
     gain: float = 0.6  # of the orthogonal initialisation (released code)
     margin: float = 1.0  # of the loss
     averaging: float = 0.0  # decay per step of an exponential average of the weights; 0: the last weights count
@@ -155,10 +156,11 @@ def load_recipe(path: str | Path | None, overrides: Iterable[str] = ()) -> Recip
 def fingerprint(recipe: Recipe) -> str:
     """Changes with every setting that changes the weights.
 
-    Left out: the name, how often is saved and validated, and where the patches lie (a checkpoint knows what they are).
+    Left out: the name, how often is saved and validated, and where patches and first weights lie (a checkpoint knows
+    what they are).
     """
     tree = settings_module.to_tree(recipe)
-    for key in ("name", "checkpoint_every", "validation"):
+    for key in ("name", "checkpoint_every", "validation", "start"):
         tree.pop(key)
     for part in tree["sets"]:
         part.pop("path")

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from hardnet import weights
+from hardnet.checkpoints import read_network
 from hardnet.errors import TrainingError
 from hardnet.files import replacing
 from hardnet.networks import HardNet
@@ -41,7 +43,11 @@ class State:
         self.device = device
         self.step = 0
         self.network = HardNet(recipe.dropout)
-        initialise(self.network, recipe.gain, recipe.seed)
+        if recipe.start:
+            resolved = weights.resolve(recipe.start)
+            self.network.load_state_dict(read_network(resolved.path, "hardnet")[1].state_dict())
+        else:
+            initialise(self.network, recipe.gain, recipe.seed)
         self.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = {key: value.clone() for key, value in self._floats()} if recipe.averaging else {}
         chosen = recipe.optimiser

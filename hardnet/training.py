@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from hardnet import checkpoints
+from hardnet import checkpoints, weights
 from hardnet.descriptor import choose_device
 from hardnet.errors import TrainingError
 from hardnet.loss import hardest_in_batch
@@ -72,8 +72,9 @@ def train(
         stop_after: at most so many steps in this call; 0 for all that are left.
 
     Raises:
-        TrainingError: nothing to train on, a checkpoint of another recipe, or a loss that is no number (the last
-            checkpoint is kept).
+        WeightsError: the recipe's first weights cannot be read.
+        TrainingError: nothing to train on, a checkpoint of another recipe or other patches, or a loss that is no
+            number (the last checkpoint is kept).
         PatchSetError: a patch set that cannot be read.
         ValueError: a device that does not exist.
     """
@@ -95,6 +96,7 @@ def train(
         "data": [digest(patch_set) for patch_set in patch_sets],
         "precision": "bfloat16" if half else "single",
         "processes": team.size,
+        "start": weights.resolve(recipe.start).sha256 if recipe.start else "",
     }
     state = State(recipe, target, surroundings)
     checkpoint = run / CHECKPOINT
@@ -107,12 +109,12 @@ def train(
     validation = _Validation.of(recipe) if team.leads and recipe.validation.path else None
     last = recipe.steps if stop_after == 0 else min(recipe.steps, state.step + stop_after)
     loss = _run_steps(recipe, state, patch_sets, sampler, team, half, last, checkpoint, logs, validation)
-    weights = run / f"{recipe.name}.safetensors" if state.step == recipe.steps else None
-    if weights is not None and team.leads:
+    finished = run / f"{recipe.name}.safetensors" if state.step == recipe.steps else None
+    if finished is not None and team.leads:
         notes = {"recipe": fingerprint(recipe), "steps": str(recipe.steps), "seed": str(recipe.seed)}
-        checkpoints.write_network(weights, state.result(), "hardnet", notes)
+        checkpoints.write_network(finished, state.result(), "hardnet", notes)
     team.leave()
-    return Outcome(weights, checkpoint, state.step, recipe.steps, loss, validation.last if validation else None)
+    return Outcome(finished, checkpoint, state.step, recipe.steps, loss, validation.last if validation else None)
 
 
 def open_set(part: SetSettings | ValidationSettings) -> PatchSet:

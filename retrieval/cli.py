@@ -322,6 +322,8 @@ def _vocabulary_check(arguments: argparse.Namespace) -> int:
 
     config = settings_module.load(arguments.config, arguments.overrides)
     facts = pipeline.check_held_out(arguments.vocabulary, arguments.held_out, config)
+    if not facts["compared"]:
+        logger.warning("no descriptors were held out of the training: measure agreement with --held-out PHOTOS")
     if arguments.json:
         print(json.dumps(facts))
     else:

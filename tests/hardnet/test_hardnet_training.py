@@ -17,10 +17,10 @@ from hardnet.benchmarks.brown import draw_pairs, evaluate_brown
 from hardnet.checkpoints import read_network
 from hardnet.cli import main
 from hardnet.descriptor import NetworkDescriptor
-from hardnet.errors import PatchSetError, SettingsError, TrainingError
+from hardnet.errors import PatchSetError, SettingsError, TrainingError, WeightsError
 from hardnet.networks import HardNet
 from hardnet.patchsets import PatchSet, write_arrays
-from hardnet.recipe import PhaseSettings, Recipe, SetSettings, load_recipe
+from hardnet.recipe import OptimiserSettings, PhaseSettings, Recipe, SetSettings, load_recipe
 from hardnet.state import initialise
 from hardnet.training import CHECKPOINT, train
 from hardnet.views import ViewSettings
@@ -278,6 +278,17 @@ def test_changed_patches_are_not_trained_on_silently(tmp_path):
     other = write_arrays(tmp_path / "other", hidden_identity(41))
     with pytest.raises(TrainingError, match="made with other data"):
         train(recipe(other, steps=4), tmp_path / "run", "cpu", None)
+
+
+def test_a_run_can_start_from_weights(toy, tmp_path):
+    first = train(recipe(toy, steps=10), tmp_path / "first", "cpu", None).weights
+    still = {"learning_rate": 0.0}
+    chosen = recipe(toy, steps=1, start=str(first), phase=still, optimiser=OptimiserSettings(weight_decay=0.0))
+    again = train(chosen, tmp_path / "again", "cpu", None).weights
+    one, other = weights_of(first), weights_of(again)
+    assert all(torch.equal(one[key], other[key]) for key in one if key.endswith("weight"))
+    with pytest.raises(WeightsError, match="nothing"):
+        train(recipe(toy, start=str(tmp_path / "nothing.safetensors")), tmp_path / "third", "cpu", None)
 
 
 def test_processes_share_a_batch_and_end_with_one_network(toy, tmp_path):
