@@ -65,7 +65,16 @@ class ResolvedWeights:
 
 
 _ROWS = (
-    NamedWeights("hardnet", "hardnet", "hardnet.safetensors", "", None, "MIT", _HARDNET, True),
+    NamedWeights(
+        "hardnet",  # trained by this project: pretrained/hardnet.md
+        "hardnet",
+        "hardnet.safetensors",
+        "",
+        "480f318d8385d66e8a1e35a3f9d8755796297cfed82aa018dfff6f1d7c6f1b24",
+        "MIT",
+        _HARDNET,
+        True,
+    ),
     NamedWeights(
         "hardnet++",
         "hardnet",

@@ -76,7 +76,7 @@ class DetectorConfig:
 class DescriptorConfig:
     """Which patch descriptor, and where it runs."""
 
-    name: str = "rootsift"  # "rootsift", a name of `hardnet weights`, or a path to a weights file
+    name: str = "hardnet"  # "hardnet" (bundled), "rootsift", a name of `hardnet weights`, or a path to a weights file
     device: str = "auto"  # "auto" | "cpu" | "cuda" | "cuda:N"; does not change the digest
     batch_size: int = 512  # patches per forward pass; does not change the digest
 

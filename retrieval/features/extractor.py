@@ -34,14 +34,15 @@ TASK_IMAGES = 4  # photographs per task handed to a worker: small enough for an 
 
 
 def describe_regions(
-    gray: np.ndarray, regions: np.ndarray, descriptor: "str | Path | hardnet.PatchDescriptor" = "rootsift"
+    gray: np.ndarray, regions: np.ndarray, descriptor: "str | Path | hardnet.PatchDescriptor" = "hardnet"
 ) -> np.ndarray:
     """Describes regions of an image.
 
     Args:
         gray: (H, W) float32, 0..255.
         regions: (N, 6) float32, as `detect_regions` returns them.
-        descriptor: "rootsift", the name of published weights, a path to a weights file, or a loaded descriptor.
+        descriptor: "hardnet" (the bundled weights), "rootsift", the name of published weights, a path to a weights
+            file, or a loaded descriptor.
 
     Returns:
         (N, D) float32 unit rows.
