@@ -257,7 +257,8 @@ def _resolved(name: str, path: Path) -> ResolvedWeights:
     if not expected and record.is_file():
         expected = (record.read_text(encoding="utf-8", errors="replace").split() or [""])[0]
     if expected and found != expected:
-        raise WeightsError(f"{path} has sha256 {found}, expected {expected}; remove it and fetch {name} again")
+        cure = f"remove it and fetch {name} again" if row.url else "it is part of this package: install that again"
+        raise WeightsError(f"{path} has sha256 {found}, expected {expected}; {cure}")
     return ResolvedWeights(name, row.network, path, found)
 
 

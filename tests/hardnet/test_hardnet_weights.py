@@ -193,6 +193,9 @@ def test_bundled_weights(tmp_path, monkeypatch):
         weights.resolve("hardnet")
     (tmp_path / "pretrained").mkdir()
     (tmp_path / "pretrained" / "hardnet.safetensors").write_bytes(CONTENT)
+    with pytest.raises(WeightsError, match=f"sha256 {SHA256}, expected .*: install that again"):
+        weights.resolve("hardnet")
+    monkeypatch.setitem(weights.TABLE, "hardnet", dataclasses.replace(weights.TABLE["hardnet"], sha256=SHA256))
     assert weights.resolve("hardnet").sha256 == SHA256
     with pytest.raises(WeightsError, match="part of this package"):
         weights.download("hardnet")
