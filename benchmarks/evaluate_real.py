@@ -63,10 +63,12 @@ def main() -> int:
         "timings": report["timings"],
     }
     bars: dict[str, bool] = {}
-    for descriptor in map(folder_name, arguments.descriptors):
+    for name in arguments.descriptors:
+        descriptor = folder_name(name)
         results = report["results"][descriptor]
         bow, verified = (results[row]["map"] for row in ("bow", "bow+sv"))
-        expanded = rerank_modes(benchmark, work / "index" / descriptor, config, descriptor)
+        described = replace(config, descriptor=replace(config.descriptor, name=name))
+        expanded = rerank_modes(benchmark, work / "index" / descriptor, described)
         figures[descriptor] = {
             "bow": bow,
             "bow+sv": verified,
@@ -128,7 +130,7 @@ def restricted(truth: GroundTruth, stems: set[str]) -> GroundTruth:
     return GroundTruth(tuple(queries))
 
 
-def rerank_modes(benchmark: Benchmark, index: Path, config: Config, descriptor: str) -> dict[str, float]:
+def rerank_modes(benchmark: Benchmark, index: Path, config: Config) -> dict[str, float]:
     """MAP of BoW + SV + QE for every way to re-rank."""
     collection = open_index(index)
     stems = match_images(benchmark.ground_truth, benchmark.images)
