@@ -106,7 +106,7 @@ def train(
         state.load(checkpoint)
         _log.info("%s: going on after step %d of %d", run, state.step, recipe.steps)
     run.mkdir(parents=True, exist_ok=True)
-    validation = _Validation.of(recipe) if team.leads and recipe.validation.path else None
+    validation = _Validation(recipe.validation, recipe.seed) if team.leads and recipe.validation.path else None
     last = recipe.steps if stop_after == 0 else min(recipe.steps, state.step + stop_after)
     loss = _run_steps(recipe, state, patch_sets, sampler, team, half, last, checkpoint, logs, validation)
     finished = run / f"{recipe.name}.safetensors" if state.step == recipe.steps else None
@@ -159,10 +159,6 @@ class _Validation:
         self.last: float | None = None
         self._patches = open_set(settings)
         self._pairs = draw_pairs(self._patches, settings.pairs, seed)
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> "_Validation":
-        return cls(recipe.validation, recipe.seed)
 
     def measure(self, network: HardNet, device: str) -> float:
         """The share 0..1 of false matches."""

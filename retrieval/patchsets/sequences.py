@@ -25,6 +25,7 @@ from retrieval.features.detector import MEASUREMENT_SCALE, detect_regions
 from retrieval.features.patches import cut_patches
 from retrieval.images import LoadedImage, load_image
 from retrieval.patchsets.distinct import distinct
+from retrieval.patchsets.folders import EXTENSIONS, read_numbers
 from retrieval.patchsets.overlap import overlap
 from retrieval.patchsets.registration import Registration, register
 from retrieval.patchsets.transfer import LEVELS, disturb, inside, transfer
@@ -41,7 +42,6 @@ from retrieval.patchsets.writing import (
     working_to_original,
 )
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm")
 HPATCHES_IMAGES = 6  # a reference and five others
 SMALLEST_SCALE = 1.0  # pixels; a region carried to less than this has no detail left to learn from
 FACTS = "overlap.json"
@@ -224,12 +224,8 @@ def _numbered(folder: Path, number: int) -> Path | None:
 
 
 def _homography(path: Path) -> np.ndarray:
-    try:
-        matrix = np.loadtxt(path, dtype=np.float64, ndmin=2)
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path} is missing: expected the 3 x 3 homography from photograph 1") from error
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} cannot be read: expected 3 lines of 3 numbers") from error
+    missing = ": expected the 3 x 3 homography from photograph 1"
+    matrix = read_numbers(path, missing, "expected 3 lines of 3 numbers")
     if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
         raise DatasetError(f"{path} is no invertible 3 x 3 matrix: expected 3 lines of 3 numbers")
     return matrix

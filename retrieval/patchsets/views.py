@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.errors import DatasetError
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm")
+from retrieval.patchsets.folders import EXTENSIONS, read_numbers
 
 
 @dataclass(frozen=True)
@@ -140,12 +139,7 @@ def _stacked(views: list[View]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _view(image: Path) -> View:
     path = image.with_suffix(".txt")
     expected = "expected 7 lines of 3 numbers: K, R, C"
-    try:
-        numbers = np.loadtxt(path, dtype=np.float64, ndmin=2)
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path} is missing, the camera of {image.name}: add it or remove the photograph") from error
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} cannot be read: {expected}") from error
+    numbers = read_numbers(path, f", the camera of {image.name}: add it or remove the photograph", expected)
     if numbers.shape != (7, 3) or not np.isfinite(numbers).all():
         raise DatasetError(f"{path} holds numbers of shape {numbers.shape}: {expected}")
     intrinsics, rotation, centre = numbers[:3], numbers[3:6], numbers[6]
