@@ -91,10 +91,11 @@ def main() -> int:
         for form in (descriptor, Blurred(descriptor)):
             measured = evaluate_hpatches(form, patches, SEQUENCES, tasks, arguments.seed)
             figures[form.name] = {**measured.scores, PAIRS_ROW: evaluate_brown(form, fountain, *pairs)}
-    stored = Stored(hardnet.load(arguments.descriptors[0]))
+    first = hardnet.load(arguments.descriptors[0])
+    stored = Stored(first)
     scores = evaluate_hpatches(stored, patches, SEQUENCES, ("matching",), arguments.seed).scores
     figures[stored.name] = {**scores, "mean cosine": float(np.mean(stored.cosines))}
-    return record.report("descriptors", figures, arguments.json, bars(figures, arguments.descriptors[0]))
+    return record.report("descriptors", figures, arguments.json, bars(figures, first.name))
 
 
 def bars(figures: dict[str, Any], first: str) -> dict[str, bool]:
