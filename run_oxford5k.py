@@ -3,6 +3,7 @@
 
     python run_oxford5k.py --config configs/oxford5k-rootsift.yaml --plan
     python run_oxford5k.py --config configs/oxford5k-rootsift.yaml --work runs/oxford5k --check 1.0
+    python run_oxford5k.py --config configs/oxford5k-rootsift-hqe.yaml --features FEATURES
     python run_oxford5k.py --images DIR --groundtruth DIR --vocabulary-images DIR --set vocabulary.words=20000
 
 A second run reuses every artefact in the work folder. Results go to WORK/results.json and WORK/results.md.
@@ -21,6 +22,7 @@ from retrieval.config import Config
 from retrieval.datasets.benchmarks import Source, open_benchmark
 from retrieval.errors import RetrievalError
 from retrieval.reporting.tables import per_query_table, results_table, shortfalls
+from retrieval.rows import ROWS, check_rows
 
 logger = logging.getLogger("run_oxford5k")
 
@@ -41,10 +43,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="data folder (default: data)")
     parser.add_argument("--work", type=Path, metavar="DIR", help="work folder (default: runs/<dataset>)")
     parser.add_argument("--descriptors", nargs="+", metavar="NAME", help="default: the configuration's")
-    parser.add_argument("--rows", nargs="+", metavar="ROW", help=f"of {' '.join(reproduction.ROWS)}; default: all")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help=f"of {' '.join(ROWS)}; default: all")
     parser.add_argument("--images", type=Path, metavar="DIR", help="photographs of a collection of your own")
     parser.add_argument("--groundtruth", type=Path, metavar="DIR", help="its ground truth, in the benchmark's format")
     parser.add_argument("--vocabulary-images", type=Path, metavar="DIR", help="photographs to learn the words from")
+    parser.add_argument(
+        "--features",
+        type=Path,
+        metavar="DIR",
+        help="features made elsewhere instead of photographs (docs/formats.md has the layouts)",
+    )
     parser.add_argument("--plan", action="store_true", help="print what the run will take, and stop")
     parser.add_argument(
         "--check",
@@ -64,15 +72,16 @@ def _run(arguments: argparse.Namespace) -> int:
         if not all(own):
             raise RetrievalError("--images, --groundtruth and --vocabulary-images go together: give all three")
         config = replace(config, dataset=replace(config.dataset, name="folder", vocabulary_from="folder"))
-    rows = reproduction.check_rows(arguments.rows or config.dataset.rows)
+    rows = check_rows(arguments.rows or config.dataset.rows)
     descriptors = arguments.descriptors or [config.descriptor.name]
-    work = arguments.work or Path("runs") / config.dataset.name
-    source = Source(arguments.data, *own)
+    name = f"{config.dataset.name}+r1m" if config.dataset.distractors else config.dataset.name
+    work = arguments.work or Path("runs") / (name if arguments.features is None else f"{name}-imported")
+    source = Source(arguments.data, *own, features=arguments.features)
     if arguments.plan:
         print(planning.plan(source, config, descriptors, work))
         return 0
     benchmark = open_benchmark(source, config.dataset)
-    report = reproduction.run(benchmark, work, config, descriptors, rows)
+    report = reproduction.run(benchmark, work, config, descriptors, rows, arguments.features)
     table = results_table(report)
     artefacts.write_text(work / "results.md", table + "\n" + per_query_table(report))
     print(table)

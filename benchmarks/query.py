@@ -10,24 +10,18 @@ assignment. The number of putative pairs per shortlisted image is printed: verif
 
 import sys
 import time
-from pathlib import Path
 
 import joblib
 import numpy as np
 
-import hardnet
-from benchmarks import record
-from benchmarks.evaluate_real import real_benchmark
-from retrieval.config import Config, VerificationConfig, VocabularyConfig
-from retrieval.expansion.average import QueryFeatures
-from retrieval.features.extractor import extract_collection
-from retrieval.features.store import FeatureStore
+from benchmarks import drawn, record
+from retrieval import config as settings_module
+from retrieval.config import VerificationConfig
 from retrieval.geometry.putatives import find_putatives
 from retrieval.index.collection import Collection
-from retrieval.index.segment import Segment, build_segment
+from retrieval.index.segment import IndexedImage
+from retrieval.queries import QueryFeatures
 from retrieval.retriever import Retriever
-from retrieval.vocabulary.quantizer import Quantizer
-from retrieval.vocabulary.store import Vocabulary
 
 IMAGES, IMAGE_FEATURES = 5_000, 400
 QUERIES, QUERY_FEATURES = 30, 1_500
@@ -37,46 +31,21 @@ BOW_BAR, VERIFICATION_BAR, PUTATIVES_BAR = 0.020, 0.300, 20
 
 def main() -> int:
     """Runs the benchmark and prints it; 1 if a bar is missed."""
-    parser = record.parser(__doc__)
-    parser.add_argument("--work", type=Path, default=Path("runs/query"))
-    arguments = parser.parse_args()
-    rng = np.random.default_rng(arguments.seed)
-    benchmark = real_benchmark(record.real_data(), gate=False)
-    config = Config()
-    store = extract_collection(benchmark.images, arguments.work / "features", config)
-    quantizer, words = _words(store, arguments.work, rng)
-    photographs = list(store.images())
-    bounds = np.cumsum([0] + [len(photograph.codes) for photograph in photographs])
-    enough = [i for i, photograph in enumerate(photographs) if len(photograph.codes) >= IMAGE_FEATURES]
-
-    def images():  # type: ignore[no-untyped-def]
-        for number in range(IMAGES):
-            i = enough[number % len(enough)]
-            rows = rng.choice(len(photographs[i].codes), IMAGE_FEATURES, replace=False)
-            size = photographs[i].width, photographs[i].height
-            yield size, photographs[i].regions[rows], words[bounds[i] + rows]
-
-    segment = Segment(**build_segment(images(), WORDS))
-    names = tuple(str(number) for number in range(IMAGES))
-    no_vocabulary = Vocabulary(Path(), np.empty((0, 0)), np.empty(0), {}, None, "", {}, VocabularyConfig(), np.empty(0))
-    collection = Collection(Path(), config, {}, names, segment, no_vocabulary, "")
+    arguments = drawn.parser(__doc__).parse_args()
+    config = settings_module.load(None, arguments.overrides)
+    store = drawn.extracted(arguments.work, config)
+    photographs = drawn.Photographs(store, WORDS, arguments.work, np.random.default_rng(arguments.seed))
+    images = photographs.draw_images(IMAGES, IMAGE_FEATURES)
+    indexed = (IndexedImage(image.size, image.regions, image.words) for image in images)
+    collection = drawn.collection_of(indexed, WORDS, config)
     retriever = Retriever(collection)
-    able = [i for i in enough if len(photographs[i].codes) >= QUERY_FEATURES]
     bow, verification, assignment, putatives, verified = [], [], [], [], []
-    for i in rng.choice(able, QUERIES + 2):
-        photograph = photographs[i]
-        rows = rng.choice(len(photograph.codes), QUERY_FEATURES, replace=False)
-        descriptors = hardnet.dequantise(photograph.codes[rows], store.quantisation)
+    for one in photographs.draw_queries(QUERIES + 2, QUERY_FEATURES):
+        descriptors = one.descriptors
         start = time.perf_counter()
-        found = quantizer.assign(descriptors)
+        words = photographs.quantizer.assign(descriptors)
         assignment.append(time.perf_counter() - start)
-        query = QueryFeatures(
-            found,
-            photograph.regions[rows],
-            np.ones(len(rows), np.float32),
-            (photograph.width, photograph.height),
-            None,
-        )
+        query = QueryFeatures(words, one.regions, np.ones(len(words), np.float32), one.size, None)
         start = time.perf_counter()
         ranking = retriever.shortlist(query)
         middle = time.perf_counter()
@@ -109,32 +78,8 @@ def main() -> int:
     return record.report("query", figures, arguments.json, bars)
 
 
-def _words(store: FeatureStore, work: Path, rng: np.random.Generator) -> tuple[Quantizer, np.ndarray]:
-    """The quantizer and the words of all features of the store (kept in the work folder)."""
-    of_vocabulary = np.concatenate([image.codes for image in store.images() if image.name.startswith("sf300/")])
-    chosen = np.sort(rng.choice(len(of_vocabulary), WORDS, replace=False))
-    centroids = hardnet.dequantise(of_vocabulary[chosen], store.quantisation)
-    quantizer = Quantizer(centroids, VocabularyConfig(words=WORDS))
-    kept = work / "words.npy"
-    if kept.exists():
-        return quantizer, np.load(kept, allow_pickle=False)
-    words = np.concatenate(
-        [quantizer.assign(hardnet.dequantise(shard.codes, store.quantisation)) for shard in store.shards]
-    )
-    np.save(kept, words, allow_pickle=False)
-    return quantizer, words
-
-
 def _putatives_per_image(collection: Collection, query: QueryFeatures, ids: np.ndarray) -> float:
-    segment = collection.segment
-    found = find_putatives(
-        query.words,
-        segment.offsets[ids],
-        segment.offsets[ids + 1],
-        segment.words,
-        collection.document_frequencies,
-        VerificationConfig(),
-    )
+    found = find_putatives(query.paired, ids, collection.segment, VerificationConfig())
     return float(np.median(np.diff(found.starts)))
 
 

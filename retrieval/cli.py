@@ -133,7 +133,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     query.add_argument("--top", type=int, default=20, metavar="N", help="number of hits (default 20)")
     query.add_argument("--no-verify", action="store_true", help="rank by visual words alone")
-    query.add_argument("--expand", choices=("aqe",), help="query expansion: aqe = average query expansion")
+    query.add_argument(
+        "--expand",
+        choices=("aqe", "hqe"),
+        help="query expansion: aqe = average query expansion; hqe = Hamming query expansion, for an index made with "
+        "--set index.signatures=[hamming]",
+    )
     query.add_argument("--json", action="store_true", help="print one JSON object")
     query.add_argument("--matches", action="store_true", help="with --json: the inlier regions of every hit")
     add_settings(query, with_config=False)
@@ -230,7 +235,7 @@ def _query(arguments: argparse.Namespace) -> int:
     retriever = _open(arguments)
     if arguments.top < 1:
         raise RetrievalError(f"--top {arguments.top}: expected at least 1")
-    features = retriever.features(arguments.photo, arguments.box)
+    features = retriever.prepare(arguments.photo, arguments.box, arguments.expand)
     if not len(features.words):
         where = "the photograph" if features.box is None else "the box"
         logger.warning("no feature lies in %s, so nothing can be found", where)
@@ -279,15 +284,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from retrieval import reproduction
     from retrieval.datasets.benchmarks import Benchmark
     from retrieval.datasets.folder import ImageSet
-    from retrieval.datasets.oxford import match_images, read_groundtruth
-    from retrieval.reporting.tables import HEADINGS
+    from retrieval.datasets.oxford import read_groundtruth
+    from retrieval.rows import HEADINGS, check_rows
 
-    rows = reproduction.check_rows(arguments.rows)
+    rows = check_rows(arguments.rows)
     retriever = _open(arguments)
     images = ImageSet(Path(retriever.collection.root), retriever.collection.names)
     ground_truth = read_groundtruth(arguments.groundtruth)
     benchmark = Benchmark("folder", images, ground_truth, "folder", images)
-    results = reproduction.evaluate(retriever, benchmark, match_images(ground_truth, images), rows)
+    results = reproduction.evaluate(retriever, benchmark, rows)
     if arguments.json:
         print(json.dumps(results))
         return 0

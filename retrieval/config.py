@@ -94,6 +94,7 @@ class VocabularyConfig:
     search: str = "auto"  # "auto" | "exact" | "ivf" | "hnsw"
     exact_up_to: int = 65_536  # auto: exact search up to this many words, approximate beyond
     probes: int = 64  # ivf: cells visited; hnsw: efSearch = 4 * probes
+    centre: bool = False  # subtract the training descriptors' mean and normalise again (Tolias & Jegou 2014)
 
     def __post_init__(self) -> None:
         _one_of("vocabulary.search", self.search, ("auto", "exact", "ivf", "hnsw"))
@@ -101,6 +102,69 @@ class VocabularyConfig:
         _at_least("vocabulary.iterations", self.iterations, 1)
         _at_least("vocabulary.train_descriptors", self.train_descriptors, 1)
         _at_least("vocabulary.probes", self.probes, 1)
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """What an index stores of each feature beside its word and its geometry."""
+
+    signatures: tuple[str, ...] = ()  # "hamming": 16 bytes a feature, for HQE; "asmk": 16 bytes a word of an image
+
+    def __post_init__(self) -> None:
+        for name in self.signatures:
+            _one_of("index.signatures", name, ("hamming", "asmk"))
+
+
+@dataclass(frozen=True)
+class HammingConfig:
+    """Hamming embedding (Jegou et al. 2008), with the parameters of Tolias & Jegou 2014."""
+
+    bits: int = 128  # of a signature, a multiple of 64
+    threshold: int = 48  # a match has at most so many different bits
+    sigma: float = 32.0  # bits; a match weighs exp(-(distance / sigma)^2)
+    assignments: int = 3  # words of a query descriptor where a row asks for several (MA)
+
+    def __post_init__(self) -> None:
+        _at_least("hamming.bits", self.bits, 64)
+        _at_least("hamming.threshold", self.threshold, 0)
+        _at_least("hamming.sigma", self.sigma, 0.001)
+        _at_least("hamming.assignments", self.assignments, 1)
+        if self.bits % 64:
+            raise ConfigError(f"hamming.bits: expected a multiple of 64, got {self.bits}")
+
+
+@dataclass(frozen=True)
+class HqeConfig:
+    """Hamming query expansion (Tolias & Jegou 2014)."""
+
+    depth: int = 100  # images of the first pass that may be reliable
+    strict: int = 32  # bits; closer matches are counted for reliability
+    min_matches: int = 5  # strict matches of a reliable image
+    min_inliers: int = 10  # with geometry: one-to-one inliers of a reliable image; measured, see docs/results.md
+    new_words: float = 0.5  # words that expansion may add, in shares of the query's distinct words
+
+    def __post_init__(self) -> None:
+        _at_least("hqe.depth", self.depth, 1)
+        _at_least("hqe.strict", self.strict, 0)
+        _at_least("hqe.min_matches", self.min_matches, 1)
+        _at_least("hqe.min_inliers", self.min_inliers, 3)
+        _at_least("hqe.new_words", self.new_words, 0.0)
+
+
+@dataclass(frozen=True)
+class AsmkConfig:
+    """Aggregated selective match kernel (Tolias et al. 2013)."""
+
+    binary: bool = True  # ASMK*: signs of the aggregated residuals; otherwise half-precision vectors, 8 times the size
+    alpha: float = 3.0  # selectivity: sign(u) |u|^alpha
+    threshold: float = 0.0  # least similarity that counts, -1..1
+    assignments: int = 5  # words of a query descriptor
+    idf: bool = True  # weight words by idf squared
+
+    def __post_init__(self) -> None:
+        _at_least("asmk.alpha", self.alpha, 0.001)
+        _at_least("asmk.threshold", self.threshold, -1.0)
+        _at_least("asmk.assignments", self.assignments, 1)
 
 
 @dataclass(frozen=True)
@@ -112,7 +176,8 @@ class VerificationConfig:
     max_area_ratio: float = math.sqrt(1000.0)  # largest change of region area beside the transform's own
     min_inliers: int = 4  # fewest one-to-one inliers that count as verified
     max_pairs_per_word: int = 30  # words with more (query x image) pairs are left out: they say little
-    max_putatives: int = 800  # pairs per image, rarest words first
+    max_putatives: int = 800  # pairs per image: rarest words first, or most similar signatures where there are any
+    max_hamming: int = 48  # with signatures: bits in which a pair may differ; as for votes (Tolias & Jegou 2014)
     refinements: int = 4  # least-squares re-estimations of the full affine transform
 
     def __post_init__(self) -> None:
@@ -122,6 +187,7 @@ class VerificationConfig:
         _at_least("verification.min_inliers", self.min_inliers, 3)
         _at_least("verification.max_pairs_per_word", self.max_pairs_per_word, 1)
         _at_least("verification.max_putatives", self.max_putatives, 1)
+        _at_least("verification.max_hamming", self.max_hamming, 0)
         _at_least("verification.refinements", self.refinements, 0)
 
 
@@ -158,13 +224,14 @@ class ParallelConfig:
 class DatasetConfig:
     """What run_oxford5k.py runs on."""
 
-    name: str = "oxford5k"  # "oxford5k" | "paris6k" | "demo" | "folder"
+    name: str = "oxford5k"  # "oxford5k" | "paris6k" | "roxford5k" | "rparis6k" | "demo" | "folder"
     vocabulary_from: str = "paris6k"  # "oxford5k" | "paris6k" | "demo" | "folder": the independent set
     rows: tuple[str, ...] = ("bow", "bow+sv", "bow+sv+qe")
+    distractors: bool = False  # revisited protocol: add the million distractors of R1M
 
     def __post_init__(self) -> None:
         names = ("oxford5k", "paris6k", "demo", "folder")
-        _one_of("dataset.name", self.name, names)
+        _one_of("dataset.name", self.name, (*names, "roxford5k", "rparis6k"))
         _one_of("dataset.vocabulary_from", self.vocabulary_from, names)
         if (self.name in names[2:] or self.vocabulary_from in names[2:]) and self.vocabulary_from != self.name:
             raise ConfigError(
@@ -183,8 +250,12 @@ class Config:
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     descriptor: DescriptorConfig = field(default_factory=DescriptorConfig)
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
+    hamming: HammingConfig = field(default_factory=HammingConfig)
+    asmk: AsmkConfig = field(default_factory=AsmkConfig)
     verification: VerificationConfig = field(default_factory=VerificationConfig)
     expansion: ExpansionConfig = field(default_factory=ExpansionConfig)
+    hqe: HqeConfig = field(default_factory=HqeConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     seed: int = 0  # every random choice derives from it

@@ -1,25 +1,37 @@
-"""Retrieval quality: average precision with junk as the Oxford benchmark counts it, and its mean.
+"""Retrieval quality: average precision with junk as the Oxford benchmark counts it, precision at k, their means.
 
 The benchmark's ``compute_ap`` (Philbin et al. 2007, section 5.1) integrates precision over recall by
-trapezoids and treats junk images as if they were absent. Rectangle rules give other numbers.
+trapezoids and treats junk images as if they were absent. Rectangle rules give other numbers. The revisited
+benchmarks (Radenovic et al. 2018, section 3.3) keep it and add the mean precision at k. What is positive and what
+is ignored is data (`retrieval.datasets.groundtruth.Protocol`): one evaluator serves every protocol.
 """
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from retrieval.datasets.oxford import GroundTruth
+from retrieval.datasets.groundtruth import GroundTruth, Protocol
 from retrieval.errors import DatasetError
 
 Image = TypeVar("Image", bound=Hashable)
 
 
+DEPTHS = (1, 5, 10)  # k of mP@k (Radenovic et al. 2018, section 3.3, and their evaluation code)
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """Result of a benchmark: ``map`` is the plain mean of ``per_query`` (query name -> AP), all 0..1."""
+    """Result under one protocol, all 0..1.
+
+    Attributes:
+        map: the plain mean of `per_query`.
+        per_query: query name -> average precision; queries that the protocol skips are not in it.
+        precision: k -> mean over the same queries of the precision at k, for k in `DEPTHS`.
+    """
 
     map: float
     per_query: dict[str, float]
+    precision: dict[int, float]
 
 
 def average_precision(ranked: Sequence[Image], positives: Collection[Image], junk: Collection[Image]) -> float:
@@ -40,11 +52,7 @@ def average_precision(ranked: Sequence[Image], positives: Collection[Image], jun
     Raises:
         ValueError: no positives, or an image ranked twice.
     """
-    wanted, ignored = frozenset(positives), frozenset(junk)
-    if not wanted:
-        raise ValueError("average precision needs at least one positive image")
-    if len(set(ranked)) != len(ranked):
-        raise ValueError("an image is ranked twice: every image may appear once in a ranking")
+    wanted, ignored = _checked(ranked, positives, junk, "average precision")
     area, hits, rank = 0.0, 0, 0
     for image in ranked:
         if image in ignored:
@@ -57,15 +65,51 @@ def average_precision(ranked: Sequence[Image], positives: Collection[Image], jun
     return area
 
 
-def evaluate(rankings: Mapping[str, Sequence[str]], ground_truth: GroundTruth) -> Evaluation:
-    """Mean average precision over all queries of a benchmark.
+def precision_at(
+    ranked: Sequence[Image], positives: Collection[Image], ignored: Collection[Image], depths: Sequence[int] = DEPTHS
+) -> dict[int, float]:
+    """Precision among the first k images, with the benchmark's care for queries of few positives.
+
+    The ignored images are taken out first. Then k becomes kq = min(k, rank from 1 of the last positive), and the
+    value is the number of positives among the first kq, divided by kq (Radenovic et al. 2018, their evaluation
+    code): a query of three positives that stand first has 1 at every k.
+
+    The definition is for rankings of the whole database. Where positives are missing from the ranking, the last
+    positive is the last one that is in it; a ranking without any positive has 0.
+
+    Args:
+        ranked: images, best first; names or numbers.
+        positives: images to find.
+        ignored: images that count as absent.
+        depths: values of k, at least 1.
+
+    Returns:
+        k -> 0..1.
+
+    Raises:
+        ValueError: a depth below 1, no positives, or an image ranked twice.
+    """
+    if any(depth < 1 for depth in depths):
+        raise ValueError(f"precision at k needs k of at least 1, got {min(depths)}")
+    wanted, absent = _checked(ranked, positives, ignored, "precision at k")
+    found = [image in wanted for image in ranked if image not in absent]
+    last = max((rank for rank, hit in enumerate(found, 1) if hit), default=0)
+    return {depth: sum(found[: min(depth, last)]) / max(1, min(depth, last)) for depth in depths}
+
+
+def evaluate(rankings: Mapping[str, Sequence[str]], ground_truth: GroundTruth) -> dict[str, Evaluation]:
+    """Mean average precision and mean precision at k over all queries of a benchmark, for each of its protocols.
 
     Args:
         rankings: query name -> image stems, best first; queries the ground truth does not know are ignored.
-        ground_truth: from `oxford.read_groundtruth`.
+        ground_truth: from `oxford.read_groundtruth` or `revisited.read_revisited`.
+
+    Returns:
+        protocol name -> result.
 
     Raises:
-        DatasetError: no query, a query without ranking, or a query without positives.
+        DatasetError: no query, a query without ranking, a query without positives under a protocol that does not
+            skip it, or a protocol that skips them all.
         ValueError: an image ranked twice for one query.
     """
     if not ground_truth.queries:
@@ -73,9 +117,35 @@ def evaluate(rankings: Mapping[str, Sequence[str]], ground_truth: GroundTruth) -
     missing = [query.name for query in ground_truth.queries if query.name not in rankings]
     if missing:
         raise DatasetError(f"no ranking for the query {missing[0]} ({len(missing)} queries lack one)")
-    per_query = {}
+    return {protocol.name: _evaluate(rankings, ground_truth, protocol) for protocol in ground_truth.protocols}
+
+
+def _evaluate(rankings: Mapping[str, Sequence[str]], ground_truth: GroundTruth, protocol: Protocol) -> Evaluation:
+    per_query: dict[str, float] = {}
+    precisions: list[dict[int, float]] = []
     for query in ground_truth.queries:
-        if not query.positives:
+        positives, ignored = query.relevant(protocol)
+        if not positives:
+            if protocol.skip_empty:
+                continue
             raise DatasetError(f"the query {query.name} has no positive image, so its precision is undefined")
-        per_query[query.name] = average_precision(rankings[query.name], query.positives, query.junk)
-    return Evaluation(sum(per_query.values()) / len(per_query), per_query)
+        ranked = rankings[query.name]
+        per_query[query.name] = average_precision(ranked, positives, ignored)
+        precisions.append(precision_at(ranked, positives, ignored))
+    if not per_query:
+        raise DatasetError(f"no query has a positive image under the protocol '{protocol.name}': nothing to average")
+    count = len(per_query)
+    means = {depth: sum(found[depth] for found in precisions) / count for depth in DEPTHS}
+    return Evaluation(sum(per_query.values()) / count, per_query, means)
+
+
+def _checked(
+    ranked: Sequence[Image], positives: Collection[Image], ignored: Collection[Image], what: str
+) -> tuple[frozenset[Image], frozenset[Image]]:
+    """The two collections as sets, once a figure can be made of them."""
+    wanted = frozenset(positives)
+    if not wanted:
+        raise ValueError(f"{what} needs at least one positive image")
+    if len(set(ranked)) != len(ranked):
+        raise ValueError("an image is ranked twice: every image may appear once in a ranking")
+    return wanted, frozenset(ignored)

@@ -20,7 +20,7 @@ from retrieval.config import ImageConfig
 from retrieval.errors import ImageError
 from retrieval.image_headers import Header, plain_tiff, read_header
 
-__all__ = ["Header", "LoadedImage", "load_image", "read_header"]
+__all__ = ["Header", "LoadedImage", "load_image", "load_pixels", "read_header"]
 
 MAX_SIDE = 32_766  # pixels; OpenCV's remap addresses its source with 16 bits
 MIN_SIDE = 16  # pixels; less than the 19-pixel window in which a region's shape is measured
@@ -108,8 +108,39 @@ def load_image(
     return LoadedImage(_working_size(gray, config.max_side), width, height)
 
 
+def load_pixels(path: str | Path, config: ImageConfig | None = None) -> np.ndarray:
+    """The samples of a photograph as they are stored: in colour, at full size, EXIF orientation not applied.
+
+    Args:
+        path: a file that `load_image` takes.
+        config: limits; None for the defaults.
+
+    Returns:
+        (H, W) or (H, W, 3) uint8 or uint16, channels in OpenCV's order (blue, green, red); white is the type's
+        largest value.
+
+    Raises:
+        ImageError: as `load_image`, except that uniform pixels are fine; also a PPM/PGM file whose white is another.
+    """
+    config = config or ImageConfig()
+    try:
+        pixels, header = _samples(_read_file(Path(path), config), config)
+        if header.peak not in (None, np.iinfo(pixels.dtype).max):
+            raise ImageError(f"its white is {header.peak}: convert it to 8 or 16 bits")
+    except ImageError as error:
+        raise ImageError(f"{_display_name(path)}: {error}") from error
+    return pixels
+
+
 def _decode(data: bytes, config: ImageConfig) -> np.ndarray:
     """(H, W) float32 grey pixels of a file's bytes, at full size and turned as the configuration says."""
+    pixels, header = _samples(data, config)
+    gray = _gray(pixels, header.peak)
+    return _turn(gray, header.orientation) if config.exif == "apply" else gray
+
+
+def _samples(data: bytes, config: ImageConfig) -> tuple[np.ndarray, Header]:
+    """(H, W) or (H, W, 3) uint8 or uint16 samples of a file's bytes as stored, and the file's header."""
     header = read_header(data)
     _check_size(header.width, header.height, config)
     if header.damage or header.unsupported:
@@ -132,8 +163,7 @@ def _decode(data: bytes, config: ImageConfig) -> np.ndarray:
         )
     if pixels.dtype not in (np.uint8, np.uint16):
         raise ImageError(f"{pixels.dtype} samples have no fixed range: convert it to 8 or 16 bits")
-    gray = _gray(pixels, header.peak)
-    return _turn(gray, header.orientation) if config.exif == "apply" else gray
+    return pixels, header
 
 
 def _gray(pixels: np.ndarray, peak: int | None = None) -> np.ndarray:

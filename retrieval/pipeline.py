@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from retrieval import artefacts
 from retrieval import config as settings_module
@@ -21,7 +22,7 @@ from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.features import extractor
 from retrieval.features.store import Failure, FeatureStore
 from retrieval.index.collection import Collection, build_index, index_settings, open_index
-from retrieval.vocabulary import kmeans
+from retrieval.vocabulary import hamming, kmeans
 from retrieval.vocabulary.store import (
     Vocabulary,
     bundled,
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 CHECK_DESCRIPTORS = 10_000  # most descriptors held out of the training
 FEATURES_PER_WORD = 10  # fewer make words of single features: the words that come with the program serve better
+ASSIGNED_AT_ONCE = 1 << 16  # features whose words are found in one step
 HELD_OUT_SHARE = 20  # at most one feature in so many is held out
 
 
@@ -53,18 +55,15 @@ def obtain_vocabulary(store: FeatureStore, folder: str | Path, config: Config) -
         vocabulary = open_vocabulary(folder)
         artefacts.require_settings(f"the vocabulary {folder}", vocabulary.settings, settings)
         logger.info("%s: using the vocabulary that is there", folder)
-        return vocabulary
+        return with_signatures(vocabulary, store, folder / hamming.FOLDER, config)
     words, total = config.vocabulary.words, store.features
     if total < words:
         raise RetrievalError(
             f"{total} features are too few for {words} words: add photographs or lower it "
             f"with --set vocabulary.words={max(1, total // 40)}"
         )
-    order = np.random.default_rng(config.seed).permutation(total)
-    held_out = min(CHECK_DESCRIPTORS, total // HELD_OUT_SHARE, total - words)
-    cap = kmeans.MAX_PER_WORD * words
-    wanted = min(config.vocabulary.train_descriptors or cap, cap)
-    training = store.codes_at(np.sort(order[held_out : held_out + wanted]))
+    held_out, trained_on = _split(store, config, words)
+    training = store.codes_at(trained_on)
     folder.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = folder.with_name(f".{folder.name}.checkpoint")
     trained = kmeans.train(training, config.vocabulary, config.seed, store.quantisation, checkpoint=checkpoint)
@@ -74,10 +73,57 @@ def obtain_vocabulary(store: FeatureStore, folder: str | Path, config: Config) -
         settings,
         store.quantisation,
         config.vocabulary,
-        store.codes_at(np.sort(order[:held_out])),
+        store.codes_at(held_out),
     )
     shutil.rmtree(checkpoint, ignore_errors=True)
-    return open_vocabulary(folder)
+    return with_signatures(open_vocabulary(folder), store, folder / hamming.FOLDER, config)
+
+
+def _split(store: FeatureStore, config: Config, words: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the features held out of the training of so many words, and of those it uses, both increasing."""
+    total = store.features
+    order = np.random.default_rng(config.seed).permutation(total)
+    held_out = min(CHECK_DESCRIPTORS, total // HELD_OUT_SHARE, max(total - words, 0))
+    cap = kmeans.MAX_PER_WORD * words
+    wanted = min(config.vocabulary.train_descriptors or cap, cap)
+    return np.sort(order[:held_out]), np.sort(order[held_out : held_out + wanted])
+
+
+def with_signatures(vocabulary: Vocabulary, store: FeatureStore, folder: Path, config: Config) -> Vocabulary:
+    """The vocabulary with a Hamming embedding, if `index.signatures` asks for one.
+
+    Args:
+        vocabulary: an opened one; an embedding that it has already is used.
+        store: the features whose medians are learned: those that the words were trained on.
+        folder: where the embedding is written.
+        config: `index.signatures`, `hamming.bits` and `seed` count.
+
+    Raises:
+        ArtefactError: the vocabulary's embedding has another number of bits.
+    """
+    if "hamming" not in config.index.signatures:
+        return vocabulary
+    bits = config.hamming.bits
+    if vocabulary.embedding is not None:
+        if vocabulary.embedding.bits != bits:
+            raise ArtefactError(
+                f"{vocabulary.signer} makes signatures of {vocabulary.embedding.bits} bits, hamming.bits is {bits}: "
+                "use the same number, or delete that folder"
+            )
+        return vocabulary
+    words = len(vocabulary.centroids)
+    codes = store.codes_at(_split(store, config, words)[1])
+    logger.info("signatures: learning the medians of %d words on %d features", words, len(codes))
+    assigned = np.empty(len(codes), np.int32)
+    steps = range(0, len(codes), ASSIGNED_AT_ONCE)
+    for start in tqdm(steps, desc="medians", unit="step", disable=None):
+        chunk = slice(start, start + ASSIGNED_AT_ONCE)
+        assigned[chunk] = vocabulary.words_of(codes[chunk])
+    projection = hamming.random_projection(vocabulary.centroids.shape[1], bits, config.seed)
+    embedding = hamming.train(projection, codes, assigned, words, vocabulary.descriptors_of)
+    settings = {"vocabulary": vocabulary.fingerprint, "trained_on": store.digest, "bits": bits, "seed": config.seed}
+    hamming.save_embedding(folder, embedding, settings)
+    return replace(vocabulary, signer=folder)
 
 
 def obtain_index(
@@ -92,7 +138,11 @@ def obtain_index(
     if not folder.exists():
         return build_index(folder, store, vocabulary, config, root)
     collection = open_index(folder)
-    artefacts.require_settings(f"the index {folder}", collection.settings, index_settings(store, vocabulary))
+    wanted = index_settings(store, vocabulary, config)
+    stored = {**collection.settings, "signatures": dict(collection.settings["signatures"])}
+    for kind in stored["signatures"].keys() - wanted["signatures"].keys():
+        del stored["signatures"][kind]  # more than is asked for does no harm
+    artefacts.require_settings(f"the index {folder}", stored, wanted)
     logger.info("%s: using the index that is there", folder)
     return collection
 
@@ -150,6 +200,9 @@ def build_collection(
         else:
             logger.info("no vocabulary given: training %d words on these photographs", words)
             opened = obtain_vocabulary(store, partial / "vocabulary", config)
+    if "hamming" in config.index.signatures and opened.embedding is None:
+        logger.info("%s makes no signatures yet: their medians are learned on these photographs", opened.folder)
+        opened = with_signatures(opened, store, partial / "signatures", config)
     collection = build_index(target, store, opened, config, images.root)
     remove_partial(target)
     return collection, store.failures

@@ -1,8 +1,4 @@
-"""A benchmark run: features, vocabulary from the other set, index, and the rows of the published table.
-
-Row names are ``bow``, ``bow+sv`` and ``bow+sv+qe``; each is a function from a shortlist to a ranking, so that a row
-costs only what it adds to the one before.
-"""
+"""A benchmark run: features, vocabulary from the other set, index, and the rows of the published table."""
 
 import json
 import logging
@@ -20,17 +16,20 @@ from retrieval import artefacts, evaluation
 from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.datasets.benchmarks import Benchmark
-from retrieval.datasets.oxford import match_images
-from retrieval.errors import ConfigError, DatasetError, RetrievalError
+from retrieval.datasets.folder import ImageSet
+from retrieval.datasets.groundtruth import Query
+from retrieval.errors import DatasetError, RetrievalError
 from retrieval.features.extractor import extract_collection
+from retrieval.features.imported import import_features
 from retrieval.features.store import FeatureStore
 from retrieval.pipeline import obtain_index, obtain_vocabulary
+from retrieval.queries import check_box
 from retrieval.reporting.published import published
-from retrieval.retriever import Ranking, Retriever, check_box
+from retrieval.retriever import Retriever
+from retrieval.rows import BenchmarkQuery, check_rows, rank, signatures_for
 
 logger = logging.getLogger(__name__)
 
-ROWS = ("bow", "bow+sv", "bow+sv+qe")
 PACKAGES = (
     "hardnet-retrieval",
     "torch",
@@ -42,65 +41,59 @@ PACKAGES = (
 )
 
 
-def check_rows(rows: Sequence[str]) -> tuple[str, ...]:
-    """The rows to run, in the order of the table.
-
-    Raises:
-        ConfigError: an unknown row.
-    """
-    if not rows:
-        raise ConfigError(f"no row to run: choose of {', '.join(ROWS)}")
-    unknown = [row for row in rows if row not in ROWS]
-    if unknown:
-        raise ConfigError(f"unknown row {unknown[0]!r}: this version has {', '.join(ROWS)}")
-    return tuple(row for row in ROWS if row in rows)
-
-
 def run(
-    benchmark: Benchmark, work: Path, config: Config, descriptors: Sequence[str], rows: Sequence[str]
+    benchmark: Benchmark,
+    work: Path,
+    config: Config,
+    descriptors: Sequence[str],
+    rows: Sequence[str],
+    imported: Path | None = None,
+    features: Path | None = None,
 ) -> dict[str, Any]:
     """Runs the benchmark for every descriptor and writes ``results.json``.
 
     Args:
         benchmark: database, ground truth and vocabulary photographs.
         work: work folder; every artefact there is reused.
-        config: all settings but the descriptor's name.
-        descriptors: descriptor names or weights paths.
+        config: all settings but the descriptor's name; the index also stores what the rows need.
+        descriptors: descriptor names or weights paths; with `imported` they are not looked at.
         rows: row names.
+        imported: folder of features made elsewhere (`retrieval.features.imported`); None extracts them.
+        features: folder of the feature stores, which several work folders may share; default ``WORK/features``.
 
     Returns:
         The content of ``results.json``: dataset, results, timings, config, versions.
     """
     rows = check_rows(rows)
-    stem_to_name = match_images(benchmark.ground_truth, benchmark.images)  # fail before hours of work
-    for query in benchmark.ground_truth.queries:
-        if not query.positives:
-            raise DatasetError(f"the query {query.name} has no positive image, so its precision is undefined")
+    benchmark.match()  # fail before hours of work
+    for protocol in benchmark.ground_truth.protocols:
+        for query in benchmark.ground_truth.queries:
+            if not protocol.skip_empty and not query.relevant(protocol)[0]:
+                raise DatasetError(f"the query {query.name} has no positive image, so its precision is undefined")
+    stored = tuple(dict.fromkeys((*config.index.signatures, *signatures_for(rows))))
+    config = replace(config, index=replace(config.index, signatures=stored))
+    stores = features or work / "features"
     results: dict[str, Any] = {}
     timings: dict[str, Any] = {}
-    for descriptor in descriptors:
-        chosen = replace(config, descriptor=replace(config.descriptor, name=descriptor))
+    for descriptor in descriptors if imported is None else ["imported"]:
+        chosen = config
+        if imported is None:
+            chosen = replace(config, descriptor=replace(config.descriptor, name=descriptor))
         label = folder_name(descriptor)
         clock = _Clock()
-        features = work / "features"
-        database = extract_collection(
-            benchmark.images, features / benchmark.name / label, chosen, f"{benchmark.name} {label}"
-        )
-        _check_queries(benchmark, stem_to_name, database)
+        database = _features(benchmark.images, benchmark.name, label, stores, chosen, imported)
+        queries = None
+        if benchmark.queries is not None:
+            queries = _features(benchmark.queries, f"{benchmark.name}-queries", label, stores, chosen, imported)
+        _check_queries(benchmark, database, queries)
         clock.lap("features")
-        training = extract_collection(
-            benchmark.vocabulary_images,
-            features / benchmark.vocabulary_name / label,
-            chosen,
-            f"{benchmark.vocabulary_name} {label}",
-        )
+        training = _features(benchmark.vocabulary_images, benchmark.vocabulary_name, label, stores, chosen, imported)
         clock.lap("vocabulary features")
         vocabulary = obtain_vocabulary(training, work / "vocabulary" / label, chosen)
         clock.lap("vocabulary")
         collection = obtain_index(database, vocabulary, work / "index" / label, chosen, benchmark.images.root)
         clock.lap("index")
-        retriever = Retriever(collection, chosen)
-        results[label] = evaluate(retriever, benchmark, stem_to_name, rows, clock)
+        results[label] = evaluate(Retriever(collection, chosen), benchmark, rows, database, queries, clock)
         timings[label] = {
             "seconds": clock.laps,
             "images": len(database.names),
@@ -120,20 +113,32 @@ def run(
     return report
 
 
-def _check_queries(benchmark: Benchmark, stem_to_name: dict[str, str], database: FeatureStore) -> None:
+def _features(
+    images: ImageSet, name: str, label: str, stores: Path, config: Config, imported: Path | None
+) -> FeatureStore:
+    """The features of one set, extracted or imported."""
+    folder = stores / name / label
+    if imported is not None:
+        return import_features(imported, name, folder)
+    return extract_collection(images, folder, config, f"{name} {label}")
+
+
+def _check_queries(benchmark: Benchmark, database: FeatureStore, queries: FeatureStore | None) -> None:
     """Every query photograph has features and its box lies on it.
 
     Raises:
         DatasetError: naming the query and what is wrong.
     """
-    reasons = {failure.name: failure.reason for failure in database.failures}
+    stems = {} if queries is not None else benchmark.match()
+    store = database if queries is None else queries
+    reasons = {failure.name: failure.reason for failure in store.failures}
     for query in benchmark.ground_truth.queries:
-        name = stem_to_name[query.image]
+        name = f"{query.name}.png" if queries is not None else stems[query.image]
         if name in reasons:
             raise DatasetError(f"the photograph of the query {query.name} cannot be used: {reasons[name]}")
-        image = database.image(name)
+        image = store.image(name)
         try:
-            check_box(query.box, image.width, image.height)
+            check_box(None if queries is not None else query.box, image.width, image.height)
         except RetrievalError as error:
             raise DatasetError(f"the query {query.name} on {name}: {error}") from error
 
@@ -141,45 +146,75 @@ def _check_queries(benchmark: Benchmark, stem_to_name: dict[str, str], database:
 def evaluate(
     retriever: Retriever,
     benchmark: Benchmark,
-    stem_to_name: dict[str, str],
     rows: Sequence[str],
+    database: FeatureStore | None = None,
+    queries: FeatureStore | None = None,
     clock: "_Clock | None" = None,
 ) -> dict[str, dict[str, Any]]:
     """Average precision of every query under every row.
 
+    Args:
+        retriever: on an index with what the rows need.
+        benchmark: queries, labels and protocols.
+        rows: from `check_rows`.
+        database: the features of the index, for rows that need a query's descriptors; None reads the photographs.
+        queries: the features of queries that are not in the database.
+        clock: takes the seconds of every row.
+
     Returns:
-        row -> {"map", "published", "per_query"}.
+        row -> {"map", "published", "per_query"}, of the protocol "medium" where there are several; then also
+        "protocols": name -> {"map", "mp@1", "mp@5", "mp@10", "per_query"}.
     """
     clock = clock or _Clock()
     ranked: dict[str, dict[str, list[str]]] = {row: {} for row in rows}
-    names = retriever.collection.names
-    stems = [Path(name).stem for name in names]
+    labels = [benchmark.label(name) for name in retriever.collection.names]
+    stems = benchmark.match() if benchmark.queries is None else {}
     for query in tqdm(benchmark.ground_truth.queries, desc="queries", unit="query", disable=None):
-        features = retriever.features(stem_to_name[query.image], query.box)
-        clock.skip()
-        ranking = retriever.shortlist(features)
-        clock.add("bow")
-        rankings: dict[str, Ranking] = {"bow": ranking}
-        if len(rows) > 1 or rows[0] != "bow":
-            verified = retriever.verify(ranking)
-            clock.add("bow+sv")
-            rankings["bow+sv"] = verified
-        if "bow+sv+qe" in rows:
-            rankings["bow+sv+qe"] = retriever.expand(verified)
-            clock.add("bow+sv+qe")
-        for row in rows:
-            ranked[row][query.name] = [stems[i] for i in rankings[row].ids]
+        asked = _query(query, retriever, stems, database, queries)
+        for row, ranking in rank(retriever, asked, rows):
+            if ranking is None:
+                clock.skip()
+                continue
+            clock.add(row)
+            ranked[row][query.name] = [labels[i] for i in ranking.ids]
     label = retriever.config.descriptor.name
-    results = {}
+    results: dict[str, dict[str, Any]] = {}
     for row in rows:
         reference = published(benchmark.name, label, row)
         found = evaluation.evaluate(ranked[row], benchmark.ground_truth)
+        main = found.get("medium") or next(iter(found.values()))
         results[row] = {
-            "map": found.map,
+            "map": main.map,
             "published": reference.map if reference else None,
-            "per_query": found.per_query,
+            "per_query": main.per_query,
         }
+        if len(found) > 1:
+            protocols: dict[str, dict[str, Any]] = {
+                name: {
+                    "map": one.map,
+                    "per_query": one.per_query,
+                    **{f"mp@{depth}": value for depth, value in one.precision.items()},
+                }
+                for name, one in found.items()
+            }
+            results[row]["protocols"] = protocols
     return results
+
+
+def _query(
+    query: Query,
+    retriever: Retriever,
+    stems: dict[str, str],
+    database: FeatureStore | None,
+    queries: FeatureStore | None,
+) -> BenchmarkQuery:
+    """A query of the ground truth, ready to be ranked."""
+    if queries is not None:  # cropped already
+        return BenchmarkQuery(None, None, lambda: queries.image(f"{query.name}.png"))
+    name = stems[query.image]
+    if database is not None:
+        return BenchmarkQuery(name, query.box, lambda: database.image(name))
+    return BenchmarkQuery(name, query.box, lambda: retriever.queries.described(Path(retriever.collection.root) / name))
 
 
 def folder_name(descriptor: str) -> str:

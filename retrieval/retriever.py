@@ -15,16 +15,17 @@ import numpy as np
 from retrieval import artefacts
 from retrieval import config as settings_module
 from retrieval.config import Config
-from retrieval.errors import RetrievalError
+from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.expansion import average
-from retrieval.expansion.average import QueryFeatures, Source
-from retrieval.features import extractor
+from retrieval.expansion import hamming as hqe
+from retrieval.expansion.average import Source
+from retrieval.features.store import ImageFeatures
 from retrieval.geometry.frames import inside_box
-from retrieval.geometry.putatives import find_putatives
+from retrieval.geometry.putatives import QueryWords, find_putatives
 from retrieval.geometry.verification import Verified, verify
+from retrieval.index import scoring
 from retrieval.index.collection import Collection, open_index
-
-Box = tuple[float, float, float, float]
+from retrieval.queries import Queries, QueryFeatures, check_box
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Hit:
     Attributes:
         name: image name in the index.
         rank: 1 for the best.
-        score: higher is better: tf-idf cosine (0..1), plus the number of inliers where verified.
+        score: higher is better: tf-idf cosine (0..1), votes or kernel, plus the number of inliers where verified.
         inliers: one-to-one inliers, 0 where not verified.
         transform: (2, 3) query -> image in original pixels, or None where not verified.
         matches: (m, 2, 6) float32 inlier regions: in the query photograph, in this image.
@@ -78,6 +79,7 @@ class Retriever:
     def __init__(self, collection: Collection, config: Config | None = None):
         self.collection = collection
         self.config = config or collection.config
+        self.queries = Queries(collection, self.config)
         artefacts.require_settings(
             f"the index {collection.folder}", _fixed_settings(collection.config), _fixed_settings(self.config)
         )
@@ -111,7 +113,8 @@ class Retriever:
             box: x1, y1, x2, y2 in original pixels: only features whose centre lies strictly inside count.
             top: at most so many hits; None for all that share a word.
             verify: verify the shortlist spatially.
-            expand: None or "aqe" (average query expansion, which verifies in any case).
+            expand: None, "aqe" (average query expansion, which verifies in any case) or "hqe" (Hamming query
+                expansion with multiple assignment; `verify` adds geometry).
 
         Returns:
             Hits, best first.
@@ -119,16 +122,30 @@ class Retriever:
         Raises:
             RetrievalError: a bad photograph, a box outside it, or an unknown expansion.
         """
-        return self.search(self.features(image, box), top, verify, expand)
+        return self.search(self.prepare(image, box, expand), top, verify, expand)
+
+    def prepare(
+        self, image: str | Path | np.ndarray, box: Sequence[float] | None = None, expand: str | None = None
+    ) -> QueryFeatures:
+        """The query that `search` takes: with signatures where the index has some, several words each for "hqe".
+
+        Raises:
+            RetrievalError: a bad photograph, a box outside it, or no signatures for "hqe".
+        """
+        if expand == "hqe":
+            return self.queries.assigned(image, box)
+        return self.queries.features(image, box, self.collection.segment.signatures is not None)
 
     def search(
         self, query: QueryFeatures, top: int | None = 100, verify: bool = True, expand: str | None = None
     ) -> list[Hit]:
-        """Like `query`, for features that are at hand (from `features`)."""
+        """Like `query`, for features that are at hand (from `prepare`)."""
         if top is not None and top < 1:
             raise RetrievalError(f"top is {top}: expected at least 1, or None for all")
-        if expand not in (None, "aqe"):
-            raise RetrievalError(f"unknown expansion {expand!r}: use 'aqe' or none")
+        if expand not in (None, "aqe", "hqe"):
+            raise RetrievalError(f"unknown expansion {expand!r}: use 'aqe', 'hqe' or none")
+        if expand == "hqe":
+            return self.hits(self.expand_hamming(query, geometry=verify), top)
         ranking = self.shortlist(query)
         if verify or expand:
             ranking = self.verify(ranking)
@@ -136,47 +153,58 @@ class Retriever:
             ranking = self.expand(ranking)
         return self.hits(ranking, top)
 
-    def features(self, image: str | Path | np.ndarray, box: Sequence[float] | None = None) -> QueryFeatures:
-        """Words and regions of a query photograph, taken from the index when it holds the photograph.
-
-        Raises:
-            RetrievalError: the photograph cannot be used, or the box does not overlap it.
-        """
-        collection = self.collection
-        if isinstance(image, str) and image in collection.ids:
-            image_id = collection.ids[image]
-            words, regions = collection.segment.image(image_id)
-            width, height = (int(side) for side in collection.segment.sizes[image_id])
-        else:
-            self._require_same_features()
-            label = "the query array" if isinstance(image, np.ndarray) else str(image)
-            found = extractor.extract_image(image, label, self.config)
-            width, height, regions = found.width, found.height, found.regions
-            words = collection.vocabulary.words_of(found.codes)
-        checked = check_box(box, width, height)
-        inside = inside_box(regions, checked)
-        words, regions = words[inside], regions[inside]
-        return QueryFeatures(words, regions, np.ones(len(words), np.float32), (width, height), checked)
-
     def shortlist(self, query: QueryFeatures) -> Ranking:
         """All images that share a word with the query, by tf-idf cosine; ties by image id."""
         scores, shared = self.collection.scores(*query.terms())
-        ids = np.flatnonzero(shared)
-        ids = ids[np.argsort(-scores[ids], kind="stable")]
-        return Ranking(ids, scores[ids], np.full(len(ids), -1), None, query)
+        return _ranking(np.flatnonzero(shared), scores, query)
+
+    def vote(self, query: QueryFeatures) -> Ranking:
+        """All images with a match, by Hamming-embedding votes with idf squared and norms; ties by image id.
+
+        Raises:
+            ArtefactError: the index has no signatures.
+        """
+        votes = self._votes(query.paired, final=True)
+        return _ranking(np.flatnonzero(votes.scores > 0), votes.scores, query)
+
+    def match(self, image: ImageFeatures, box: Sequence[float] | None = None) -> Ranking:
+        """All images with a similar aggregate, by the selective match kernel (ASMK); ties by image id.
+
+        Args:
+            image: the query photograph, from `described` or from a feature store.
+            box: as in `query`.
+
+        Raises:
+            ArtefactError: the index has no aggregates of the configured form.
+        """
+        config, collection = self.config.asmk, self.collection
+        stored = collection.settings["signatures"].get("asmk")
+        if stored != ("signs" if config.binary else "vectors"):
+            raise ArtefactError(
+                f"the index {collection.folder} has {stored or 'no'} ASMK vectors, asmk.binary is {config.binary}: "
+                "build it with --set index.signatures=[asmk] and the same asmk.binary"
+            )
+        vocabulary = collection.vocabulary
+        inside = inside_box(image.regions, check_box(box, image.width, image.height))
+        descriptors = vocabulary.descriptors_of(image.codes[inside])
+        assigned = vocabulary.quantizer.assign(descriptors, min(config.assignments, len(vocabulary.centroids)))
+        words, aggregates = scoring.aggregate(descriptors, assigned, vocabulary.centroids, config.binary)
+        weights, norms = collection.asmk_weights(config.idf)
+        scores = scoring.asmk_scores(collection.segment, words, aggregates, config, weights, norms)
+        signatures = collection.segment.signatures is not None  # verification compares them where there are any
+        return _ranking(np.flatnonzero(scores > 0), scores, self.queries.encode(image, box, 1 if signatures else 0))
 
     def verify(self, ranking: Ranking) -> Ranking:
         """Verifies the first `verification.depth` images and puts the verified ones first, by inliers."""
         config = self.config.verification
-        collection, segment, query = self.collection, self.collection.segment, ranking.query
+        segment, query = self.collection.segment, ranking.query
         ids = ranking.ids[: config.depth]
-        starts, ends = segment.offsets[ids], segment.offsets[ids + 1]
-        putatives = find_putatives(query.words, starts, ends, segment.words, collection.document_frequencies, config)
+        putatives = find_putatives(query.paired, ids, segment, config)
         outcome = verify(
             putatives,
             query.regions,
             float(max(query.size)),
-            segment.regions(putatives.row, ids[putatives.slot]),
+            segment.regions(putatives.row),
             segment.sizes[ids].max(axis=1, initial=1),
             config,
         )
@@ -184,7 +212,8 @@ class Retriever:
         inliers[: len(ids)] = outcome.inliers
         places = np.full(len(ranking.ids), -1)
         places[: len(ids)] = np.where(outcome.inliers > 0, np.arange(len(ids)), -1)
-        scores = ranking.scores + inliers
+        # votes may exceed 1: scaled, so that one inlier outweighs them
+        scores = ranking.scores / max(1.0, float(ranking.scores.max(initial=0.0))) + inliers
         order = np.lexsort((np.arange(len(scores)), -ranking.scores, -inliers))
         return Ranking(ranking.ids[order], scores[order], places[order], outcome, query)
 
@@ -202,6 +231,58 @@ class Retriever:
         if config.rerank == "expanded":
             query = average.consolidate(expanded, len(query.words), config.max_features)
         return self.verify(replace(again, query=query))
+
+    def expand_hamming(self, query: QueryFeatures, geometry: bool) -> Ranking:
+        """Hamming query expansion; without a reliable image, the votes of the query as it is.
+
+        Args:
+            query: with signatures.
+            geometry: reliable images are those that verification confirms, and lend only what shows the query.
+
+        Raises:
+            ArtefactError: the index has no signatures.
+        """
+        segment, config = self.collection.segment, self.config.hqe
+        first = self._votes(query.paired, final=False)
+        if geometry:
+            candidates = self.verify(_ranking(np.flatnonzero(first.scores > 0), first.scores, query))
+            rows = self._confirmed(candidates)
+        else:
+            rows = hqe.features_of(segment, hqe.reliable_images(first, config))
+        if not len(rows):
+            ranking = self.vote(query)
+            return self.verify(ranking) if geometry else ranking
+        merged = hqe.expand(query.paired, segment, rows, config, self.config.seed)
+        votes = self._votes(merged, final=True)
+        ranking = _ranking(np.flatnonzero(votes.scores > 0), votes.scores, query)
+        return self.verify(ranking) if geometry else ranking
+
+    def _confirmed(self, ranking: Ranking) -> np.ndarray:
+        """Rows of the features that show the query in verified images of at least `hqe.min_inliers` inliers."""
+        if ranking.verified is None:
+            return np.empty(0, np.int64)
+        head = ranking.places[: self.config.hqe.depth]
+        kept = (head >= 0) & (ranking.verified.inliers[head] >= self.config.hqe.min_inliers)
+        images, transforms = ranking.ids[: len(head)][kept], ranking.verified.transforms[head[kept]]
+        query = ranking.query
+        return hqe.features_inside(self.collection.segment, images, transforms, query.box, query.size)
+
+    def _votes(self, words: QueryWords, final: bool) -> scoring.Votes:
+        """Votes of all images; `final` ones are weighted by idf squared and divided by norms, others count strictly."""
+        self.queries.stored_signatures()
+        collection = self.collection
+        if words.signatures is None:
+            raise RetrievalError("the query has no signatures: make it with Retriever.assigned")
+        return scoring.hamming_votes(
+            collection.segment,
+            words.words,
+            words.signatures,
+            words.owners,
+            self.config.hamming,
+            collection.idf_squared if final else None,
+            collection.vote_norms if final else None,
+            -1 if final else self.config.hqe.strict,
+        )
 
     def sources(self, ranking: Ranking) -> list[Source]:
         """The verified results with at least `expansion.min_inliers`, best first, at most `max_images`."""
@@ -227,7 +308,7 @@ class Retriever:
             if place >= 0 and ranking.verified is not None:
                 pairs = ranking.verified.matches[place]
                 inliers, transform = int(ranking.verified.inliers[place]), ranking.verified.transforms[place]
-                regions = segment.regions(pairs[:, 1], np.full(len(pairs), image_id))
+                regions = segment.regions(pairs[:, 1])
                 matches = np.stack([ranking.query.regions[pairs[:, 0]], regions], axis=1)
             hits.append(
                 Hit(
@@ -241,12 +322,11 @@ class Retriever:
             )
         return hits
 
-    def _require_same_features(self) -> None:
-        """A new photograph must be described exactly as the indexed ones were, by the same weights."""
-        stored = {key: self.collection.settings[key] for key in ("images", "detector", "descriptor")}
-        artefacts.require_settings(
-            f"the index {self.collection.folder}", stored, extractor.feature_settings(self.config)
-        )
+
+def _ranking(ids: np.ndarray, scores: np.ndarray, query: QueryFeatures) -> Ranking:
+    """Images by score, best first; ties by image id."""
+    ids = ids[np.argsort(-scores[ids], kind="stable")]
+    return Ranking(ids, scores[ids], np.full(len(ids), -1), None, query)
 
 
 def _fixed_settings(config: Config) -> dict[str, Any]:
@@ -255,25 +335,3 @@ def _fixed_settings(config: Config) -> dict[str, Any]:
     descriptor = Path(config.descriptor.name)
     settings["descriptor"] = str(descriptor.resolve()) if descriptor.is_file() else config.descriptor.name
     return {**settings, "vocabulary": settings_module.to_tree(config.vocabulary)}
-
-
-def check_box(box: Sequence[float] | None, width: int, height: int) -> Box | None:
-    """A box as four floats, after checking that it is one and that it overlaps the photograph.
-
-    Raises:
-        RetrievalError: not four finite numbers, empty, or outside the photograph.
-    """
-    if box is None:
-        return None
-    try:
-        numbers = [float(value) for value in box]
-    except (TypeError, ValueError):
-        numbers = []
-    if len(numbers) != 4 or not np.isfinite(numbers).all():
-        raise RetrievalError(f"a box is four finite numbers x1 y1 x2 y2, got {list(box)}")
-    x1, y1, x2, y2 = numbers
-    if x2 <= x1 or y2 <= y1:
-        raise RetrievalError(f"the box {numbers} is empty: x2 must exceed x1 and y2 must exceed y1")
-    if x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
-        raise RetrievalError(f"the box {numbers} lies outside the photograph of {width} x {height} pixels")
-    return x1, y1, x2, y2

@@ -1,9 +1,11 @@
-"""The bars of the benchmark of descriptors: met, missed, and left open."""
+"""The bars of the benchmarks of descriptors and of signatures: met, missed, and left open."""
 
 import cv2
 import numpy as np
 
+from benchmarks import signatures
 from benchmarks.descriptors import PAIRS_ROW, Blurred, Stored, bars
+from retrieval.vocabulary import hamming
 from tests.hardnet.patch_fixtures import PixelDescriptor
 
 
@@ -49,3 +51,36 @@ def test_descriptors_with_something_before_or_after():
     rows = stored.describe(patches)
     assert 0.99 < stored.cosines[0] < 1.0
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+
+
+def signature_figures(votes=0.05, expansion=0.2, ratio=25.0, difference=1e-6, size=35.4):
+    times = {"votes, seconds": {"median": votes}, "HQE, seconds": {"median": expansion}}
+    asmk = {"search, seconds": {"median": 0.01}}
+    if ratio is not None:
+        asmk |= {"ratio": {"median": ratio}, "largest difference": difference}
+    sizes = {"plain": 19.4, "with Hamming signatures": size, "with ASMK* aggregates": 33.0}
+    return {**dict.fromkeys(signatures.VOTES, times), "ASMK*": asmk, "bytes a feature": sizes}
+
+
+def missed_by(**changes):
+    return [bar for bar, met in signatures.bars(signature_figures(**changes)).items() if not met]
+
+
+def test_each_bar_of_signatures_can_be_missed():
+    assert missed_by() == []
+    assert len(missed_by(votes=0.11)) == len(missed_by(expansion=0.41)) == len(signatures.VOTES)
+    assert missed_by(ratio=19.9) == ["ASMK*: at least 20 times the package's queries a second"]
+    assert missed_by(difference=2e-4) == ["ASMK*: the package's scores, to 0.0001"]
+    assert missed_by(size=40.1) == ["at most 40 bytes a feature, with Hamming signatures"]
+
+
+def test_without_the_package_its_bars_are_left_out():
+    assert not any("package" in bar for bar in signatures.bars(signature_figures(ratio=None)))
+
+
+def test_signs_as_the_asmk_package_packs_them():
+    bits = np.random.default_rng(0).integers(0, 2, (7, 128))
+    expected = [[int("".join(map(str, row[i : i + 32])), 2) for i in range(0, 128, 32)] for row in bits]
+    packed = signatures.package_bits(hamming.pack(bits == 1))
+    assert packed.dtype == np.uint32
+    assert packed.tolist() == expected

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval.datasets.oxford import GroundTruth, Query, read_groundtruth
+from retrieval.datasets.groundtruth import MEDIUM, OXFORD, GroundTruth, Query
+from retrieval.datasets.oxford import read_groundtruth
 from retrieval.errors import DatasetError
 from retrieval.evaluation import average_precision, evaluate
 
@@ -60,27 +61,39 @@ def test_refuses_what_has_no_meaning() -> None:
         average_precision(["a", "b", "a"], ["a"], [])
 
 
-def query(name: str, image: str, positives: str, junk: str = "") -> Query:
-    return Query(name, image, (0.0, 0.0, 1.0, 1.0), frozenset(positives), frozenset(junk))
+def query(name: str, image: str, good: str, ok: str = "", junk: str = "") -> Query:
+    labels = {"good": frozenset(good), "ok": frozenset(ok), "junk": frozenset(junk)}
+    return Query(name, image, (0.0, 0.0, 1.0, 1.0), labels)
+
+
+def truth_of(*queries: Query) -> GroundTruth:
+    return GroundTruth(queries, (OXFORD,))
 
 
 def test_evaluate_is_a_plain_mean() -> None:
-    truth = GroundTruth((query("one", "a", "abcd", "j"), query("two", "b", "bc")))
+    truth = truth_of(query("one", "a", "ab", "cd", "j"), query("two", "b", "bc"))
     # only the query's own image: 1 / |positives| each
-    only_query = evaluate({item.name: [item.image] for item in truth.queries}, truth)
+    only_query = evaluate({item.name: [item.image] for item in truth.queries}, truth)["oxford"]
     assert only_query.per_query == {"one": 0.25, "two": 0.5}
     assert only_query.map == 0.375
-    assert evaluate({"one": list("jabcd"), "two": list("bc"), "other": []}, truth).map == 1.0
+    assert evaluate({"one": list("jabcd"), "two": list("bc"), "other": []}, truth)["oxford"].map == 1.0
 
 
 def test_evaluate_needs_every_query() -> None:
-    truth = GroundTruth((query("one", "a", "a"), query("two", "b", "")))
+    truth = truth_of(query("one", "a", "a"), query("two", "b", "", "", "a"))
     with pytest.raises(DatasetError, match=r"no ranking for the query two \(1 "):
         evaluate({"one": ["a"]}, truth)
     with pytest.raises(DatasetError, match="two has no positive image"):
         evaluate({"one": ["a"], "two": []}, truth)
     with pytest.raises(DatasetError, match="no queries"):
-        evaluate({}, GroundTruth(()))
+        evaluate({}, truth_of())
+
+
+def test_a_protocol_is_for_its_own_labels() -> None:
+    item = query("one", "a", "ab", "c", "j")
+    assert item.relevant(OXFORD) == ({"a", "b", "c"}, {"j"})
+    with pytest.raises(DatasetError, match=r"the query one has no label 'easy' \(it has good, ok, junk\).*'medium'"):
+        evaluate({"one": ["a"]}, GroundTruth((item,), (MEDIUM,)))
 
 
 def test_only_the_query_image_on_oxford() -> None:
@@ -88,6 +101,6 @@ def test_only_the_query_image_on_oxford() -> None:
     if not folder:
         pytest.skip("RETRIEVAL_REAL_DATA is unset: the real ground truth is not checked")
     truth = read_groundtruth(Path(folder) / "oxford5k_groundtruth")
-    result = evaluate({item.name: [item.image] for item in truth.queries}, truth)
+    result = evaluate({item.name: [item.image] for item in truth.queries}, truth)["oxford"]
     assert len(result.per_query) == 55
     assert round(result.map, 4) == 0.0593

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from retrieval.expansion.average import QueryFeatures, Source, consolidate, expand
+from retrieval.expansion.average import Source, consolidate, expand
 from retrieval.geometry import frames
+from retrieval.queries import QueryFeatures
 
 
 def query(box=None):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from retrieval.datasets.folder import ImageSet
+from retrieval.datasets.groundtruth import OXFORD
 from retrieval.datasets.oxford import PARIS_CORRUPT, match_images, read_groundtruth
 from retrieval.errors import DatasetError
 
@@ -35,18 +36,20 @@ def write(folder: Path, files: Mapping[str, str | None]) -> Path:
 
 
 def test_reads_queries_sorted_without_prefix(tmp_path: Path) -> None:
-    arch, tower = read_groundtruth(write(tmp_path, FILES)).queries
+    truth = read_groundtruth(write(tmp_path, FILES))
+    assert truth.protocols == (OXFORD,)
+    assert truth.queries_in_database
+    arch, tower = truth.queries
     assert (arch.name, arch.image, arch.box) == ("arch_2", "paris_general_000009", (0.0, 0.0, 1.0, 1.0))
     assert (tower.name, tower.image, tower.box) == ("tower_1", "tower_000001", (1.5, 2.0, 30.5, 40.0))
-    assert tower.positives == {"tower_000001", "tower_000002", "tower_000003"}
-    assert tower.junk == frozenset()
+    assert tower.labels == {"good": {"tower_000001", "tower_000002"}, "ok": {"tower_000003"}, "junk": set()}
+    assert tower.relevant(OXFORD) == ({"tower_000001", "tower_000002", "tower_000003"}, set())
 
 
 def test_damaged_paris_photographs_are_dropped(tmp_path: Path) -> None:
     arch = read_groundtruth(write(tmp_path, FILES)).queries[0]
     assert len(PARIS_CORRUPT) == 20
-    assert arch.positives == {"paris_general_000009"}
-    assert arch.junk == {"tower_000001"}
+    assert arch.relevant(OXFORD) == ({"paris_general_000009"}, {"tower_000001"})
 
 
 @pytest.mark.parametrize(
@@ -102,10 +105,11 @@ def test_match_images(tmp_path: Path) -> None:
 def test_real_oxford_ground_truth() -> None:
     queries = read_groundtruth(real_data() / "oxford5k_groundtruth").queries
     assert len(queries) == 55
-    assert all(query.image in query.positives for query in queries)
-    assert sum(len(query.positives) for query in queries) == 2840
-    assert len(frozenset.union(*(query.positives for query in queries))) == 567
-    assert len(frozenset.union(*(query.junk for query in queries))) == 282
+    positives, junk = zip(*(query.relevant(OXFORD) for query in queries), strict=True)
+    assert all(query.image in found for query, found in zip(queries, positives, strict=True))
+    assert sum(map(len, positives)) == 2840
+    assert len(frozenset.union(*positives)) == 567
+    assert len(frozenset.union(*junk)) == 282
 
 
 def test_real_paris_ground_truth() -> None:

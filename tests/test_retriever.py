@@ -59,8 +59,8 @@ def test_path_array_and_name_agree(retriever, photos):
 
 
 def test_box_takes_features_strictly_inside(retriever):
-    whole = retriever.features("scenes/coffee_0.jpg")
-    part = retriever.features("scenes/coffee_0.jpg", (100, 80, 300, 300))
+    whole = retriever.queries.features("scenes/coffee_0.jpg")
+    part = retriever.queries.features("scenes/coffee_0.jpg", (100, 80, 300, 300))
     x, y = whole.regions[:, 0], whole.regions[:, 1]
     assert len(part.words) == ((x > 100) & (x < 300) & (y > 80) & (y < 300)).sum()
     assert 0 < len(part.words) < len(whole.words)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval.index import scoring
-from retrieval.index.segment import Segment, build_segment
+from retrieval.index.segment import IndexedImage, Segment, build_segment
 
 
 def random_images(seed, n_images=30, n_words=50, most=40):
@@ -26,14 +26,15 @@ def random_images(seed, n_images=30, n_words=50, most=40):
             ],
             axis=1,
         ).astype(np.float32)
-        images.append(((800, 600), regions, rng.zipf(1.5, count).clip(max=n_words - 1).astype(np.int32)))
+        words = rng.zipf(1.5, count).clip(max=n_words - 1).astype(np.int32)
+        images.append(IndexedImage((800, 600), regions, words))
     return images
 
 
 def matrix(images, n_words):
     counts = np.zeros((len(images), n_words))
-    for i, (_, _, words) in enumerate(images):
-        np.add.at(counts[i], words, 1)
+    for i, image in enumerate(images):
+        np.add.at(counts[i], image.words, 1)
     return scipy.sparse.csr_matrix(counts)
 
 
@@ -70,11 +71,11 @@ def test_scores_equal_a_sparse_product(seed):
 
 def test_an_image_scores_one_against_itself_and_empty_ones_nothing():
     images = random_images(3)
-    images[4] = ((800, 600), np.empty((0, 6), np.float32), np.empty(0, np.int32))
+    images[4] = IndexedImage((800, 600), np.empty((0, 6), np.float32), np.empty(0, np.int32))
     segment = Segment(**build_segment(images, 50))
     idf = scoring.inverse_document_frequencies(segment.document_frequencies, len(images))
     norms = scoring.image_norms(segment, idf)
-    words, weights = np.unique(images[7][2], return_counts=True)
+    words, weights = np.unique(images[7].words, return_counts=True)
     scores, _ = scoring.tfidf_scores(segment, words, weights, idf, norms)
     assert scores[7] == pytest.approx(1)
     assert scores[4] == 0
@@ -87,7 +88,8 @@ def test_an_image_scores_one_against_itself_and_empty_ones_nothing():
 def test_geometry_survives_quantisation():
     images = random_images(5)
     segment = Segment(**build_segment(images, 50))
-    for i, (size, regions, words) in enumerate(images):
+    for i, image in enumerate(images):
+        size, regions, words = image.size, image.regions, image.words
         order = np.argsort(words, kind="stable")
         stored_words, stored = segment.image(i)
         np.testing.assert_array_equal(stored_words, words[order])
@@ -98,10 +100,15 @@ def test_geometry_survives_quantisation():
 
 
 def test_bytes_per_feature():
-    """At most 24 bytes a feature for words, geometry and postings (offsets aside)."""
+    """At most 24 bytes a feature for words, geometry and lists, 40 with signatures (what grows with words aside)."""
     rng = np.random.default_rng(0)
     regions = np.abs(rng.normal(20, 5, (2000, 6))).astype(np.float32)
-    images = [((800, 600), regions, rng.integers(0, 10**6, 2000).astype(np.int32)) for _ in range(5)]
-    arrays = build_segment(images, 10**6)
-    total = sum(array.nbytes for name, array in arrays.items() if name not in ("posting_offsets", "offsets", "sizes"))
-    assert total / 10_000 <= 24
+    for signed, budget in ((False, 24), (True, 40)):
+        images = []
+        for _ in range(5):
+            signatures = rng.integers(0, 2**63, (2000, 2), np.uint64) if signed else None
+            images.append(IndexedImage((800, 600), regions, rng.integers(0, 10**6, 2000).astype(np.int32), signatures))
+        arrays = build_segment(images, 10**6)
+        assert ("signatures" in arrays) == signed
+        apart = ("word_offsets", "document_frequencies", "offsets", "sizes")
+        assert sum(array.nbytes for name, array in arrays.items() if name not in apart) / 10_000 <= budget

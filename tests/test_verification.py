@@ -1,14 +1,35 @@
 """Putatives and spatial verification against plain-loop transcriptions of their definitions."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from retrieval.config import VerificationConfig
 from retrieval.geometry import frames, verification
-from retrieval.geometry.putatives import concatenate_ranges, find_putatives
+from retrieval.geometry.putatives import QueryWords, concatenate_ranges, find_putatives
 from retrieval.geometry.verification import one_to_one, verify
 
 CONFIG = VerificationConfig()
+
+
+def pair(query, words, offsets, document_frequencies, config, signatures=None):
+    """`find_putatives` on images given one after another; rows are those of `words`, as the tests list them."""
+    if not isinstance(query, QueryWords):
+        query = QueryWords(query, np.arange(len(query)))
+    image_of = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)).astype(np.int32)
+    order = np.lexsort((np.arange(len(words)), image_of, words))
+    n_words = len(document_frequencies)
+    inverted = SimpleNamespace(
+        sizes=np.empty((len(offsets) - 1, 2)),
+        word_offsets=np.searchsorted(words[order], np.arange(n_words + 1)),
+        images=image_of[order],
+        document_frequencies=document_frequencies,
+        signatures=None if signatures is None else signatures[order].T,
+    )
+    found = find_putatives(query, np.arange(len(offsets) - 1), inverted, config)
+    return replace(found, row=order[found.row])
 
 
 def random_regions(rng, count, side=1000.0, upright=True):
@@ -84,7 +105,7 @@ def putatives_by_loops(query_words, words, offsets, document_frequencies, config
 @pytest.mark.parametrize("config", [CONFIG, VerificationConfig(max_pairs_per_word=3, max_putatives=17)])
 def test_putatives_equal_loops(seed, config):
     _, query_words, words, _, offsets, frequencies, _ = make_case(seed)
-    found = find_putatives(query_words, offsets[:-1], offsets[1:], words, frequencies, config)
+    found = pair(query_words, words, offsets, frequencies, config)
     expected = putatives_by_loops(query_words, words, offsets, frequencies, config)
     for image, pairs in enumerate(expected):
         part = slice(found.starts[image], found.starts[image + 1])
@@ -94,6 +115,58 @@ def test_putatives_equal_loops(seed, config):
         for k, (word, _, _) in enumerate(pairs):
             same = [(q, r) for w, q, r in pairs if w == word]
             assert found.capacity[groups[k]] == min(len({q for q, _ in same}), len({r for _, r in same}))
+
+
+def similar_putatives_by_loops(query, words, offsets, document_frequencies, signatures, config):
+    """(query feature, row) pairs of every image: close signatures only, the closest of a word, then of the image."""
+    result = []
+    for image in range(len(offsets) - 1):
+        groups = []
+        for word in set(words[offsets[image] : offsets[image + 1]].tolist()) & set(query.words.tolist()):
+            pairs = []
+            for row in range(offsets[image], offsets[image + 1]):
+                for entry in np.flatnonzero(query.words == word):
+                    differing = int(signatures[row][0] ^ query.signatures[entry][0]).bit_count()
+                    if words[row] == word and differing <= config.max_hamming:
+                        pairs.append((differing, row, entry))
+            pairs.sort()
+            groups.append((document_frequencies[word], word, pairs[: config.max_pairs_per_word]))
+        flat = [
+            (differing, rank, row, entry)
+            for rank, (_, _, pairs) in enumerate(sorted(groups, key=lambda group: group[:2]))
+            for differing, row, entry in pairs
+        ]
+        taken = sorted(flat)[: config.max_putatives]
+        result.append(sorted((int(query.owners[entry]), int(row)) for _, _, row, entry in taken))
+    return result
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "config",
+    [VerificationConfig(max_hamming=30), VerificationConfig(max_hamming=33, max_pairs_per_word=3, max_putatives=9)],
+)
+def test_putatives_with_signatures_equal_loops(seed, config):
+    _, query_words, words, _, offsets, frequencies, _ = make_case(seed)
+    rng = np.random.default_rng(seed)
+    # every feature has two words, as with multiple assignment
+    second = (query_words + rng.integers(1, 40, len(query_words))) % 40
+    both = np.stack([query_words, second.astype(np.int32)], axis=1).ravel()
+    query = QueryWords(
+        both, np.repeat(np.arange(len(query_words)), 2), rng.integers(0, 2**64, (len(both), 1), np.uint64)
+    )
+    signatures = rng.integers(0, 2**64, (len(words), 1), np.uint64)
+    found = pair(query, words, offsets, frequencies, config, signatures)
+    expected = similar_putatives_by_loops(query, words, offsets, frequencies, signatures, config)
+    assert sum(map(len, expected)) > 20
+    for image, pairs in enumerate(expected):
+        part = slice(found.starts[image], found.starts[image + 1])
+        assert sorted(zip(found.query[part].tolist(), found.row[part].tolist(), strict=True)) == pairs
+    for group in range(len(found.capacity)):
+        inside = found.group == group
+        assert found.capacity[group] == min(len(set(found.query[inside])), len(set(found.row[inside])))
+        assert len(set(words[found.row[inside]])) == 1
+    assert (np.diff(found.group) >= 0).all()
 
 
 def verify_by_loops(pairs, query_regions, query_side, image_regions, image_side, config):
@@ -168,7 +241,7 @@ def verify_by_loops(pairs, query_regions, query_side, image_regions, image_side,
 @pytest.mark.parametrize("seed", range(10))
 def test_verification_equals_loops(seed, upright):
     regions_q, words_q, words, regions, offsets, frequencies, sides = make_case(seed, upright=upright)
-    found = find_putatives(words_q, offsets[:-1], offsets[1:], words, frequencies, CONFIG)
+    found = pair(words_q, words, offsets, frequencies, CONFIG)
     outcome = verify(found, regions_q, 1100.0, regions[found.row], sides, CONFIG)
     expected = putatives_by_loops(words_q, words, offsets, frequencies, CONFIG)
     for image, pairs in enumerate(expected):
@@ -192,7 +265,7 @@ def test_views_are_found_and_strangers_are_not():
     stranger = random_regions(rng, 80)
     offsets = np.array([0, 80, 160, 160])  # the third image is empty
     all_words = np.concatenate([words, words])
-    found = find_putatives(words, offsets[:-1], offsets[1:], all_words, np.ones(80, int), CONFIG)
+    found = pair(words, all_words, offsets, np.ones(80, int), CONFIG)
     regions = np.concatenate([view, stranger])
     outcome = verify(found, query, 1024.0, regions[found.row], np.array([1024.0, 1024.0, 1024.0]), CONFIG)
     assert outcome.inliers[0] == 80
@@ -206,7 +279,7 @@ def test_without_one_to_one_a_repeated_feature_would_count_often():
     query = random_regions(np.random.default_rng(0), 1)
     image = np.repeat(query, 5, axis=0)
     word = np.zeros(1, np.int32)
-    found = find_putatives(word, np.array([0]), np.array([5]), np.zeros(5, np.int32), np.array([1]), CONFIG)
+    found = pair(word, np.zeros(5, np.int32), np.array([0, 5]), np.array([1]), CONFIG)
     assert len(found.query) == 5
     assert verify(found, query, 1024.0, image[found.row], np.array([1024.0]), CONFIG).inliers[0] == 0
 
@@ -243,7 +316,7 @@ def test_images_of_a_batch_do_not_share_their_shortcut():
     burst = np.concatenate([query[:1], random_regions(rng, 3)])
     all_words = np.concatenate([np.arange(6, 30), [0, 6, 7, 8]]).astype(np.int32)
     offsets = np.array([0, 24, 28])
-    found = find_putatives(words, offsets[:-1], offsets[1:], all_words, np.ones(30, int), CONFIG)
+    found = pair(words, all_words, offsets, np.ones(30, int), CONFIG)
     regions = np.concatenate([singles, burst])
     outcome = verify(found, query, 1024.0, regions[found.row], np.array([1024.0, 1024.0]), CONFIG)
     pairs = putatives_by_loops(words, all_words, offsets, np.ones(30, int), CONFIG)

@@ -1,12 +1,20 @@
 """From a dataset's name to its photographs, ground truth and the independent set that its vocabulary comes from."""
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from retrieval.config import DatasetConfig
 from retrieval.datasets.folder import ImageSet, list_images
-from retrieval.datasets.oxford import PARIS_CORRUPT, GroundTruth, read_groundtruth
+from retrieval.datasets.groundtruth import GroundTruth, match_images
+from retrieval.datasets.oxford import PARIS_CORRUPT, read_groundtruth
+from retrieval.datasets.revisited import crop_queries, read_revisited, revisited_images
 from retrieval.errors import DatasetError
+from retrieval.features.imported import open_source
+
+PHOTOGRAPHS = {"roxford5k": "oxford5k", "rparis6k": "paris6k"}  # a revisited benchmark -> the set it is made of
+R1M = "revisitop1m"  # folder of the distractors (Radenovic et al. 2018, section 3.4)
+R1M_SITE = "http://ptak.felk.cvut.cz/revisitop/revisitop1m/"
 
 
 @dataclass(frozen=True)
@@ -14,11 +22,14 @@ class Benchmark:
     """What a benchmark run is made on.
 
     Attributes:
-        name: dataset name; published values are looked up by it.
+        name: dataset name, with ``+r1m`` where distractors were added; published values are looked up by it.
         images: the database.
-        ground_truth: queries with their positives and junk.
+        ground_truth: queries, the labels of database images, and the protocols.
         vocabulary_name: name of the independent set.
         vocabulary_images: the photographs the vocabulary is trained on.
+        queries: None: queries are database photographs with boxes. Otherwise cropped photographs, one per query,
+            named ``<query name>.png``, in the order of the ground truth.
+        distractors: prefix of the names in `images` that ground truth does not speak of; None: there are none.
     """
 
     name: str
@@ -26,6 +37,28 @@ class Benchmark:
     ground_truth: GroundTruth
     vocabulary_name: str
     vocabulary_images: ImageSet
+    queries: ImageSet | None = None
+    distractors: str | None = None
+
+    def label(self, name: str) -> str:
+        """What a database photograph is called in a ranking that is evaluated.
+
+        Its stem, as ground truth has it; for a distractor its whole name, so that it cannot pass for an image of
+        the benchmark that has the same stem.
+        """
+        return name if self._is_distractor(name) else PurePosixPath(name).stem
+
+    def match(self) -> dict[str, str]:
+        """Finds every database image that the ground truth mentions: stem -> name, see `match_images`.
+
+        Raises:
+            DatasetError: an image is missing or a stem is ambiguous; distractors are not looked at.
+        """
+        own = tuple(name for name in self.images.names if not self._is_distractor(name))
+        return match_images(self.ground_truth, ImageSet(self.images.root, own))
+
+    def _is_distractor(self, name: str) -> bool:
+        return self.distractors is not None and name.startswith(self.distractors)
 
 
 @dataclass(frozen=True)
@@ -33,22 +66,34 @@ class Source:
     """Where data lies.
 
     Attributes:
-        data: the data folder, with one folder per downloaded or generated set.
+        data: the data folder, with one folder per downloaded or generated set (docs/formats.md).
         images, groundtruth, vocabulary_images: folders of a collection of one's own (dataset "folder").
+        features: folder of features made elsewhere, which stand for the photographs of Oxford5k and Paris6k.
     """
 
     data: Path
     images: Path | None = None
     groundtruth: Path | None = None
     vocabulary_images: Path | None = None
+    features: Path | None = None
 
 
 def open_benchmark(source: Source, config: DatasetConfig) -> Benchmark:
     """Opens the configured dataset.
 
+    For a revisited one the queries are cropped into ``DATA/<name>/queries``, unless they are there.
+
     Raises:
         DatasetError: something is not there; the message says how to get it.
     """
+    if config.distractors and config.name not in PHOTOGRAPHS:
+        raise DatasetError(
+            f"dataset.distractors goes with {' and '.join(PHOTOGRAPHS)}, not with {config.name}: leave it false"
+        )
+    if source.features is not None and config.name not in ("oxford5k", "paris6k"):
+        raise DatasetError(f"--features goes with oxford5k and paris6k, not with {config.name}")
+    if config.name in PHOTOGRAPHS:
+        return _open_revisited(source, config)
     if config.name == "folder":
         if source.images is None or source.groundtruth is None or source.vocabulary_images is None:
             raise DatasetError("the dataset 'folder' needs --images, --groundtruth and --vocabulary-images")
@@ -71,10 +116,56 @@ def open_benchmark(source: Source, config: DatasetConfig) -> Benchmark:
 
 
 def database_images(source: Source, name: str) -> ImageSet:
-    """The photographs of a downloaded or generated set (without Paris6k's corrupt ones)."""
+    """The photographs of a downloaded or generated set (without Paris6k's corrupt ones).
+
+    With features made elsewhere, what they name; the files themselves need not be there.
+    """
+    if source.features is not None:
+        return ImageSet(source.features, tuple(open_source(source.features, name).names))
     folder = source.data / name / "images"
     _require(folder, name)
     return list_images(folder, exclude_stems=PARIS_CORRUPT if name == "paris6k" else frozenset())
+
+
+def _open_revisited(source: Source, config: DatasetConfig) -> Benchmark:
+    """ROxford5k or RParis6k: photographs of the original set, ground truth and crops in a folder of their own."""
+    folder = source.data / config.name
+    candidates = [folder / f"gnd_{config.name}{extension}" for extension in (".pkl", ".json")]
+    truth = next((path for path in candidates if path.is_file()), None)
+    if truth is None:
+        raise DatasetError(
+            f"{candidates[0]} is not there: get it with 'retrieval download {config.name} --data {source.data}'"
+        )
+    revisited = read_revisited(truth)
+    photographs = database_images(source, PHOTOGRAPHS[config.name])
+    images = revisited_images(revisited, photographs)
+    vocabulary_images = database_images(source, config.vocabulary_from)
+    name, prefix = config.name, None
+    if config.distractors:
+        name, prefix = f"{name}+r1m", f"{R1M}/images/"
+        images = _with_distractors(source, images, prefix)
+    return Benchmark(
+        name,
+        images,
+        revisited.ground_truth,
+        config.vocabulary_from,
+        vocabulary_images,
+        queries=crop_queries(revisited, photographs, folder / "queries"),
+        distractors=prefix,
+    )
+
+
+def _with_distractors(source: Source, images: ImageSet, prefix: str) -> ImageSet:
+    """The database and R1M under one root, the data folder; the folder in a name keeps equal stems apart."""
+    folder = source.data / prefix
+    if not folder.is_dir():
+        raise DatasetError(
+            f"{folder} is not there: dataset.distractors needs the photographs of R1M there; their archives are at "
+            f"{R1M_SITE} (see the site), about a million photographs; unpack them all into that folder"
+        )
+    own = images.root.relative_to(source.data).as_posix()
+    names = [f"{own}/{name}" for name in images.names] + [f"{prefix}{name}" for name in list_images(folder).names]
+    return ImageSet(source.data, tuple(sorted(names, key=os.fsencode)))
 
 
 def _require(folder: Path, name: str) -> None:

@@ -1,16 +1,17 @@
 """Ground truth of Oxford5k and Paris6k: the benchmark's own text files (Philbin et al. 2007 and 2008).
 
 A query is four files: ``<name>_query.txt`` (image and box) and the lists ``_good``, ``_ok`` and ``_junk``.
-Good and ok are positives, junk is ignored, every other image is negative.
+Good and ok are positives, junk is ignored, every other image is negative: `groundtruth.OXFORD`.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from retrieval.datasets.folder import ImageSet, by_stem
+from retrieval.datasets.groundtruth import OXFORD, GroundTruth, Query, match_images
 from retrieval.errors import DatasetError
+
+__all__ = ["PARIS_CORRUPT", "GroundTruth", "Query", "match_images", "read_groundtruth"]
 
 PREFIX = "oxc1_"  # Oxford's query files write the image with it, Paris's do not
 
@@ -43,34 +44,12 @@ PARIS_CORRUPT = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Query:
-    """One query: a region of a database image and what it should find. Images are named by stem.
-
-    Attributes:
-        name: for example ``all_souls_1``.
-        image: the query's photograph, without the ``oxc1_`` prefix.
-        box: x1, y1, x2, y2 in original pixels.
-        positives: good and ok images (the query's own among them in both benchmarks).
-        junk: images that are ignored, as if absent.
-    """
-
-    name: str
-    image: str
-    box: tuple[float, float, float, float]
-    positives: frozenset[str]
-    junk: frozenset[str]
-
-
-@dataclass(frozen=True)
-class GroundTruth:
-    """All queries of a benchmark, sorted by name."""
-
-    queries: tuple[Query, ...]
-
-
 def read_groundtruth(folder: str | Path) -> GroundTruth:
     """Reads a folder of ground-truth files; damaged Paris photographs are dropped from its lists.
+
+    Returns:
+        Queries sorted by name, with the labels ``good``, ``ok`` and ``junk``; the image of a query is without the
+        ``oxc1_`` prefix and is expected in the database.
 
     Raises:
         DatasetError: no query file, a list that is missing, or a malformed line (file and line are named).
@@ -83,29 +62,8 @@ def read_groundtruth(folder: str | Path) -> GroundTruth:
     )  # archives may bring a folder of their own
     if not queries:
         raise DatasetError(f"{folder} holds no ground truth: expected files such as all_souls_1_query.txt")
-    return GroundTruth(tuple(_read_query(path.parent, path.name.removesuffix("_query.txt")) for path in queries))
-
-
-def match_images(ground_truth: GroundTruth, images: ImageSet) -> dict[str, str]:
-    """Finds every image that the ground truth mentions.
-
-    Returns:
-        stem -> name in `images`, for query images, positives and junk.
-
-    Raises:
-        DatasetError: an image is missing (the first is named, and how many), or a stem is ambiguous.
-    """
-    mentioned: set[str] = set()
-    for query in ground_truth.queries:
-        mentioned |= {query.image} | query.positives | query.junk
-    names = by_stem(images)
-    missing = sorted(mentioned - names.keys())
-    if missing:
-        raise DatasetError(
-            f"{images.root} lacks {missing[0]}, which the ground truth mentions ({len(missing)} of "
-            f"{len(mentioned)} images are missing); give the folder that holds the whole set"
-        )
-    return {stem: names[stem] for stem in sorted(mentioned)}
+    found = tuple(_read_query(path.parent, path.name.removesuffix("_query.txt")) for path in queries)
+    return GroundTruth(found, (OXFORD,))
 
 
 def _read_query(folder: Path, name: str) -> Query:
@@ -123,8 +81,8 @@ def _read_query(folder: Path, name: str) -> Query:
         raise DatasetError(f"{path}, line {number}: the box is not four numbers: {line!r}") from error
     if not all(math.isfinite(value) for value in (x1, y1, x2, y2)) or x2 <= x1 or y2 <= y1:
         raise DatasetError(f"{path}, line {number}: the box is empty, expected x1 < x2 and y1 < y2: {line!r}")
-    good, ok, junk = (_read_list(folder / f"{name}_{label}.txt") for label in ("good", "ok", "junk"))
-    return Query(name, fields[0].removeprefix(PREFIX), (x1, y1, x2, y2), good | ok, junk)
+    labels = {label: _read_list(folder / f"{name}_{label}.txt") for label in ("good", "ok", "junk")}
+    return Query(name, fields[0].removeprefix(PREFIX), (x1, y1, x2, y2), labels)
 
 
 def _read_list(path: Path) -> frozenset[str]:

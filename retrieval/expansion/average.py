@@ -13,6 +13,7 @@ import numpy as np
 
 from retrieval.geometry import frames
 from retrieval.geometry.verification import REFERENCE_SIDE
+from retrieval.queries import QueryFeatures, whole_box
 
 SAME_PLACE = 32.0  # pixels at a 1024-pixel longest side: the cell in which features of one word are one
 
@@ -32,30 +33,6 @@ class Source:
     regions: np.ndarray
 
 
-@dataclass(frozen=True)
-class QueryFeatures:
-    """What a search is made with.
-
-    Attributes:
-        words: (Q,) int32 word of each feature.
-        regions: (Q, 6) float32, original pixels of the query photograph.
-        weights: (Q,) float32 contribution of each feature to the term vector.
-        size: width, height of the query photograph, pixels.
-        box: x1, y1, x2, y2 of the query object, or None for the whole photograph.
-    """
-
-    words: np.ndarray
-    regions: np.ndarray
-    weights: np.ndarray
-    size: tuple[int, int]
-    box: tuple[float, float, float, float] | None
-
-    def terms(self) -> tuple[np.ndarray, np.ndarray]:
-        """Distinct words (U,) and their summed weights (U,) float64."""
-        words, inverse = np.unique(self.words, return_inverse=True)
-        return words, np.bincount(inverse, self.weights, minlength=len(words))
-
-
 def expand(query: QueryFeatures, sources: list[Source]) -> QueryFeatures:
     """The expanded query: ``(q + sum of sources) / (1 + number of sources)``.
 
@@ -67,7 +44,7 @@ def expand(query: QueryFeatures, sources: list[Source]) -> QueryFeatures:
         A query whose features are the original ones and the sources' that fall strictly inside the query box
         (the whole photograph when there is none), all in the query photograph's pixels.
     """
-    box = query.box or (-0.5, -0.5, query.size[0] - 0.5, query.size[1] - 0.5)
+    box = whole_box(query.box, query.size)
     words, regions = [query.words], [query.regions]
     for source in sources:
         carried = frames.carry(frames.invert(source.transform), source.regions)

@@ -1,14 +1,17 @@
 """Putative correspondences: pairs of a query feature and an image feature that share a visual word.
 
-Words that pair up too often say little and are left out; of the others the rarest come first, up to a limit per
-image (protocol of Philbin et al. 2007, bounded).
+Without signatures, words that pair up too often say little and are left out; of the others the rarest come first, up
+to a limit per image (protocol of Philbin et al. 2007, bounded). With signatures only similar pairs count, and the most
+similar come first (Jegou et al. 2008).
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from retrieval.config import VerificationConfig
+from retrieval.vocabulary import hamming
 
 
 @dataclass(frozen=True)
@@ -17,10 +20,10 @@ class Putatives:
 
     Attributes:
         slot: (P,) int64, which shortlisted image; non-decreasing.
-        query: (P,) int64, index of the query feature.
+        query: (P,) int64, the query feature.
         row: (P,) int64, row of the image feature in the index.
         group: (P,) int64, number of the (image, word) group; consecutive from 0, non-decreasing.
-        capacity: (G,) int64, how many one-to-one pairs a group can hold: min(query, image features of the word).
+        capacity: (G,) int64, an upper bound of the one-to-one pairs of a group: the lesser number of features.
         starts: (n_images + 1,) int64; the pairs ``starts[s]:starts[s + 1]`` belong to image s.
     """
 
@@ -32,71 +35,145 @@ class Putatives:
     starts: np.ndarray
 
 
-def find_putatives(
-    query_words: np.ndarray,
-    starts: np.ndarray,
-    ends: np.ndarray,
-    words: np.ndarray,
-    document_frequencies: np.ndarray,
-    config: VerificationConfig,
-) -> Putatives:
+@dataclass(frozen=True)
+class QueryWords:
+    """The words of a query's features.
+
+    Attributes:
+        words: (E,) int32; a feature may stand for several words.
+        owners: (E,) int64 the feature behind each.
+        signatures: (E, bits / 64) uint64 Hamming signatures, or None.
+    """
+
+    words: np.ndarray
+    owners: np.ndarray
+    signatures: np.ndarray | None = None
+
+
+class InvertedFile(Protocol):
+    """What pairing needs of an index; `retrieval.index.segment.Segment` has it."""
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(n, 2), one row an image."""
+
+    @property
+    def word_offsets(self) -> np.ndarray:
+        """(W + 1,) int64 where each word's features begin."""
+
+    @property
+    def images(self) -> np.ndarray:
+        """(N,) int32 image of each feature, sorted within a word."""
+
+    @property
+    def document_frequencies(self) -> np.ndarray:
+        """(W,) int images that contain each word: the rarity order."""
+
+    @property
+    def signatures(self) -> np.ndarray | None:
+        """(bits / 64, N) uint64, or None."""
+
+
+def find_putatives(query: QueryWords, ids: np.ndarray, inverted: InvertedFile, config: VerificationConfig) -> Putatives:
     """Pairs the query's features with those of all shortlisted images at once.
 
     Args:
-        query_words: (Q,) int32 word of each query feature.
-        starts: (n_images,) int64 first row of every shortlisted image in `words`.
-        ends: (n_images,) int64 row behind its last.
-        words: (N,) int32 words of all indexed features, sorted within each image.
-        document_frequencies: (n_words,) images that contain each word: the rarity order.
-        config: `max_pairs_per_word` and `max_putatives`.
+        query: the query's words; their signatures are used if the index has some too.
+        ids: (n,) int64 shortlisted images.
+        inverted: the index.
+        config: `max_pairs_per_word`, `max_putatives` and `max_hamming`.
 
     Returns:
-        The pairs; an image takes whole words, rarest first (ties by word id), while its total stays in the limit.
+        The pairs. Without signatures an image takes whole words, rarest first (ties by word id), while its total stays
+        in the limit; with them the most similar pairs (ties: rarest word first), at most `max_pairs_per_word` of a
+        word.
     """
-    n_images = len(starts)
-    unique, counts = np.unique(query_words, return_counts=True)
-    by_word = np.argsort(query_words, kind="stable")
-    first = np.cumsum(counts) - counts  # where each word begins in `by_word`
+    by_word = np.argsort(query.words, kind="stable")
+    unique, first, counts = np.unique(query.words[by_word], return_index=True, return_counts=True)
     rank = np.empty(len(unique), np.int64)
-    rank[np.lexsort((unique, document_frequencies[unique]))] = np.arange(len(unique))
+    rank[np.lexsort((unique, inverted.document_frequencies[unique]))] = np.arange(len(unique))
 
+    starts, ends = inverted.word_offsets[unique], inverted.word_offsets[unique + 1]
     rows = concatenate_ranges(starts, ends)
-    lookup = np.full(len(document_frequencies), -1, np.int32)
-    lookup[unique] = np.arange(len(unique), dtype=np.int32)
-    found = lookup[words[rows]]
-    hit = np.flatnonzero(found >= 0)
-    word, row = found[hit].astype(np.int64), rows[hit]
-    slot = np.repeat(np.arange(n_images), ends - starts)[hit]
+    lookup = np.full(len(inverted.sizes), -1, np.int64)
+    lookup[ids] = np.arange(len(ids))
+    slot = lookup[inverted.images[rows]]
+    hit = np.flatnonzero(slot >= 0)
+    slot, row, word = slot[hit], rows[hit], np.repeat(np.arange(len(unique)), ends - starts)[hit]
 
-    # groups: runs of one word in one image
+    # groups: runs of one word in one image, then ordered by image and rarity
     new = np.ones(len(hit), bool)
     new[1:] = (slot[1:] != slot[:-1]) | (word[1:] != word[:-1])
     begin = np.flatnonzero(new)
     n_image = np.diff(np.append(begin, len(hit)))
-    n_query = counts[word[begin]]
-    pairs = n_image * n_query
-    keep = pairs <= config.max_pairs_per_word
-    begin, n_image, n_query, pairs = begin[keep], n_image[keep], n_query[keep], pairs[keep]
     order = np.argsort(slot[begin] * (len(unique) + 1) + rank[word[begin]], kind="stable")
-    begin, n_image, n_query, pairs = begin[order], n_image[order], n_query[order], pairs[order]
-    total = np.cumsum(pairs)
-    first_group = np.searchsorted(slot[begin], np.arange(n_images))
-    before = np.concatenate([[0], total])[first_group][slot[begin]]
-    keep = total - before <= config.max_putatives
-    begin, n_image, n_query, pairs = begin[keep], n_image[keep], n_query[keep], pairs[keep]
-
+    begin, n_image = begin[order], n_image[order]
+    n_query = counts[word[begin]]
+    similar = query.signatures is not None and inverted.signatures is not None
+    if not similar:
+        keep = _whole_words(slot[begin], n_image * n_query, len(ids), config)
+        begin, n_image, n_query = begin[keep], n_image[keep], n_query[keep]
+    pairs = n_image * n_query
     group = np.repeat(np.arange(len(begin)), pairs)
     within = np.arange(len(group)) - np.repeat(np.cumsum(pairs) - pairs, pairs)
     of_image, of_query = within // n_query[group], within % n_query[group]
-    pair_slot = slot[begin][group]
+    entry = by_word[first[word[begin]][group] + of_query]
+    row = row[begin[group] + of_image]
+    slot = slot[begin][group]
+    capacity = np.minimum(n_image, n_query)
+    if similar:
+        kept = _most_similar(query, inverted, entry, row, slot, group, config)
+        entry, row, slot = entry[kept], row[kept], slot[kept]
+        left, group = np.unique(group[kept], return_inverse=True)
+        features = np.stack([_distinct(group, values, len(left)) for values in (query.owners[entry], row)])
+        capacity = features.min(axis=0)
     return Putatives(
-        slot=pair_slot,
-        query=by_word[first[word[begin]][group] + of_query],
-        row=row[begin[group] + of_image],
+        slot=slot,
+        query=query.owners[entry],
+        row=row,
         group=group,
-        capacity=np.minimum(n_image, n_query),
-        starts=np.searchsorted(pair_slot, np.arange(n_images + 1)),
+        capacity=capacity,
+        starts=np.searchsorted(slot, np.arange(len(ids) + 1)),
     )
+
+
+def _whole_words(slot: np.ndarray, pairs: np.ndarray, n_slots: int, config: VerificationConfig) -> np.ndarray:
+    """Which groups (sorted by image and rarity) an image takes: not too many pairs each, nor in all."""
+    few = np.flatnonzero(pairs <= config.max_pairs_per_word)
+    slot, pairs = slot[few], pairs[few]
+    total = np.concatenate([[0], np.cumsum(pairs)])
+    first_group = np.searchsorted(slot, np.arange(n_slots))
+    return few[total[1:] - total[first_group][slot] <= config.max_putatives]
+
+
+def _most_similar(
+    query: QueryWords,
+    inverted: InvertedFile,
+    entry: np.ndarray,
+    row: np.ndarray,
+    slot: np.ndarray,
+    group: np.ndarray,
+    config: VerificationConfig,
+) -> np.ndarray:
+    """Positions of the pairs that stay, increasing."""
+    assert query.signatures is not None
+    assert inverted.signatures is not None
+    distance = hamming.distances(inverted.signatures, row, query.signatures, entry)
+    kept = np.flatnonzero(distance <= config.max_hamming)
+    for owner, limit in ((group, config.max_pairs_per_word), (slot, config.max_putatives)):
+        ordered = kept[np.lexsort((kept, distance[kept], owner[kept]))]
+        start = np.searchsorted(owner[ordered], owner[ordered], side="left")
+        kept = np.sort(ordered[np.arange(len(ordered)) - start < limit])
+    return kept
+
+
+def _distinct(group: np.ndarray, values: np.ndarray, groups: int) -> np.ndarray:
+    """How many distinct values each group has: (groups,)."""
+    order = np.lexsort((values, group))
+    group, values = group[order], values[order]
+    new = np.ones(len(group), bool)
+    new[1:] = (group[1:] != group[:-1]) | (values[1:] != values[:-1])
+    return np.bincount(group[new], minlength=groups)
 
 
 def concatenate_ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:

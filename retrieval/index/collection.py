@@ -1,7 +1,7 @@
 """An index on disk: configuration, vocabulary, segments, image list; opened as a read-only `Collection`.
 
 ``INDEX/{manifest.json, config.yaml, vocabulary/, segments/000001/, images.jsonl, removed.npy}``; one segment in
-this format version (0), and nothing is ever removed from it.
+this format version, and nothing is ever removed from it.
 """
 
 import functools
@@ -19,15 +19,16 @@ from retrieval import artefacts
 from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.errors import ArtefactError
-from retrieval.features.store import FAILED, FeatureStore, write_failures
+from retrieval.features.store import FAILED, FeatureStore, ImageFeatures, write_failures
 from retrieval.index import scoring
-from retrieval.index.segment import Segment, build_segment, open_segment, write_segment
+from retrieval.index.segment import IndexedImage, Segment, build_segment, open_segment, write_segment
+from retrieval.vocabulary.hamming import Embedding
 from retrieval.vocabulary.store import Vocabulary, copy_vocabulary, open_vocabulary, require_features
 
 logger = logging.getLogger(__name__)
 
 KIND = "index"
-VERSION = 0
+VERSION = 1
 FIRST_SEGMENT = "000001"
 
 
@@ -60,7 +61,7 @@ class Collection:
 
     @functools.cached_property
     def document_frequencies(self) -> np.ndarray:
-        """(W,) int64, images that contain each word."""
+        """(W,) int32, images that contain each word."""
         return self.segment.document_frequencies
 
     @functools.cached_property
@@ -73,10 +74,31 @@ class Collection:
         """(n,) float64 lengths of the images' tf * idf vectors."""
         return scoring.image_norms(self.segment, self.idf)
 
+    @functools.cached_property
+    def idf_squared(self) -> np.ndarray:
+        """(W,) float64, what a word weighs in votes and in ASMK."""
+        return self.idf.astype(np.float64) ** 2
+
+    @functools.cached_property
+    def vote_norms(self) -> np.ndarray:
+        """(n,) float64 `scoring.binary_norms` with `idf_squared`."""
+        return scoring.binary_norms(self.segment, self.idf_squared)
+
+    @functools.cached_property
+    def _asmk_idf(self) -> np.ndarray:
+        return scoring.asmk_weights(self.idf, self.document_frequencies)
+
+    def asmk_weights(self, idf: bool) -> tuple[np.ndarray, np.ndarray]:
+        """What ASMK weighs words by (W,) and divides images by (n,): with idf squared, or all alike."""
+        if idf:
+            return self._asmk_idf, self.vote_norms
+        alike = np.ones(len(self.idf))
+        return alike, scoring.binary_norms(self.segment, alike)
+
     @property
     def features(self) -> int:
         """How many features are indexed."""
-        return len(self.segment.words)
+        return self.segment.features
 
     def scores(self, words: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """tf-idf cosine of a query with every image, and shared words; see `scoring.tfidf_scores`."""
@@ -96,23 +118,23 @@ def build_index(
         root: the photographs' folder (kept as information).
 
     Raises:
-        ArtefactError: the target exists, or features and vocabulary were made with different settings.
+        ArtefactError: the target exists, features and vocabulary were made with different settings, or signatures are
+            asked for that the vocabulary cannot make.
     """
     target = Path(target)
     if target.exists():
         raise ArtefactError(f"{target} already exists: choose another folder or delete it")
     require_features(vocabulary, store.settings)
-    settings = index_settings(store, vocabulary)
+    settings = index_settings(store, vocabulary, config)
     if Path(config.descriptor.name).is_file():  # weights by path must be found from any folder later
         config = replace(
             config, descriptor=replace(config.descriptor, name=str(Path(config.descriptor.name).resolve()))
         )
 
-    def images() -> Iterator[tuple[tuple[int, int], np.ndarray, np.ndarray]]:
+    def images() -> Iterator[IndexedImage]:
         with tqdm(total=len(store.names), desc="index", unit="image", disable=None) as bar:
             for image in store.images():
-                words = vocabulary.words_of(image.codes)
-                yield (image.width, image.height), image.regions, words
+                yield _indexed(image, vocabulary, config)
                 bar.update()
 
     arrays = build_segment(images(), len(vocabulary.centroids))
@@ -138,14 +160,8 @@ def describe_index(collection: Collection) -> dict[str, Any]:
     """Facts about an index: what `retrieval info` prints."""
     files = [path for path in collection.folder.rglob("*") if path.is_file()]
     segment = collection.segment
-    arrays = (
-        segment.words,
-        segment.positions,
-        segment.shapes,
-        segment.angles,
-        segment.posting_images,
-        segment.posting_counts,
-    )
+    stored = (segment.rows, segment.images, segment.positions, segment.shapes, segment.angles)
+    arrays = [array for array in (*stored, segment.signatures, segment.aggregates) if array is not None]
     counts = np.diff(segment.offsets)
     return {
         "index": str(collection.folder),
@@ -158,6 +174,7 @@ def describe_index(collection: Collection) -> dict[str, Any]:
             "max": int(counts.max(initial=0)),
         },
         "words": len(collection.vocabulary.centroids),
+        "signatures": collection.settings["signatures"],
         "segments": 1,
         "bytes": sum(path.stat().st_size for path in files),
         "bytes_per_feature": round(sum(array.nbytes for array in arrays) / max(collection.features, 1), 2),
@@ -167,9 +184,41 @@ def describe_index(collection: Collection) -> dict[str, Any]:
     }
 
 
-def index_settings(store: FeatureStore, vocabulary: Vocabulary) -> dict[str, Any]:
-    """What decides an index: the features' settings and content, and the words."""
-    return {**store.settings, "features": store.digest, "vocabulary": {"fingerprint": vocabulary.fingerprint}}
+def _indexed(image: ImageFeatures, vocabulary: Vocabulary, config: Config) -> IndexedImage:
+    """Words, and what `index.signatures` asks for, of one photograph."""
+    size, wanted = (image.width, image.height), config.index.signatures
+    descriptors = vocabulary.descriptors_of(image.codes)
+    words = vocabulary.quantizer.assign(descriptors)
+    signatures = aggregates = None
+    if "hamming" in wanted:
+        signatures = require_embedding(vocabulary).signatures(descriptors, words)
+    if "asmk" in wanted:
+        _, aggregates = scoring.aggregate(descriptors, words, vocabulary.centroids, config.asmk.binary)
+    return IndexedImage(size, image.regions, words, signatures, aggregates)
+
+
+def require_embedding(vocabulary: Vocabulary) -> Embedding:
+    """The vocabulary's Hamming embedding.
+
+    Raises:
+        ArtefactError: it has none.
+    """
+    if vocabulary.embedding is None:
+        raise ArtefactError(
+            f"the vocabulary {vocabulary.folder} cannot make signatures: train it with --set index.signatures=[hamming]"
+        )
+    return vocabulary.embedding
+
+
+def index_settings(store: FeatureStore, vocabulary: Vocabulary, config: Config) -> dict[str, Any]:
+    """What decides an index: the features' settings and content, the words, and the signatures."""
+    signatures = {}
+    if "hamming" in config.index.signatures:
+        signatures["hamming"] = require_embedding(vocabulary).fingerprint
+    if "asmk" in config.index.signatures:
+        signatures["asmk"] = "signs" if config.asmk.binary else "vectors"
+    words = {"fingerprint": vocabulary.fingerprint}
+    return {**store.settings, "features": store.digest, "vocabulary": words, "signatures": signatures}
 
 
 def open_index(folder: str | Path, verify: bool = False) -> Collection:
@@ -200,6 +249,12 @@ def open_index(folder: str | Path, verify: bool = False) -> Collection:
     vocabulary = open_vocabulary(folder / "vocabulary", verify=verify)
     if vocabulary.fingerprint != manifest["settings"]["vocabulary"]["fingerprint"]:
         raise ArtefactError(f"{folder / 'vocabulary'} is not the vocabulary this index was built with; rebuild it")
+    made_by = manifest["settings"]["signatures"].get("hamming")
+    if made_by is not None and require_embedding(vocabulary).fingerprint != made_by:
+        raise ArtefactError(
+            f"{folder}: its signatures were made by another projection than {vocabulary.folder / 'hamming'} holds; "
+            "rebuild it"
+        )
     return Collection(folder, config, manifest["settings"], names, segment, vocabulary, manifest["facts"]["root"])
 
 

@@ -1,12 +1,22 @@
-"""tf-idf cosine scores over an inverted file: one vectorised pass over the postings of the query's words.
+"""Scores of all images against a query, over the inverted file: tf-idf cosine, Hamming-embedding votes, ASMK.
 
-Sivic & Zisserman 2003 / Philbin et al. 2007: ``idf = log(N / n_w)`` and the cosine of tf * idf vectors.
+Sivic & Zisserman 2003 / Philbin et al. 2007: ``idf = log(N / n_w)`` and the cosine of tf * idf vectors. Jegou et al.
+2008 and 2009 / Tolias & Jegou 2014: votes of features whose signatures are close, less for bursts. Tolias et al. 2013:
+one aggregated residual per word and image, compared by a selective kernel. Each is a vectorised pass over the lists of
+the query's words.
 """
 
-import numpy as np
+from dataclasses import dataclass
 
+import numpy as np
+from scipy.sparse import csr_array
+
+from retrieval.config import AsmkConfig, HammingConfig
 from retrieval.geometry.putatives import concatenate_ranges
-from retrieval.index.segment import Segment
+from retrieval.index.segment import Segment, openings
+from retrieval.vocabulary import hamming
+
+_CHUNK = 1 << 18  # list entries looked at in one pass: their arrays stay near the processor
 
 
 def inverse_document_frequencies(document_frequencies: np.ndarray, images: int) -> np.ndarray:
@@ -29,15 +39,30 @@ def image_norms(segment: Segment, idf: np.ndarray) -> np.ndarray:
     """Lengths of the images' tf * idf vectors.
 
     Args:
-        segment: the postings.
+        segment: the inverted file.
         idf: (W,) float32.
 
     Returns:
         (n,) float64; 0 for an image whose words all have idf 0, or that has none.
     """
-    per_posting = np.repeat(idf.astype(np.float64), np.diff(segment.posting_offsets))
-    per_posting *= segment.posting_counts
-    return np.sqrt(np.bincount(segment.posting_images, per_posting**2, minlength=len(segment.sizes)))
+    first = np.flatnonzero(openings(np.asarray(segment.images), np.diff(segment.word_offsets)))
+    counts = np.diff(np.append(first, segment.features))
+    per_pair = np.repeat(idf.astype(np.float64), segment.document_frequencies) * counts
+    return np.sqrt(np.bincount(segment.images[first], per_pair**2, minlength=len(segment.sizes)))
+
+
+def binary_norms(segment: Segment, weights: np.ndarray) -> np.ndarray:
+    """``sqrt(sum of weights over the distinct words)`` of every image: the norm of votes and of ASMK.
+
+    Args:
+        segment: the inverted file.
+        weights: (W,) float64, idf squared, or ones.
+
+    Returns:
+        (n,) float64.
+    """
+    per_pair = np.repeat(weights.astype(np.float64), segment.document_frequencies)
+    return np.sqrt(np.bincount(segment.pair_images, per_pair, minlength=len(segment.sizes)))
 
 
 def tfidf_scores(
@@ -46,7 +71,7 @@ def tfidf_scores(
     """Cosine between a query's and every image's tf * idf vector.
 
     Args:
-        segment: the postings.
+        segment: the inverted file.
         words: (U,) int, distinct query words.
         weights: (U,) float, their term frequencies (fractions when averaged over several images).
         idf: (W,) float32.
@@ -60,10 +85,204 @@ def tfidf_scores(
     scores = np.zeros(len(segment.sizes))
     query = (weights * idf[words]).astype(np.float64)
     length = max(float(np.sqrt((query**2).sum())), np.finfo(np.float64).tiny)
-    starts, ends = segment.posting_offsets[words], segment.posting_offsets[words + 1]
-    at = concatenate_ranges(starts, ends)
-    contribution = np.repeat(query * idf[words] / length, ends - starts) * segment.posting_counts[at]
-    images = segment.posting_images[at]
+    starts, ends = segment.word_offsets[words], segment.word_offsets[words + 1]
+    images = segment.images[concatenate_ranges(starts, ends)]
+    contribution = np.repeat(query * idf[words] / length, ends - starts)
     dot = np.bincount(images, contribution, minlength=len(scores))
     np.divide(dot, norms, out=scores, where=norms > 0)
-    return scores, np.bincount(images, minlength=len(scores))
+    return scores, np.bincount(images[openings(images, ends - starts)], minlength=len(scores))
+
+
+@dataclass(frozen=True)
+class Votes:
+    """What Hamming-embedding voting finds.
+
+    Attributes:
+        scores: (n,) float64, higher is better; 0 without a match.
+        strict: (n,) int64 matches of at most `strict` bits; 0 where none were asked for.
+    """
+
+    scores: np.ndarray
+    strict: np.ndarray
+
+
+def hamming_votes(
+    segment: Segment,
+    words: np.ndarray,
+    signatures: np.ndarray,
+    owners: np.ndarray,
+    config: HammingConfig,
+    word_weights: np.ndarray | None = None,
+    norms: np.ndarray | None = None,
+    strict: int = -1,
+) -> Votes:
+    """Votes of the matches between a query's features and every image's.
+
+    Two features match when they have the same word and their signatures differ in at most `threshold` bits h. A match
+    weighs exp(-(h / sigma)^2), times the weight of its word. The m matches that one query feature has in one image
+    count as their sum / sqrt(m) (intra-image burstiness, Jegou et al. 2009). The sum is divided by the image's norm.
+
+    Args:
+        segment: the inverted file, with signatures.
+        words: (E,) int words of the query's features; a feature may stand for several words (multiple assignment).
+        signatures: (E, bits / 64) uint64, one for each of these words.
+        owners: (E,) int, the feature behind each entry.
+        config: threshold and sigma.
+        word_weights: (W,) float64, idf squared; None = ones.
+        norms: (n,) from `binary_norms`; None = ones.
+        strict: bits for `Votes.strict`.
+
+    Returns:
+        Scores and strict matches of every image.
+
+    Raises:
+        ValueError: the segment has no signatures, or of another length.
+    """
+    if segment.signatures is None or len(segment.signatures) != signatures.shape[1]:
+        raise ValueError("the index has no signatures of this length")
+    n = len(segment.sizes)
+    weight_of = np.exp(-((np.arange(64 * signatures.shape[1] + 1) / config.sigma) ** 2))
+    order = np.argsort(owners, kind="stable")
+    words, signatures, owners = words[order], signatures[order], owners[order].astype(np.int64)
+    starts, ends = segment.word_offsets[words], segment.word_offsets[words + 1]
+    kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for chunk in _batches(ends - starts, _CHUNK):
+        entry = np.repeat(np.arange(chunk.start, chunk.stop), (ends - starts)[chunk])
+        at = concatenate_ranges(starts[chunk], ends[chunk])
+        distance = hamming.distances(segment.signatures, at, signatures, entry)
+        close = np.flatnonzero(distance <= config.threshold)
+        kept.append((entry[close], segment.images[at[close]], distance[close]))
+    entry, image, distance = (np.concatenate(part) for part in zip(*kept, strict=True)) if kept else _nothing()
+    value = weight_of[distance]
+    if word_weights is not None:
+        value *= word_weights[words[entry]]
+    key = owners[entry] * n + image
+    if len(key) and (key[1:] < key[:-1]).any():  # several words of one feature: its matches in an image lie apart
+        by_key = np.argsort(key, kind="stable")
+        key, value, image = key[by_key], value[by_key], image[by_key]
+        distance = distance[by_key]
+    first = np.flatnonzero(np.append(True, key[1:] != key[:-1])[: len(key)])
+    scores = np.zeros(n)
+    if len(first):
+        sizes = np.diff(np.append(first, len(key)))
+        scores += np.bincount(image[first], np.add.reduceat(value, first) / np.sqrt(sizes), minlength=n)
+    if norms is not None:
+        np.divide(scores, norms, out=scores, where=norms > 0)
+    return Votes(scores, np.bincount(image[distance.astype(np.int64) <= strict], minlength=n))
+
+
+def _nothing() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64)
+
+
+def _batches(lengths: np.ndarray, most: int) -> list[slice]:
+    """Consecutive lists with about so many entries together."""
+    ends = np.cumsum(lengths)
+    batches, start, done = [], 0, 0
+    while start < len(lengths):
+        stop = max(start + 1, int(np.searchsorted(ends, done + most, side="right")))
+        batches.append(slice(start, stop))
+        start, done = stop, int(ends[stop - 1])
+    return batches
+
+
+def aggregate(
+    descriptors: np.ndarray, words: np.ndarray, centroids: np.ndarray, binary: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """One residual per word: the sum of ``descriptor - centroid`` over the descriptors of the word (ASMK).
+
+    Args:
+        descriptors: (Q, D) float32.
+        words: (Q,) int, or (Q, m) several words of each.
+        centroids: (K, D) float32.
+        binary: signs as bits (ASMK*), or unit rows in half precision.
+
+    Returns:
+        words: (U,) int32 distinct words, increasing.
+        aggregates: (U, D / 64) uint64 or (U, D) float16; a residual of 0 has no positive sign, and a zero row.
+    """
+    several = words[:, None] if words.ndim == 1 else words
+    flat = several.ravel()
+    order = np.argsort(flat, kind="stable")
+    distinct, first, counts = np.unique(flat[order], return_index=True, return_counts=True)
+    if not len(distinct):
+        shape = (0, centroids.shape[1] // 64) if binary else (0, centroids.shape[1])
+        return np.empty(0, np.int32), np.empty(shape, np.uint64 if binary else np.float16)
+    sums = np.add.reduceat(descriptors[order // several.shape[1]], first, axis=0, dtype=np.float64)
+    sums -= counts[:, None] * centroids[distinct].astype(np.float64)
+    if binary:
+        return distinct.astype(np.int32), hamming.pack(sums > 0)
+    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+    return distinct.astype(np.int32), (sums / np.maximum(lengths, 1e-12)).astype(np.float16)
+
+
+def asmk_weights(idf: np.ndarray, document_frequencies: np.ndarray) -> np.ndarray:
+    """(W,) float64: idf squared, and 1 for a word that no image has.
+
+    Such a word counts in the query's norm alone, so in no ranking; the authors' package does the same.
+    """
+    return np.where(document_frequencies > 0, idf.astype(np.float64) ** 2, 1.0)
+
+
+def asmk_scores(
+    segment: Segment,
+    words: np.ndarray,
+    aggregates: np.ndarray,
+    config: AsmkConfig,
+    word_weights: np.ndarray,
+    norms: np.ndarray,
+) -> np.ndarray:
+    """Aggregated selective match kernel between a query and every image (Tolias et al. 2013).
+
+    ``sum over shared words of weight * sign(u) |u|^alpha`` for the similarities u that reach the threshold, divided by
+    both norms ``sqrt(sum of weights)``; u = 1 - 2 h / bits for signs (ASMK*), the inner product otherwise.
+
+    Args:
+        segment: the inverted file, with aggregates.
+        words: (U,) int distinct query words.
+        aggregates: (U, ...) from `aggregate`.
+        config: alpha and threshold.
+        word_weights: (W,) float64, idf squared, or ones.
+        norms: (n,) from `binary_norms` with the same weights.
+
+    Returns:
+        (n,) float64.
+
+    Raises:
+        ValueError: the segment has no aggregates, or of another form.
+    """
+    stored = segment.aggregates
+    binary = aggregates.dtype == np.uint64
+    size = None if stored is None else len(stored) if binary else stored.shape[1]
+    if stored is None or stored.dtype != aggregates.dtype or size != aggregates.shape[1]:
+        raise ValueError("the index has no ASMK vectors of this form")
+    scores = np.zeros(len(segment.sizes))
+    bits = 64 * aggregates.shape[1]
+    # signs: a value for every distance; single precision, as most of the time goes into moving numbers
+    of_distance = _selective(1 - 2 * np.arange(bits + 1) / bits, config).astype(np.float32)
+    weights = word_weights[words].astype(np.float32)
+    lists = segment.aggregate_lists
+    for chunk in _batches(segment.document_frequencies[words], _CHUNK):
+        found = [part[words[chunk]] for part in lists]  # sparse (words, images), the same places in each
+        lengths, first = np.diff(found[0].indptr), found[0]
+        if binary:
+            counts = []
+            for part, column in zip(found, np.ascontiguousarray(aggregates[chunk].T), strict=True):
+                differing = part.data.view(np.uint64)
+                differing ^= column.repeat(lengths)
+                counts.append(np.bitwise_count(differing))
+            value = of_distance.take(sum(counts[1:], counts[0]) if bits <= 255 else np.sum(counts, axis=0))
+        else:
+            theirs = stored[first.data].astype(np.float32)
+            ours = aggregates[chunk].astype(np.float32).repeat(lengths, axis=0)
+            value = _selective(np.einsum("pd,pd->p", theirs, ours), config)
+        scores += weights[chunk] @ csr_array((value, first.indices, first.indptr), first.shape)
+    length = np.sqrt(word_weights[words].sum())
+    np.divide(scores, norms * length, out=scores, where=norms * length > 0)
+    return scores
+
+
+def _selective(similarity: np.ndarray, config: AsmkConfig) -> np.ndarray:
+    """``sign(u) |u|^alpha``; 0 below the threshold."""
+    value = np.sign(similarity) * np.abs(similarity) ** config.alpha
+    return np.where(similarity >= config.threshold, value, 0.0)

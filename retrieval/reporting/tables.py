@@ -3,11 +3,15 @@
 from typing import Any
 
 from retrieval.reporting.published import published
+from retrieval.rows import HEADINGS
 
-HEADINGS = {"bow": "BoW", "bow+sv": "BoW + SV", "bow+sv+qe": "BoW + SV + QE"}
 DATASETS = {
     "oxford5k": "Oxford5k",
     "paris6k": "Paris6k",
+    "roxford5k": "ROxford5k",
+    "rparis6k": "RParis6k",
+    "roxford5k+r1m": "ROxford5k with the million distractors of R1M",
+    "rparis6k+r1m": "RParis6k with the million distractors of R1M",
     "demo": "generated planar views (not Oxford5k)",
     "folder": "a collection of your own",
 }
@@ -40,15 +44,33 @@ def results_table(report: dict[str, Any]) -> str:
                 cell += f" (published {100 * results[row]['published']:.1f}"
                 reference = published(dataset, descriptor, row)
                 if reference and reference.note:
-                    notes.append(reference.note)
-                    cell += f" [{len(notes)}]"
+                    if reference.note not in notes:
+                        notes.append(reference.note)
+                    cell += f" [{notes.index(reference.note) + 1}]"
                 cell += ")"
             cells.append(cell)
         lines.append(f"| {descriptor} | " + " | ".join(cells) + " |")
     if notes:
         lines += ["", *(f"[{number}] {note}" for number, note in enumerate(notes, 1))]
-    lines += ["", *_timings(report)]
+    lines += ["", *_protocols(report), *_timings(report)]
     return "\n".join(lines).strip() + "\n"
+
+
+def _protocols(report: dict[str, Any]) -> list[str]:
+    """A table of all protocols where there are several; the one above shows the protocol "medium"."""
+    lines = []
+    for descriptor, results in report["results"].items():
+        several = [row for row in results if "protocols" in results[row]]
+        if not several:
+            continue
+        lines += [f"{descriptor}, every protocol (the table above is medium):", ""]
+        lines += ["| row | protocol | mAP | mP@1 | mP@5 | mP@10 |", "|---" * 6 + "|"]
+        for row in several:
+            for name, one in results[row]["protocols"].items():
+                cells = (f"{100 * one[key]:.1f}" for key in ("map", "mp@1", "mp@5", "mp@10"))
+                lines.append(f"| {HEADINGS[row]} | {name} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return lines
 
 
 def per_query_table(report: dict[str, Any]) -> str:

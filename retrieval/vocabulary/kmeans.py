@@ -39,11 +39,13 @@ class TrainedVocabulary:
         statistics: JSON values: `objective` (sum of squared distances before each iteration's update),
             `reseeded` (empty cells re-seeded in each iteration), `empty_words`, `descriptors`, `seconds`,
             `device`, `assignment`.
+        mean: (D,) float32 of the sample, subtracted before clustering (`VocabularyConfig.centre`), or None.
     """
 
     centroids: np.ndarray
     counts: np.ndarray
     statistics: dict[str, Any]
+    mean: np.ndarray | None = None
 
 
 def train(
@@ -75,6 +77,8 @@ def train(
     sample = dequantise(_sample(descriptors, config, rng), quantisation)  # (n, D)
     if not np.isfinite(sample).all():
         raise ValueError("descriptors hold values that are not finite")
+    mean = sample.mean(axis=0, dtype=np.float64).astype(np.float32) if config.centre else None
+    sample = centre(sample, mean)
     centroids = sample[np.sort(rng.choice(len(sample), config.words, replace=False))]  # (K, D)
     kind = _assignment(config)
     device = _device(faiss)
@@ -114,7 +118,18 @@ def train(
         "device": device,
         "assignment": kind,
     }
-    return TrainedVocabulary(centroids, counts, statistics)
+    return TrainedVocabulary(centroids, counts, statistics, mean)
+
+
+def centre(descriptors: np.ndarray, mean: np.ndarray | None) -> np.ndarray:
+    """Descriptors (N, D) float32 less their training mean (D,), as unit rows; unchanged where `mean` is None.
+
+    Tolias & Jegou 2014 do so for SIFT, whose components are all positive: signs say more around the mean.
+    """
+    if mean is None:
+        return descriptors
+    shifted = descriptors - mean
+    return shifted / np.maximum(np.linalg.norm(shifted, axis=1, keepdims=True), np.float32(1e-12))
 
 
 def dequantise(descriptors: np.ndarray, quantisation: tuple[float, float] | None) -> np.ndarray:

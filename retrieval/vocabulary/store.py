@@ -1,7 +1,8 @@
 """Vocabularies on disk: centroids, training counts and, for approximate search, the search structure.
 
-``VOCAB/{manifest.json, centroids.npy, counts.npy, held_out.npy, search.faiss}``; the last one only where search is
-approximate, so that a million words open in a moment and every reader assigns the same words.
+``VOCAB/{manifest.json, centroids.npy, counts.npy, held_out.npy, search.faiss, hamming/}``; the search structure only
+where search is approximate, so that a million words open in a moment and every reader assigns the same words;
+``hamming/`` only where signatures were asked for (`vocabulary.hamming`).
 
 A compact vocabulary keeps its centroids as bytes, like stored descriptors, and serves any photographs and detector
 settings; only the descriptor has to be the one that it was made for. One comes with the program (`bundled`).
@@ -21,7 +22,9 @@ from hardnet import quantise
 from retrieval import artefacts
 from retrieval.config import VocabularyConfig
 from retrieval.errors import ArtefactError
-from retrieval.vocabulary.kmeans import TrainedVocabulary, dequantise
+from retrieval.vocabulary import hamming
+from retrieval.vocabulary.hamming import Embedding
+from retrieval.vocabulary.kmeans import TrainedVocabulary, centre, dequantise
 from retrieval.vocabulary.quantizer import Quantizer, build_search, import_faiss, search_kind
 
 KIND, VERSION = "vocabulary", 0
@@ -46,6 +49,8 @@ class Vocabulary:
         statistics: of the training, see `kmeans.TrainedVocabulary`.
         config: the search it was saved with.
         held_out: (M, D) descriptors or codes kept out of the training, memory-mapped.
+        mean: (D,) float32 that is subtracted from descriptors (`VocabularyConfig.centre`), or None.
+        signer: folder of the Hamming embedding, or None.
     """
 
     folder: Path
@@ -57,6 +62,17 @@ class Vocabulary:
     statistics: dict[str, Any]
     config: VocabularyConfig
     held_out: np.ndarray
+    mean: np.ndarray | None = None
+    signer: Path | None = None
+
+    @cached_property
+    def embedding(self) -> Embedding | None:
+        """What makes signatures for these words, or None where the vocabulary has no such part.
+
+        Raises:
+            ArtefactError: it is damaged, or was made for other words.
+        """
+        return None if self.signer is None else hamming.open_embedding(self.signer, self.fingerprint)
 
     @cached_property
     def quantizer(self) -> Quantizer:
@@ -73,7 +89,11 @@ class Vocabulary:
         Returns:
             (N,) int32.
         """
-        return self.quantizer.assign(dequantise(codes, self.quantisation))
+        return self.quantizer.assign(self.descriptors_of(codes))
+
+    def descriptors_of(self, codes: np.ndarray) -> np.ndarray:
+        """Stored descriptors as the words see them: float32 (N, D), centred where the vocabulary is."""
+        return centre(dequantise(codes, self.quantisation), self.mean)
 
 
 def save_vocabulary(
@@ -103,6 +123,8 @@ def save_vocabulary(
     }
     arrays = {"centroids": trained.centroids.astype(np.float32), "counts": trained.counts.astype(np.int32)}
     arrays["held_out"] = trained.centroids[:0] if held_out is None else held_out
+    if trained.mean is not None:
+        arrays["mean"] = trained.mean
     with artefacts.building(Path(path)) as folder:
         kind = search_kind(config, words)
         if kind != "exact":
@@ -150,6 +172,8 @@ def open_vocabulary(path: str | Path, verify: bool = False) -> Vocabulary:
             facts["statistics"],
             config,
             arrays["held_out"],
+            arrays.get("mean"),
+            folder / hamming.FOLDER if (folder / hamming.FOLDER).is_dir() else None,
         )
     except (KeyError, TypeError) as error:
         raise ArtefactError(f"{folder / artefacts.MANIFEST} is incomplete ({error}); rebuild {folder}") from error
@@ -163,12 +187,13 @@ def save_compact(path: str | Path, vocabulary: Vocabulary) -> None:
         vocabulary: of quantised descriptors, small enough for exact search.
 
     Raises:
-        ArtefactError: its descriptors are not stored as bytes, or its search is approximate.
+        ArtefactError: its descriptors are not stored as bytes, they are centred, or its search is approximate.
     """
-    if vocabulary.quantisation is None or search_kind(vocabulary.config, len(vocabulary.centroids)) != "exact":
+    exact = search_kind(vocabulary.config, len(vocabulary.centroids)) == "exact"
+    if vocabulary.quantisation is None or vocabulary.mean is not None or not exact:
         raise ArtefactError(
-            f"{vocabulary.folder} cannot be made compact: that takes descriptors stored as bytes and exact search "
-            f"(at most {vocabulary.config.exact_up_to} words)"
+            f"{vocabulary.folder} cannot be made compact: that takes descriptors stored as bytes, not centred, and "
+            f"exact search (at most {vocabulary.config.exact_up_to} words)"
         )
     settings = {key: vocabulary.settings[key] for key in ("vocabulary", "seed", "descriptor")}
     facts = {
@@ -213,10 +238,12 @@ def require_features(vocabulary: Vocabulary, settings: Mapping[str, Any]) -> Non
 def copy_vocabulary(vocabulary: Vocabulary, target: Path) -> None:
     """Copies an opened vocabulary's files into a new folder, for example inside an index being built."""
     target.mkdir(parents=True)
-    names = [artefacts.MANIFEST, "centroids.npy", "counts.npy", "held_out.npy", SEARCH_FILE]
+    names = [artefacts.MANIFEST, "centroids.npy", "counts.npy", "held_out.npy", "mean.npy", SEARCH_FILE]
     for name in names:
         if (vocabulary.folder / name).exists():
             shutil.copyfile(vocabulary.folder / name, target / name)
+    if vocabulary.signer is not None:
+        shutil.copytree(vocabulary.signer, target / hamming.FOLDER)
 
 
 def check_vocabulary(vocabulary: Vocabulary, held_out: np.ndarray) -> dict[str, Any]:
@@ -234,7 +261,7 @@ def check_vocabulary(vocabulary: Vocabulary, held_out: np.ndarray) -> dict[str, 
         exp(entropy of the training counts), the size of a uniform vocabulary that tells as much.
     """
     step = max(1, -(-len(held_out) // CHECKED_DESCRIPTORS))
-    sample = dequantise(held_out[::step], vocabulary.quantisation)
+    sample = vocabulary.descriptors_of(held_out[::step])
     counts = np.asarray(vocabulary.counts, np.float64)
     shares = counts[counts > 0] / max(counts.sum(), 1.0)
     return {

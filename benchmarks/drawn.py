@@ -1,0 +1,121 @@
+"""An index of thousands of images, and queries to it, drawn from the features of a few hundred real photographs.
+
+Features are those of the `paris250` and `sf300` photographs; words are descriptors of `sf300`, as they are. Every drawn
+image takes some features of one photograph with their words and geometry, so words are as frequent and as bursty, and
+images as alike, as in real photographs.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import hardnet
+from benchmarks import record
+from benchmarks.evaluate_real import real_benchmark
+from retrieval import config as settings_module
+from retrieval.config import Config, VocabularyConfig
+from retrieval.features.extractor import extract_collection
+from retrieval.features.store import FeatureStore
+from retrieval.index.collection import Collection
+from retrieval.index.segment import IndexedImage, Segment, build_segment
+from retrieval.vocabulary.quantizer import Quantizer
+from retrieval.vocabulary.store import Vocabulary
+
+WORK = Path("runs/query")  # one extraction serves all benchmarks that draw
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Some features of one photograph.
+
+    Attributes:
+        size: the photograph's width, height in pixels.
+        regions: (m, 6) float32.
+        words: (m,) int32.
+        descriptors: (m, D) float32.
+    """
+
+    size: tuple[int, int]
+    regions: np.ndarray
+    words: np.ndarray
+    descriptors: np.ndarray
+
+
+class Photographs:
+    """Features of the real photographs with their words.
+
+    Args:
+        store: the features.
+        n_words: how many descriptors of `sf300` are the words.
+        work: words of all features are kept here.
+        rng: draws the words, and after them images and queries.
+    """
+
+    def __init__(self, store: FeatureStore, n_words: int, work: Path, rng: np.random.Generator):
+        self.store = store
+        self.images = list(store.images())
+        self.rng = rng
+        of_vocabulary = np.concatenate([image.codes for image in self.images if image.name.startswith("sf300/")])
+        chosen = np.sort(rng.choice(len(of_vocabulary), n_words, replace=False))
+        centroids = hardnet.dequantise(of_vocabulary[chosen], store.quantisation)
+        self.quantizer = Quantizer(centroids, VocabularyConfig(words=n_words))
+        decided_by = {"features": store.digest, "chosen": settings_module.digest({"rows": chosen.tolist()})}
+        kept = work / f"words-{settings_module.digest(decided_by)}.npy"
+        if not kept.exists():
+            np.save(kept, self._assigned(), allow_pickle=False)
+        self.words = np.load(kept, allow_pickle=False)  # (N,) int32 of all features, in the order of the store
+        self._bounds = np.cumsum([0] + [len(image.codes) for image in self.images])
+
+    def draw_images(self, count: int, features: int) -> Iterator[Drawn]:
+        """So many features of each photograph in turn, of those that have so many."""
+        enough = self._with_at_least(features)
+        for number in range(count):
+            yield self._draw(enough[number % len(enough)], features)
+
+    def draw_queries(self, count: int, features: int) -> Iterator[Drawn]:
+        """So many features of photographs drawn among those that have so many."""
+        for i in self.rng.choice(self._with_at_least(features), count):
+            yield self._draw(i, features)
+
+    def dequantised(self, codes: np.ndarray) -> np.ndarray:
+        """(m, D) float32 descriptors of stored codes (m, D)."""
+        return hardnet.dequantise(codes, self.store.quantisation)
+
+    def _with_at_least(self, features: int) -> list[int]:
+        return [i for i, image in enumerate(self.images) if len(image.codes) >= features]
+
+    def _draw(self, i: int, features: int) -> Drawn:
+        image = self.images[i]
+        rows = self.rng.choice(len(image.codes), features, replace=False)
+        words = self.words[self._bounds[i] + rows]
+        return Drawn((image.width, image.height), image.regions[rows], words, self.dequantised(image.codes[rows]))
+
+    def _assigned(self) -> np.ndarray:
+        images = tqdm(self.images, desc="words", unit="image", disable=None)
+        return np.concatenate([self.quantizer.assign(self.dequantised(image.codes)) for image in images])
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The parser of a benchmark that draws: `record.parser` with ``--work`` and ``--set``."""
+    result = record.parser(description)
+    result.add_argument("--work", type=Path, default=WORK, help=f"features and words are kept here (default {WORK})")
+    result.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
+    return result
+
+
+def extracted(work: Path, config: Config) -> FeatureStore:
+    """Features of the real photographs, in ``work/features``."""
+    benchmark = real_benchmark(record.real_data(), gate=False)
+    return extract_collection(benchmark.images, work / "features", config)
+
+
+def collection_of(images: Iterator[IndexedImage], n_words: int, config: Config) -> Collection:
+    """An index in memory, without a vocabulary: queries bring their words."""
+    segment = Segment(**build_segment(images, n_words))
+    names = tuple(str(number) for number in range(len(segment.sizes)))
+    no_vocabulary = Vocabulary(Path(), np.empty((0, 0)), np.empty(0), {}, None, "", {}, VocabularyConfig(), np.empty(0))
+    return Collection(Path(), config, {}, names, segment, no_vocabulary, "")

@@ -1,0 +1,115 @@
+"""Hamming query expansion (Tolias & Jegou 2014): the query's words and signatures, refined by reliable images.
+
+A first pass votes without idf and without norms. Reliable images are those with enough matches under a strict
+threshold (or, with geometry, those that verification confirms). Words that many of them share join the query, and all
+signatures that a word has in the query and in the reliable images are merged into one by majority, bit by bit. The
+second pass votes with the merged query.
+"""
+
+import numpy as np
+
+from retrieval.config import HqeConfig
+from retrieval.geometry import frames
+from retrieval.geometry.putatives import QueryWords
+from retrieval.index.scoring import Votes
+from retrieval.index.segment import Segment
+from retrieval.queries import whole_box
+from retrieval.vocabulary import hamming
+
+
+def reliable_images(first: Votes, config: HqeConfig) -> np.ndarray:
+    """Images with at least `min_matches` strict matches among the `depth` best of the first pass.
+
+    Args:
+        first: votes without idf and norms, with strict matches counted.
+        config: `depth` and `min_matches`.
+
+    Returns:
+        (r,) int64 image ids, best first; ties by image id.
+    """
+    best = np.argsort(-first.scores, kind="stable")[: config.depth]
+    return best[(first.scores[best] > 0) & (first.strict[best] >= config.min_matches)]
+
+
+def features_of(segment: Segment, images: np.ndarray) -> np.ndarray:
+    """(m,) int64 rows of all features of some images."""
+    parts = [segment.image_rows(int(image)).astype(np.int64) for image in images]
+    return np.concatenate([np.empty(0, np.int64), *parts])
+
+
+def features_inside(
+    segment: Segment,
+    images: np.ndarray,
+    transforms: np.ndarray,
+    box: tuple[float, float, float, float] | None,
+    size: tuple[int, int],
+) -> np.ndarray:
+    """Rows of the features of some images that show the query.
+
+    Args:
+        segment: the index.
+        images: (r,) int image ids.
+        transforms: (r, 2, 3) query -> image, original pixels.
+        box: of the query object, or None for the whole photograph.
+        size: width, height of the query photograph, pixels.
+
+    Returns:
+        (m,) int64 rows whose centre, carried back into the query photograph, lies strictly inside the box.
+    """
+    found = [np.empty(0, np.int64)]
+    for image, transform in zip(images, transforms, strict=True):
+        rows = segment.image_rows(int(image)).astype(np.int64)
+        carried = frames.carry(frames.invert(transform), segment.regions(rows))
+        found.append(rows[frames.inside_box(carried, whole_box(box, size))])
+    return np.concatenate(found)
+
+
+def expand(query: QueryWords, segment: Segment, rows: np.ndarray, config: HqeConfig, seed: int) -> QueryWords:
+    """The merged query.
+
+    Args:
+        query: words and signatures of the query's features.
+        segment: the index, with signatures.
+        rows: (m,) features of the reliable images.
+        config: `new_words`.
+        seed: of the bits that a vote leaves undecided.
+
+    Returns:
+        Every word of the query, and of the other words of `rows` those that most reliable images have (ties by word
+        id), up to `new_words` times as many as the query has distinct ones; one signature each.
+    """
+    assert query.signatures is not None
+    assert segment.signatures is not None
+    own = np.unique(query.words)
+    words = segment.words_at(rows)
+    pairs = np.unique(np.stack([words, segment.images[rows]]), axis=1)
+    others, images = np.unique(pairs[0][~np.isin(pairs[0], own)], return_counts=True)
+    most_common = others[np.argsort(-images, kind="stable")]
+    chosen = np.sort(np.concatenate([own, most_common[: int(config.new_words * len(own))]])).astype(np.int32)
+    taken = np.isin(words, chosen)
+    all_words = np.concatenate([query.words, words[taken]])
+    signatures = np.concatenate([query.signatures, segment.signatures[:, rows[taken]].T])
+    merged = majority(all_words, signatures, np.random.default_rng(seed))
+    return QueryWords(chosen, np.arange(len(chosen)), merged)
+
+
+def majority(words: np.ndarray, signatures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One signature per word: each bit as most of the word's signatures have it; drawn where they are even.
+
+    Args:
+        words: (m,) int.
+        signatures: (m, bits / 64) uint64.
+        rng: one bit is drawn for every word and place, decided or not: ``rng.integers(0, 2, (U, bits))``.
+
+    Returns:
+        (U, bits / 64) uint64, in the order of increasing words.
+    """
+    order = np.argsort(words, kind="stable")
+    distinct, first, counts = np.unique(words[order], return_index=True, return_counts=True)
+    drawn = rng.integers(0, 2, (len(distinct), 64 * signatures.shape[1]), dtype=np.uint8)
+    if not len(distinct):
+        return np.empty((0, signatures.shape[1]), np.uint64)
+    ones = np.add.reduceat(hamming.unpack(signatures[order]), first, axis=0, dtype=np.int64)
+    twice = 2 * ones
+    bits = np.where(twice == counts[:, None], drawn == 1, twice > counts[:, None])
+    return hamming.pack(bits)

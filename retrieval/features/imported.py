@@ -1,0 +1,132 @@
+"""Features from elsewhere: a feature store made from the files of another program, without photographs.
+
+Two layouts are read: a folder of ``.npy`` files (`retrieval.features.npy_folder`) and the public files of CTU Prague
+(`retrieval.features.ctu`); docs/formats.md describes both. What is made is an ordinary `FeatureStore`, but its settings
+say that it was imported: it is never mixed with features of our own.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from retrieval.artefacts import PLAN, require_settings
+from retrieval.errors import ArtefactError, DatasetError
+from retrieval.features import ctu, npy_folder, store
+from retrieval.features.sources import Source
+from retrieval.features.store import FeatureStore
+
+logger = logging.getLogger(__name__)
+
+IMPORTED = {"source": "imported"}  # in the place of the settings that made the features, which nobody knows
+
+
+def import_features(source: str | Path, name: str, folder: str | Path, shard_images: int = 200) -> FeatureStore:
+    """Makes a feature store from files, or goes on where an earlier run stopped.
+
+    Args:
+        source: folder that the user gives, with the features of one or several sets.
+        name: of the set: "oxford5k", "paris6k" or any other. ``source/<name>/images.jsonl`` (a folder of ``.npy``
+            files) goes first, then CTU's files with the prefix "oxford" or "paris" in `source`.
+        folder: the store; created, finished, or (when complete) just opened.
+        shard_images: photographs per shard: a restart redoes at most one shard.
+
+    Returns:
+        The complete store.
+
+    Raises:
+        DatasetError: no such features, or files that are incomplete or malformed.
+        ArtefactError: `folder` holds other features, or the files changed since it was made.
+    """
+    folder = Path(folder)
+    opened = open_source(source, name)
+    settings = source_settings(opened)
+    plan = _plan(opened, folder, settings, shard_images)
+    size = plan["shard_images"]
+    pending = [i for i in range(plan["shards"]) if not store.shard_folder(folder, i).exists()]
+    if pending and len(pending) < plan["shards"]:
+        logger.info("%s: %d of %d shards are already there", folder, plan["shards"] - len(pending), plan["shards"])
+    shares = [range(i * size, min((i + 1) * size, len(opened.names))) for i in pending]
+    unusable: dict[str, int] = {}
+    with tqdm(total=sum(map(len, shares)), desc=f"importing {name}", unit="image", disable=None) as bar:
+        for shard_index, share in zip(pending, shares, strict=True):
+            images = []
+            for i in share:
+                features, dropped = opened.read(i)
+                images.append(features)
+                if dropped:
+                    unusable[features.name] = dropped
+                bar.update()
+            store.write_shard(folder, shard_index, images, [], opened.dimensions, settings)
+    if unusable:
+        logger.warning(
+            "%s: left out %d features of %d images, whose ellipses are not finite and positive definite (first: %s)",
+            source,
+            sum(unusable.values()),
+            len(unusable),
+            next(iter(unusable)),
+        )
+    result = FeatureStore.open(folder)
+    if pending or not (folder / store.FAILED).exists():
+        store.write_failures(folder, result.failures)
+    return result
+
+
+def open_source(source: str | Path, name: str) -> Source:
+    """The files of a set in either layout; arguments as for `import_features`.
+
+    Raises:
+        DatasetError: neither layout is there, or its files do not fit together.
+    """
+    source = Path(source)
+    if (source / name / npy_folder.IMAGES).exists():
+        return npy_folder.open_npy_folder(source / name)
+    if ctu.is_ctu(source, name):
+        return ctu.open_ctu(source, name)
+    prefix = ctu.set_prefix(name)
+    raise DatasetError(
+        f"{source} holds no features of {name}: expected {name}/{npy_folder.IMAGES} with .npy files beside it, or "
+        f"{', '.join(p.format(prefix) for p in (ctu.SIFT_FILE, ctu.COUNT_FILE, ctu.GEOMETRY_FILE))} and "
+        f"gnd_{prefix}.mat (docs/formats.md describes both)"
+    )
+
+
+def source_settings(source: Source) -> dict[str, Any]:
+    """The settings of an imported store, by which it is refused beside features made otherwise."""
+    return {"images": dict(IMPORTED), "detector": dict(IMPORTED), "descriptor": dict(source.descriptor)}
+
+
+def _plan(source: Source, folder: Path, settings: dict[str, Any], shard_images: int) -> dict[str, Any]:
+    """Reads the folder's plan and checks that it is this one, or writes it."""
+    files = {name: _file_state(path) for name, path in source.files.items()}
+    names = list(source.names)
+    if not (folder / PLAN).exists():
+        plan: dict[str, Any] = {
+            "settings": settings,
+            "quantisation": list(source.quantisation),
+            "shard_images": shard_images,
+            "shards": -(-len(names) // shard_images),
+            "images": names,
+            "files": files,
+        }
+        store.write_plan(folder, plan)
+    plan = store.read_plan(folder)
+    require_settings(f"the features in {folder}", plan["settings"], settings)
+    theirs = plan.get("files", {})
+    changed = sorted(name for name in theirs.keys() | files.keys() if theirs.get(name) != files.get(name))
+    if changed or plan["images"] != names:
+        raise ArtefactError(
+            f"the features in {folder} were made from other files than are there now ({len(changed)} differ, first: "
+            f"{changed[0] if changed else 'the list of images'}); delete that folder or choose another"
+        )
+    return plan
+
+
+def _file_state(path: Path) -> list[int]:
+    """Size in bytes and time of the last change in seconds; [-1, -1] where they cannot be told."""
+    try:
+        status = path.stat()
+    except OSError:
+        return [-1, -1]
+    return [status.st_size, int(status.st_mtime)]

@@ -1,0 +1,201 @@
+"""From a photograph to a query: regions and words, from the index where it holds the photograph, else from its pixels.
+
+Words come with signatures where verification or votes compare them, and several to a feature for multiple assignment.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from retrieval import artefacts
+from retrieval.config import Config
+from retrieval.errors import ArtefactError, RetrievalError
+from retrieval.features import extractor
+from retrieval.features.store import ImageFeatures
+from retrieval.geometry.frames import inside_box
+from retrieval.geometry.putatives import QueryWords
+from retrieval.index.collection import Collection
+
+logger = logging.getLogger(__name__)
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class QueryFeatures:
+    """What a search is made with.
+
+    Attributes:
+        words: (Q,) int32 word of each feature.
+        regions: (Q, 6) float32, original pixels of the query photograph.
+        weights: (Q,) float32 contribution of each feature to the term vector.
+        size: width, height of the query photograph, pixels.
+        box: x1, y1, x2, y2 of the query object, or None for the whole photograph.
+        assigned: words with signatures, several of a feature with multiple assignment; None where signatures play no
+            part.
+    """
+
+    words: np.ndarray
+    regions: np.ndarray
+    weights: np.ndarray
+    size: tuple[int, int]
+    box: Box | None
+    assigned: QueryWords | None = None
+
+    @property
+    def paired(self) -> QueryWords:
+        """The words that putative pairs are made with."""
+        return self.assigned or QueryWords(self.words, np.arange(len(self.words)))
+
+    def terms(self) -> tuple[np.ndarray, np.ndarray]:
+        """Distinct words (U,) and their summed weights (U,) float64."""
+        words, inverse = np.unique(self.words, return_inverse=True)
+        return words, np.bincount(inverse, self.weights, minlength=len(words))
+
+
+class Queries:
+    """Makes queries for one index.
+
+    Args:
+        collection: the index.
+        config: settings of description and of multiple assignment.
+    """
+
+    def __init__(self, collection: Collection, config: Config):
+        self.collection = collection
+        self.config = config
+
+    def features(
+        self, image: str | Path | np.ndarray, box: Sequence[float] | None = None, signatures: bool = False
+    ) -> QueryFeatures:
+        """Words and regions of a query photograph, taken from the index when it holds the photograph.
+
+        Args:
+            image: as in `query`.
+            box: as in `query`.
+            signatures: also the Hamming signatures, so that verification compares them.
+
+        Raises:
+            RetrievalError: the photograph cannot be used, the box does not overlap it, or there are no signatures.
+        """
+        if not isinstance(image, str) or image not in self.collection.ids:
+            return self.encode(self.described(image), box, 1 if signatures else 0)
+        segment, image_id = self.collection.segment, self.collection.ids[image]
+        rows = segment.image_rows(image_id)
+        size = (int(segment.sizes[image_id, 0]), int(segment.sizes[image_id, 1]))
+        checked = check_box(box, *size)
+        words, regions = segment.words_at(rows), segment.regions(rows)
+        inside = inside_box(regions, checked)
+        words, regions, rows = words[inside], regions[inside], rows[inside]
+        assigned = QueryWords(words, np.arange(len(words)), self.stored_signatures()[:, rows].T) if signatures else None
+        return QueryFeatures(words, regions, np.ones(len(words), np.float32), size, checked, assigned)
+
+    def assigned(self, image: str | Path | np.ndarray, box: Sequence[float] | None = None) -> QueryFeatures:
+        """A query with `hamming.assignments` words of every feature, and their signatures.
+
+        That takes descriptors, which an index does not keep: an indexed photograph is read again. Where it is gone,
+        each of its features has the one word that the index knows, and a warning says so.
+
+        Raises:
+            RetrievalError: as for `features`.
+        """
+        if isinstance(image, str) and image in self.collection.ids:
+            path = Path(self.collection.root) / image
+            if not path.is_file():
+                logger.warning(
+                    "%s is not there any more: its features keep the one word each that the index knows, instead of %d",
+                    path,
+                    self.config.hamming.assignments,
+                )
+                return self.features(image, box, signatures=True)
+            return self.encode(self.described(path), box, self.config.hamming.assignments)
+        return self.encode(self.described(image), box, self.config.hamming.assignments)
+
+    def described(self, image: str | Path | np.ndarray) -> ImageFeatures:
+        """The features of a photograph, described as the indexed ones were.
+
+        Raises:
+            RetrievalError: the photograph cannot be used, or the index was made with other features.
+        """
+        self._require_same_features()
+        label = "the query array" if isinstance(image, np.ndarray) else str(image)
+        return extractor.extract_image(image, label, self.config)
+
+    def encode(self, image: ImageFeatures, box: Sequence[float] | None, assignments: int = 0) -> QueryFeatures:
+        """A query from a photograph's features.
+
+        Args:
+            image: from `described`, or from a feature store.
+            box: as in `query`.
+            assignments: words of each feature, with signatures; 0 = one word, without.
+
+        Raises:
+            RetrievalError: the box does not overlap the photograph, or the index has no signatures.
+        """
+        vocabulary = self.collection.vocabulary
+        checked = check_box(box, image.width, image.height)
+        inside = inside_box(image.regions, checked)
+        regions = np.asarray(image.regions[inside])
+        descriptors = vocabulary.descriptors_of(image.codes[inside])
+        several = min(max(assignments, 1), len(vocabulary.centroids))
+        words = vocabulary.quantizer.assign(descriptors, several).reshape(len(regions), several)
+        assigned = None
+        if assignments:
+            self.stored_signatures()
+            embedding = vocabulary.embedding
+            assert embedding is not None
+            signatures = embedding.signatures(descriptors, words)
+            owners = np.repeat(np.arange(len(words)), several)
+            assigned = QueryWords(words.ravel(), owners, signatures.reshape(len(owners), signatures.shape[-1]))
+        weights = np.ones(len(regions), np.float32)
+        return QueryFeatures(words[:, 0], regions, weights, (image.width, image.height), checked, assigned)
+
+    def stored_signatures(self) -> np.ndarray:
+        """The signatures of the index.
+
+        Raises:
+            ArtefactError: it has none.
+        """
+        found = self.collection.segment.signatures
+        if found is None:
+            raise ArtefactError(
+                f"the index {self.collection.folder} has no signatures: build it with --set index.signatures=[hamming]"
+            )
+        return found
+
+    def _require_same_features(self) -> None:
+        """A new photograph must be described exactly as the indexed ones were, by the same weights."""
+        stored = {key: self.collection.settings[key] for key in ("images", "detector", "descriptor")}
+        artefacts.require_settings(
+            f"the index {self.collection.folder}", stored, extractor.feature_settings(self.config)
+        )
+
+
+def check_box(box: Sequence[float] | None, width: int, height: int) -> Box | None:
+    """A box as four floats, after checking that it is one and that it overlaps the photograph.
+
+    Raises:
+        RetrievalError: not four finite numbers, empty, or outside the photograph.
+    """
+    if box is None:
+        return None
+    try:
+        numbers = [float(value) for value in box]
+    except (TypeError, ValueError):
+        numbers = []
+    if len(numbers) != 4 or not np.isfinite(numbers).all():
+        raise RetrievalError(f"a box is four finite numbers x1 y1 x2 y2, got {list(box)}")
+    x1, y1, x2, y2 = numbers
+    if x2 <= x1 or y2 <= y1:
+        raise RetrievalError(f"the box {numbers} is empty: x2 must exceed x1 and y2 must exceed y1")
+    if x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
+        raise RetrievalError(f"the box {numbers} lies outside the photograph of {width} x {height} pixels")
+    return x1, y1, x2, y2
+
+
+def whole_box(box: Box | None, size: tuple[int, int]) -> Box:
+    """The box, or one around the whole photograph of this width and height where there is none."""
+    return box or (-0.5, -0.5, size[0] - 0.5, size[1] - 0.5)

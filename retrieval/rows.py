@@ -1,0 +1,120 @@
+"""The rows of the results table: what each of them does with a query, and what it needs of the index.
+
+A row costs only what it adds to the one before. Names are those of the configuration's `dataset.rows`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from retrieval.errors import ConfigError
+from retrieval.features.store import ImageFeatures
+from retrieval.queries import Box, QueryFeatures
+from retrieval.retriever import Ranking, Retriever
+
+ROWS = ("bow", "bow+sv", "bow+sv+qe", "hqe", "hqe+ma", "hqe+sv", "hqe+sv+ma", "asmk", "asmk+sv")
+HEADINGS = {
+    "bow": "BoW",
+    "bow+sv": "BoW + SV",
+    "bow+sv+qe": "BoW + SV + QE",
+    "hqe": "HQE",
+    "hqe+ma": "HQE + MA",
+    "hqe+sv": "HQE + SV",
+    "hqe+sv+ma": "HQE + SV + MA",
+    "asmk": "ASMK*",
+    "asmk+sv": "ASMK* + SV",
+}
+
+
+def check_rows(rows: Iterable[str]) -> tuple[str, ...]:
+    """The rows to run, in the order of the table.
+
+    Raises:
+        ConfigError: none, or an unknown row.
+    """
+    rows = tuple(rows)
+    if not rows:
+        raise ConfigError(f"no row to run: choose of {', '.join(ROWS)}")
+    unknown = [row for row in rows if row not in ROWS]
+    if unknown:
+        raise ConfigError(f"unknown row {unknown[0]!r}: this version has {', '.join(ROWS)}")
+    return tuple(row for row in ROWS if row in rows)
+
+
+def signatures_for(rows: Iterable[str]) -> tuple[str, ...]:
+    """What an index must store for some rows (`index.signatures`)."""
+    rows = tuple(rows)
+    needed = {
+        "hamming": any(row.startswith("hqe") for row in rows),
+        "asmk": any(row.startswith("asmk") for row in rows),
+    }
+    return tuple(kind for kind, wanted in needed.items() if wanted)
+
+
+@dataclass(frozen=True)
+class BenchmarkQuery:
+    """A query of a benchmark.
+
+    Attributes:
+        name: the query photograph's name in the index, or None where it is not there.
+        box: of the query object, original pixels; None = the whole photograph.
+        load: reads the photograph's features; called only by rows that need descriptors.
+    """
+
+    name: str | None
+    box: Box | None
+    load: Callable[[], ImageFeatures]
+
+    @cached_property
+    def features(self) -> ImageFeatures:
+        """The photograph's features with their descriptors."""
+        return self.load()
+
+
+def rank(retriever: Retriever, query: BenchmarkQuery, rows: Iterable[str]) -> Iterator[tuple[str, Ranking | None]]:
+    """The ranking of every row, one after another.
+
+    Args:
+        retriever: on an index with what `signatures_for` says.
+        query: the query.
+        rows: from `check_rows`.
+
+    Yields:
+        First ``("", None)`` when what the rows start from is read, then every row's name with its ranking; so that
+        the caller can time them.
+    """
+    rows = tuple(rows)
+    plain = None
+    if any(row.startswith("bow") for row in rows):
+        if query.name is None:
+            plain = retriever.queries.encode(query.features, query.box)
+        else:
+            plain = retriever.queries.features(query.name, query.box)
+    if any(not row.startswith("bow") for row in rows):
+        _ = query.features
+    yield "", None
+    if plain is not None:
+        yield from _bow(retriever, plain, rows)
+    for row in rows:
+        if row.startswith("hqe"):
+            words = retriever.config.hamming.assignments if row.endswith("+ma") else 1
+            entries = retriever.queries.encode(query.features, query.box, words)
+            yield row, retriever.expand_hamming(entries, geometry="+sv" in row)
+    if any(row.startswith("asmk") for row in rows):
+        matched = retriever.match(query.features, query.box)
+        if "asmk" in rows:
+            yield "asmk", matched
+        if "asmk+sv" in rows:
+            yield "asmk+sv", retriever.verify(matched)
+
+
+def _bow(retriever: Retriever, query: QueryFeatures, rows: tuple[str, ...]) -> Iterator[tuple[str, Ranking]]:
+    ranking = retriever.shortlist(query)
+    if "bow" in rows:
+        yield "bow", ranking
+    if "bow+sv" in rows or "bow+sv+qe" in rows:
+        verified = retriever.verify(ranking)
+        if "bow+sv" in rows:
+            yield "bow+sv", verified
+        if "bow+sv+qe" in rows:
+            yield "bow+sv+qe", retriever.expand(verified)

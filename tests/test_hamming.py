@@ -1,0 +1,374 @@
+"""Hamming embedding, votes, ASMK and Hamming query expansion against plain-loop transcriptions of the formulas."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrieval.config import AsmkConfig, HammingConfig, HqeConfig
+from retrieval.errors import ArtefactError, RetrievalError
+from retrieval.expansion import hamming as hqe
+from retrieval.geometry.putatives import QueryWords
+from retrieval.index import scoring
+from retrieval.index.segment import IndexedImage, Segment, build_segment
+from retrieval.vocabulary import hamming
+
+WORDS, BITS, D = 12, 128, 128
+seeds = st.integers(0, 100_000)
+
+
+def differing(one, other):
+    return sum(int(a ^ b).bit_count() for a, b in zip(one.tolist(), other.tolist(), strict=True))
+
+
+def near(rng, base, flips):
+    """Signatures (m, 2) that differ from the bases (m, 2) in about as many bits as asked for (m,)."""
+    bits = hamming.unpack(base)
+    noise = rng.random(bits.shape) < flips[:, None] / BITS
+    return hamming.pack(bits ^ noise)
+
+
+def make_collection(seed, n_images=9, most=25):
+    """Images whose signatures lie at all distances from each other, and their segment."""
+    rng = np.random.default_rng(seed)
+    prototypes = rng.integers(0, 2**64, (WORDS, 2), np.uint64, endpoint=False)
+    images = []
+    for _ in range(n_images):
+        count = int(rng.integers(0, most))
+        words = rng.zipf(1.4, count).clip(max=WORDS - 1).astype(np.int32)
+        signatures = near(rng, prototypes[words], rng.uniform(0, 40, count))
+        regions = np.abs(rng.normal(100, 30, (count, 6))).astype(np.float32)
+        images.append(IndexedImage((300, 300), regions, words, signatures))
+    return rng, prototypes, images, Segment(**build_segment(images, WORDS))
+
+
+def make_query(rng, prototypes, features=10, several=3):
+    words = np.stack([rng.permutation(WORDS)[:several] for _ in range(features)]).astype(np.int32)
+    signatures = near(rng, prototypes[words.ravel()], rng.uniform(0, 40, words.size))
+    return QueryWords(words.ravel(), np.repeat(np.arange(features), several), signatures)
+
+
+def idf_of(images):
+    found = []
+    for word in range(WORDS):
+        having = sum(word in image.words for image in images)
+        found.append(math.log(len(images) / having) if having else 0.0)
+    return found
+
+
+def votes_by_loops(images, query, config, strict, weighted):
+    idf = idf_of(images)
+    scores, close = [], []
+    for image in images:
+        total, strictly = 0.0, 0
+        for feature in sorted(set(query.owners.tolist())):
+            weights = []
+            for entry in np.flatnonzero(query.owners == feature):
+                for word, signature in zip(image.words, image.signatures, strict=True):
+                    if word == query.words[entry]:
+                        h = differing(signature, query.signatures[entry])
+                        strictly += h <= strict
+                        if h <= config.threshold:
+                            weight = math.exp(-((h / config.sigma) ** 2))
+                            weights.append(weight * idf[word] ** 2 if weighted else weight)
+            if weights:
+                total += sum(weights) / math.sqrt(len(weights))
+        norm = math.sqrt(sum(idf[word] ** 2 for word in set(image.words.tolist())))
+        if weighted and norm > 0:
+            total /= norm
+        scores.append(total)
+        close.append(strictly)
+    return scores, close
+
+
+def weights_of(segment, images):
+    idf = scoring.inverse_document_frequencies(segment.document_frequencies, len(images))
+    squared = idf.astype(np.float64) ** 2
+    return squared, scoring.binary_norms(segment, squared)
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=seeds, several=st.integers(1, 3))
+def test_votes_equal_loops(seed, several):
+    rng, prototypes, images, segment = make_collection(seed)
+    query = make_query(rng, prototypes, several=several)
+    config = HammingConfig()
+    squared, norms = weights_of(segment, images)
+    final = scoring.hamming_votes(segment, query.words, query.signatures, query.owners, config, squared, norms)
+    first = scoring.hamming_votes(segment, query.words, query.signatures, query.owners, config, strict=20)
+    np.testing.assert_allclose(final.scores, votes_by_loops(images, query, config, -1, True)[0], rtol=1e-5, atol=1e-6)
+    expected, strictly = votes_by_loops(images, query, config, 20, False)
+    np.testing.assert_allclose(first.scores, expected, rtol=1e-5, atol=1e-6)
+    assert first.strict.tolist() == strictly
+
+
+def test_votes_do_not_depend_on_the_size_of_a_batch(monkeypatch):
+    rng, prototypes, _, segment = make_collection(4, n_images=30)
+    query = make_query(rng, prototypes, features=40)
+    whole = scoring.hamming_votes(segment, query.words, query.signatures, query.owners, HammingConfig())
+    monkeypatch.setattr(scoring, "_CHUNK", 7)
+    parts = scoring.hamming_votes(segment, query.words, query.signatures, query.owners, HammingConfig())
+    np.testing.assert_array_equal(whole.scores, parts.scores)
+    assert whole.scores.max() > 0
+
+
+def test_a_query_without_features_votes_for_nothing():
+    _, _, _, segment = make_collection(4)
+    empty = QueryWords(np.empty(0, np.int32), np.empty(0, np.int64), np.empty((0, 2), np.uint64))
+    found = scoring.hamming_votes(segment, empty.words, empty.signatures, empty.owners, HammingConfig(), strict=3)
+    assert (found.scores == 0).all()
+    assert (found.strict == 0).all()
+
+
+def test_signatures_of_another_length_are_refused():
+    _, _, _, segment = make_collection(4)
+    with pytest.raises(ValueError, match="signatures"):
+        scoring.hamming_votes(segment, np.zeros(1, int), np.zeros((1, 1), np.uint64), np.zeros(1, int), HammingConfig())
+
+
+# -- signatures ---------------------------------------------------------------------------------------------------
+
+
+@given(seed=seeds)
+@settings(deadline=None, max_examples=20)
+def test_signatures_equal_loops(seed):
+    rng = np.random.default_rng(seed)
+    descriptors = rng.normal(size=(60, D)).astype(np.float32)
+    words = rng.integers(0, 5, 60).astype(np.int32)
+    projection = hamming.random_projection(D, BITS, seed)
+    np.testing.assert_allclose(projection @ projection.T, np.eye(BITS), atol=1e-5)
+    embedding = hamming.train(projection, descriptors, words, 6)
+    assert embedding.empty_words == 6 - len(set(words.tolist()))
+    signatures = embedding.signatures(descriptors, words)
+    projected = descriptors.astype(np.float64) @ projection.T.astype(np.float64)
+    for i in range(60):
+        median = np.median(projected[words == words[i]], axis=0)
+        expected = projected[i] > median
+        clear = np.abs(projected[i] - median) > 2e-3 + np.abs(median) * 1e-3  # medians are kept in half precision
+        np.testing.assert_array_equal((hamming.unpack(signatures[i]) == 1)[clear], expected[clear])
+    assert (embedding.medians[5] == 0).all()
+    both = embedding.signatures(descriptors, np.stack([words, (words + 1) % 6], axis=1))
+    np.testing.assert_array_equal(both[:, 0], signatures)
+
+
+def test_words_without_training_descriptors_are_counted_and_told(caplog):
+    rng = np.random.default_rng(0)
+    descriptors = rng.normal(size=(20, D)).astype(np.float32)
+    with caplog.at_level("WARNING"):
+        embedding = hamming.train(hamming.random_projection(D, 64, 0), descriptors, np.zeros(20, np.int32), 4)
+    assert embedding.empty_words == 3
+    assert "3 of 4 words have no training descriptor" in caplog.text
+
+
+def test_medians_do_not_depend_on_the_size_of_a_chunk(monkeypatch):
+    rng = np.random.default_rng(1)
+    descriptors = rng.normal(size=(300, D)).astype(np.float32)
+    words = rng.integers(0, 20, 300).astype(np.int32)
+    projection = hamming.random_projection(D, 64, 0)
+    whole = hamming.train(projection, descriptors, words, 20)
+    monkeypatch.setattr(hamming, "_CHUNK", 16)
+    parts = hamming.train(projection, descriptors, words, 20)
+    np.testing.assert_allclose(whole.medians, parts.medians, atol=2e-3)
+
+
+@given(seed=seeds)
+@settings(deadline=None, max_examples=20)
+def test_distances_count_bits(seed):
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(0, 2, (2, 30, BITS)).astype(bool)
+    one, other = hamming.pack(bits)
+    at, entry = rng.integers(0, 30, (2, 50))
+    found = hamming.distances(one.T, at, other, entry)
+    np.testing.assert_array_equal(found, (bits[0][at] != bits[1][entry]).sum(axis=1))
+    np.testing.assert_array_equal(hamming.unpack(one), bits[0])
+
+
+def test_more_bits_than_dimensions_are_refused():
+    with pytest.raises(RetrievalError, match=r"hamming\.bits is 128"):
+        hamming.random_projection(64, 128, 0)
+
+
+def test_an_embedding_is_read_back_and_knows_its_words(tmp_path):
+    rng = np.random.default_rng(2)
+    descriptors = rng.normal(size=(50, D)).astype(np.float32)
+    words = rng.integers(0, 4, 50).astype(np.int32)
+    embedding = hamming.train(hamming.random_projection(D, BITS, 1), descriptors, words, 4)
+    hamming.save_embedding(tmp_path / "hamming", embedding, {"vocabulary": "abc"})
+    opened = hamming.open_embedding(tmp_path / "hamming", "abc", verify=True)
+    np.testing.assert_array_equal(opened.signatures(descriptors, words), embedding.signatures(descriptors, words))
+    assert opened.fingerprint
+    with pytest.raises(ArtefactError, match="another vocabulary"):
+        hamming.open_embedding(tmp_path / "hamming", "xyz")
+
+
+# -- ASMK ---------------------------------------------------------------------------------------------------------
+
+
+def aggregates_by_loops(descriptors, words, centroids, binary):
+    found = {}
+    for word in sorted(set(words.ravel().tolist())):
+        total = np.zeros(D)
+        for i in range(len(descriptors)):
+            if word in words[i].ravel().tolist():
+                total += descriptors[i].astype(np.float64) - centroids[word]
+        found[word] = total > 0 if binary else total / np.linalg.norm(total)
+    return found
+
+
+def make_descriptors(seed, n_images=8):
+    rng = np.random.default_rng(seed)
+    centroids = rng.normal(size=(WORDS, D)).astype(np.float32)
+    shared = rng.normal(size=(30, D)).astype(np.float32)
+    images = []
+    for _ in range(n_images + 1):
+        chosen = rng.choice(30, int(rng.integers(1, 25)), replace=False)
+        images.append((shared[chosen] + rng.normal(0, 0.5, (len(chosen), D))).astype(np.float32))
+    return rng, centroids, images[:-1], images[-1]
+
+
+def nearest(descriptors, centroids, several):
+    squared = ((descriptors[:, None] - centroids[None]) ** 2).sum(axis=2)
+    return np.argsort(squared, axis=1, kind="stable")[:, :several].astype(np.int32)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=seeds, binary=st.booleans(), idf=st.booleans(), several=st.integers(1, 5))
+def test_asmk_equals_loops(seed, binary, idf, several):
+    _, centroids, images, query = make_descriptors(seed)
+    config = AsmkConfig(binary=binary, idf=idf, threshold=0.05)
+    indexed, stored = [], []
+    for descriptors in images:
+        words = nearest(descriptors, centroids, 1)
+        distinct, aggregates = scoring.aggregate(descriptors, words[:, 0], centroids, binary)
+        expected = aggregates_by_loops(descriptors, words, centroids, binary)
+        assert distinct.tolist() == list(expected)
+        stored.append(expected)
+        regions = np.ones((len(descriptors), 6), np.float32)
+        indexed.append(IndexedImage((300, 300), regions, words[:, 0], None, aggregates))
+    segment = Segment(**build_segment(indexed, WORDS))
+    squared, _ = weights_of(segment, indexed)
+    weights = squared if idf else np.ones(WORDS)
+    several_words = nearest(query, centroids, several)
+    words, aggregates = scoring.aggregate(query, several_words, centroids, binary)
+    scores = scoring.asmk_scores(segment, words, aggregates, config, weights, scoring.binary_norms(segment, weights))
+
+    asked = aggregates_by_loops(query, several_words, centroids, binary)
+    for image, expected in enumerate(stored):
+        total = 0.0
+        for word, vector in asked.items():
+            if word in expected:
+                u = float(1 - 2 * np.mean(vector != expected[word]) if binary else (vector * expected[word]).sum())
+                if u >= config.threshold:
+                    total += weights[word] * math.copysign(abs(u) ** config.alpha, u)
+        norm = math.sqrt(sum(weights[w] for w in expected)) * math.sqrt(sum(weights[w] for w in asked))
+        reference = total / norm if norm else 0.0
+        assert scores[image] == pytest.approx(reference, rel=1e-5 if binary else 5e-3, abs=1e-6 if binary else 2e-3)
+
+
+@pytest.mark.parametrize("idf", [True, False])
+@pytest.mark.parametrize("binary", [True, False])
+def test_asmk_equals_the_asmk_package(binary, idf):
+    """asmk 0.1.1 (extra `bench`): the same descriptors, words and idf setting give the same scores."""
+    package = pytest.importorskip("asmk", reason="the extra 'bench' is not installed")
+    from asmk import inverted_file, kernel
+
+    assert package is not None
+    _, centroids, images, query = make_descriptors(7, n_images=25)
+
+    class Codebook:
+        pass
+
+    codebook = Codebook()
+    codebook.centroids = centroids
+    theirs = kernel.ASMKKernel(codebook, binary=binary)
+    lists = inverted_file.IVF.initialize_empty(codebook_size=WORDS, use_idf=idf)
+    words = [nearest(descriptors, centroids, 1) for descriptors in images]
+    ids = np.repeat(np.arange(len(images)), [len(one) for one in images])
+    lists.add(*theirs.aggregate(np.concatenate(images), np.concatenate(words), ids))
+    several = nearest(query, centroids, 5)
+    ranks, scores = lists.search(
+        *theirs.aggregate_image(query, several),
+        similarity_func=lambda *arguments: theirs.similarity(*arguments, alpha=3.0, similarity_threshold=0.0),
+        topk=len(images),
+    )
+    expected = np.empty(len(images))
+    expected[ranks] = scores
+
+    config = AsmkConfig(binary=binary, idf=idf)
+    indexed = []
+    for descriptors, own in zip(images, words, strict=True):
+        _, aggregates = scoring.aggregate(descriptors, own[:, 0], centroids, binary)
+        regions = np.ones((len(descriptors), 6), np.float32)
+        indexed.append(IndexedImage((300, 300), regions, own[:, 0], None, aggregates))
+    segment = Segment(**build_segment(indexed, WORDS))
+    inverse = scoring.inverse_document_frequencies(segment.document_frequencies, len(images))
+    weights = scoring.asmk_weights(inverse, segment.document_frequencies) if idf else np.ones(WORDS)
+    asked, aggregates = scoring.aggregate(query, several, centroids, binary)
+    ours = scoring.asmk_scores(segment, asked, aggregates, config, weights, scoring.binary_norms(segment, weights))
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+    assert ours.max() > 0.01
+
+
+# -- Hamming query expansion --------------------------------------------------------------------------------------
+
+
+def expansion_by_loops(images, reliable, query, config, drawn):
+    """The merged query as {word: bits}, from the images and the bits drawn for undecided votes."""
+    own = sorted(set(query.words.tolist()))
+    counts = {}
+    for i in reliable:
+        for word in set(images[i].words.tolist()) - set(own):
+            counts[word] = counts.get(word, 0) + 1
+    new = sorted(counts, key=lambda word: (-counts[word], word))[: int(config.new_words * len(own))]
+    merged = {}
+    for place, word in enumerate(sorted([*own, *new])):
+        voters = [hamming.unpack(s) for w, s in zip(query.words, query.signatures, strict=True) if w == word]
+        for i in reliable:
+            voters += [
+                hamming.unpack(s) for w, s in zip(images[i].words, images[i].signatures, strict=True) if w == word
+            ]
+        bits = []
+        for bit in range(BITS):
+            ones = sum(int(voter[bit]) for voter in voters)
+            bits.append(drawn[place][bit] if 2 * ones == len(voters) else int(2 * ones > len(voters)))
+        merged[word] = bits
+    return merged
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=seeds, share=st.sampled_from([0.0, 0.3, 0.5, 2.0]))
+def test_expansion_equals_loops(seed, share):
+    rng, prototypes, images, segment = make_collection(seed)
+    query = make_query(rng, prototypes, features=2, several=2)
+    config, votes = HqeConfig(new_words=share, min_matches=2, strict=30, depth=4), HammingConfig()
+    first = scoring.hamming_votes(segment, query.words, query.signatures, query.owners, votes, strict=config.strict)
+    scores, strictly = votes_by_loops(images, query, votes, config.strict, False)
+    ranked = sorted(range(len(images)), key=lambda i: (-round(scores[i], 9), i))[:4]
+    expected = [i for i in ranked if scores[i] > 0 and strictly[i] >= 2]
+    reliable = hqe.reliable_images(first, config)
+    assert sorted(reliable.tolist()) == sorted(expected)
+
+    merged = hqe.expand(query, segment, hqe.features_of(segment, reliable), config, seed)
+    drawn = np.random.default_rng(seed).integers(0, 2, (len(merged.words), BITS), dtype=np.uint8)
+    by_loops = expansion_by_loops(images, expected, query, config, drawn)
+    assert merged.words.tolist() == list(by_loops)
+    for signature, bits in zip(merged.signatures, by_loops.values(), strict=True):
+        assert hamming.unpack(signature).tolist() == bits
+
+
+def test_only_what_shows_the_query_is_lent():
+    rng = np.random.default_rng(0)
+    regions = np.abs(rng.normal(10, 1, (40, 6))).astype(np.float32)
+    regions[:, :2] = rng.uniform(0, 299, (40, 2))
+    words = rng.integers(0, WORDS, 40).astype(np.int32)
+    signatures = rng.integers(0, 2**63, (40, 2), np.uint64)
+    segment = Segment(**build_segment([IndexedImage((300, 300), regions, words, signatures)], WORDS))
+    shift = np.array([[[1.0, 0.0, 50.0], [0.0, 1.0, 0.0]]])  # query -> image: 50 pixels to the right
+    rows = hqe.features_inside(segment, np.array([0]), shift, (20.0, 30.0, 120.0, 200.0), (300, 300))
+    stored = segment.regions(rows)
+    assert len(rows)
+    x, y = regions[:, 0] - 50, regions[:, 1]
+    assert len(rows) == ((x > 20) & (x < 120) & (y > 30) & (y < 200)).sum()
+    assert ((stored[:, 0] > 70) & (stored[:, 0] < 170)).all()

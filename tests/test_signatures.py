@@ -1,0 +1,226 @@
+"""Indexes with signatures: Hamming query expansion and ASMK on real descriptors, and what is refused."""
+
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+
+from retrieval import config as settings
+from retrieval import reproduction
+from retrieval.cli import main
+from retrieval.datasets.benchmarks import Benchmark
+from retrieval.datasets.folder import list_images
+from retrieval.datasets.groundtruth import OXFORD, GroundTruth, Query
+from retrieval.errors import ArtefactError, ConfigError
+from retrieval.index.collection import open_index
+from retrieval.pipeline import build_collection, obtain_index, obtain_vocabulary
+from retrieval.retriever import Retriever
+from retrieval.rows import ROWS, check_rows, signatures_for
+from retrieval.vocabulary.store import open_vocabulary
+
+COFFEE = {f"scenes/coffee_{i}.jpg" for i in range(3)}
+BOTH = "index.signatures=[hamming, asmk]"
+
+
+@pytest.fixture(scope="module")
+def signed(photos, config, tmp_path_factory):
+    """An index of `photos` with both kinds of signatures."""
+    target = tmp_path_factory.mktemp("signed") / "index"
+    build_collection(list_images(photos), target, settings.load(None, [BOTH], base=config))
+    return target
+
+
+@pytest.fixture(scope="module")
+def retriever(signed):
+    return Retriever.open(signed, verify=True)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_hqe_finds_the_scene(retriever, photos, verify):
+    for query in ("scenes/coffee_0.jpg", str(photos / "scenes" / "coffee_0.jpg")):
+        hits = retriever.query(query, verify=verify, expand="hqe")
+        assert {hit.name for hit in hits[:3]} == COFFEE
+        scores = [hit.score for hit in hits]
+        assert scores == sorted(scores, reverse=True)
+        assert (hits[0].inliers > 50) == verify
+
+
+def test_verification_compares_signatures_where_there_are_any(retriever, index):
+    """Fewer pairs, and no fewer photographs of the scene."""
+    ours, plain = (one.query("scenes/coffee_0.jpg") for one in (retriever, Retriever.open(index)))
+    assert {hit.name for hit in ours[:3]} == {hit.name for hit in plain[:3]} == COFFEE
+    strangers = [max(hit.inliers for hit in hits if hit.name not in COFFEE) for hits in (ours, plain)]
+    assert strangers[0] <= strangers[1]
+
+
+def test_asmk_ranks_the_scene_first(retriever, photos):
+    image = retriever.queries.described(photos / "scenes" / "coffee_0.jpg")
+    ranking = retriever.match(image)
+    names = [retriever.collection.names[i] for i in ranking.ids]
+    assert names[0] == "scenes/coffee_0.jpg"
+    assert set(names[:3]) == COFFEE
+    assert ranking.scores[0] <= 1 + 1e-6
+    verified = retriever.verify(ranking)
+    assert {retriever.collection.names[i] for i in verified.ids[:3]} == COFFEE
+
+
+def test_a_query_whose_expansion_finds_nothing_keeps_its_votes(signed):
+    base = Retriever.open(signed).config
+    config = settings.load(None, ["hqe.min_matches=100000", "hqe.min_inliers=100000"], base=base)
+    lonely = Retriever.open(signed, config)
+    query = lonely.prepare("scenes/coffee_0.jpg", expand="hqe")
+    first, expanded = lonely.vote(query), lonely.expand_hamming(query, geometry=False)
+    np.testing.assert_array_equal(first.ids, expanded.ids)
+    np.testing.assert_array_equal(first.scores, expanded.scores)
+    verified = lonely.expand_hamming(query, geometry=True)
+    np.testing.assert_array_equal(verified.ids, lonely.verify(first).ids)
+
+
+def test_images_without_features_are_queries_and_results_of_nothing(retriever, photos):
+    assert retriever.query("ramp.png", expand="hqe") == []
+    assert retriever.query(str(photos / "ramp.png"), expand="hqe", verify=False) == []
+    assert len(retriever.match(retriever.queries.described(photos / "ramp.png")).ids) == 0
+    everything = retriever.query("scenes/coffee_0.jpg", expand="hqe", top=None)
+    assert "ramp.png" not in {hit.name for hit in everything}
+
+
+def test_a_photograph_that_is_gone_keeps_its_one_word_each(photos, config, tmp_path, caplog):
+    copy = tmp_path / "photos"
+    shutil.copytree(photos, copy)
+    collection, _ = build_collection(list_images(copy), tmp_path / "index", settings.load(None, [BOTH], base=config))
+    retriever = Retriever(collection)
+    several = retriever.queries.assigned("scenes/coffee_0.jpg")
+    (copy / "scenes" / "coffee_0.jpg").unlink()
+    with caplog.at_level(logging.WARNING):
+        one = retriever.queries.assigned("scenes/coffee_0.jpg")
+    assert "is not there any more" in caplog.text
+    assert len(several.assigned.words) == 3 * len(one.assigned.words)
+    # the nearest word and its signature are those of the index, up to the order
+    nearest = np.unique(np.column_stack([several.assigned.words, several.assigned.signatures])[::3], axis=0)
+    np.testing.assert_array_equal(
+        nearest, np.unique(np.column_stack([one.assigned.words, one.assigned.signatures]), axis=0)
+    )
+
+
+def test_what_needs_signatures_is_refused_without_them(index, photos):
+    retriever = Retriever.open(index)
+    with pytest.raises(ArtefactError, match=r"no signatures.*index\.signatures"):
+        retriever.query("scenes/coffee_0.jpg", expand="hqe")
+    with pytest.raises(ArtefactError, match="no ASMK vectors"):
+        retriever.match(retriever.queries.described(photos / "scenes" / "coffee_0.jpg"))
+
+
+def test_signatures_of_another_projection_are_refused(signed, photos, config, tmp_path):
+    other = tmp_path / "other"
+    build_collection(list_images(photos), other, settings.load(None, [BOTH, "hamming.bits=64"], base=config))
+    damaged = tmp_path / "damaged"
+    shutil.copytree(signed, damaged)
+    shutil.rmtree(damaged / "vocabulary" / "hamming")
+    shutil.copytree(other / "vocabulary" / "hamming", damaged / "vocabulary" / "hamming")
+    with pytest.raises(ArtefactError, match="another projection"):
+        open_index(damaged)
+    shutil.rmtree(damaged / "vocabulary" / "hamming")
+    with pytest.raises(ArtefactError, match="cannot make signatures"):
+        open_index(damaged)
+
+
+def test_vectors_instead_of_signs(photos, config, tmp_path):
+    chosen = settings.load(None, ["index.signatures=[asmk]", "asmk.binary=false"], base=config)
+    collection, _ = build_collection(list_images(photos), tmp_path / "index", chosen)
+    assert collection.segment.aggregates.dtype == np.float16
+    assert collection.segment.signatures is None
+    retriever = Retriever(collection)
+    ranking = retriever.match(retriever.queries.described(photos / "scenes" / "coffee_0.jpg"))
+    assert {collection.names[i] for i in ranking.ids[:3]} == COFFEE
+    signs = settings.load(None, ["asmk.binary=true"], base=chosen)
+    with pytest.raises(ArtefactError, match=r"has vectors ASMK vectors|asmk\.binary is True"):
+        Retriever(collection, signs).match(retriever.queries.described(photos / "scenes" / "coffee_0.jpg"))
+
+
+def test_centred_descriptors(photos, config, tmp_path):
+    """`vocabulary.centre`: words and signatures of the descriptors less their mean, the query's way too."""
+    chosen = settings.load(None, [BOTH, "vocabulary.centre=true"], base=config)
+    collection, _ = build_collection(list_images(photos), tmp_path / "index", chosen)
+    vocabulary = open_vocabulary(tmp_path / "index" / "vocabulary", verify=True)
+    assert vocabulary.mean.shape == (128,)
+    codes = np.random.default_rng(0).integers(0, 255, (40, 128), np.uint8)
+    descriptors = vocabulary.descriptors_of(codes)
+    np.testing.assert_allclose(np.linalg.norm(descriptors, axis=1), 1, atol=1e-5)
+    lo, scale = vocabulary.quantisation
+    plain = codes / scale + lo - vocabulary.mean
+    np.testing.assert_allclose(descriptors, plain / np.linalg.norm(plain, axis=1, keepdims=True), atol=1e-5)
+    hits = Retriever(collection).query("scenes/coffee_0.jpg", expand="hqe")
+    assert {hit.name for hit in hits[:3]} == COFFEE
+
+
+def test_a_vocabulary_without_signatures_learns_them_on_the_collection(index, photos, config, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    chosen = settings.load(None, ["index.signatures=[hamming]"], base=config)
+    collection, _ = build_collection(list_images(photos), tmp_path / "index", chosen, index / "vocabulary")
+    assert "makes no signatures yet" in caplog.text
+    assert not (index / "vocabulary" / "hamming").exists()  # what was given stays as it was
+    hits = Retriever(collection).query("scenes/coffee_0.jpg", expand="hqe")
+    assert {hit.name for hit in hits[:3]} == COFFEE
+
+
+def test_the_command_line_expands_and_describes(signed, index, capsys):
+    assert main(["query", str(signed), "scenes/coffee_0.jpg", "--expand", "hqe", "--json", "--top", "3"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {hit["name"] for hit in found["hits"]} == COFFEE
+    assert main(["query", str(index), "scenes/coffee_0.jpg", "--expand", "hqe"]) == 2
+    assert "index.signatures=[hamming]" in capsys.readouterr().err
+    assert main(["info", str(signed), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["signatures"].keys() == {"hamming", "asmk"}
+
+
+def small_benchmark(photos):
+    labels = {"good": frozenset(), "junk": frozenset(), "ok": frozenset({f"coffee_{i}" for i in range(3)})}
+    query = Query("coffee_1", "coffee_0", (20.0, 20.0, 460.0, 380.0), labels)
+    names = tuple(name for name in list_images(photos).names if name.startswith("scenes/") or name.endswith(".png"))
+    images = type(list_images(photos))(photos, names)
+    return Benchmark("small", images, GroundTruth((query,), (OXFORD,)), "words", images)
+
+
+def test_all_rows_of_a_run(photos, config, tmp_path):
+    report = reproduction.run(small_benchmark(photos), tmp_path, config, ["rootsift"], ROWS)
+    assert list(report["results"]["rootsift"]) == list(ROWS)
+    for row in ROWS:
+        assert report["results"]["rootsift"][row]["map"] == pytest.approx(1.0), row
+    assert set(ROWS) <= report["timings"]["rootsift"]["seconds"].keys()
+    # fewer rows use the index that is there
+    again = reproduction.run(small_benchmark(photos), tmp_path, config, ["rootsift"], ["bow"])
+    assert list(again["results"]["rootsift"]) == ["bow"]
+
+
+def test_an_index_without_what_rows_need_is_refused(photos, config, tmp_path):
+    reproduction.run(small_benchmark(photos), tmp_path, config, ["rootsift"], ["bow"])
+    with pytest.raises(ArtefactError, match=r"signatures\.hamming"):
+        reproduction.run(small_benchmark(photos), tmp_path, config, ["rootsift"], ["hqe"])
+
+
+def test_stages_alone_add_signatures_to_words_that_are_there(photos, config, tmp_path):
+    from retrieval.features.extractor import extract_collection
+
+    images = small_benchmark(photos).images
+    store = extract_collection(images, tmp_path / "features", config)
+    plain = obtain_vocabulary(store, tmp_path / "words", config)
+    assert plain.embedding is None
+    chosen = settings.load(None, ["index.signatures=[hamming]"], base=config)
+    with_them = obtain_vocabulary(store, tmp_path / "words", chosen)
+    assert with_them.embedding.bits == 128
+    assert with_them.fingerprint == plain.fingerprint
+    collection = obtain_index(store, with_them, tmp_path / "index", chosen, photos)
+    assert collection.segment.signatures.shape == (2, store.features)
+    with pytest.raises(ArtefactError, match="128 bits"):
+        obtain_vocabulary(store, tmp_path / "words", settings.load(None, ["hamming.bits=64"], base=chosen))
+
+
+def test_rows_and_what_they_need():
+    assert check_rows(["asmk", "bow"]) == ("bow", "asmk")
+    assert signatures_for(["bow", "bow+sv"]) == ()
+    assert signatures_for(["hqe+ma"]) == ("hamming",)
+    assert signatures_for(ROWS) == ("hamming", "asmk")
+    with pytest.raises(ConfigError, match="unknown row"):
+        check_rows(["vlad"])
