@@ -70,7 +70,7 @@ _ROWS = (
         "hardnet",
         "hardnet.safetensors",
         "",
-        "480f318d8385d66e8a1e35a3f9d8755796297cfed82aa018dfff6f1d7c6f1b24",
+        "62bb19549c48191ab9654ed2ad9a12ff56fb1d36fff9d64f70d0f2ecaf61eb75",
         "MIT",
         _HARDNET,
         True,
