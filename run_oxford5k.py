@@ -3,7 +3,9 @@
 
     python run_oxford5k.py --config configs/oxford5k-rootsift.yaml --plan
     python run_oxford5k.py --config configs/oxford5k-rootsift.yaml --work runs/oxford5k --check 1.0
-    python run_oxford5k.py --config configs/oxford5k-rootsift-hqe.yaml --features FEATURES
+    python run_oxford5k.py --config configs/oxford5k-rootsift-hqe.yaml --work runs/oxford5k-hqe \
+        --stores runs/oxford5k/features
+    python run_oxford5k.py --config configs/oxford5k-rootsift-hqe.yaml --work runs/ctu --features FEATURES
     python run_oxford5k.py --images DIR --groundtruth DIR --vocabulary-images DIR --set vocabulary.words=20000
 
 A second run reuses every artefact in the work folder. Results go to WORK/results.json and WORK/results.md.
@@ -42,8 +44,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML configuration, one of configs/")
     parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="data folder (default: data)")
     parser.add_argument("--work", type=Path, metavar="DIR", help="work folder (default: runs/<dataset>)")
+    parser.add_argument(
+        "--stores",
+        type=Path,
+        metavar="DIR",
+        help="feature stores, for work folders that share them: the configurations of HQE have other words, so a work "
+        "folder of their own (default: WORK/features)",
+    )
     parser.add_argument("--descriptors", nargs="+", metavar="NAME", help="default: the configuration's")
-    parser.add_argument("--rows", nargs="+", metavar="ROW", help=f"of {' '.join(ROWS)}; default: all")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help=f"of {' '.join(ROWS)}; default: the configuration's")
     parser.add_argument("--images", type=Path, metavar="DIR", help="photographs of a collection of your own")
     parser.add_argument("--groundtruth", type=Path, metavar="DIR", help="its ground truth, in the benchmark's format")
     parser.add_argument("--vocabulary-images", type=Path, metavar="DIR", help="photographs to learn the words from")
@@ -72,16 +81,19 @@ def _run(arguments: argparse.Namespace) -> int:
         if not all(own):
             raise RetrievalError("--images, --groundtruth and --vocabulary-images go together: give all three")
         config = replace(config, dataset=replace(config.dataset, name="folder", vocabulary_from="folder"))
+    if arguments.features is not None and arguments.descriptors:
+        raise RetrievalError("--features brings its own descriptors: leave --descriptors out")
     rows = check_rows(arguments.rows or config.dataset.rows)
     descriptors = arguments.descriptors or [config.descriptor.name]
     name = f"{config.dataset.name}+r1m" if config.dataset.distractors else config.dataset.name
     work = arguments.work or Path("runs") / (name if arguments.features is None else f"{name}-imported")
     source = Source(arguments.data, *own, features=arguments.features)
+    config = replace(config, dataset=replace(config.dataset, rows=rows))
     if arguments.plan:
-        print(planning.plan(source, config, descriptors, work))
+        print(planning.plan(source, config, descriptors, work, arguments.stores))
         return 0
     benchmark = open_benchmark(source, config.dataset)
-    report = reproduction.run(benchmark, work, config, descriptors, rows, arguments.features)
+    report = reproduction.run(benchmark, work, config, descriptors, rows, arguments.features, arguments.stores)
     table = results_table(report)
     artefacts.write_text(work / "results.md", table + "\n" + per_query_table(report))
     print(table)

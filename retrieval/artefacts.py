@@ -158,7 +158,8 @@ def read_manifest(folder: Path, kind: str, version: int, name: str = MANIFEST) -
         raise ArtefactError(f"{folder} holds no {kind} (its {name} says {found!r})")
     if manifest.get("version") != version:
         raise ArtefactError(
-            f"{folder} was written as {kind} format {manifest.get('version')}, this program reads {version}"
+            f"{folder} was written as {kind} format {manifest.get('version')}, this program reads {version}: "
+            "make it anew"
         )
     return manifest
 

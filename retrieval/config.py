@@ -137,10 +137,10 @@ class HammingConfig:
 class HqeConfig:
     """Hamming query expansion (Tolias & Jegou 2014)."""
 
-    depth: int = 100  # images of the first pass that may be reliable
+    depth: int = 100  # images that may be reliable: the best of the first pass or, with geometry, of its verified list
     strict: int = 32  # bits; closer matches are counted for reliability
     min_matches: int = 5  # strict matches of a reliable image
-    min_inliers: int = 10  # with geometry: one-to-one inliers of a reliable image; measured, see docs/results.md
+    min_inliers: int = 10  # with geometry: one-to-one inliers of a reliable image; no source, see docs/results.md
     new_words: float = 0.5  # words that expansion may add, in shares of the query's distinct words
 
     def __post_init__(self) -> None:
@@ -262,6 +262,10 @@ class Config:
 
     def __post_init__(self) -> None:
         _at_least("seed", self.seed, 0)
+        if self.hqe.strict > self.hamming.threshold:
+            raise ConfigError(
+                f"hqe.strict ({self.hqe.strict} bits) exceeds hamming.threshold ({self.hamming.threshold}): lower it"
+            )
 
 
 def load(path: str | Path | None = None, overrides: Iterable[str] = (), base: "Config | None" = None) -> Config:

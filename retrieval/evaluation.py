@@ -74,8 +74,8 @@ def precision_at(
     value is the number of positives among the first kq, divided by kq (Radenovic et al. 2018, their evaluation
     code): a query of three positives that stand first has 1 at every k.
 
-    The definition is for rankings of the whole database. Where positives are missing from the ranking, the last
-    positive is the last one that is in it; a ranking without any positive has 0.
+    The definition is for rankings of the whole database. A positive that is missing from the ranking counts as ranked
+    behind all that are in it, so that k stays k.
 
     Args:
         ranked: images, best first; names or numbers.
@@ -93,7 +93,8 @@ def precision_at(
         raise ValueError(f"precision at k needs k of at least 1, got {min(depths)}")
     wanted, absent = _checked(ranked, positives, ignored, "precision at k")
     found = [image in wanted for image in ranked if image not in absent]
-    last = max((rank for rank, hit in enumerate(found, 1) if hit), default=0)
+    complete = sum(found) == len(wanted - absent)
+    last = max((rank for rank, hit in enumerate(found, 1) if hit), default=0) if complete else max(depths)
     return {depth: sum(found[: min(depth, last)]) / max(1, min(depth, last)) for depth in depths}
 
 

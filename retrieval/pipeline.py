@@ -18,7 +18,7 @@ from retrieval import artefacts
 from retrieval import config as settings_module
 from retrieval.config import Config, VocabularyConfig
 from retrieval.datasets.folder import ImageSet, list_images
-from retrieval.errors import ArtefactError, RetrievalError
+from retrieval.errors import ArtefactError, ConfigError, RetrievalError
 from retrieval.features import extractor
 from retrieval.features.store import Failure, FeatureStore
 from retrieval.index.collection import Collection, build_index, index_settings, open_index
@@ -50,10 +50,12 @@ def obtain_vocabulary(store: FeatureStore, folder: str | Path, config: Config) -
         RetrievalError: fewer features than words.
     """
     folder = Path(folder)
+    check_signatures(store.dimensions, config)
     settings = {**settings_module.vocabulary_settings(config), **store.settings, "trained_on": store.digest}
     if folder.exists():
         vocabulary = open_vocabulary(folder)
-        artefacts.require_settings(f"the vocabulary {folder}", vocabulary.settings, settings)
+        stored = {**vocabulary.settings, "vocabulary": {"centre": False, **vocabulary.settings["vocabulary"]}}
+        artefacts.require_settings(f"the vocabulary {folder}", stored, settings)
         logger.info("%s: using the vocabulary that is there", folder)
         return with_signatures(vocabulary, store, folder / hamming.FOLDER, config)
     words, total = config.vocabulary.words, store.features
@@ -87,6 +89,24 @@ def _split(store: FeatureStore, config: Config, words: int) -> tuple[np.ndarray,
     cap = kmeans.MAX_PER_WORD * words
     wanted = min(config.vocabulary.train_descriptors or cap, cap)
     return np.sort(order[:held_out]), np.sort(order[held_out : held_out + wanted])
+
+
+def check_signatures(dimensions: int, config: Config) -> None:
+    """Refuses, before anything is trained, signatures that descriptors of so many dimensions cannot have.
+
+    Raises:
+        ConfigError: more bits than dimensions, or signs of dimensions that do not fill whole words of 64.
+    """
+    wanted = config.index.signatures
+    if "hamming" in wanted and config.hamming.bits > dimensions:
+        raise ConfigError(
+            f"hamming.bits is {config.hamming.bits}, but descriptors of {dimensions} dimensions give at most as many "
+            "bits: lower it"
+        )
+    if "asmk" in wanted and config.asmk.binary and dimensions % 64:
+        raise ConfigError(
+            f"ASMK* takes descriptors of a multiple of 64 dimensions, these have {dimensions}: set asmk.binary=false"
+        )
 
 
 def with_signatures(vocabulary: Vocabulary, store: FeatureStore, folder: Path, config: Config) -> Vocabulary:
@@ -142,7 +162,7 @@ def obtain_index(
     stored = {**collection.settings, "signatures": dict(collection.settings["signatures"])}
     for kind in stored["signatures"].keys() - wanted["signatures"].keys():
         del stored["signatures"][kind]  # more than is asked for does no harm
-    artefacts.require_settings(f"the index {folder}", stored, wanted)
+    artefacts.require_settings(f"the index {folder} (delete it to have it built again)", stored, wanted)
     logger.info("%s: using the index that is there", folder)
     return collection
 
@@ -200,6 +220,7 @@ def build_collection(
         else:
             logger.info("no vocabulary given: training %d words on these photographs", words)
             opened = obtain_vocabulary(store, partial / "vocabulary", config)
+    check_signatures(store.dimensions, config)
     if "hamming" in config.index.signatures and opened.embedding is None:
         logger.info("%s makes no signatures yet: their medians are learned on these photographs", opened.folder)
         opened = with_signatures(opened, store, partial / "signatures", config)

@@ -15,12 +15,13 @@ import numpy as np
 
 from retrieval import artefacts
 from retrieval.config import Config
-from retrieval.datasets.benchmarks import Source, database_images, open_benchmark
-from retrieval.datasets.folder import ImageSet
+from retrieval.datasets.benchmarks import PHOTOGRAPHS, R1M, Source, database_images, open_benchmark
+from retrieval.datasets.folder import ImageSet, list_images
 from retrieval.errors import DatasetError, ImageError
 from retrieval.features import extractor
 from retrieval.features.store import read_plan, shard_folder
 from retrieval.reproduction import folder_name
+from retrieval.rows import signatures_for
 from retrieval.vocabulary.quantizer import Quantizer
 
 CALIBRATION_IMAGES = 6
@@ -40,7 +41,11 @@ class KnownSet:
 KNOWN = {
     "oxford5k": KnownSet(5_063, 12_500_000, 1.9e9),
     "paris6k": KnownSet(6_392, 15_000_000, 2.6e9),
+    "roxford5k": KnownSet(4_993, 12_300_000, 1.9e9),  # the photographs of Oxford5k less the queries
+    "rparis6k": KnownSet(6_322, 14_800_000, 2.6e9),
 }
+DISTRACTORS = 1_001_001  # photographs of R1M (Radenovic et al. 2018); what there is to download is not known
+BYTES_INDEXED, BYTES_SIGNED = 19, 16  # of a feature in an index, and for each kind of signatures (docs/formats.md)
 
 
 @dataclass(frozen=True)
@@ -52,14 +57,15 @@ class _Set:
     present: ImageSet | None
 
 
-def plan(source: Source, config: Config, descriptors: Sequence[str], work: Path) -> str:
+def plan(source: Source, config: Config, descriptors: Sequence[str], work: Path, stores: Path | None = None) -> str:
     """Estimates a run.
 
     Args:
         source: where the data lies.
         config: all settings.
         descriptors: descriptor names.
-        work: work folder; finished shards there are counted as done.
+        work: work folder.
+        stores: folder of the feature stores, where finished shards are counted as done; default ``WORK/features``.
 
     Returns:
         The plan as text.
@@ -67,34 +73,42 @@ def plan(source: Source, config: Config, descriptors: Sequence[str], work: Path)
     sets = _sets(source, config)
     lines = [f"plan for {config.dataset.name}, descriptors: {', '.join(descriptors)}", ""]
     for one in sets:
-        state = (
-            f"{one.images} photographs at hand" if one.present else f"to download: about {one.download / 1e9:.1f} GB"
-        )
+        size = f"about {one.download / 1e9:.1f} GB" if one.download else f"{one.images} photographs"
+        state = f"{one.images} photographs at hand" if one.present else f"to download: {size}"
+        if source.features is not None:
+            state = f"features of {one.images} images at hand"
         lines.append(f"- {one.name}: {state}")
     hours, disk = 0.0, 0.0
     jobs = joblib.effective_n_jobs(config.parallel.jobs)
     calibrated: int | None = None
     for descriptor in descriptors:
         chosen = replace(config, descriptor=replace(config.descriptor, name=descriptor))
-        seconds, found = _calibrate_extraction(next((one.present for one in sets if one.present), None), chosen)
+        seconds, found = 0.0, 0
+        if source.features is None:
+            seconds, found = _calibrate_extraction(next((one.present for one in sets if one.present), None), chosen)
         calibrated = calibrated or found
         features = [one.features or one.images * found for one in sets]
         dimensions = extractor.load_descriptor(chosen.descriptor).dimensions
-        to_do = sum(one.images - _done(work, one, descriptor) for one in sets)
+        label = descriptor if source.features is None else "imported"
+        to_do = sum(one.images - _done(stores or work / "features", one, label) for one in sets)
         extraction = to_do * seconds / jobs
         per_search = _calibrate_search(chosen, dimensions)
         training = features[-1] if config.vocabulary.train_descriptors is None else config.vocabulary.train_descriptors
         training = min(training, features[-1], 256 * config.vocabulary.words)
         clustering = training * per_search * config.vocabulary.iterations
-        assignment = features[0] * per_search
-        space = sum(features) * (dimensions + 24) + 24 * features[0] + 2 * 4 * dimensions * config.vocabulary.words
+        indexed, kinds = sum(features[:-1]), {*config.index.signatures, *signatures_for(config.dataset.rows)}
+        assignment = indexed * per_search + (training * per_search if "hamming" in kinds else 0.0)  # for the medians
+        space = sum(features) * (dimensions + 24) + 2 * 4 * dimensions * config.vocabulary.words
+        space += indexed * (BYTES_INDEXED + BYTES_SIGNED * len(kinds))
+        described = f"{_duration(extraction)} ({seconds:.2f} s each, {jobs} processes)"
         lines += [
             "",
             f"{folder_name(descriptor)}:",
-            f"- features of {to_do} photographs: {_duration(extraction)} ({seconds:.2f} s each, {jobs} processes)",
+            f"- features of {to_do} photographs: {described if source.features is None else 'imported'}",
             f"- vocabulary of {config.vocabulary.words} words from {training} descriptors, "
             f"{config.vocabulary.iterations} iterations: {_duration(clustering)}",
-            f"- words of {features[0]} features: {_duration(assignment)}",
+            f"- words of {indexed} features{', and the medians of signatures' if 'hamming' in kinds else ''}: "
+            f"{_duration(assignment)}",
             f"- disk: {space / 1e9:.1f} GB",
         ]
         hours += (extraction + clustering + assignment) / 3600
@@ -108,17 +122,23 @@ def plan(source: Source, config: Config, descriptors: Sequence[str], work: Path)
 
 
 def _sets(source: Source, config: Config) -> list[_Set]:
-    """The database and, last, the vocabulary's set."""
+    """The database, distractors if there are any, and, last, the vocabulary's set."""
     if config.dataset.name in KNOWN:
         found = []
         for name in (config.dataset.name, config.dataset.vocabulary_from):
             known = KNOWN[name]
             try:
-                images = database_images(source, name)
+                images = database_images(source, PHOTOGRAPHS.get(name, name))
             except DatasetError:
                 found.append(_Set(name, known.images, known.features, known.download, None))
             else:
-                found.append(_Set(name, len(images.names), known.features, known.download, images))
+                features = known.features
+                if source.features is not None:
+                    features = known.features * len(images.names) // known.images
+                found.append(_Set(name, len(images.names), features, known.download, images))
+        if config.dataset.distractors:
+            folder = source.data / R1M / "images"
+            found.insert(1, _Set(R1M, DISTRACTORS, 0, 0.0, list_images(folder) if folder.is_dir() else None))
         return found
     benchmark = open_benchmark(source, config.dataset)
     return [
@@ -133,9 +153,9 @@ def _sets(source: Source, config: Config) -> list[_Set]:
     ]
 
 
-def _done(work: Path, one: _Set, descriptor: str) -> int:
+def _done(stores: Path, one: _Set, descriptor: str) -> int:
     """Photographs whose shard is already there."""
-    folder = work / "features" / one.name / folder_name(descriptor)
+    folder = stores / one.name / folder_name(descriptor)
     if not (folder / artefacts.PLAN).exists():
         return 0
     facts = read_plan(folder)

@@ -19,6 +19,7 @@ from retrieval.datasets.benchmarks import Benchmark
 from retrieval.datasets.folder import ImageSet
 from retrieval.datasets.groundtruth import Query
 from retrieval.errors import DatasetError, RetrievalError
+from retrieval.features.ctu import CtuFiles
 from retrieval.features.extractor import extract_collection
 from retrieval.features.imported import import_features
 from retrieval.features.store import FeatureStore
@@ -75,6 +76,7 @@ def run(
     stores = features or work / "features"
     results: dict[str, Any] = {}
     timings: dict[str, Any] = {}
+    published_as: dict[str, str] = {}
     for descriptor in descriptors if imported is None else ["imported"]:
         chosen = config
         if imported is None:
@@ -93,7 +95,9 @@ def run(
         clock.lap("vocabulary")
         collection = obtain_index(database, vocabulary, work / "index" / label, chosen, benchmark.images.root)
         clock.lap("index")
-        results[label] = evaluate(Retriever(collection, chosen), benchmark, rows, database, queries, clock)
+        retriever = Retriever(collection, chosen)
+        results[label] = evaluate(retriever, benchmark, rows, database, queries, clock)
+        published_as[label] = descriptor_name(retriever)
         timings[label] = {
             "seconds": clock.laps,
             "images": len(database.names),
@@ -105,6 +109,7 @@ def run(
             "dataset": benchmark.name,
             "vocabulary_from": benchmark.vocabulary_name,
             "results": results,
+            "published_as": published_as,
             "timings": timings,
             "config": settings_module.to_tree(config),
             "versions": versions(),
@@ -177,7 +182,7 @@ def evaluate(
                 continue
             clock.add(row)
             ranked[row][query.name] = [labels[i] for i in ranking.ids]
-    label = retriever.config.descriptor.name
+    label = descriptor_name(retriever)
     results: dict[str, dict[str, Any]] = {}
     for row in rows:
         reference = published(benchmark.name, label, row)
@@ -199,6 +204,12 @@ def evaluate(
             }
             results[row]["protocols"] = protocols
     return results
+
+
+def descriptor_name(retriever: Retriever) -> str:
+    """The name by which published figures are looked up: that of the indexed features; CTU's are read as RootSIFT."""
+    name = str(retriever.collection.settings["descriptor"]["name"])
+    return "rootsift" if name == CtuFiles.descriptor["name"] else name
 
 
 def _query(

@@ -235,6 +235,9 @@ class Retriever:
     def expand_hamming(self, query: QueryFeatures, geometry: bool) -> Ranking:
         """Hamming query expansion; without a reliable image, the votes of the query as it is.
 
+        These are weighted and divided like those of the second pass, so that scores are on one scale; the authors'
+        program returns unweighted ones.
+
         Args:
             query: with signatures.
             geometry: reliable images are those that verification confirms, and lend only what shows the query.
@@ -272,7 +275,9 @@ class Retriever:
         self.queries.stored_signatures()
         collection = self.collection
         if words.signatures is None:
-            raise RetrievalError("the query has no signatures: make it with Retriever.assigned")
+            raise RetrievalError(
+                "the query has no signatures: make it with Retriever.prepare(photograph, expand='hqe')"
+            )
         return scoring.hamming_votes(
             collection.segment,
             words.words,

@@ -42,10 +42,10 @@ def check_rows(rows: Iterable[str]) -> tuple[str, ...]:
 
 
 def signatures_for(rows: Iterable[str]) -> tuple[str, ...]:
-    """What an index must store for some rows (`index.signatures`)."""
+    """What an index must store for some rows (`index.signatures`); verification after ASMK compares signatures too."""
     rows = tuple(rows)
     needed = {
-        "hamming": any(row.startswith("hqe") for row in rows),
+        "hamming": any(row.startswith("hqe") or row == "asmk+sv" for row in rows),
         "asmk": any(row.startswith("asmk") for row in rows),
     }
     return tuple(kind for kind, wanted in needed.items() if wanted)

@@ -88,8 +88,8 @@ def test_precision_by_hand() -> None:
     assert precision_at(ranked, "abc", "", (1, 5, 6, 7, 10)) == pytest.approx(
         {1: 1, 5: 2 / 5, 6: 2 / 6, 7: 3 / 7, 10: 3 / 7}
     )
-    # positives that are not ranked: the last one that is, counts; none at all is 0
-    assert precision_at(["a", "u"], "abc", "") == {1: 1, 5: 1, 10: 1}
+    # positives that are not ranked count as ranked last: one of the first five, one of the first ten
+    assert precision_at(["a", "u"], "abc", "") == pytest.approx({1: 1, 5: 1 / 5, 10: 1 / 10})
     assert precision_at(["u", "v"], "abc", "") == precision_at([], "abc", "") == {1: 0, 5: 0, 10: 0}
     with pytest.raises(ValueError, match="at least one positive"):
         precision_at(["a"], [], [])
@@ -124,10 +124,12 @@ def plain(ranked: list[int], positives: set[int], ignored: set[int]) -> tuple[fl
         recall, precision = hits / len(positives), hits / (j + 1)
         area += (recall - old_recall) * (old_precision + precision) / 2
         old_recall, old_precision = recall, precision
+    if hits < len(positives - ignored):
+        last = 10**6  # somewhere behind
     at = {}
     for k in (1, 5, 10):
         kq, hits = min(k, last), 0
-        for j in range(kq):
+        for j in range(min(kq, len(kept))):
             if kept[j] in positives:
                 hits += 1
         at[k] = hits / kq if kq else 0.0

@@ -76,7 +76,8 @@ def expand(query: QueryWords, segment: Segment, rows: np.ndarray, config: HqeCon
 
     Returns:
         Every word of the query, and of the other words of `rows` those that most reliable images have (ties by word
-        id), up to `new_words` times as many as the query has distinct ones; one signature each.
+        id), up to `new_words` times as many as the query has distinct ones; one signature each. All words of the query
+        take the reliable images' signatures in, however few of these images have them.
     """
     assert query.signatures is not None
     assert segment.signatures is not None

@@ -13,6 +13,8 @@ import numpy as np
 from retrieval.config import VerificationConfig
 from retrieval.vocabulary import hamming
 
+_PAIRS = 1 << 22  # pairs looked at at once, some 70 bytes each
+
 
 @dataclass(frozen=True)
 class Putatives:
@@ -113,28 +115,51 @@ def find_putatives(query: QueryWords, ids: np.ndarray, inverted: InvertedFile, c
     if not similar:
         keep = _whole_words(slot[begin], n_image * n_query, len(ids), config)
         begin, n_image, n_query = begin[keep], n_image[keep], n_query[keep]
-    pairs = n_image * n_query
-    group = np.repeat(np.arange(len(begin)), pairs)
-    within = np.arange(len(group)) - np.repeat(np.cumsum(pairs) - pairs, pairs)
-    of_image, of_query = within // n_query[group], within % n_query[group]
-    entry = by_word[first[word[begin]][group] + of_query]
-    row = row[begin[group] + of_image]
+    found = []
+    for part in _whole_images(slot[begin], n_image * n_query):
+        of_image, of_query = n_image[part], n_query[part]
+        pairs = of_image * of_query
+        group = np.repeat(np.arange(part.start, part.stop), pairs)
+        within = np.arange(len(group)) - np.repeat(np.cumsum(pairs) - pairs, pairs)
+        of_image, of_query = np.divmod(within, n_query[group])
+        entry = by_word[first[word[begin]][group] + of_query]
+        of_pair = row[begin[group] + of_image]
+        if similar:
+            kept = _most_similar(query, inverted, entry, of_pair, slot[begin][group], group, config)
+            entry, of_pair, group = entry[kept], of_pair[kept], group[kept]
+        found.append((entry, of_pair, group))
+    entry, row_of, group = (np.concatenate(part) for part in zip(*found, strict=True)) if found else _no_pairs()
     slot = slot[begin][group]
     capacity = np.minimum(n_image, n_query)
     if similar:
-        kept = _most_similar(query, inverted, entry, row, slot, group, config)
-        entry, row, slot = entry[kept], row[kept], slot[kept]
-        left, group = np.unique(group[kept], return_inverse=True)
-        features = np.stack([_distinct(group, values, len(left)) for values in (query.owners[entry], row)])
+        left, group = np.unique(group, return_inverse=True)
+        features = np.stack([_distinct(group, values, len(left)) for values in (query.owners[entry], row_of)])
         capacity = features.min(axis=0)
     return Putatives(
         slot=slot,
         query=query.owners[entry],
-        row=row,
+        row=row_of,
         group=group,
         capacity=capacity,
         starts=np.searchsorted(slot, np.arange(len(ids) + 1)),
     )
+
+
+def _no_pairs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64)
+
+
+def _whole_images(slot: np.ndarray, pairs: np.ndarray) -> list[slice]:
+    """Runs of groups (sorted by image) that end where an image ends and have about `_PAIRS` pairs, more if one has."""
+    ends = np.append(np.flatnonzero(slot[1:] != slot[:-1]) + 1, len(slot))  # behind the last group of each image
+    total = np.concatenate([[0], np.cumsum(pairs)])
+    parts, start = [], 0
+    while start < len(slot):
+        fitting = int(np.searchsorted(total[ends], total[start] + _PAIRS, side="right"))
+        stop = int(ends[max(fitting - 1, int(np.searchsorted(ends, start, side="right")))])
+        parts.append(slice(start, stop))
+        start = stop
+    return parts
 
 
 def _whole_words(slot: np.ndarray, pairs: np.ndarray, n_slots: int, config: VerificationConfig) -> np.ndarray:

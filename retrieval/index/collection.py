@@ -115,7 +115,7 @@ def build_index(
         store: the features of the collection.
         vocabulary: made from features with the same settings.
         config: kept in the index; queries use it.
-        root: the photographs' folder (kept as information).
+        root: the photographs' folder; queries that take descriptors read an indexed photograph there again.
 
     Raises:
         ArtefactError: the target exists, features and vocabulary were made with different settings, or signatures are
@@ -124,6 +124,8 @@ def build_index(
     target = Path(target)
     if target.exists():
         raise ArtefactError(f"{target} already exists: choose another folder or delete it")
+    if store.features > np.iinfo(np.int32).max:
+        raise ArtefactError(f"{store.features} features are more than an index can hold: lower detector.max_features")
     require_features(vocabulary, store.settings)
     settings = index_settings(store, vocabulary, config)
     if Path(config.descriptor.name).is_file():  # weights by path must be found from any folder later
@@ -151,7 +153,12 @@ def build_index(
         artefacts.write_text(folder / "config.yaml", settings_module.to_yaml(config))
         write_failures(folder, store.failures)
         np.save(folder / "removed.npy", np.empty(0, np.int32), allow_pickle=False)
-        facts = {"segments": [FIRST_SEGMENT], "root": str(root), "images": len(store.names), "failed": FAILED}
+        facts = {
+            "segments": [FIRST_SEGMENT],
+            "root": str(Path(root).resolve()),
+            "images": len(store.names),
+            "failed": FAILED,
+        }
         artefacts.fill_artefact(folder, KIND, VERSION, {}, settings, facts)
     return open_index(target)
 

@@ -42,7 +42,7 @@ def results_table(report: dict[str, Any]) -> str:
             cell = f"{100 * results[row]['map']:.1f}"
             if results[row]["published"] is not None:
                 cell += f" (published {100 * results[row]['published']:.1f}"
-                reference = published(dataset, descriptor, row)
+                reference = published(dataset, report.get("published_as", {}).get(descriptor, descriptor), row)
                 if reference and reference.note:
                     if reference.note not in notes:
                         notes.append(reference.note)

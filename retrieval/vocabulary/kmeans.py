@@ -128,8 +128,12 @@ def centre(descriptors: np.ndarray, mean: np.ndarray | None) -> np.ndarray:
     """
     if mean is None:
         return descriptors
-    shifted = descriptors - mean
-    return shifted / np.maximum(np.linalg.norm(shifted, axis=1, keepdims=True), np.float32(1e-12))
+    centred = np.empty_like(descriptors)
+    for start in range(0, len(descriptors), _CHUNK):
+        rows = descriptors[start : start + _CHUNK] - mean
+        rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-12))
+        centred[start : start + _CHUNK] = rows
+    return centred
 
 
 def dequantise(descriptors: np.ndarray, quantisation: tuple[float, float] | None) -> np.ndarray:

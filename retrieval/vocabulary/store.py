@@ -162,6 +162,9 @@ def open_vocabulary(path: str | Path, verify: bool = False) -> Vocabulary:
         if centroids.dtype == np.uint8:
             centroids = dequantise(centroids, quantisation)
         _check_search(folder, facts["search"], verify)
+        signer = folder / hamming.FOLDER if (folder / hamming.FOLDER).is_dir() else None
+        if verify and signer is not None:
+            hamming.open_embedding(signer, fingerprint, verify=True)
         return Vocabulary(
             folder,
             centroids,
@@ -173,7 +176,7 @@ def open_vocabulary(path: str | Path, verify: bool = False) -> Vocabulary:
             config,
             arrays["held_out"],
             arrays.get("mean"),
-            folder / hamming.FOLDER if (folder / hamming.FOLDER).is_dir() else None,
+            signer,
         )
     except (KeyError, TypeError) as error:
         raise ArtefactError(f"{folder / artefacts.MANIFEST} is incomplete ({error}); rebuild {folder}") from error
