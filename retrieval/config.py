@@ -123,6 +123,7 @@ class HammingConfig:
     threshold: int = 48  # a match has at most so many different bits
     sigma: float = 32.0  # bits; a match weighs exp(-(distance / sigma)^2)
     assignments: int = 3  # words of a query descriptor where a row asks for several (MA)
+    device: str = "cpu"  # where votes compare signatures: "cpu" | "cuda" | "cuda:N"; results are the same
 
     def __post_init__(self) -> None:
         _at_least("hamming.bits", self.bits, 64)

@@ -5,17 +5,20 @@
 >>> hits[0].name, hits[0].inliers, hits[0].transform
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hardnet.descriptor import choose_device
 from retrieval import artefacts
 from retrieval import config as settings_module
 from retrieval.config import Config
-from retrieval.errors import ArtefactError, RetrievalError
+from retrieval.errors import ArtefactError, ConfigError, RetrievalError
 from retrieval.expansion import average
 from retrieval.expansion import hamming as hqe
 from retrieval.expansion.average import Source
@@ -26,6 +29,8 @@ from retrieval.geometry.verification import Verified, verify
 from retrieval.index import scoring
 from retrieval.index.collection import Collection, open_index
 from retrieval.queries import Queries, QueryFeatures, check_box
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -287,7 +292,27 @@ class Retriever:
             collection.idf_squared if final else None,
             collection.vote_norms if final else None,
             -1 if final else self.config.hqe.strict,
+            self._distances,
         )
+
+    @cached_property
+    def _distances(self) -> scoring.Distances | None:
+        """Where signatures are compared, as `hamming.device` says.
+
+        Raises:
+            ConfigError: the device is not there.
+        """
+        device = self.config.hamming.device
+        if device == "cpu":
+            return None
+        try:
+            chosen = choose_device(device)
+        except ValueError as error:
+            raise ConfigError(f"hamming.device: {error}") from error
+        from retrieval.vocabulary.torch_hamming import TorchDistances
+
+        logger.info("signatures are compared on %s", chosen)
+        return TorchDistances(self.queries.stored_signatures(), chosen)
 
     def sources(self, ranking: Ranking) -> list[Source]:
         """The verified results with at least `expansion.min_inliers`, best first, at most `max_images`."""

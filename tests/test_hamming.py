@@ -185,6 +185,33 @@ def test_distances_count_bits(seed):
     np.testing.assert_array_equal(hamming.unpack(one), bits[0])
 
 
+@pytest.mark.parametrize("bits", [64, 128, 320])
+def test_torch_counts_the_same_bits(bits):
+    """The path of a GPU, on torch's CPU device."""
+    from retrieval.vocabulary.torch_hamming import TorchDistances
+
+    rng = np.random.default_rng(bits)
+    one, other = hamming.pack(rng.integers(0, 2, (2, 40, bits)).astype(bool))
+    one[0], other[0] = 0, np.uint64(2**64 - 1)  # every bit, the sign's too
+    at, entry = np.append(rng.integers(0, 40, 90), 0), np.append(rng.integers(0, 40, 90), 0)
+    planes = np.ascontiguousarray(one.T)
+    found = TorchDistances(planes, "cpu")(at, other, entry)
+    np.testing.assert_array_equal(found, hamming.distances(planes, at, other, entry))
+    assert found[-1] == bits
+
+
+def test_votes_are_the_same_with_torch():
+    from retrieval.vocabulary.torch_hamming import TorchDistances
+
+    rng, prototypes, _, segment = make_collection(4, n_images=30)
+    query = make_query(rng, prototypes, features=40)
+    arguments = segment, query.words, query.signatures, query.owners, HammingConfig()
+    ours = scoring.hamming_votes(*arguments, strict=20)
+    theirs = scoring.hamming_votes(*arguments, strict=20, distances=TorchDistances(segment.signatures, "cpu"))
+    np.testing.assert_array_equal(ours.scores, theirs.scores)
+    np.testing.assert_array_equal(ours.strict, theirs.strict)
+
+
 def test_more_bits_than_dimensions_are_refused():
     with pytest.raises(RetrievalError, match=r"hamming\.bits is 128"):
         hamming.random_projection(64, 128, 0)

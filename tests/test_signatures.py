@@ -104,6 +104,13 @@ def test_a_photograph_that_is_gone_keeps_its_one_word_each(photos, config, tmp_p
     )
 
 
+def test_a_device_that_is_not_there_is_refused(signed):
+    base = Retriever.open(signed).config
+    elsewhere = Retriever.open(signed, settings.load(None, ["hamming.device=cuda:99"], base=base))
+    with pytest.raises(ConfigError, match=r"hamming\.device.*does not exist here"):
+        elsewhere.query("scenes/coffee_0.jpg", expand="hqe")
+
+
 def test_what_needs_signatures_is_refused_without_them(index, photos):
     retriever = Retriever.open(index)
     with pytest.raises(ArtefactError, match=r"no signatures.*index\.signatures"):

@@ -6,6 +6,8 @@ one aggregated residual per word and image, compared by a selective kernel. Each
 the query's words.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +19,9 @@ from retrieval.index.segment import Segment, openings
 from retrieval.vocabulary import hamming
 
 _CHUNK = 1 << 18  # list entries looked at in one pass: their arrays stay near the processor
+
+Distances = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""(m,) stored features, (E, bits / 64) signatures, (m,) entries of these -> (m,) differing bits."""
 
 
 def inverse_document_frequencies(document_frequencies: np.ndarray, images: int) -> np.ndarray:
@@ -115,6 +120,7 @@ def hamming_votes(
     word_weights: np.ndarray | None = None,
     norms: np.ndarray | None = None,
     strict: int = -1,
+    distances: Distances | None = None,
 ) -> Votes:
     """Votes of the matches between a query's features and every image's.
 
@@ -131,6 +137,7 @@ def hamming_votes(
         word_weights: (W,) float64, idf squared; None = ones.
         norms: (n,) from `binary_norms`; None = ones.
         strict: bits for `Votes.strict`.
+        distances: counts differing bits of the segment's signatures elsewhere, for example on a GPU; None: here.
 
     Returns:
         Scores and strict matches of every image.
@@ -141,6 +148,7 @@ def hamming_votes(
     if segment.signatures is None or len(segment.signatures) != signatures.shape[1]:
         raise ValueError("the index has no signatures of this length")
     n = len(segment.sizes)
+    compare = distances or functools.partial(hamming.distances, segment.signatures)
     weight_of = np.exp(-((np.arange(64 * signatures.shape[1] + 1) / config.sigma) ** 2))
     order = np.argsort(owners, kind="stable")
     words, signatures, owners = words[order], signatures[order], owners[order].astype(np.int64)
@@ -149,7 +157,7 @@ def hamming_votes(
     for chunk in _batches(ends - starts, _CHUNK):
         entry = np.repeat(np.arange(chunk.start, chunk.stop), (ends - starts)[chunk])
         at = concatenate_ranges(starts[chunk], ends[chunk])
-        distance = hamming.distances(segment.signatures, at, signatures, entry)
+        distance = compare(at, signatures, entry)
         close = np.flatnonzero(distance <= config.threshold)
         kept.append((entry[close], segment.images[at[close]], distance[close]))
     entry, image, distance = (np.concatenate(part) for part in zip(*kept, strict=True)) if kept else _nothing()
