@@ -3,8 +3,7 @@
 
     python run_oxford5k.py --config configs/oxford5k-rootsift.yaml --plan
     python run_oxford5k.py --config configs/oxford5k-rootsift.yaml --work runs/oxford5k --check 1.0
-    python run_oxford5k.py --config configs/oxford5k-rootsift-hqe.yaml --work runs/oxford5k-hqe \
-        --stores runs/oxford5k/features
+    python run_oxford5k.py --config configs/oxford5k-rootsift-hqe.yaml --work runs/hqe --stores runs/oxford5k/features
     python run_oxford5k.py --config configs/oxford5k-rootsift-hqe.yaml --work runs/ctu --features FEATURES
     python run_oxford5k.py --images DIR --groundtruth DIR --vocabulary-images DIR --set vocabulary.words=20000
 

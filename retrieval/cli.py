@@ -137,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         "--expand",
         choices=("aqe", "hqe"),
         help="query expansion: aqe = average query expansion; hqe = Hamming query expansion, for an index made with "
-        "--set index.signatures=[hamming]",
+        "--set 'index.signatures=[hamming]'",
     )
     query.add_argument("--json", action="store_true", help="print one JSON object")
     query.add_argument("--matches", action="store_true", help="with --json: the inlier regions of every hit")
@@ -155,7 +155,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("index", type=Path)
     evaluate.add_argument("groundtruth", type=Path, help="folder of *_query.txt, *_good.txt, *_ok.txt, *_junk.txt")
-    evaluate.add_argument("--rows", nargs="+", default=["bow", "bow+sv", "bow+sv+qe"], metavar="ROW")
+    evaluate.add_argument(
+        "--rows",
+        nargs="+",
+        default=["bow", "bow+sv", "bow+sv+qe"],
+        metavar="ROW",
+        help="of bow bow+sv bow+sv+qe (the default), and for an index with signatures hqe hqe+ma hqe+sv hqe+sv+ma asmk "
+        "asmk+sv",
+    )
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
     add_settings(evaluate, with_config=False)
 

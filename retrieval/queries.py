@@ -97,7 +97,7 @@ class Queries:
         """A query with `hamming.assignments` words of every feature, and their signatures.
 
         That takes descriptors, which an index does not keep: an indexed photograph is read again. Where it is gone,
-        each of its features has the one word that the index knows, and a warning says so.
+        or shows something else, each feature has the one word that the index knows, and a warning says so.
 
         Raises:
             RetrievalError: as for `features`.
@@ -111,8 +111,21 @@ class Queries:
                     self.config.hamming.assignments,
                 )
                 return self.features(image, box, signatures=True)
-            return self.encode(self.described(path), box, self.config.hamming.assignments)
+            found, stored = self.described(path), self.features(image, box, signatures=True)
+            if (found.width, found.height) == stored.size and len(found.codes) == self._count(image):
+                return self.encode(found, box, self.config.hamming.assignments)
+            logger.warning(
+                "%s is another photograph than the indexed one: its features keep the one word each that the index "
+                "knows; to search with the file as it is now, give its path",
+                path,
+            )
+            return stored
         return self.encode(self.described(image), box, self.config.hamming.assignments)
+
+    def _count(self, name: str) -> int:
+        """How many features an indexed photograph has."""
+        image_id = self.collection.ids[name]
+        return int(np.diff(self.collection.segment.offsets[image_id : image_id + 2])[0])
 
     def described(self, image: str | Path | np.ndarray) -> ImageFeatures:
         """The features of a photograph, described as the indexed ones were.
@@ -162,7 +175,8 @@ class Queries:
         found = self.collection.segment.signatures
         if found is None:
             raise ArtefactError(
-                f"the index {self.collection.folder} has no signatures: build it with --set index.signatures=[hamming]"
+                f"the index {self.collection.folder} has no signatures: build it with "
+                "--set 'index.signatures=[hamming]'"
             )
         return found
 

@@ -186,8 +186,9 @@ class Retriever:
         stored = collection.settings["signatures"].get("asmk")
         if stored != ("signs" if config.binary else "vectors"):
             raise ArtefactError(
-                f"the index {collection.folder} has {stored or 'no'} ASMK vectors, asmk.binary is {config.binary}: "
-                "build it with --set index.signatures=[asmk] and the same asmk.binary"
+                f"the index {collection.folder} has no ASMK {'signs' if config.binary else 'vectors'}"
+                f"{f' but {stored}' if stored else ''}: build one with asmk among its index.signatures, for example "
+                f"--set 'index.signatures=[hamming,asmk]', and asmk.binary={str(config.binary).lower()}"
             )
         vocabulary = collection.vocabulary
         inside = inside_box(image.regions, check_box(box, image.width, image.height))

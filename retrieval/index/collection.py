@@ -176,7 +176,7 @@ def describe_index(collection: Collection) -> dict[str, Any]:
         "images": len(collection.names),
         "features": collection.features,
         "features_per_image": {
-            "min": int(counts.min(initial=0)),
+            "min": int(counts.min()) if len(counts) else 0,
             "median": float(np.median(counts)) if len(counts) else 0.0,
             "max": int(counts.max(initial=0)),
         },
@@ -212,7 +212,8 @@ def require_embedding(vocabulary: Vocabulary) -> Embedding:
     """
     if vocabulary.embedding is None:
         raise ArtefactError(
-            f"the vocabulary {vocabulary.folder} cannot make signatures: train it with --set index.signatures=[hamming]"
+            f"the vocabulary {vocabulary.folder} cannot make signatures: train it with "
+            "--set 'index.signatures=[hamming]'"
         )
     return vocabulary.embedding
 
