@@ -102,25 +102,26 @@ class Queries:
         Raises:
             RetrievalError: as for `features`.
         """
-        if isinstance(image, str) and image in self.collection.ids:
-            path = Path(self.collection.root) / image
-            if not path.is_file():
-                logger.warning(
-                    "%s is not there any more: its features keep the one word each that the index knows, instead of %d",
-                    path,
-                    self.config.hamming.assignments,
-                )
-                return self.features(image, box, signatures=True)
-            found, stored = self.described(path), self.features(image, box, signatures=True)
-            if (found.width, found.height) == stored.size and len(found.codes) == self._count(image):
-                return self.encode(found, box, self.config.hamming.assignments)
+        several = self.config.hamming.assignments
+        if not isinstance(image, str) or image not in self.collection.ids:
+            return self.encode(self.described(image), box, several)
+        path, stored = Path(self.collection.root) / image, self.features(image, box, signatures=True)
+        if not path.is_file():
             logger.warning(
-                "%s is another photograph than the indexed one: its features keep the one word each that the index "
-                "knows; to search with the file as it is now, give its path",
+                "%s is not there any more: its features keep the one word each that the index knows, instead of %d",
                 path,
+                several,
             )
             return stored
-        return self.encode(self.described(image), box, self.config.hamming.assignments)
+        found = self.described(path)
+        if (found.width, found.height) == stored.size and len(found.codes) == self._count(image):
+            return self.encode(found, box, several)
+        logger.warning(
+            "%s is another photograph than the indexed one: its features keep the one word each that the index "
+            "knows; to search with the file as it is now, give its path",
+            path,
+        )
+        return stored
 
     def _count(self, name: str) -> int:
         """How many features an indexed photograph has."""

@@ -115,7 +115,7 @@ def find_putatives(query: QueryWords, ids: np.ndarray, inverted: InvertedFile, c
     if not similar:
         keep = _whole_words(slot[begin], n_image * n_query, len(ids), config)
         begin, n_image, n_query = begin[keep], n_image[keep], n_query[keep]
-    found = []
+    found: list[tuple[np.ndarray, ...]] = [(np.empty(0, np.int64),) * 3]  # entry, row, group
     for part in _whole_images(slot[begin], n_image * n_query):
         of_image, of_query = n_image[part], n_query[part]
         pairs = of_image * of_query
@@ -128,7 +128,7 @@ def find_putatives(query: QueryWords, ids: np.ndarray, inverted: InvertedFile, c
             kept = _most_similar(query, inverted, entry, of_pair, slot[begin][group], group, config)
             entry, of_pair, group = entry[kept], of_pair[kept], group[kept]
         found.append((entry, of_pair, group))
-    entry, row_of, group = (np.concatenate(part) for part in zip(*found, strict=True)) if found else _no_pairs()
+    entry, row_of, group = (np.concatenate(part) for part in zip(*found, strict=True))
     slot = slot[begin][group]
     capacity = np.minimum(n_image, n_query)
     if similar:
@@ -143,10 +143,6 @@ def find_putatives(query: QueryWords, ids: np.ndarray, inverted: InvertedFile, c
         capacity=capacity,
         starts=np.searchsorted(slot, np.arange(len(ids) + 1)),
     )
-
-
-def _no_pairs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64)
 
 
 def _whole_images(slot: np.ndarray, pairs: np.ndarray) -> list[slice]:

@@ -153,14 +153,14 @@ def hamming_votes(
     order = np.argsort(owners, kind="stable")
     words, signatures, owners = words[order], signatures[order], owners[order].astype(np.int64)
     starts, ends = segment.word_offsets[words], segment.word_offsets[words + 1]
-    kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    kept: list[tuple[np.ndarray, ...]] = [(np.empty(0, np.int64),) * 3]  # entry, image, distance
     for chunk in _batches(ends - starts, _CHUNK):
         entry = np.repeat(np.arange(chunk.start, chunk.stop), (ends - starts)[chunk])
         at = concatenate_ranges(starts[chunk], ends[chunk])
         distance = compare(at, signatures, entry)
         close = np.flatnonzero(distance <= config.threshold)
         kept.append((entry[close], segment.images[at[close]], distance[close]))
-    entry, image, distance = (np.concatenate(part) for part in zip(*kept, strict=True)) if kept else _nothing()
+    entry, image, distance = (np.concatenate(part) for part in zip(*kept, strict=True))
     value = weight_of[distance]
     if word_weights is not None:
         value *= word_weights[words[entry]]
@@ -177,10 +177,6 @@ def hamming_votes(
     if norms is not None:
         np.divide(scores, norms, out=scores, where=norms > 0)
     return Votes(scores, np.bincount(image[distance.astype(np.int64) <= strict], minlength=n))
-
-
-def _nothing() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64)
 
 
 def _batches(lengths: np.ndarray, most: int) -> list[slice]:
