@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from retrieval import artefacts, cli, planning, reproduction
+from retrieval import artefacts, command_line, planning, reproduction
 from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.datasets.benchmarks import Source, open_benchmark
@@ -31,7 +31,7 @@ logger = logging.getLogger("run_oxford5k")
 def main(argv: list[str] | None = None) -> int:
     """Parses arguments and runs; returns the exit code: 0 fine, 1 a cell fell short of ``--check``, 2 an error."""
     arguments = _parser().parse_args(argv)
-    return cli.run_command(_run, arguments)
+    return command_line.run_command(_run, arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="POINTS",
         help="exit 1 if a cell is more than POINTS below its published value",
     )
-    cli.add_settings(parser, with_config=False)
-    cli.add_common(parser)
+    command_line.add_settings(parser, with_config=False)
+    command_line.add_common(parser)
     return parser
 
 

@@ -20,8 +20,10 @@ from retrieval import config as settings_module
 from retrieval.config import Config, VocabularyConfig
 from retrieval.features.extractor import extract_collection
 from retrieval.features.store import FeatureStore
+from retrieval.index.assembly import IndexedImage, build_segment
 from retrieval.index.collection import Collection
-from retrieval.index.segment import IndexedImage, Segment, build_segment
+from retrieval.index.segment import Segment
+from retrieval.index.snapshot import Snapshot
 from retrieval.vocabulary.quantizer import Quantizer
 from retrieval.vocabulary.store import Vocabulary
 
@@ -118,4 +120,4 @@ def collection_of(images: Iterator[IndexedImage], n_words: int, config: Config) 
     segment = Segment(**build_segment(images, n_words))
     names = tuple(str(number) for number in range(len(segment.sizes)))
     no_vocabulary = Vocabulary(Path(), np.empty((0, 0)), np.empty(0), {}, None, "", {}, VocabularyConfig(), np.empty(0))
-    return Collection(Path(), config, {}, names, segment, no_vocabulary, "")
+    return Collection(Path(), config, {}, names, Snapshot.of(segment), no_vocabulary, "", {})

@@ -64,7 +64,7 @@ def main() -> int:
 
 def with_exact_regions(collection: Collection, store: FeatureStore) -> Collection:
     """The same index with the regions of the features that it was made from."""
-    segment = collection.segment
+    (segment,) = collection.snapshot.segments
     exact = np.empty((segment.features, 6), np.float32)
     for image_id, image in enumerate(tqdm(store.images(), total=len(store.names), desc="words", disable=None)):
         words = collection.vocabulary.words_of(image.codes)
@@ -74,7 +74,7 @@ def with_exact_regions(collection: Collection, store: FeatureStore) -> Collectio
             raise SystemExit(f"{collection.folder} was not made from {store.folder}")
         exact[rows] = image.regions[order]
     arrays = {one.name: getattr(segment, one.name) for one in fields(Segment)}
-    return replace(collection, segment=ExactSegment(**arrays, exact=exact))
+    return replace(collection, snapshot=replace(collection.snapshot, segments=(ExactSegment(**arrays, exact=exact),)))
 
 
 if __name__ == "__main__":

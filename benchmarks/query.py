@@ -18,8 +18,8 @@ from benchmarks import drawn, record
 from retrieval import config as settings_module
 from retrieval.config import VerificationConfig
 from retrieval.geometry.putatives import find_putatives
+from retrieval.index.assembly import IndexedImage
 from retrieval.index.collection import Collection
-from retrieval.index.segment import IndexedImage
 from retrieval.queries import QueryFeatures
 from retrieval.retriever import Retriever
 
@@ -79,7 +79,7 @@ def main() -> int:
 
 
 def _putatives_per_image(collection: Collection, query: QueryFeatures, ids: np.ndarray) -> float:
-    found = find_putatives(query.paired, ids, collection.segment, VerificationConfig())
+    found = find_putatives(query.paired, ids, collection.snapshot, VerificationConfig())
     return float(np.median(np.diff(found.starts)))
 
 

@@ -29,8 +29,9 @@ from retrieval.config import AsmkConfig, Config
 from retrieval.expansion import hamming as hqe
 from retrieval.geometry.putatives import QueryWords
 from retrieval.index import scoring
+from retrieval.index.assembly import IndexedImage
 from retrieval.index.collection import Collection
-from retrieval.index.segment import IndexedImage, Segment
+from retrieval.index.segment import Segment
 from retrieval.queries import QueryFeatures
 from retrieval.retriever import Retriever
 from retrieval.vocabulary import hamming
@@ -64,7 +65,7 @@ def main() -> int:
     if importlib.util.find_spec("asmk") is None:
         print(f"left out: ASMK* beside the package asmk, which is not installed: {INSTALL}", file=sys.stderr)
     else:
-        package = _Package(collection.segment)
+        package = _Package(collection.snapshot.segments[0])
     figures = {
         "images": IMAGES,
         "features an image": IMAGE_FEATURES,
@@ -75,7 +76,7 @@ def main() -> int:
         "descriptor": config.descriptor.name,
         "cores": joblib.cpu_count(),
         "load average before": load,
-        "bytes a feature": sizes(collection.segment),
+        "bytes a feature": sizes(collection.snapshot.segments[0]),
         **_measured(photographs, embedding, collection, package),
     }
     return record.report("signatures", figures, arguments.json, bars(figures))
@@ -213,7 +214,7 @@ def _vote(retriever: Retriever, embedding: Embedding, query: Drawn, words: np.nd
     _timed(found["HQE, seconds"], retriever.expand_hamming, asked, geometry=False)
     verified = _timed(found["HQE with geometry, seconds"], retriever.expand_hamming, asked, geometry=True).verified
     found["images verified"].append(0 if verified is None else int((verified.inliers > 0).sum()))
-    config, segment = retriever.config, retriever.collection.segment
+    config, segment = retriever.config, retriever.collection.snapshot.segments[0]
     first = scoring.hamming_votes(
         segment, entries.words, signatures.reshape(len(owners), -1), owners, config.hamming, strict=config.hqe.strict
     )
@@ -222,8 +223,7 @@ def _vote(retriever: Retriever, embedding: Embedding, query: Drawn, words: np.nd
 
 def _match(collection: Collection, words: np.ndarray, aggregates: np.ndarray) -> Found:
     """What `Retriever.match` does once it has the query's aggregates."""
-    weights, norms = collection.asmk_weights(ASMK.idf)
-    scores = scoring.asmk_scores(collection.segment, words, aggregates, ASMK, weights, norms)
+    scores = collection.snapshot.kernel(words, aggregates, ASMK)
     ids = np.argsort(-scores, kind="stable")
     return ids, scores[ids]
 

@@ -10,14 +10,17 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
+from retrieval import __version__
 from retrieval import config as settings_module
 from retrieval.errors import ArtefactError
 
@@ -25,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 PLAN = "plan.json"  # of a folder that is filled step by step
+WRITTEN_BY = f"hardnet-retrieval {__version__}"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -34,7 +38,8 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file atomically: temporary name, fsync, rename."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    clear_temporary(path)
+    handle, name = tempfile.mkstemp(prefix=_prefix(path), suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
@@ -62,10 +67,12 @@ def sync_directory(path: Path) -> None:
 def building(target: Path) -> Iterator[Path]:
     """A temporary sibling directory that becomes `target` when the block ends well.
 
-    An existing `target` is replaced; on an error the temporary directory is removed and `target` is as it was.
+    An existing `target` is replaced; on an error the temporary directory is removed and `target` is as it was. What a
+    killed process left of an earlier attempt is removed first.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    clear_temporary(target)
+    temporary = Path(tempfile.mkdtemp(prefix=_prefix(target), suffix=".tmp", dir=target.parent))
     os.chmod(temporary, 0o755)
     try:
         yield temporary
@@ -91,6 +98,51 @@ def building(target: Path) -> Iterator[Path]:
         sync_directory(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _prefix(target: Path) -> str:
+    """How the temporary names for a target begin: with who makes them, so that a dead process's can be told."""
+    return f".{target.name}.{os.getpid()}@{socket.gethostname()}."
+
+
+def clear_temporary(target: Path) -> None:
+    """Removes the temporary files and folders that processes of this machine, now dead, left when writing a target.
+
+    A process that was killed between the two renames by which a folder is replaced left no target; then the replaced
+    one is put back.
+    """
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d+)@{re.escape(socket.gethostname())}\..*\.tmp(\.old)?")
+    try:
+        found = [(entry.name, pattern.fullmatch(entry.name)) for entry in os.scandir(target.parent)]
+    except OSError:
+        return  # there is no such folder, or it cannot be read: whoever writes to it will say so
+    for name, match in sorted(found, key=lambda pair: not pair[0].endswith(".old")):
+        if match is None or _alive(int(match[1])):
+            continue
+        path = target.parent / name
+        if match[2] and not target.exists():
+            logger.info("%s: put back from %s, which a killed process left", target, name)
+            os.rename(path, target)
+        else:
+            discard(path)
+
+
+def discard(path: Path) -> None:
+    """Removes a file or a folder with all that is in it; one that is not there is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def write_artefact(
@@ -127,17 +179,55 @@ def fill_artefact(
     entries = {}
     for name, array in arrays.items():
         path = folder / f"{name}.npy"
-        np.save(path, np.ascontiguousarray(array), allow_pickle=False)
-        entries[name] = {"sha256": file_sha256(path), "shape": list(array.shape), "dtype": array.dtype.str}
+        entries[name] = {
+            "sha256": write_array(path, array),
+            "shape": list(array.shape),
+            "dtype": array.dtype.str,
+        }
     manifest = {
         "kind": kind,
         "version": version,
+        "written_by": WRITTEN_BY,
         "digest": settings_module.digest(settings),
         "settings": settings,
         "facts": dict(facts or {}),
         "arrays": entries,
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_manifest(folder, manifest)
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Replaces a folder's manifest, atomically; it gets a checksum of its own."""
+    content = {key: value for key, value in manifest.items() if key != "checksum"}
+    content["checksum"] = settings_module.digest(content)
+    write_text(folder / MANIFEST, json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def intact(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest is as `write_manifest` wrote it."""
+    content = {key: value for key, value in manifest.items() if key != "checksum"}
+    digest = settings_module.digest(content)
+    return bool(manifest.get("checksum", digest) == digest)  # an artefact of an earlier version has none
+
+
+def write_array(path: Path, array: np.ndarray) -> str:
+    """Writes a ``.npy`` file (not synced; `building` does that) and returns its sha256."""
+    with path.open("wb") as stream:
+        digest = _Digest(stream)
+        np.lib.format.write_array(digest, np.ascontiguousarray(array), allow_pickle=False)
+    return digest.hash.hexdigest()
+
+
+class _Digest:
+    """A stream that takes the checksum of what it passes on; numpy writes to it in pieces of some megabytes."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream = stream
+        self.hash = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.hash.update(data)
+        return self.stream.write(data)
 
 
 def read_manifest(folder: Path, kind: str, version: int, name: str = MANIFEST) -> dict[str, Any]:
@@ -157,9 +247,11 @@ def read_manifest(folder: Path, kind: str, version: int, name: str = MANIFEST) -
         found = manifest.get("kind") if isinstance(manifest, dict) else None
         raise ArtefactError(f"{folder} holds no {kind} (its {name} says {found!r})")
     if manifest.get("version") != version:
+        found, writer = manifest.get("version"), manifest.get("written_by", "an early version of this program")
+        newer = isinstance(found, int) and found > version
         raise ArtefactError(
-            f"{folder} was written as {kind} format {manifest.get('version')}, this program reads {version}: "
-            "make it anew"
+            f"{folder} was written as {kind} format {found} by {writer}, this program ({WRITTEN_BY}) reads format "
+            f"{version}: {'use that program or a newer one' if newer else 'make it anew'}"
         )
     return manifest
 
@@ -175,20 +267,32 @@ def read_arrays(folder: Path, manifest: Mapping[str, Any], verify: bool = False)
     Raises:
         ArtefactError: an array is missing, or differs from the manifest in shape, dtype or checksum.
     """
-    arrays = {}
+    return {name: _read_array(folder, name, entry, verify) for name, entry in manifest["arrays"].items()}
+
+
+def damage(folder: Path, manifest: Mapping[str, Any]) -> Iterator[str | None]:
+    """For each array of an artefact, after reading all of it, what is wrong with it, or None."""
     for name, entry in manifest["arrays"].items():
-        path = folder / f"{name}.npy"
         try:
-            empty = 0 in entry["shape"]
-            array = np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise ArtefactError(f"{path} cannot be read: {error}; rebuild {folder}") from error
-        if list(array.shape) != entry["shape"] or array.dtype.str != entry["dtype"]:
-            raise ArtefactError(f"{path} does not match its manifest (shape or dtype); rebuild {folder}")
-        if verify and file_sha256(path) != entry["sha256"]:
-            raise ArtefactError(f"{path} is damaged: its sha256 differs from the manifest's; rebuild {folder}")
-        arrays[name] = array
-    return arrays
+            _read_array(folder, name, entry, verify=True)
+        except ArtefactError as error:
+            yield str(error)
+        else:
+            yield None
+
+
+def _read_array(folder: Path, name: str, entry: Mapping[str, Any], verify: bool) -> np.ndarray:
+    path = folder / f"{name}.npy"
+    try:
+        empty = 0 in entry["shape"]
+        array: np.ndarray = np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)
+    except (OSError, ValueError, SyntaxError) as error:  # numpy parses the header as Python literals
+        raise ArtefactError(f"{path} cannot be read: {error}; rebuild {folder}") from error
+    if list(array.shape) != entry["shape"] or array.dtype.str != entry["dtype"]:
+        raise ArtefactError(f"{path} does not match its manifest (shape or dtype); rebuild {folder}")
+    if verify and file_sha256(path) != entry["sha256"]:
+        raise ArtefactError(f"{path} is damaged: its sha256 differs from the manifest's; rebuild {folder}")
+    return array
 
 
 def require_settings(what: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

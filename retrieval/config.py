@@ -312,6 +312,19 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(to_tree(config), sort_keys=False)
 
 
+def differences(tree: Mapping[str, Any]) -> list[str]:
+    """The settings of a tree (from `to_tree`) that are not the defaults, as ``section.key: value``."""
+    default = to_tree(Config())
+    found = []
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            known = default.get(key, {})
+            found += [f"{key}.{name}: {one}" for name, one in value.items() if known.get(name) != one]
+        elif default.get(key) != value:
+            found.append(f"{key}: {value}")
+    return found
+
+
 def feature_settings(config: Config) -> dict[str, Any]:
     """The settings that decide what features a photograph has (for digests and for error messages)."""
     tree = to_tree(config)

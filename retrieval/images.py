@@ -6,6 +6,7 @@ samples are scaled by 1/257. Whatever cannot be used raises `ImageError`, which 
 """
 
 import contextlib
+import hashlib
 import os
 import stat
 import threading
@@ -130,6 +131,18 @@ def load_pixels(path: str | Path, config: ImageConfig | None = None) -> np.ndarr
     except ImageError as error:
         raise ImageError(f"{_display_name(path)}: {error}") from error
     return pixels
+
+
+def fingerprint(path: str | Path, config: ImageConfig | None = None) -> str:
+    """The sha256 of a photograph's file, in hexadecimal.
+
+    Raises:
+        ImageError: there is no such file, it cannot be read, or it is larger than a photograph.
+    """
+    try:
+        return hashlib.sha256(_read_file(Path(path), config or ImageConfig())).hexdigest()
+    except ImageError as error:
+        raise ImageError(f"{_display_name(path)}: {error}") from error
 
 
 def _decode(data: bytes, config: ImageConfig) -> np.ndarray:

@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from retrieval import artefacts
+from retrieval import artefacts, lock
 from retrieval import config as settings_module
 from retrieval.config import Config, VocabularyConfig
 from retrieval.datasets.folder import ImageSet, list_images
 from retrieval.errors import ArtefactError, ConfigError, RetrievalError
 from retrieval.features import extractor
 from retrieval.features.store import Failure, FeatureStore
-from retrieval.index.collection import Collection, build_index, index_settings, open_index
+from retrieval.index.building import build_index, index_settings
+from retrieval.index.collection import Collection, open_index
 from retrieval.vocabulary import hamming, kmeans
 from retrieval.vocabulary.store import (
     Vocabulary,
@@ -190,13 +191,26 @@ def build_collection(
         ArtefactError: the target exists, or the vocabulary was made from other features.
         RetrievalError: no usable photograph, or too few features for the vocabulary.
     """
+    partial = partial_folder(target)
+    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        with lock.writing(partial):
+            return _build(images, target, partial, config, vocabulary)
+    finally:
+        if partial.is_dir() and {path.name for path in partial.iterdir()} <= {lock.LOCK}:
+            artefacts.discard(partial)
+
+
+def _build(
+    images: ImageSet, target: Path, partial: Path, config: Config, vocabulary: Path | None
+) -> tuple[Collection, tuple[Failure, ...]]:
     if target.exists():
-        raise ArtefactError(f"{target} already exists: choose another folder or delete it")
+        artefacts.discard(partial)  # the folder of the lock, or what a command left that was stopped at its very end
+        raise ArtefactError(f"{target} already exists: choose another folder, or use `retrieval add`")
     opened = open_vocabulary(vocabulary) if vocabulary is not None else None
     if opened is not None:
         require_features(opened, extractor.feature_settings(config))
         config = replace(config, vocabulary=opened.config)
-    partial = partial_folder(target)
     store = extractor.extract_collection(images, partial / "features", config)
     if not store.names:
         raise RetrievalError(

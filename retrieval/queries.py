@@ -83,14 +83,17 @@ class Queries:
         """
         if not isinstance(image, str) or image not in self.collection.ids:
             return self.encode(self.described(image), box, 1 if signatures else 0)
-        segment, image_id = self.collection.segment, self.collection.ids[image]
-        rows = segment.image_rows(image_id)
-        size = (int(segment.sizes[image_id, 0]), int(segment.sizes[image_id, 1]))
+        index, image_id = self.collection.snapshot, self.collection.ids[image]
+        rows = index.image_rows(image_id)
+        size = (int(index.sizes[image_id, 0]), int(index.sizes[image_id, 1]))
         checked = check_box(box, *size)
-        words, regions = segment.words_at(rows), segment.regions(rows)
+        words, regions = index.words_at(rows), index.regions(rows)
         inside = inside_box(regions, checked)
         words, regions, rows = words[inside], regions[inside], rows[inside]
-        assigned = QueryWords(words, np.arange(len(words)), self.stored_signatures()[:, rows].T) if signatures else None
+        assigned = None
+        if signatures:
+            self.require_signatures()
+            assigned = QueryWords(words, np.arange(len(words)), index.signatures_at(rows))
         return QueryFeatures(words, regions, np.ones(len(words), np.float32), size, checked, assigned)
 
     def assigned(self, image: str | Path | np.ndarray, box: Sequence[float] | None = None) -> QueryFeatures:
@@ -105,7 +108,7 @@ class Queries:
         several = self.config.hamming.assignments
         if not isinstance(image, str) or image not in self.collection.ids:
             return self.encode(self.described(image), box, several)
-        path, stored = Path(self.collection.root) / image, self.features(image, box, signatures=True)
+        path, stored = self.collection.path(image), self.features(image, box, signatures=True)
         if not path.is_file():
             logger.warning(
                 "%s is not there any more: its features keep the one word each that the index knows, instead of %d",
@@ -114,7 +117,8 @@ class Queries:
             )
             return stored
         found = self.described(path)
-        if (found.width, found.height) == stored.size and len(found.codes) == self._count(image):
+        count = int(self.collection.snapshot.counts[self.collection.ids[image]])
+        if (found.width, found.height) == stored.size and len(found.codes) == count:
             return self.encode(found, box, several)
         logger.warning(
             "%s is another photograph than the indexed one: its features keep the one word each that the index "
@@ -122,11 +126,6 @@ class Queries:
             path,
         )
         return stored
-
-    def _count(self, name: str) -> int:
-        """How many features an indexed photograph has."""
-        image_id = self.collection.ids[name]
-        return int(np.diff(self.collection.segment.offsets[image_id : image_id + 2])[0])
 
     def described(self, image: str | Path | np.ndarray) -> ImageFeatures:
         """The features of a photograph, described as the indexed ones were.
@@ -158,7 +157,7 @@ class Queries:
         words = vocabulary.quantizer.assign(descriptors, several).reshape(len(regions), several)
         assigned = None
         if assignments:
-            self.stored_signatures()
+            self.require_signatures()
             embedding = vocabulary.embedding
             assert embedding is not None
             signatures = embedding.signatures(descriptors, words)
@@ -167,19 +166,17 @@ class Queries:
         weights = np.ones(len(regions), np.float32)
         return QueryFeatures(words[:, 0], regions, weights, (image.width, image.height), checked, assigned)
 
-    def stored_signatures(self) -> np.ndarray:
-        """The signatures of the index.
+    def require_signatures(self) -> None:
+        """Refuses what takes signatures.
 
         Raises:
-            ArtefactError: it has none.
+            ArtefactError: the index has none.
         """
-        found = self.collection.segment.signatures
-        if found is None:
+        if not self.collection.snapshot.has_signatures:
             raise ArtefactError(
                 f"the index {self.collection.folder} has no signatures: build it with "
                 "--set 'index.signatures=[hamming]'"
             )
-        return found
 
     def _require_same_features(self) -> None:
         """A new photograph must be described exactly as the indexed ones were, by the same weights."""

@@ -225,7 +225,7 @@ def _query(
     name = stems[query.image]
     if database is not None:
         return BenchmarkQuery(name, query.box, lambda: database.image(name))
-    return BenchmarkQuery(name, query.box, lambda: retriever.queries.described(Path(retriever.collection.root) / name))
+    return BenchmarkQuery(name, query.box, lambda: retriever.queries.described(retriever.collection.path(name)))
 
 
 def folder_name(descriptor: str) -> str:

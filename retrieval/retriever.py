@@ -103,6 +103,26 @@ class Retriever:
         """
         return cls(open_index(path, verify=verify), config)
 
+    def refresh(self) -> bool:
+        """Takes up what was added and removed since the index was opened; what has not changed is not read again.
+
+        Between searches, not while one runs in another thread; a server makes a second retriever of
+        ``retriever.collection.newest()`` instead.
+
+        Returns:
+            Whether the index had changed.
+
+        Raises:
+            ArtefactError: the index is gone or damaged; this retriever stays as it is.
+        """
+        newest = self.collection.newest()
+        if newest is self.collection:
+            return False
+        self.collection = newest
+        self.queries = Queries(newest, self.config)
+        self.__dict__.pop("_distances", None)
+        return True
+
     def query(
         self,
         image: str | Path | np.ndarray,
@@ -139,7 +159,7 @@ class Retriever:
         """
         if expand == "hqe":
             return self.queries.assigned(image, box)
-        return self.queries.features(image, box, self.collection.segment.signatures is not None)
+        return self.queries.features(image, box, self.collection.snapshot.has_signatures)
 
     def search(
         self, query: QueryFeatures, top: int | None = 100, verify: bool = True, expand: str | None = None
@@ -160,7 +180,7 @@ class Retriever:
 
     def shortlist(self, query: QueryFeatures) -> Ranking:
         """All images that share a word with the query, by tf-idf cosine; ties by image id."""
-        scores, shared = self.collection.scores(*query.terms())
+        scores, shared = self.collection.snapshot.scores(*query.terms())
         return _ranking(np.flatnonzero(shared), scores, query)
 
     def vote(self, query: QueryFeatures) -> Ranking:
@@ -195,23 +215,22 @@ class Retriever:
         descriptors = vocabulary.descriptors_of(image.codes[inside])
         assigned = vocabulary.quantizer.assign(descriptors, min(config.assignments, len(vocabulary.centroids)))
         words, aggregates = scoring.aggregate(descriptors, assigned, vocabulary.centroids, config.binary)
-        weights, norms = collection.asmk_weights(config.idf)
-        scores = scoring.asmk_scores(collection.segment, words, aggregates, config, weights, norms)
-        signatures = collection.segment.signatures is not None  # verification compares them where there are any
+        scores = collection.snapshot.kernel(words, aggregates, config)
+        signatures = collection.snapshot.has_signatures  # verification compares them where there are any
         return _ranking(np.flatnonzero(scores > 0), scores, self.queries.encode(image, box, 1 if signatures else 0))
 
     def verify(self, ranking: Ranking) -> Ranking:
         """Verifies the first `verification.depth` images and puts the verified ones first, by inliers."""
         config = self.config.verification
-        segment, query = self.collection.segment, ranking.query
+        index, query = self.collection.snapshot, ranking.query
         ids = ranking.ids[: config.depth]
-        putatives = find_putatives(query.paired, ids, segment, config)
+        putatives = find_putatives(query.paired, ids, index, config)
         outcome = verify(
             putatives,
             query.regions,
             float(max(query.size)),
-            segment.regions(putatives.row),
-            segment.sizes[ids].max(axis=1, initial=1),
+            index.regions(putatives.row),
+            index.sizes[ids].max(axis=1, initial=1),
             config,
         )
         inliers = np.zeros(len(ranking.ids), np.int64)
@@ -251,17 +270,17 @@ class Retriever:
         Raises:
             ArtefactError: the index has no signatures.
         """
-        segment, config = self.collection.segment, self.config.hqe
+        index, config = self.collection.snapshot, self.config.hqe
         first = self._votes(query.paired, final=False)
         if geometry:
             candidates = self.verify(_ranking(np.flatnonzero(first.scores > 0), first.scores, query))
             rows = self._confirmed(candidates)
         else:
-            rows = hqe.features_of(segment, hqe.reliable_images(first, config))
+            rows = hqe.features_of(index, hqe.reliable_images(first, config))
         if not len(rows):
             ranking = self.vote(query)
             return self.verify(ranking) if geometry else ranking
-        merged = hqe.expand(query.paired, segment, rows, config, self.config.seed)
+        merged = hqe.expand(query.paired, index, rows, config, self.config.seed)
         votes = self._votes(merged, final=True)
         ranking = _ranking(np.flatnonzero(votes.scores > 0), votes.scores, query)
         return self.verify(ranking) if geometry else ranking
@@ -274,30 +293,20 @@ class Retriever:
         kept = (head >= 0) & (ranking.verified.inliers[head] >= self.config.hqe.min_inliers)
         images, transforms = ranking.ids[: len(head)][kept], ranking.verified.transforms[head[kept]]
         query = ranking.query
-        return hqe.features_inside(self.collection.segment, images, transforms, query.box, query.size)
+        return hqe.features_inside(self.collection.snapshot, images, transforms, query.box, query.size)
 
     def _votes(self, words: QueryWords, final: bool) -> scoring.Votes:
         """Votes of all images; `final` ones are weighted by idf squared and divided by norms, others count strictly."""
-        self.queries.stored_signatures()
-        collection = self.collection
+        self.queries.require_signatures()
         if words.signatures is None:
             raise RetrievalError(
                 "the query has no signatures: make it with Retriever.prepare(photograph, expand='hqe')"
             )
-        return scoring.hamming_votes(
-            collection.segment,
-            words.words,
-            words.signatures,
-            words.owners,
-            self.config.hamming,
-            collection.idf_squared if final else None,
-            collection.vote_norms if final else None,
-            -1 if final else self.config.hqe.strict,
-            self._distances,
-        )
+        strict = -1 if final else self.config.hqe.strict
+        return self.collection.snapshot.votes(words, self.config.hamming, final, strict, self._distances)
 
     @cached_property
-    def _distances(self) -> scoring.Distances | None:
+    def _distances(self) -> list[scoring.Distances] | None:
         """Where signatures are compared, as `hamming.device` says.
 
         Raises:
@@ -313,7 +322,11 @@ class Retriever:
         from retrieval.vocabulary.torch_hamming import TorchDistances
 
         logger.info("signatures are compared on %s", chosen)
-        return TorchDistances(self.queries.stored_signatures(), chosen)
+        return [
+            TorchDistances(segment.signatures, chosen)
+            for segment in self.collection.snapshot.segments
+            if segment.signatures is not None
+        ]
 
     def sources(self, ranking: Ranking) -> list[Source]:
         """The verified results with at least `expansion.min_inliers`, best first, at most `max_images`."""
@@ -324,14 +337,14 @@ class Retriever:
                 break
             if ranking.verified.inliers[place] < config.min_inliers:
                 break
-            words, regions = self.collection.segment.image(int(image_id))
+            words, regions = self.collection.snapshot.image(int(image_id))
             found.append(Source(ranking.verified.transforms[place], words, regions))
         return found
 
     def hits(self, ranking: Ranking, top: int | None = None) -> list[Hit]:
         """The head of a ranking as `Hit` objects."""
         hits = []
-        segment = self.collection.segment
+        index = self.collection.snapshot
         for rank, image_id in enumerate(ranking.ids[:top]):
             place = ranking.places[rank]
             inliers, transform = 0, None
@@ -339,7 +352,7 @@ class Retriever:
             if place >= 0 and ranking.verified is not None:
                 pairs = ranking.verified.matches[place]
                 inliers, transform = int(ranking.verified.inliers[place]), ranking.verified.transforms[place]
-                regions = segment.regions(pairs[:, 1])
+                regions = index.regions(pairs[:, 1])
                 matches = np.stack([ranking.query.regions[pairs[:, 0]], regions], axis=1)
             hits.append(
                 Hit(

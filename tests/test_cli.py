@@ -67,7 +67,7 @@ def test_info(capsys, index):
     assert facts["bytes_per_feature"] <= 24
     code, out, _ = run(capsys, "info", index)
     assert code == 0
-    assert "images: 9" in out
+    assert "photographs       9 of" in out
 
 
 def test_index_with_a_vocabulary_of_other_photographs(capsys, photos, tmp_path, index):
@@ -90,7 +90,7 @@ def test_index_with_a_vocabulary_of_other_photographs(capsys, photos, tmp_path, 
     assert facts["agreement"] == 1.0
     assert facts["compared"] > 0
     code, out, err = run(capsys, "index", photos, "-o", tmp_path / "index", "--vocabulary", tmp_path / "words", *common)
-    assert code == 0
+    assert code == 1
     assert "2 files could not be used" in err
     assert (tmp_path / "index" / "failed.jsonl").read_text().count("\n") == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "words"]
@@ -107,7 +107,7 @@ def test_the_index_may_lie_among_the_photographs(capsys, photos, tmp_path):
     assert code == 2
     for name in ("x.index", "y.index"):
         code, out, _ = run(capsys, "index", folder, "-o", folder / name, "--set", "vocabulary.words=100", *settings)
-        assert code == 0
+        assert code == 1
         assert "9 photographs" in out
 
 
@@ -116,7 +116,7 @@ def test_an_index_keeps_its_vocabulary_settings(capsys, photos, index, tmp_path)
         capsys, "index", photos, "-o", tmp_path / "index", "--vocabulary", index / "vocabulary",
         "--set", "descriptor.name=rootsift", "--set", "vocabulary.words=777", "--set", "parallel.jobs=1",
     )  # fmt: skip
-    assert code == 0
+    assert code == 1
     code, out, _ = run(capsys, "info", tmp_path / "index", "--json")
     assert json.loads(out)["config"]["vocabulary"]["words"] == 400
 
@@ -233,4 +233,4 @@ def test_help(capsys, arguments):
     assert code == 0
     assert out
     if len(arguments) > 1:
-        assert "example:" in out
+        assert "example" in out

@@ -12,7 +12,9 @@ from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.expansion import hamming as hqe
 from retrieval.geometry.putatives import QueryWords
 from retrieval.index import scoring
-from retrieval.index.segment import IndexedImage, Segment, build_segment
+from retrieval.index.assembly import IndexedImage, build_segment
+from retrieval.index.segment import Segment
+from retrieval.index.snapshot import Snapshot
 from retrieval.vocabulary import hamming
 
 WORDS, BITS, D = 12, 128, 128
@@ -378,7 +380,8 @@ def test_expansion_equals_loops(seed, share):
     reliable = hqe.reliable_images(first, config)
     assert sorted(reliable.tolist()) == sorted(expected)
 
-    merged = hqe.expand(query, segment, hqe.features_of(segment, reliable), config, seed)
+    index = Snapshot.of(segment)
+    merged = hqe.expand(query, index, hqe.features_of(index, reliable), config, seed)
     drawn = np.random.default_rng(seed).integers(0, 2, (len(merged.words), BITS), dtype=np.uint8)
     by_loops = expansion_by_loops(images, expected, query, config, drawn)
     assert merged.words.tolist() == list(by_loops)
@@ -394,7 +397,7 @@ def test_only_what_shows_the_query_is_lent():
     signatures = rng.integers(0, 2**63, (40, 2), np.uint64)
     segment = Segment(**build_segment([IndexedImage((300, 300), regions, words, signatures)], WORDS))
     shift = np.array([[[1.0, 0.0, 50.0], [0.0, 1.0, 0.0]]])  # query -> image: 50 pixels to the right
-    rows = hqe.features_inside(segment, np.array([0]), shift, (20.0, 30.0, 120.0, 200.0), (300, 300))
+    rows = hqe.features_inside(Snapshot.of(segment), np.array([0]), shift, (20.0, 30.0, 120.0, 200.0), (300, 300))
     stored = segment.regions(rows)
     assert len(rows)
     x, y = regions[:, 0] - 50, regions[:, 1]

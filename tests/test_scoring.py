@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval.index import scoring
-from retrieval.index.segment import IndexedImage, Segment, build_segment
+from retrieval.index.assembly import IndexedImage, build_segment
+from retrieval.index.segment import Segment
 
 
 def random_images(seed, n_images=30, n_words=50, most=40):

@@ -141,8 +141,8 @@ def test_signatures_of_another_projection_are_refused(signed, photos, config, tm
 def test_vectors_instead_of_signs(photos, config, tmp_path):
     chosen = settings.load(None, ["index.signatures=[asmk]", "asmk.binary=false"], base=config)
     collection, _ = build_collection(list_images(photos), tmp_path / "index", chosen)
-    assert collection.segment.aggregates.dtype == np.float16
-    assert collection.segment.signatures is None
+    assert collection.snapshot.segments[0].aggregates.dtype == np.float16
+    assert collection.snapshot.segments[0].signatures is None
     retriever = Retriever(collection)
     ranking = retriever.match(retriever.queries.described(photos / "scenes" / "coffee_0.jpg"))
     assert {collection.names[i] for i in ranking.ids[:3]} == COFFEE
@@ -224,7 +224,7 @@ def test_stages_alone_add_signatures_to_words_that_are_there(photos, config, tmp
     assert with_them.embedding.bits == 128
     assert with_them.fingerprint == plain.fingerprint
     collection = obtain_index(store, with_them, tmp_path / "index", chosen, photos)
-    assert collection.segment.signatures.shape == (2, store.features)
+    assert collection.snapshot.segments[0].signatures.shape == (2, store.features)
     with pytest.raises(ArtefactError, match="128 bits"):
         obtain_vocabulary(store, tmp_path / "words", settings.load(None, ["hamming.bits=64"], base=chosen))
 

@@ -1,7 +1,6 @@
 """Putatives and spatial verification against plain-loop transcriptions of their definitions."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +9,8 @@ from retrieval.config import VerificationConfig
 from retrieval.geometry import frames, verification
 from retrieval.geometry.putatives import QueryWords, concatenate_ranges, find_putatives
 from retrieval.geometry.verification import one_to_one, verify
+from retrieval.index.segment import Segment
+from retrieval.index.snapshot import Snapshot
 
 CONFIG = VerificationConfig()
 
@@ -21,13 +22,20 @@ def pair(query, words, offsets, document_frequencies, config, signatures=None):
     image_of = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)).astype(np.int32)
     order = np.lexsort((np.arange(len(words)), image_of, words))
     n_words = len(document_frequencies)
-    inverted = SimpleNamespace(
+    nothing = np.empty(0)
+    segment = Segment(
         sizes=np.empty((len(offsets) - 1, 2)),
+        offsets=offsets,
+        rows=nothing,
         word_offsets=np.searchsorted(words[order], np.arange(n_words + 1)),
         images=image_of[order],
+        positions=nothing,
+        shapes=nothing,
+        angles=nothing,
         document_frequencies=document_frequencies,
         signatures=None if signatures is None else signatures[order].T,
     )
+    inverted = Snapshot.of(segment)
     found = find_putatives(query, np.arange(len(offsets) - 1), inverted, config)
     return replace(found, row=order[found.row])
 

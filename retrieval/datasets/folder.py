@@ -1,8 +1,8 @@
 """A folder of photographs as a data set: stable names, no surprises from links, hidden files or odd bytes."""
 
 import os
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from retrieval.artefacts import is_artefact
@@ -17,14 +17,16 @@ class ImageSet:
         root: the folder.
         names: POSIX paths relative to `root`, with extension, sorted bytewise; bytes that are no UTF-8 are
             surrogate-escaped.
+        elsewhere: name -> path, for photographs that do not lie below `root` under their names.
     """
 
     root: Path
     names: tuple[str, ...]
+    elsewhere: Mapping[str, Path] = field(default_factory=dict)
 
     def path(self, name: str) -> Path:
         """Where the photograph `name` lies."""
-        return self.root / name
+        return self.elsewhere.get(name) or self.root / name
 
 
 def list_images(root: str | Path, exclude_stems: Collection[str] = frozenset()) -> ImageSet:

@@ -12,7 +12,7 @@ from retrieval.config import HqeConfig
 from retrieval.geometry import frames
 from retrieval.geometry.putatives import QueryWords
 from retrieval.index.scoring import Votes
-from retrieval.index.segment import Segment
+from retrieval.index.snapshot import Snapshot
 from retrieval.queries import whole_box
 from retrieval.vocabulary import hamming
 
@@ -31,14 +31,14 @@ def reliable_images(first: Votes, config: HqeConfig) -> np.ndarray:
     return best[(first.scores[best] > 0) & (first.strict[best] >= config.min_matches)]
 
 
-def features_of(segment: Segment, images: np.ndarray) -> np.ndarray:
+def features_of(index: Snapshot, images: np.ndarray) -> np.ndarray:
     """(m,) int64 rows of all features of some images."""
-    parts = [segment.image_rows(int(image)).astype(np.int64) for image in images]
+    parts = [index.image_rows(int(image)) for image in images]
     return np.concatenate([np.empty(0, np.int64), *parts])
 
 
 def features_inside(
-    segment: Segment,
+    index: Snapshot,
     images: np.ndarray,
     transforms: np.ndarray,
     box: tuple[float, float, float, float] | None,
@@ -47,7 +47,7 @@ def features_inside(
     """Rows of the features of some images that show the query.
 
     Args:
-        segment: the index.
+        index: the index.
         images: (r,) int image ids.
         transforms: (r, 2, 3) query -> image, original pixels.
         box: of the query object, or None for the whole photograph.
@@ -58,18 +58,18 @@ def features_inside(
     """
     found = [np.empty(0, np.int64)]
     for image, transform in zip(images, transforms, strict=True):
-        rows = segment.image_rows(int(image)).astype(np.int64)
-        carried = frames.carry(frames.invert(transform), segment.regions(rows))
+        rows = index.image_rows(int(image))
+        carried = frames.carry(frames.invert(transform), index.regions(rows))
         found.append(rows[frames.inside_box(carried, whole_box(box, size))])
     return np.concatenate(found)
 
 
-def expand(query: QueryWords, segment: Segment, rows: np.ndarray, config: HqeConfig, seed: int) -> QueryWords:
+def expand(query: QueryWords, index: Snapshot, rows: np.ndarray, config: HqeConfig, seed: int) -> QueryWords:
     """The merged query.
 
     Args:
         query: words and signatures of the query's features.
-        segment: the index, with signatures.
+        index: the index, with signatures.
         rows: (m,) features of the reliable images.
         config: `new_words`.
         seed: of the bits that a vote leaves undecided.
@@ -80,16 +80,15 @@ def expand(query: QueryWords, segment: Segment, rows: np.ndarray, config: HqeCon
         take the reliable images' signatures in, however few of these images have them.
     """
     assert query.signatures is not None
-    assert segment.signatures is not None
     own = np.unique(query.words)
-    words = segment.words_at(rows)
-    pairs = np.unique(np.stack([words, segment.images[rows]]), axis=1)
+    words = index.words_at(rows)
+    pairs = np.unique(np.stack([words, index.images_at(rows)]), axis=1)
     others, images = np.unique(pairs[0][~np.isin(pairs[0], own)], return_counts=True)
     most_common = others[np.argsort(-images, kind="stable")]
     chosen = np.sort(np.concatenate([own, most_common[: int(config.new_words * len(own))]])).astype(np.int32)
     taken = np.isin(words, chosen)
     all_words = np.concatenate([query.words, words[taken]])
-    signatures = np.concatenate([query.signatures, segment.signatures[:, rows[taken]].T])
+    signatures = np.concatenate([query.signatures, index.signatures_at(rows[taken])])
     merged = majority(all_words, signatures, np.random.default_rng(seed))
     return QueryWords(chosen, np.arange(len(chosen)), merged)
 

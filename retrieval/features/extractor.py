@@ -157,7 +157,7 @@ def extract_collection(images: ImageSet, folder: str | Path, config: Config, tit
 
 def _plan(images: ImageSet, folder: Path, settings: dict[str, Any], config: Config) -> dict[str, Any]:
     """Reads the folder's plan and checks that it is this one, or writes it."""
-    listed: list[list[Any]] = [[name, *_file_state(images.path(name))] for name in images.names]
+    listed: list[list[Any]] = [[name, *file_state(images.path(name))] for name in images.names]
     if not (folder / PLAN).exists():
         size = config.parallel.shard_images
         plan: dict[str, Any] = {
@@ -181,7 +181,7 @@ def _plan(images: ImageSet, folder: Path, settings: dict[str, Any], config: Conf
     return plan
 
 
-def _file_state(path: Path) -> tuple[int, int]:
+def file_state(path: Path) -> tuple[int, int]:
     """Size in bytes and time of the last change in seconds: a file that has neither changed is taken to be the same.
 
     (-1, -1) where they cannot be told; the extraction will say why.

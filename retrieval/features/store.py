@@ -32,6 +32,7 @@ class ImageFeatures:
         width, height: original size, pixels.
         regions: (N, 6) float32 ``x, y, a, b, c, angle``, original pixels.
         codes: (N, D) uint8 quantised descriptors.
+        content: sha256 of the photograph's file in hexadecimal; None where it is not known.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ImageFeatures:
     height: int
     regions: np.ndarray
     codes: np.ndarray
+    content: str | None = None
 
 
 @dataclass(frozen=True)

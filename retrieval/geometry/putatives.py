@@ -11,7 +11,6 @@ from typing import Protocol
 import numpy as np
 
 from retrieval.config import VerificationConfig
-from retrieval.vocabulary import hamming
 
 _PAIRS = 1 << 22  # pairs looked at at once, some 70 bytes each
 
@@ -53,27 +52,24 @@ class QueryWords:
 
 
 class InvertedFile(Protocol):
-    """What pairing needs of an index; `retrieval.index.segment.Segment` has it."""
-
-    @property
-    def sizes(self) -> np.ndarray:
-        """(n, 2), one row an image."""
-
-    @property
-    def word_offsets(self) -> np.ndarray:
-        """(W + 1,) int64 where each word's features begin."""
-
-    @property
-    def images(self) -> np.ndarray:
-        """(N,) int32 image of each feature, sorted within a word."""
+    """What pairing needs of an index; `retrieval.index.snapshot.Snapshot` has it."""
 
     @property
     def document_frequencies(self) -> np.ndarray:
         """(W,) int images that contain each word: the rarity order."""
 
     @property
-    def signatures(self) -> np.ndarray | None:
-        """(bits / 64, N) uint64, or None."""
+    def has_signatures(self) -> bool:
+        """Whether features have Hamming signatures."""
+
+    def occurrences(self, words: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The features of some words in some images: places in `images`, rows, places in `words`.
+
+        Those of one word in one image lie together.
+        """
+
+    def distances(self, rows: np.ndarray, signatures: np.ndarray, entry: np.ndarray) -> np.ndarray:
+        """(m,) bits in which the signatures of some features and some entries of `signatures` differ."""
 
 
 def find_putatives(query: QueryWords, ids: np.ndarray, inverted: InvertedFile, config: VerificationConfig) -> Putatives:
@@ -95,23 +91,17 @@ def find_putatives(query: QueryWords, ids: np.ndarray, inverted: InvertedFile, c
     rank = np.empty(len(unique), np.int64)
     rank[np.lexsort((unique, inverted.document_frequencies[unique]))] = np.arange(len(unique))
 
-    starts, ends = inverted.word_offsets[unique], inverted.word_offsets[unique + 1]
-    rows = concatenate_ranges(starts, ends)
-    lookup = np.full(len(inverted.sizes), -1, np.int64)
-    lookup[ids] = np.arange(len(ids))
-    slot = lookup[inverted.images[rows]]
-    hit = np.flatnonzero(slot >= 0)
-    slot, row, word = slot[hit], rows[hit], np.repeat(np.arange(len(unique)), ends - starts)[hit]
+    slot, row, word = inverted.occurrences(unique, ids)
 
     # groups: runs of one word in one image, then ordered by image and rarity
-    new = np.ones(len(hit), bool)
+    new = np.ones(len(row), bool)
     new[1:] = (slot[1:] != slot[:-1]) | (word[1:] != word[:-1])
     begin = np.flatnonzero(new)
-    n_image = np.diff(np.append(begin, len(hit)))
+    n_image = np.diff(np.append(begin, len(row)))
     order = np.argsort(slot[begin] * (len(unique) + 1) + rank[word[begin]], kind="stable")
     begin, n_image = begin[order], n_image[order]
     n_query = counts[word[begin]]
-    similar = query.signatures is not None and inverted.signatures is not None
+    similar = query.signatures is not None and inverted.has_signatures
     if not similar:
         keep = _whole_words(slot[begin], n_image * n_query, len(ids), config)
         begin, n_image, n_query = begin[keep], n_image[keep], n_query[keep]
@@ -178,8 +168,7 @@ def _most_similar(
 ) -> np.ndarray:
     """Positions of the pairs that stay, increasing."""
     assert query.signatures is not None
-    assert inverted.signatures is not None
-    distance = hamming.distances(inverted.signatures, row, query.signatures, entry)
+    distance = inverted.distances(row, query.signatures, entry)
     kept = np.flatnonzero(distance <= config.max_hamming)
     for owner, limit in ((group, config.max_pairs_per_word), (slot, config.max_putatives)):
         ordered = kept[np.lexsort((kept, distance[kept], owner[kept]))]

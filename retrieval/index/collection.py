@@ -1,35 +1,37 @@
-"""An index on disk: configuration, vocabulary, segments, image list; opened as a read-only `Collection`.
+"""A collection: an index on disk, opened as it was at one moment, with the verbs that change it.
 
-``INDEX/{manifest.json, config.yaml, vocabulary/, segments/000001/, images.jsonl, removed.npy}``; one segment in
-this format version, and nothing is ever removed from it.
+``INDEX/{manifest.json, config.yaml, vocabulary/, segments/, images.jsonl, removed.npy, failed.jsonl}``. Segments never
+change. What is opened stays as it is, whatever others add and remove meanwhile; `Collection.newest` takes that up.
 """
 
-import functools
-import json
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from retrieval import artefacts
 from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.errors import ArtefactError
-from retrieval.features.store import FAILED, FeatureStore, ImageFeatures, write_failures
-from retrieval.index import scoring
-from retrieval.index.segment import IndexedImage, Segment, build_segment, open_segment, write_segment
+from retrieval.features.store import FAILED
+from retrieval.index.segment import Segment, open_segment
+from retrieval.index.snapshot import Snapshot
+from retrieval.index.state import KIND, VERSION, State, read_state, require_moved
 from retrieval.vocabulary.hamming import Embedding
-from retrieval.vocabulary.store import Vocabulary, copy_vocabulary, open_vocabulary, require_features
+from retrieval.vocabulary.store import Vocabulary, open_vocabulary
+
+if TYPE_CHECKING:
+    from retrieval.index.changes import Added
+    from retrieval.index.checking import Report
 
 logger = logging.getLogger(__name__)
 
-KIND = "index"
-VERSION = 1
-FIRST_SEGMENT = "000001"
+_ATTEMPTS = 100
 
 
 @dataclass(frozen=True)
@@ -40,168 +42,155 @@ class Collection:
         folder: where it lies.
         config: the configuration it was built with.
         settings: the feature and vocabulary settings of its content.
-        names: image names; the position in this tuple is the image id.
-        segment: postings, words and geometry.
+        names: names of the live images, sorted bytewise; the position in this tuple is the image id.
+        snapshot: postings, geometry and scores.
         vocabulary: the words.
-        root: the folder the photographs were in when they were indexed.
+        root: the folder that names are relative to.
+        elsewhere: name -> path, for photographs that do not lie where their names say.
+        state: what was read from disk.
     """
 
     folder: Path
     config: Config
     settings: dict[str, Any]
     names: tuple[str, ...]
-    segment: Segment
+    snapshot: Snapshot
     vocabulary: Vocabulary
     root: str
+    elsewhere: Mapping[str, str]
+    state: State | None = None
 
-    @functools.cached_property
+    @classmethod
+    def open(cls, folder: str | Path, verify: bool = False) -> "Collection":
+        """Opens an index; see `open_index`."""
+        return open_index(folder, verify)
+
+    @cached_property
     def ids(self) -> dict[str, int]:
         """Image name -> image id."""
         return {name: i for i, name in enumerate(self.names)}
 
-    @functools.cached_property
-    def document_frequencies(self) -> np.ndarray:
-        """(W,) int32, images that contain each word."""
-        return self.segment.document_frequencies
-
-    @functools.cached_property
-    def idf(self) -> np.ndarray:
-        """(W,) float32 inverse document frequencies."""
-        return scoring.inverse_document_frequencies(self.document_frequencies, len(self.names))
-
-    @functools.cached_property
-    def norms(self) -> np.ndarray:
-        """(n,) float64 lengths of the images' tf * idf vectors."""
-        return scoring.image_norms(self.segment, self.idf)
-
-    @functools.cached_property
-    def idf_squared(self) -> np.ndarray:
-        """(W,) float64, what a word weighs in votes and in ASMK."""
-        return self.idf.astype(np.float64) ** 2
-
-    @functools.cached_property
-    def vote_norms(self) -> np.ndarray:
-        """(n,) float64 `scoring.binary_norms` with `idf_squared`."""
-        return scoring.binary_norms(self.segment, self.idf_squared)
-
-    @functools.cached_property
-    def _asmk_idf(self) -> np.ndarray:
-        return scoring.asmk_weights(self.idf, self.document_frequencies)
-
-    def asmk_weights(self, idf: bool) -> tuple[np.ndarray, np.ndarray]:
-        """What ASMK weighs words by (W,) and divides images by (n,): with idf squared, or all alike."""
-        if idf:
-            return self._asmk_idf, self.vote_norms
-        alike = np.ones(len(self.idf))
-        return alike, scoring.binary_norms(self.segment, alike)
-
     @property
     def features(self) -> int:
-        """How many features are indexed."""
-        return self.segment.features
+        """How many features the live images have."""
+        return self.snapshot.features
 
-    def scores(self, words: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """tf-idf cosine of a query with every image, and shared words; see `scoring.tfidf_scores`."""
-        return scoring.tfidf_scores(self.segment, words, weights, self.idf, self.norms)
+    def path(self, name: str) -> Path:
+        """Where the photograph of an image lay when it was indexed."""
+        return Path(self.elsewhere.get(name) or Path(self.root, name))
+
+    def newest(self) -> "Collection":
+        """This collection as it is on disk now: itself if nothing changed. Segments that stayed are not read again.
+
+        Raises:
+            ArtefactError: the index is gone or damaged.
+        """
+        manifest = artefacts.read_manifest(self.folder, KIND, VERSION)
+        if self.state is not None and manifest == self.state.manifest:
+            return self
+        return open_index(self.folder, opened=self)
+
+    def add(self, photographs: Sequence[str | Path], **options: Any) -> "Added":
+        """Adds photographs and folders of them; see `retrieval.index.changes.add`."""
+        from retrieval.index import changes
+
+        return changes.add(self.folder, photographs, **options)
+
+    def remove(self, patterns: Sequence[str], **options: Any) -> tuple[str, ...]:
+        """Removes images by name or pattern and returns their names; see `retrieval.index.changes.remove`."""
+        from retrieval.index import changes
+
+        return changes.remove(self.folder, patterns, **options)
+
+    def compact(self) -> "Collection":
+        """Merges the segments and forgets removed images; see `retrieval.index.changes.compact`."""
+        from retrieval.index import changes
+
+        return changes.compact(self.folder)
+
+    def check(self, repair: bool = False) -> "Report":
+        """Compares everything stored with its checksum and its rules; see `retrieval.index.checking.check`."""
+        from retrieval.index import checking
+
+        return checking.check(self.folder, repair)
+
+    def info(self) -> dict[str, Any]:
+        """Facts about the index, as JSON values: what `retrieval info` prints."""
+        return describe_index(self)
 
 
-def build_index(
-    target: str | Path, store: FeatureStore, vocabulary: Vocabulary, config: Config, root: str | Path
-) -> Collection:
-    """Assigns words to all features of a store and writes the index, whole or not at all.
+def open_index(folder: str | Path, verify: bool = False, opened: Collection | None = None) -> Collection:
+    """Opens an index for reading, at one moment, whatever a writer does meanwhile.
 
     Args:
-        target: the index folder; must not exist.
-        store: the features of the collection.
-        vocabulary: made from features with the same settings.
-        config: kept in the index; queries use it.
-        root: the photographs' folder; queries that take descriptors read an indexed photograph there again.
+        folder: the index, or a folder that holds one.
+        verify: compare every array with its checksum.
+        opened: the same index, opened earlier, whose vocabulary and segments are used again.
 
     Raises:
-        ArtefactError: the target exists, features and vocabulary were made with different settings, or signatures are
-            asked for that the vocabulary cannot make.
+        ArtefactError: not an index, damaged, or of another version.
     """
-    target = Path(target)
-    if target.exists():
-        raise ArtefactError(f"{target} already exists: choose another folder or delete it")
-    if store.features > np.iinfo(np.int32).max:
-        raise ArtefactError(f"{store.features} features are more than an index can hold: lower detector.max_features")
-    require_features(vocabulary, store.settings)
-    settings = index_settings(store, vocabulary, config)
-    if Path(config.descriptor.name).is_file():  # weights by path must be found from any folder later
-        config = replace(
-            config, descriptor=replace(config.descriptor, name=str(Path(config.descriptor.name).resolve()))
+    folder = _only_index(Path(folder))
+    if not folder.exists() and folder.with_name(f"{folder.name}.partial").exists():
+        raise ArtefactError(
+            f"{folder} is not finished: run the command that makes it again, it goes on where it stopped"
         )
-
-    def images() -> Iterator[IndexedImage]:
-        with tqdm(total=len(store.names), desc="index", unit="image", disable=None) as bar:
-            for image in store.images():
-                yield _indexed(image, vocabulary, config)
-                bar.update()
-
-    arrays = build_segment(images(), len(vocabulary.centroids))
-    counts = np.diff(arrays["offsets"])
-    with artefacts.building(target) as folder:
-        copy_vocabulary(vocabulary, folder / "vocabulary")
-        (folder / "segments").mkdir()
-        write_segment(folder / "segments" / FIRST_SEGMENT, arrays, settings)
-        lines = [
-            json.dumps({"name": name, "width": int(width), "height": int(height), "features": int(count)}) + "\n"
-            for name, (width, height), count in zip(store.names, arrays["sizes"], counts, strict=True)
-        ]
-        artefacts.write_text(folder / "images.jsonl", "".join(lines))
-        artefacts.write_text(folder / "config.yaml", settings_module.to_yaml(config))
-        write_failures(folder, store.failures)
-        np.save(folder / "removed.npy", np.empty(0, np.int32), allow_pickle=False)
-        facts = {
-            "segments": [FIRST_SEGMENT],
-            "root": str(Path(root).resolve()),
-            "images": len(store.names),
-            "failed": FAILED,
-        }
-        artefacts.fill_artefact(folder, KIND, VERSION, {}, settings, facts)
-    return open_index(target)
+    for _ in range(_ATTEMPTS):
+        state = read_state(folder)
+        try:
+            segments = _segments(state, verify, opened)
+        except ArtefactError as error:
+            require_moved(folder, state.manifest, error)
+            continue
+        return _collection(state, segments, verify, opened)
+    raise ArtefactError(f"{folder} changes faster than it can be read: try again")
 
 
-def describe_index(collection: Collection) -> dict[str, Any]:
-    """Facts about an index: what `retrieval info` prints."""
-    files = [path for path in collection.folder.rglob("*") if path.is_file()]
-    segment = collection.segment
-    stored = (segment.rows, segment.images, segment.positions, segment.shapes, segment.angles)
-    arrays = [array for array in (*stored, segment.signatures, segment.aggregates) if array is not None]
-    counts = np.diff(segment.offsets)
-    return {
-        "index": str(collection.folder),
-        "format": VERSION,
-        "images": len(collection.names),
-        "features": collection.features,
-        "features_per_image": {
-            "min": int(counts.min()) if len(counts) else 0,
-            "median": float(np.median(counts)) if len(counts) else 0.0,
-            "max": int(counts.max(initial=0)),
-        },
-        "words": len(collection.vocabulary.centroids),
-        "signatures": collection.settings["signatures"],
-        "segments": 1,
-        "bytes": sum(path.stat().st_size for path in files),
-        "bytes_per_feature": round(sum(array.nbytes for array in arrays) / max(collection.features, 1), 2),
-        "descriptor": collection.settings["descriptor"]["name"],
-        "photographs": collection.root,
-        "config": settings_module.to_tree(collection.config),
-    }
+def _segments(state: State, verify: bool, opened: Collection | None) -> tuple[Segment, ...]:
+    known: dict[str, Segment] = {}
+    if opened is not None and opened.state is not None:
+        known = dict(zip(opened.state.segments, opened.snapshot.segments, strict=True))
+    return tuple(known.get(name) or open_segment(state.segment_folder(name), verify) for name in state.segments)
 
 
-def _indexed(image: ImageFeatures, vocabulary: Vocabulary, config: Config) -> IndexedImage:
-    """Words, and what `index.signatures` asks for, of one photograph."""
-    size, wanted = (image.width, image.height), config.index.signatures
-    descriptors = vocabulary.descriptors_of(image.codes)
-    words = vocabulary.quantizer.assign(descriptors)
-    signatures = aggregates = None
-    if "hamming" in wanted:
-        signatures = require_embedding(vocabulary).signatures(descriptors, words)
-    if "asmk" in wanted:
-        _, aggregates = scoring.aggregate(descriptors, words, vocabulary.centroids, config.asmk.binary)
-    return IndexedImage(size, image.regions, words, signatures, aggregates)
+def _collection(state: State, segments: tuple[Segment, ...], verify: bool, opened: Collection | None) -> Collection:
+    folder, settings = state.folder, state.manifest["settings"]
+    names = [entry["name"] for entry in state.entries]
+    bounds = np.cumsum([0] + [len(segment.sizes) for segment in segments])
+    if bounds[-1] != len(names) or (len(state.removed) and state.removed[-1] >= len(names)):
+        raise ArtefactError(
+            f"{folder}: {len(names)} names, {bounds[-1]} images in the segments and {len(state.removed)} removals do "
+            "not go together: make the index anew"
+        )
+    live = np.ones(len(names), bool)
+    live[state.removed] = False
+    lines = sorted(np.flatnonzero(live).tolist(), key=lambda line: os.fsencode(names[line]))
+    ids = np.full(len(names), -1, np.int32)
+    ids[lines] = np.arange(len(lines), dtype=np.int32)
+    snapshot = Snapshot(segments, tuple(ids[bounds[i] : bounds[i + 1]] for i in range(len(segments))))
+    if opened is not None:
+        config, vocabulary = opened.config, opened.vocabulary
+    else:
+        config = settings_module.load(folder / "config.yaml")
+        vocabulary = open_vocabulary(folder / "vocabulary", verify=verify)
+        _require_vocabulary(folder, settings, vocabulary)
+    entries = [state.entries[line] for line in lines]
+    elsewhere = {entry["name"]: entry["path"] for entry in entries if "path" in entry}
+    root = state.facts["root"]
+    return Collection(
+        folder, config, settings, tuple(names[line] for line in lines), snapshot, vocabulary, root, elsewhere, state
+    )
+
+
+def _require_vocabulary(folder: Path, settings: dict[str, Any], vocabulary: Vocabulary) -> None:
+    if vocabulary.fingerprint != settings["vocabulary"]["fingerprint"]:
+        raise ArtefactError(f"{folder / 'vocabulary'} is not the vocabulary this index was built with; rebuild it")
+    made_by = settings["signatures"].get("hamming")
+    if made_by is not None and require_embedding(vocabulary).fingerprint != made_by:
+        raise ArtefactError(
+            f"{folder}: its signatures were made by another projection than {vocabulary.folder / 'hamming'} holds; "
+            "rebuild it"
+        )
 
 
 def require_embedding(vocabulary: Vocabulary) -> Embedding:
@@ -218,52 +207,41 @@ def require_embedding(vocabulary: Vocabulary) -> Embedding:
     return vocabulary.embedding
 
 
-def index_settings(store: FeatureStore, vocabulary: Vocabulary, config: Config) -> dict[str, Any]:
-    """What decides an index: the features' settings and content, the words, and the signatures."""
-    signatures = {}
-    if "hamming" in config.index.signatures:
-        signatures["hamming"] = require_embedding(vocabulary).fingerprint
-    if "asmk" in config.index.signatures:
-        signatures["asmk"] = "signs" if config.asmk.binary else "vectors"
-    words = {"fingerprint": vocabulary.fingerprint}
-    return {**store.settings, "features": store.digest, "vocabulary": words, "signatures": signatures}
+def describe_index(collection: Collection) -> dict[str, Any]:
+    """Facts about an index, as JSON values: what `retrieval info` prints."""
+    snapshot, state = collection.snapshot, collection.state
+    assert state is not None
+    files = [path for path in collection.folder.rglob("*") if path.is_file()]
+    stored = sum(segment.features for segment in snapshot.segments)
+    size = sum(segment.feature_bytes for segment in snapshot.segments)
+    counts = snapshot.counts
+    return {
+        "index": str(collection.folder),
+        "format": VERSION,
+        "written_by": state.manifest.get("written_by"),
+        "images": len(collection.names),
+        "removed": len(state.removed),
+        "features": collection.features,
+        "features_per_image": {
+            "min": int(counts.min()) if len(counts) else 0,
+            "median": float(np.median(counts)) if len(counts) else 0.0,
+            "max": int(counts.max(initial=0)),
+        },
+        "without_features": int((counts == 0).sum()),
+        "failed": _lines(collection.folder / FAILED),
+        "words": snapshot.words,
+        "signatures": collection.settings["signatures"],
+        "segments": len(snapshot.segments),
+        "bytes": sum(path.stat().st_size for path in files),
+        "bytes_per_feature": round(size / max(stored, 1), 2),
+        "descriptor": collection.settings["descriptor"]["name"],
+        "photographs": collection.root,
+        "config": settings_module.to_tree(collection.config),
+    }
 
 
-def open_index(folder: str | Path, verify: bool = False) -> Collection:
-    """Opens an index for reading.
-
-    Args:
-        folder: the index.
-        verify: compare every array with its checksum.
-
-    Raises:
-        ArtefactError: not an index, damaged, or of another version.
-    """
-    folder = _only_index(Path(folder))
-    if not folder.exists() and folder.with_name(f"{folder.name}.partial").exists():
-        raise ArtefactError(
-            f"{folder} is not finished: run the command that makes it again, it goes on where it stopped"
-        )
-    manifest = artefacts.read_manifest(folder, KIND, VERSION)
-    config = settings_module.load(folder / "config.yaml")
-    try:
-        lines = (folder / "images.jsonl").read_text(encoding="utf-8").splitlines()
-        names = tuple(json.loads(line)["name"] for line in lines)
-    except (OSError, ValueError, KeyError) as error:
-        raise ArtefactError(f"{folder / 'images.jsonl'} cannot be read: {error}") from error
-    segment = open_segment(folder / "segments" / manifest["facts"]["segments"][0], verify=verify)
-    if len(segment.sizes) != len(names):
-        raise ArtefactError(f"{folder}: {len(names)} names but {len(segment.sizes)} images in the segment; rebuild it")
-    vocabulary = open_vocabulary(folder / "vocabulary", verify=verify)
-    if vocabulary.fingerprint != manifest["settings"]["vocabulary"]["fingerprint"]:
-        raise ArtefactError(f"{folder / 'vocabulary'} is not the vocabulary this index was built with; rebuild it")
-    made_by = manifest["settings"]["signatures"].get("hamming")
-    if made_by is not None and require_embedding(vocabulary).fingerprint != made_by:
-        raise ArtefactError(
-            f"{folder}: its signatures were made by another projection than {vocabulary.folder / 'hamming'} holds; "
-            "rebuild it"
-        )
-    return Collection(folder, config, manifest["settings"], names, segment, vocabulary, manifest["facts"]["root"])
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def _only_index(folder: Path) -> Path:

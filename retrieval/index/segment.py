@@ -5,7 +5,6 @@ scoring needs; `rows` leads from an image to its features. Geometry is quantised
 of the image size, shapes to half precision, the angle to 1/256 turn. At most 19 bytes a feature, 35 with signatures.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,31 +14,10 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from retrieval import artefacts
-from retrieval.errors import RetrievalError
 
 KIND = "index segment"
 VERSION = 1
-_FULL = 65535.0  # positions: the image's whole width or height
-
-
-@dataclass(frozen=True)
-class IndexedImage:
-    """One image on its way into a segment.
-
-    Attributes:
-        size: width, height in pixels.
-        regions: (m, 6) float32, original pixels.
-        words: (m,) int32.
-        signatures: (m, bits / 64) uint64 Hamming signatures, or None.
-        aggregates: one row for each distinct word, in increasing order: ASMK's aggregated residuals as (u, bits / 64)
-            uint64 signs or (u, D) float16 unit rows, or None.
-    """
-
-    size: tuple[int, int]
-    regions: np.ndarray
-    words: np.ndarray
-    signatures: np.ndarray | None = None
-    aggregates: np.ndarray | None = None
+FULL = 65535.0  # positions: the image's whole width or height
 
 
 @dataclass(frozen=True)
@@ -74,6 +52,12 @@ class Segment:
     def features(self) -> int:
         """N."""
         return len(self.images)
+
+    @property
+    def feature_bytes(self) -> int:
+        """Bytes that grow with the features: all but sizes, offsets and what every word has."""
+        grown = (self.rows, self.images, self.positions, self.shapes, self.angles, self.signatures, self.aggregates)
+        return sum(array.nbytes for array in grown if array is not None)
 
     @cached_property
     def pair_offsets(self) -> np.ndarray:
@@ -115,7 +99,7 @@ class Segment:
             (m, 6) float32 in original pixels.
         """
         regions = np.empty((len(rows), 6), np.float32)
-        regions[:, :2] = self.positions[rows] * (self.sizes[self.images[rows]] / _FULL) - 0.5
+        regions[:, :2] = self.positions[rows] * (self.sizes[self.images[rows]] / FULL) - 0.5
         regions[:, 2:5] = self.shapes[rows]
         regions[:, 5] = self.angles[rows] * np.float32(2 * np.pi / 256)
         return regions
@@ -137,72 +121,6 @@ def openings(images: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     starts = np.cumsum(lengths) - lengths
     first[starts[lengths > 0]] = True
     return first
-
-
-def build_segment(images: Iterable[IndexedImage], n_words: int) -> dict[str, np.ndarray]:
-    """The arrays of a segment.
-
-    Args:
-        images: in the order of their ids; all with signatures or none, all with aggregates or none.
-        n_words: size of the vocabulary.
-
-    Returns:
-        The arrays of `Segment` by name.
-
-    Raises:
-        RetrievalError: more features than a segment can number.
-    """
-    sizes: list[tuple[int, int]] = []
-    counts: list[int] = []
-    parts: dict[str, list[np.ndarray]] = {
-        "words": [np.empty(0, np.int32)],
-        "positions": [np.empty((0, 2), np.uint16)],
-        "shapes": [np.empty((0, 3), np.float16)],
-        "angles": [np.empty(0, np.uint8)],
-    }
-    pairs = [np.empty(0, np.int64)]  # the distinct words of every image, image by image
-    for image in images:
-        sizes.append(image.size)
-        counts.append(len(image.words))
-        parts["words"].append(image.words.astype(np.int32))
-        positions = np.rint((image.regions[:, :2] + 0.5) * (_FULL / np.array(image.size)))
-        parts["positions"].append(np.clip(positions, 0, _FULL).astype(np.uint16))
-        parts["shapes"].append(image.regions[:, 2:5].astype(np.float16))
-        turns = np.rint(image.regions[:, 5] * (256 / (2 * np.pi))).astype(np.int64)
-        parts["angles"].append((turns % 256).astype(np.uint8))
-        if image.signatures is not None:
-            parts.setdefault("signatures", []).append(image.signatures)
-        if image.aggregates is not None:
-            parts.setdefault("aggregates", []).append(image.aggregates)
-        pairs.append(np.unique(image.words).astype(np.int64))
-    total = sum(counts)
-    if total > np.iinfo(np.int32).max:
-        raise RetrievalError(f"{total} features are more than an index can hold: lower detector.max_features")
-    arrays = {name: np.concatenate(values) for name, values in parts.items()}
-    image_of = np.repeat(np.arange(len(sizes), dtype=np.int32), counts)
-    words = arrays.pop("words")
-    order = np.argsort(words, kind="stable")  # images come in order, so each word's list is sorted by image
-    rows = np.empty(total, np.int32)
-    rows[order] = np.arange(total, dtype=np.int32)
-    offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
-    pair_words = np.concatenate(pairs)
-    if "aggregates" in arrays:
-        arrays["aggregates"] = arrays["aggregates"][np.argsort(pair_words, kind="stable")]
-    for name in ("positions", "shapes", "angles", "signatures"):
-        if name in arrays:
-            arrays[name] = arrays[name][order]
-    for name in ("signatures", "aggregates"):
-        if name in arrays and arrays[name].dtype == np.uint64:
-            arrays[name] = np.ascontiguousarray(arrays[name].T)
-    return {
-        **arrays,
-        "sizes": np.array(sizes, np.int32).reshape(-1, 2),
-        "offsets": offsets,
-        "rows": rows[np.lexsort((rows, image_of))],
-        "word_offsets": np.searchsorted(words[order], np.arange(n_words + 1)).astype(np.int64),
-        "images": image_of[order],
-        "document_frequencies": np.bincount(pair_words, minlength=n_words).astype(np.int32),
-    }
 
 
 def write_segment(folder: Path, arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> None:

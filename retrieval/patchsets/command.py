@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from retrieval import config as settings_module
+from retrieval.command_line import add_common, add_settings
 from retrieval.errors import RetrievalError
 
 Run = Callable[[argparse.Namespace], int]
@@ -46,8 +47,6 @@ def add_kind(kinds: Any, name: str, run: Run, summary: str, examples: Sequence[s
         summary: one line of help.
         examples: command lines.
     """
-    from retrieval.cli import add_common, add_settings
-
     parser = kinds.add_parser(
         name,
         help=summary,

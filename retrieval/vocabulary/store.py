@@ -10,7 +10,7 @@ settings; only the descriptor has to be the one that it was made for. One comes 
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -278,6 +278,17 @@ def check_vocabulary(vocabulary: Vocabulary, held_out: np.ndarray) -> dict[str, 
         "largest_word": int(counts.max()),
         "effective_words": float(np.exp(-(shares * np.log(shares)).sum())) if len(shares) else 0.0,
     }
+
+
+def search_damage(folder: Path, manifest: Mapping[str, Any]) -> Iterator[str | None]:
+    """What is wrong with a vocabulary's search structure, after reading all of it, or None; nothing if it has none."""
+    if manifest["facts"]["search"] is not None:
+        try:
+            _check_search(folder, manifest["facts"]["search"], verify=True)
+        except ArtefactError as error:
+            yield str(error)
+        else:
+            yield None
 
 
 def _check_search(folder: Path, entry: Mapping[str, Any] | None, verify: bool) -> None:

@@ -1,0 +1,102 @@
+"""What all commands share: how a verb is declared, ``--log-level``, ``--config`` and ``--set``, and the exit codes.
+
+0 fine; 1 some photographs failed, they are listed; 2 wrong use or damaged data, one line on stderr says what happened
+and what to do; 130 interrupted.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hardnet
+from retrieval import config as settings_module
+from retrieval.errors import RetrievalError
+
+Command = Callable[[argparse.Namespace], int]
+SOME_FAILED = 1
+
+
+def add_verb(verbs: Any, name: str, command: Command, summary: str, *examples: str) -> argparse.ArgumentParser:
+    """Declares a verb, with ``--log-level`` and examples in its help.
+
+    Args:
+        verbs: what `ArgumentParser.add_subparsers` returned.
+        name: on the command line.
+        command: gets the parsed arguments and returns the exit code.
+        summary: one sentence or more.
+        examples: command lines.
+    """
+    parser = verbs.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog="\n  ".join(["examples:" if len(examples) > 1 else "example:", *examples]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    assert isinstance(parser, argparse.ArgumentParser)
+    add_common(parser)
+    parser.set_defaults(command=command)
+    return parser
+
+
+def run_command(command: Command, arguments: argparse.Namespace) -> int:
+    """Runs a command function with logging set up, and turns errors into one line and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names may hold bytes that are not text
+    logging.basicConfig(
+        level=arguments.log_level.upper(), format="%(levelname)s: %(message)s", stream=sys.stderr, force=True
+    )
+    try:
+        return command(arguments)
+    except (RetrievalError, hardnet.HardnetError) as error:
+        print(f"error: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on from here", file=sys.stderr)
+        return 130
+    return 2
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Options that every command has."""
+    parser.add_argument(
+        "--log-level", default="info", choices=("debug", "info", "warning", "error"), help="default: info"
+    )
+
+
+def add_settings(parser: argparse.ArgumentParser, with_config: bool = True) -> None:
+    """``--config`` and ``--set``."""
+    if with_config:
+        parser.add_argument("--config", type=Path, metavar="FILE", help="YAML configuration; defaults otherwise")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="override one setting, for example detector.threshold=4 (repeatable)",
+    )
+
+
+def open_retriever(arguments: argparse.Namespace) -> Any:
+    """The retriever of ``arguments.index``, with ``--set`` applied to the index's own configuration."""
+    from retrieval.retriever import Retriever
+
+    retriever = Retriever.open(arguments.index)
+    if arguments.overrides:
+        config = settings_module.load(None, arguments.overrides, base=retriever.collection.config)
+        retriever = Retriever(retriever.collection, config)
+    return retriever
+
+
+def shown(text: object) -> str:
+    """A name as one line that can be printed, whatever characters are in it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

@@ -1,0 +1,176 @@
+"""Whether an index is whole: every checksum, and every rule that its arrays and its lines keep."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from retrieval import artefacts, lock
+from retrieval import config as settings_module
+from retrieval.errors import RetrievalError
+from retrieval.index import building, segment, state
+from retrieval.index.changes import ADDING
+from retrieval.index.segment import Segment, openings
+from retrieval.index.state import State
+from retrieval.vocabulary import hamming
+from retrieval.vocabulary import store as vocabulary
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found.
+
+    Attributes:
+        problems: one sentence each; they name the array or file. None: the index is whole.
+        leftovers: paths within the index that stopped commands left, or that a running one is using.
+        repaired: whether the leftovers have been removed.
+        arrays: how many arrays were compared with their checksums.
+    """
+
+    problems: tuple[str, ...]
+    leftovers: tuple[str, ...]
+    repaired: bool
+    arrays: int
+
+
+def check(folder: str | Path, repair: bool = False) -> Report:
+    """Compares everything stored with its checksum and its rules. Reads every byte.
+
+    Args:
+        folder: the index.
+        repair: also remove what stopped commands left. Damage cannot be repaired: what was stored is not there twice.
+
+    Raises:
+        ArtefactError: there is no index; with `repair`, another process is changing it.
+    """
+    folder = Path(folder)
+    manifest = artefacts.read_manifest(folder, state.KIND, state.VERSION)
+    problems: list[str] = []
+    arrays = 0
+    if not artefacts.intact(manifest):
+        problems.append(f"{folder / artefacts.MANIFEST} is damaged: it was changed by something else than this program")
+    for part in _parts(folder, manifest, problems):
+        for problem in part:
+            arrays += 1
+            if problem:
+                problems.append(problem)
+    try:
+        settings_module.load(folder / "config.yaml")
+    except RetrievalError as error:
+        problems.append(str(error))
+    if not problems:  # the rules are those of arrays that can be trusted
+        problems += _rules(state.read_state(folder))
+    left = state.leftovers(folder, manifest) + ([ADDING] if (folder / ADDING).exists() else [])
+    if repair and left:
+        with lock.writing(folder):
+            state.recover(folder)
+            artefacts.discard(folder / ADDING)
+    return Report(tuple(problems), tuple(left), repair and bool(left), arrays)
+
+
+def _parts(folder: Path, manifest: dict[str, Any], problems: list[str]) -> Iterator[Iterator[str | None]]:
+    """For each stored array and file what is wrong with it, or None; problems of whole parts go to `problems`."""
+    try:
+        state.read_state(folder)
+    except RetrievalError as error:
+        problems.append(str(error))
+    kinds = {
+        folder / state.SEGMENTS / name: (segment.KIND, segment.VERSION)
+        for name in manifest.get("facts", {}).get("segments", [])
+    }
+    kinds[folder / "vocabulary"] = (vocabulary.KIND, vocabulary.VERSION)
+    if (folder / "vocabulary" / hamming.FOLDER).is_dir():
+        kinds[folder / "vocabulary" / hamming.FOLDER] = (hamming.KIND, hamming.VERSION)
+    for part, (kind, version) in tqdm(kinds.items(), desc="check", unit="part", disable=None):
+        try:
+            stored = artefacts.read_manifest(part, kind, version)
+        except RetrievalError as error:
+            problems.append(str(error))
+            continue
+        if not artefacts.intact(stored):
+            problems.append(f"{part / artefacts.MANIFEST} is damaged: it was changed by something else")
+        yield artefacts.damage(part, stored)
+        if part.name == "vocabulary":
+            yield vocabulary.search_damage(part, stored)
+
+
+def _rules(current: State) -> list[str]:
+    """What the arrays and lines of an undamaged index break of the rules they should keep."""
+    problems: list[str] = []
+    manifest = current.manifest
+    words = vocabulary.open_vocabulary(current.folder / "vocabulary")
+    if words.fingerprint != manifest["settings"]["vocabulary"]["fingerprint"]:
+        problems.append(f"{words.folder} is not the vocabulary this index was built with")
+    sizes, counts = [np.empty((0, 2), np.int32)], [np.empty(0, np.int64)]
+    for name in tqdm(current.segments, desc="rules", unit="segment", disable=None):
+        folder = current.segment_folder(name)
+        one = segment.open_segment(folder)
+        sizes.append(one.sizes)
+        counts.append(np.diff(one.offsets))
+        problems += [f"{folder}: {what}" for what in segment_rules(one, len(words.centroids))]
+        stored = artefacts.read_manifest(folder, segment.KIND, segment.VERSION)["settings"]
+        difference = settings_module.first_difference(stored, building.segment_settings(manifest["settings"]))
+        if difference:
+            problems.append(f"{folder} was made with other settings than the index: {difference}")
+    lines = [[entry["width"], entry["height"], entry["features"]] for entry in current.entries]
+    theirs = np.column_stack([np.concatenate(sizes), np.concatenate(counts)])
+    if not np.array_equal(np.array(lines, np.int64).reshape(-1, 3), theirs):
+        problems.append(f"{current.folder / state.IMAGES} and the segments do not tell of the same images")
+    removed = current.removed
+    if len(removed) and (removed[0] < 0 or removed[-1] >= len(lines) or (np.diff(removed) <= 0).any()):
+        problems.append(f"{current.folder / state.REMOVED} does not hold increasing line numbers")
+        return problems
+    live = [entry["name"] for line, entry in enumerate(current.entries) if line not in set(removed.tolist())]
+    if len(set(live)) != len(live):
+        problems.append(f"{current.folder / state.IMAGES} has a name twice")
+    return problems
+
+
+def segment_rules(one: Segment, n_words: int) -> list[str]:
+    """The rules of `Segment` that a segment breaks, one phrase each.
+
+    Args:
+        one: any arrays of the right names.
+        n_words: size of the vocabulary.
+    """
+    n, total = len(one.sizes), len(one.images)
+    lengths = {"rows": one.rows, "positions": one.positions, "shapes": one.shapes, "angles": one.angles}
+    broken = [f"{name} has another length than images" for name, array in lengths.items() if len(array) != total]
+    for name, offsets, count in (("offsets", one.offsets, n), ("word_offsets", one.word_offsets, n_words)):
+        if len(offsets) != count + 1 or offsets[0] != 0 or offsets[-1] != total or (np.diff(offsets) < 0).any():
+            broken.append(f"{name} does not divide the features")
+    if broken:
+        return broken
+    images = np.asarray(one.images)
+    if total and (images.min() < 0 or images.max() >= n):
+        return ["images names images that are not there"]
+    starts = openings(images, np.diff(one.word_offsets))
+    inside = np.ones(total, bool)  # where an entry has to follow the one before it: not at the beginning of a word
+    inside[one.word_offsets[:-1][np.diff(one.word_offsets) > 0]] = False
+    if (np.diff(images)[inside[1:]] < 0).any():
+        broken.append("images is not sorted within a word")
+    if not np.array_equal(one.rows, np.argsort(images, kind="stable")):
+        broken.append("rows does not list the features of each image")
+    if not np.array_equal(np.diff(one.offsets), np.bincount(images, minlength=n)):
+        broken.append("offsets does not count the features of each image")
+    pairs = np.add.reduceat(np.append(starts, False).astype(np.int64), one.word_offsets[:-1]) if n_words else starts
+    pairs = np.where(np.diff(one.word_offsets) > 0, pairs, 0)
+    if not np.array_equal(one.document_frequencies, pairs):
+        broken.append("document_frequencies does not count the images of each word")
+    if not np.isfinite(one.shapes).all() or (one.shapes[:, 0] <= 0).any() or (one.shapes[:, 2] <= 0).any():
+        broken.append("shapes holds ellipses that are none")
+    if n and one.sizes.min() < 1:
+        broken.append("sizes holds an image without pixels")
+    if one.signatures is not None and one.signatures.shape[1] != total:
+        broken.append("signatures has another length than images")
+    if one.aggregates is not None:
+        binary = one.aggregates.dtype == np.uint64
+        if one.aggregates.shape[1 if binary else 0] != int(starts.sum()):
+            broken.append("aggregates has another length than there are words in images")
+    return broken

@@ -1,0 +1,250 @@
+"""``retrieval index | add | remove | compact | check | info``: an index is made, changed and looked after."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from retrieval import config as settings_module
+from retrieval.command_line import SOME_FAILED, add_settings, add_verb, shown
+from retrieval.errors import RetrievalError
+from retrieval.features.store import FAILED, Failure
+
+_TOLD = 20  # most photographs that are named one by one
+
+
+def add_parser(verbs: Any) -> None:
+    """Adds the verbs.
+
+    Args:
+        verbs: what `ArgumentParser.add_subparsers` returned.
+    """
+    index = add_verb(
+        verbs,
+        "index",
+        _index,
+        "Index a folder of photographs.",
+        "retrieval index holidays/ -o holidays.index --set vocabulary.words=20000",
+        "retrieval index covers/ -o covers.index --config configs/objects.yaml",
+    )
+    index.add_argument("photos", type=Path, help="folder of photographs, searched recursively")
+    index.add_argument("-o", "--output", type=Path, required=True, metavar="INDEX", help="index folder to create")
+    index.add_argument(
+        "--vocabulary",
+        type=Path,
+        metavar="VOCAB",
+        help="vocabulary folder; without it one is trained on the photographs themselves or, where they are few, "
+        "the one that comes with this program is used",
+    )
+    add_settings(index)
+
+    add = add_verb(
+        verbs,
+        "add",
+        _add,
+        "Add photographs to an index. Those whose content is in it already are left out.",
+        "retrieval add holidays.index holidays/2026 tower.jpg",
+    )
+    add.add_argument("index", type=Path)
+    add.add_argument("photos", type=Path, nargs="+", metavar="PHOTO|FOLDER", help="folders are searched recursively")
+    add.add_argument(
+        "--replace", action="store_true", help="a photograph takes the place of one of its name with other content"
+    )
+    add.add_argument(
+        "--prefix",
+        default="",
+        help="put before the names of photographs that lie elsewhere than those of the index, for example 2026/",
+    )
+    add.add_argument("--json", action="store_true", help="print one JSON object")
+    add_settings(add, with_config=False)
+
+    remove = add_verb(
+        verbs,
+        "remove",
+        _remove,
+        "Remove photographs from an index, by name or pattern. The files stay where they are.",
+        "retrieval remove holidays.index 2019/tower.jpg",
+        "retrieval remove holidays.index '2018/*' --dry-run",
+    )
+    remove.add_argument("index", type=Path)
+    remove.add_argument(
+        "names", nargs="+", metavar="NAME|GLOB", help="* stands for any characters, also across folders; quote it"
+    )
+    remove.add_argument("--dry-run", action="store_true", help="only print what would be removed")
+    remove.add_argument("--json", action="store_true", help="print one JSON object")
+
+    compact = add_verb(
+        verbs,
+        "compact",
+        _compact,
+        "Merge the parts that additions left and give back the space of what was removed.",
+        "retrieval compact holidays.index",
+    )
+    compact.add_argument("index", type=Path)
+
+    check = add_verb(
+        verbs,
+        "check",
+        _check,
+        "Compare everything stored in an index with its checksums and rules.",
+        "retrieval check holidays.index",
+        "retrieval check holidays.index --repair",
+    )
+    check.add_argument("index", type=Path)
+    check.add_argument("--repair", action="store_true", help="remove what stopped commands left")
+    check.add_argument("--json", action="store_true", help="print one JSON object")
+
+    info = add_verb(verbs, "info", _info, "Describe an index.", "retrieval info holidays.index --json")
+    info.add_argument("index", type=Path)
+    info.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _index(arguments: argparse.Namespace) -> int:
+    from retrieval import pipeline
+    from retrieval.datasets.folder import list_images
+
+    config = settings_module.load(arguments.config, arguments.overrides)
+    images = list_images(arguments.photos)
+    collection, failures = pipeline.build_collection(images, arguments.output, config, arguments.vocabulary)
+    print(
+        f"{arguments.output}: {len(collection.names)} photographs, {collection.features} features, "
+        f"{len(collection.vocabulary.centroids)} words"
+    )
+    return _told(failures, arguments.output)
+
+
+def _add(arguments: argparse.Namespace) -> int:
+    from retrieval.index.changes import add
+    from retrieval.index.collection import open_index
+
+    fixed = [text for text in arguments.overrides if text.split(".")[0] not in ("parallel", "descriptor")]
+    if fixed:
+        raise RetrievalError(f"--set {fixed[0]}: photographs are added as the index was made; see `retrieval info`")
+    config = settings_module.load(None, arguments.overrides, base=open_index(arguments.index).config)
+    done = add(arguments.index, arguments.photos, config=config, replace=arguments.replace, prefix=arguments.prefix)
+    if arguments.json:
+        facts = {
+            "index": str(arguments.index),
+            "images": len(done.collection.names),
+            "added": list(done.names),
+            "replaced": list(done.replaced),
+            "known": [{"path": str(path), "name": name} for path, name in done.known],
+            "failed": [{"name": failure.name, "reason": failure.reason} for failure in done.failures],
+        }
+        print(json.dumps(facts))
+        return SOME_FAILED if done.failures else 0
+    for path, name in done.known[:_TOLD]:
+        print(f"{shown(path)} is in the index already{'' if path.name == Path(name).name else f' as {shown(name)}'}")
+    if len(done.known) > _TOLD:
+        print(f"... and {len(done.known) - _TOLD} more that are in the index already")
+    replaced = f" ({len(done.replaced)} in place of older ones)" if done.replaced else ""
+    print(
+        f"{arguments.index}: {_photographs(len(done.names))} added{replaced}, {len(done.known)} there already, "
+        f"{len(done.failures)} failed; {len(done.collection.names)} in all"
+    )
+    return _told(done.failures, done.collection.folder)
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    from retrieval.index.changes import remove
+
+    names = remove(arguments.index, arguments.names, dry_run=arguments.dry_run)
+    if arguments.json:
+        print(json.dumps({"index": str(arguments.index), "removed": list(names), "dry_run": arguments.dry_run}))
+        return 0
+    if arguments.dry_run:
+        for name in names:
+            print(shown(name))
+    what = "would be removed" if arguments.dry_run else "removed"
+    print(f"{arguments.index}: {_photographs(len(names))} {what}")
+    return 0
+
+
+def _compact(arguments: argparse.Namespace) -> int:
+    from retrieval.index.changes import compact
+    from retrieval.index.collection import describe_index, open_index
+
+    before = describe_index(open_index(arguments.index))
+    after = describe_index(compact(arguments.index))
+    print(
+        f"{arguments.index}: {before['segments']} -> {after['segments']} segments, {before['removed']} removed images "
+        f"forgotten, {before['bytes'] / 1e6:.1f} -> {after['bytes'] / 1e6:.1f} MB"
+    )
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from retrieval.index.checking import check
+
+    report = check(arguments.index, arguments.repair)
+    if arguments.json:
+        facts = {
+            "index": str(arguments.index),
+            "problems": list(report.problems),
+            "leftovers": list(report.leftovers),
+            "repaired": report.repaired,
+            "arrays": report.arrays,
+        }
+        print(json.dumps(facts))
+        return 2 if report.problems else 0
+    for problem in report.problems:
+        print(f"damaged: {problem}", file=sys.stderr)
+    for path in report.leftovers:
+        print(f"{'removed' if report.repaired else 'left over by a stopped (or a running) command'}: {shown(path)}")
+    if report.leftovers and not report.repaired:
+        print("--repair removes what is left over; an addition that was stopped is finished by the same command")
+    if report.problems:
+        print(
+            f"{arguments.index}: {len(report.problems)} problems; damage cannot be repaired: restore the index from a "
+            "copy, or make it anew from the photographs",
+            file=sys.stderr,
+        )
+        return 2
+    print(f"{arguments.index}: {report.arrays} arrays as they were written, all rules kept")
+    return 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from retrieval.index.collection import describe_index, open_index
+
+    facts = describe_index(open_index(arguments.index))
+    if arguments.json:
+        print(json.dumps(facts))
+        return 0
+    per_image = facts["features_per_image"]
+    signatures = ", ".join(facts["signatures"]) or "none"
+    rows = {
+        "index": f"{facts['index']} (format {facts['format']}, {facts['written_by']})",
+        "photographs": f"{facts['images']} of {shown(facts['photographs'])}",
+        "without features": facts["without_features"],
+        "failed": f"{facts['failed']} (see {FAILED})" if facts["failed"] else 0,
+        "removed": f"{facts['removed']} (`retrieval compact` gives their space back)" if facts["removed"] else 0,
+        "features": f"{facts['features']}; {per_image['min']} to {per_image['max']} a photograph, median "
+        f"{per_image['median']:.0f}",
+        "words": facts["words"],
+        "descriptor": facts["descriptor"],
+        "signatures": signatures,
+        "segments": facts["segments"],
+        "size": f"{facts['bytes'] / 1e6:.1f} MB in all, {facts['bytes_per_feature']} bytes a feature",
+    }
+    for key, value in rows.items():
+        print(f"{key:<17} {value}")
+    print("settings that differ from the defaults:")
+    for line in settings_module.differences(facts["config"]) or ["none"]:
+        print(f"  {line}")
+    return 0
+
+
+def _told(failures: Sequence[Failure], index: Path) -> int:
+    """Counts photographs that could not be used; the exit code that goes with it. The log has named each."""
+    if not failures:
+        return 0
+    files = "1 file" if len(failures) == 1 else f"{len(failures)} files"
+    print(f"{files} could not be used, see {index / FAILED}", file=sys.stderr)
+    return SOME_FAILED
+
+
+def _photographs(count: int) -> str:
+    return f"{count} photograph{'' if count == 1 else 's'}"

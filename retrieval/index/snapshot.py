@@ -1,0 +1,281 @@
+"""The live images of an index as one inverted file, whatever segments they lie in and whatever was removed.
+
+Document frequencies, idf and norms are those of the live images, and an image's id is the place of its name among the
+sorted names. So an index that photographs were added to and removed from scores, and breaks ties, as one that is built
+of its live images anew. Rows number the features of all segments, one segment after another.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from retrieval.config import AsmkConfig, HammingConfig
+from retrieval.geometry.putatives import QueryWords, concatenate_ranges
+from retrieval.index import scoring
+from retrieval.index.scoring import Votes
+from retrieval.index.segment import Segment
+from retrieval.vocabulary import hamming
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """n live images, W words.
+
+    Attributes:
+        segments: at least one, of one vocabulary, all with the same kinds of signatures.
+        ids: for each segment, the (images of the segment,) int32 ids of its images, -1 where one is removed. All ids
+            together are 0 ... n - 1.
+    """
+
+    segments: tuple[Segment, ...]
+    ids: tuple[np.ndarray, ...]
+
+    @classmethod
+    def of(cls, *segments: Segment) -> "Snapshot":
+        """All images of some segments, in the order of the segments."""
+        first = np.cumsum([0] + [len(segment.sizes) for segment in segments])
+        ids = tuple(np.arange(first[i], first[i + 1], dtype=np.int32) for i in range(len(segments)))
+        return cls(tuple(segments), ids)
+
+    @cached_property
+    def images(self) -> int:
+        """N, how many images are live."""
+        return sum(int((ids >= 0).sum()) for ids in self.ids)
+
+    @cached_property
+    def features(self) -> int:
+        """How many features the live images have."""
+        return int(self.counts.sum())
+
+    @cached_property
+    def words(self) -> int:
+        """W."""
+        return len(self.segments[0].document_frequencies)
+
+    @property
+    def has_signatures(self) -> bool:
+        """Whether features have Hamming signatures."""
+        return self.segments[0].signatures is not None
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """(n, 2) int32 width, height of the photographs."""
+        return self._live([segment.sizes for segment in self.segments])
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """(n,) int64 features of each image."""
+        return self._live([np.diff(segment.offsets) for segment in self.segments])
+
+    @cached_property
+    def document_frequencies(self) -> np.ndarray:
+        """(W,) int32 live images that contain each word."""
+        total = np.zeros(self.words, np.int32)
+        for segment, ids in zip(self.segments, self.ids, strict=True):
+            total += segment.document_frequencies
+            removed = np.flatnonzero(ids < 0)
+            if len(removed):  # their features alone are looked at
+                starts, ends = segment.offsets[removed], segment.offsets[removed + 1]
+                words = segment.words_at(segment.rows[concatenate_ranges(starts, ends)]).astype(np.int64)
+                pairs = np.unique(np.repeat(removed, ends - starts) * self.words + words)
+                total -= np.bincount(pairs % self.words, minlength=self.words).astype(np.int32)
+        return total
+
+    @cached_property
+    def idf(self) -> np.ndarray:
+        """(W,) float32 inverse document frequencies."""
+        return scoring.inverse_document_frequencies(self.document_frequencies, self.images)
+
+    @cached_property
+    def idf_squared(self) -> np.ndarray:
+        """(W,) float64, what a word weighs in votes and in ASMK."""
+        return self.idf.astype(np.float64) ** 2
+
+    @cached_property
+    def norms(self) -> tuple[np.ndarray, ...]:
+        """For each segment, `scoring.image_norms`; of removed images too, where they mean nothing."""
+        return tuple(scoring.image_norms(segment, self.idf) for segment in self.segments)
+
+    @cached_property
+    def vote_norms(self) -> tuple[np.ndarray, ...]:
+        """For each segment, `scoring.binary_norms` with `idf_squared`."""
+        return tuple(scoring.binary_norms(segment, self.idf_squared) for segment in self.segments)
+
+    @cached_property
+    def _even_norms(self) -> tuple[np.ndarray, ...]:
+        return tuple(scoring.binary_norms(segment, np.ones(self.words)) for segment in self.segments)
+
+    @cached_property
+    def _asmk_idf(self) -> np.ndarray:
+        return scoring.asmk_weights(self.idf, self.document_frequencies)
+
+    def scores(self, words: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """tf-idf cosine of a query with every image (n,), and shared words (n,); see `scoring.tfidf_scores`."""
+        found = (
+            scoring.tfidf_scores(segment, words, weights, self.idf, norms)
+            for segment, norms in zip(self.segments, self.norms, strict=True)
+        )
+        scores, shared = zip(*found, strict=True)
+        return self._live(scores), self._live(shared)
+
+    def votes(
+        self,
+        query: QueryWords,
+        config: HammingConfig,
+        final: bool,
+        strict: int = -1,
+        distances: Sequence[scoring.Distances] | None = None,
+    ) -> Votes:
+        """Votes of every image, see `scoring.hamming_votes`.
+
+        Args:
+            query: with signatures.
+            config: threshold and sigma.
+            final: weigh words by idf squared and divide by norms; otherwise all words weigh 1, undivided.
+            strict: bits for `Votes.strict`.
+            distances: one for each segment; None: compared here.
+        """
+        assert query.signatures is not None
+        found = [
+            scoring.hamming_votes(
+                segment,
+                query.words,
+                query.signatures,
+                query.owners,
+                config,
+                self.idf_squared if final else None,
+                self.vote_norms[i] if final else None,
+                strict,
+                distances[i] if distances else None,
+            )
+            for i, segment in enumerate(self.segments)
+        ]
+        return Votes(self._live([one.scores for one in found]), self._live([one.strict for one in found]))
+
+    def kernel(self, words: np.ndarray, aggregates: np.ndarray, config: AsmkConfig) -> np.ndarray:
+        """ASMK between a query and every image, (n,) float64; see `scoring.asmk_scores`."""
+        weights = self._asmk_idf if config.idf else np.ones(self.words)
+        norms = self.vote_norms if config.idf else self._even_norms
+        return self._live(
+            [
+                scoring.asmk_scores(segment, words, aggregates, config, weights, norm)
+                for segment, norm in zip(self.segments, norms, strict=True)
+            ]
+        )
+
+    def occurrences(self, words: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where some words occur in some images.
+
+        Args:
+            words: (U,) int distinct words.
+            images: (s,) int distinct image ids.
+
+        Returns:
+            Of each feature, so that those of one word in one image lie together: (m,) int64 its image's place in
+            `images`, (m,) int64 its row, (m,) int64 its word's place in `words`.
+        """
+        slots = np.full(self.images + 1, -1, np.int64)  # the last is that of removed images
+        slots[images] = np.arange(len(images))
+        found = []
+        for segment, ids, first in zip(self.segments, self.ids, self._first_rows, strict=False):
+            starts, ends = segment.word_offsets[words], segment.word_offsets[words + 1]
+            rows = concatenate_ranges(starts, ends)
+            slot = slots[ids][segment.images[rows]]
+            hit = np.flatnonzero(slot >= 0)
+            found.append((slot[hit], rows[hit] + first, np.repeat(np.arange(len(words)), ends - starts)[hit]))
+        if len(found) == 1:
+            return found[0]
+        slot, rows, word = (np.concatenate(part) for part in zip(*found, strict=True))
+        return slot, rows, word
+
+    def distances(self, rows: np.ndarray, signatures: np.ndarray, entry: np.ndarray) -> np.ndarray:
+        """(m,) bits in which stored signatures (rows) and others (entries of `signatures`) differ."""
+        parts = [
+            (at, hamming.distances(_planes(self.segments[number]), local, signatures, entry[at]))
+            for number, at, local in self._split(rows)
+        ]
+        return _join(parts, len(rows))
+
+    def regions(self, rows: np.ndarray) -> np.ndarray:
+        """(m, 6) float32 regions of some features, original pixels."""
+        parts = [(at, self.segments[number].regions(local)) for number, at, local in self._split(rows)]
+        return _join(parts, len(rows))
+
+    def words_at(self, rows: np.ndarray) -> np.ndarray:
+        """(m,) int32 words of some features."""
+        parts = [(at, self.segments[number].words_at(local)) for number, at, local in self._split(rows)]
+        return _join(parts, len(rows))
+
+    def images_at(self, rows: np.ndarray) -> np.ndarray:
+        """(m,) int32 image ids of some features; -1 of a removed image."""
+        parts = [(at, self.ids[number][self.segments[number].images[local]]) for number, at, local in self._split(rows)]
+        return _join(parts, len(rows))
+
+    def signatures_at(self, rows: np.ndarray) -> np.ndarray:
+        """(m, bits / 64) uint64 signatures of some features.
+
+        Raises:
+            ValueError: there are none.
+        """
+        parts = [(at, _planes(self.segments[number])[:, local].T) for number, at, local in self._split(rows)]
+        return _join(parts, len(rows))
+
+    def image_rows(self, image: int) -> np.ndarray:
+        """(m,) int64 rows of one image's features, by word."""
+        number, local = self._home[0][image], self._home[1][image]
+        return self.segments[number].image_rows(int(local)) + self._first_rows[number]
+
+    def image(self, image: int) -> tuple[np.ndarray, np.ndarray]:
+        """Words (m,) int32 and regions (m, 6) float32 of one image, by word."""
+        rows = self.image_rows(image)
+        return self.words_at(rows), self.regions(rows)
+
+    @cached_property
+    def _first_rows(self) -> np.ndarray:
+        """(segments + 1,) int64 the first row of each segment."""
+        return np.cumsum([0] + [segment.features for segment in self.segments])
+
+    @cached_property
+    def _home(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of every image (n,) int32 the segment it lies in, and its place there."""
+        home = np.empty((2, self.images), np.int32)
+        for number, ids in enumerate(self.ids):
+            local = np.flatnonzero(ids >= 0)
+            home[0, ids[local]], home[1, ids[local]] = number, local
+        return home[0], home[1]
+
+    def _live(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        """What segments say of all their images, (n, ...) by image id."""
+        result = np.empty((self.images, *parts[0].shape[1:]), parts[0].dtype)
+        for ids, values in zip(self.ids, parts, strict=True):
+            live = ids >= 0
+            result[ids[live]] = values[live]
+        return result
+
+    def _split(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray | slice, np.ndarray]]:
+        """Segments, the positions of those rows that lie in each, and these rows as the segment counts them."""
+        if len(self.segments) == 1:
+            yield 0, slice(None), rows
+            return
+        number = np.searchsorted(self._first_rows, rows, side="right") - 1
+        for one in np.unique(number) if len(rows) else (0,):
+            at = np.flatnonzero(number == one)
+            yield int(one), at, rows[at] - self._first_rows[one]
+
+
+def _planes(segment: Segment) -> np.ndarray:
+    if segment.signatures is None:
+        raise ValueError("the index has no signatures")
+    return segment.signatures
+
+
+def _join(parts: list[tuple[np.ndarray | slice, np.ndarray]], count: int) -> np.ndarray:
+    """Values that were computed segment by segment, at their positions."""
+    if len(parts) == 1:
+        return parts[0][1]
+    result = np.empty((count, *parts[0][1].shape[1:]), parts[0][1].dtype)
+    for at, values in parts:
+        result[at] = values
+    return result

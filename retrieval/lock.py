@@ -1,0 +1,46 @@
+"""One writer at a time: a lock on a folder that the operating system lets go of when its holder dies."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from retrieval.errors import ArtefactError
+
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Holds the lock of a folder while the block runs. Readers need no lock.
+
+    Args:
+        folder: must exist.
+
+    Raises:
+        ArtefactError: another process (or another part of this one) holds it, or the folder cannot be written to.
+    """
+    path = folder / LOCK
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise ArtefactError(f"{folder} cannot be changed: {error.strerror}; nothing was done") from error
+        raise
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+            raise ArtefactError(
+                f"{folder} is being changed by {holder}: wait until it has finished, then run the command again"
+            ) from error
+        with contextlib.suppress(OSError):  # who holds it is only told; on a full disk it is not
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
