@@ -34,6 +34,23 @@ class Evaluation:
     precision: dict[int, float]
 
 
+@dataclass(frozen=True)
+class Diagnosis:
+    """Why a query has the average precision that it has. Ranks are from 1, and ignored images have none.
+
+    Attributes:
+        query: its name.
+        average_precision: 0..1.
+        positives: every image to find and its rank, by rank; last come those that are not in the ranking, with None.
+        wrong: the best-ranked image that is neither to be found nor ignored, and its rank; None where there is none.
+    """
+
+    query: str
+    average_precision: float
+    positives: tuple[tuple[str, int | None], ...]
+    wrong: tuple[str, int] | None
+
+
 def average_precision(ranked: Sequence[Image], positives: Collection[Image], junk: Collection[Image]) -> float:
     """Area under the precision-recall curve by the benchmark's trapezoids.
 
@@ -102,8 +119,9 @@ def evaluate(rankings: Mapping[str, Sequence[str]], ground_truth: GroundTruth) -
     """Mean average precision and mean precision at k over all queries of a benchmark, for each of its protocols.
 
     Args:
-        rankings: query name -> image stems, best first; queries the ground truth does not know are ignored.
-        ground_truth: from `oxford.read_groundtruth` or `revisited.read_revisited`.
+        rankings: query name -> images as the ground truth names them, best first; queries the ground truth does not
+            know are ignored.
+        ground_truth: from `oxford.read_groundtruth`, `revisited.read_revisited` or `own.read_own`.
 
     Returns:
         protocol name -> result.
@@ -119,6 +137,37 @@ def evaluate(rankings: Mapping[str, Sequence[str]], ground_truth: GroundTruth) -
     if missing:
         raise DatasetError(f"no ranking for the query {missing[0]} ({len(missing)} queries lack one)")
     return {protocol.name: _evaluate(rankings, ground_truth, protocol) for protocol in ground_truth.protocols}
+
+
+def worst_queries(
+    rankings: Mapping[str, Sequence[str]], ground_truth: GroundTruth, protocol: Protocol, count: int
+) -> list[Diagnosis]:
+    """The queries of least average precision, and what to look at in their rankings.
+
+    Args:
+        rankings: as for `evaluate`.
+        ground_truth: as for `evaluate`.
+        protocol: which labels count.
+        count: at most so many.
+
+    Returns:
+        Worst first; of equal ones, the first of the ground truth.
+
+    Raises:
+        DatasetError: as `evaluate`.
+    """
+    scores = _evaluate(rankings, ground_truth, protocol).per_query
+    queries = {query.name: query for query in ground_truth.queries}
+    found = []
+    for name in sorted(scores, key=scores.__getitem__)[:count]:
+        positives, ignored = queries[name].relevant(protocol)
+        counted = [image for image in rankings[name] if image not in ignored]
+        ranks = {image: rank for rank, image in enumerate(counted, 1)}
+        places = [(image, ranks.get(image)) for image in positives - ignored]
+        places.sort(key=lambda place: (place[1] is None, place[1] or 0, place[0]))
+        wrong = next(((image, ranks[image]) for image in counted if image not in positives), None)
+        found.append(Diagnosis(name, scores[name], tuple(places), wrong))
+    return found
 
 
 def _evaluate(rankings: Mapping[str, Sequence[str]], ground_truth: GroundTruth, protocol: Protocol) -> Evaluation:

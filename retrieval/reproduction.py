@@ -4,7 +4,7 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +17,7 @@ from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.datasets.benchmarks import Benchmark
 from retrieval.datasets.folder import ImageSet
-from retrieval.datasets.groundtruth import Query
+from retrieval.datasets.groundtruth import Box, GroundTruth, Query
 from retrieval.errors import DatasetError, RetrievalError
 from retrieval.features.ctu import CtuFiles
 from retrieval.features.extractor import extract_collection
@@ -30,6 +30,8 @@ from retrieval.retriever import Retriever
 from retrieval.rows import BenchmarkQuery, check_rows, rank, signatures_for
 
 logger = logging.getLogger(__name__)
+
+Rankings = dict[str, dict[str, list[str]]]  # row -> query name -> images as the ground truth calls them, best first
 
 PACKAGES = (
     "hardnet-retrieval",
@@ -170,23 +172,63 @@ def evaluate(
         row -> {"map", "published", "per_query"}, of the protocol "medium" where there are several; then also
         "protocols": name -> {"map", "mp@1", "mp@5", "mp@10", "per_query"}.
     """
-    clock = clock or _Clock()
-    ranked: dict[str, dict[str, list[str]]] = {row: {} for row in rows}
     labels = [benchmark.label(name) for name in retriever.collection.names]
     stems = benchmark.match() if benchmark.queries is None else {}
-    for query in tqdm(benchmark.ground_truth.queries, desc="queries", unit="query", disable=None):
-        asked = _query(query, retriever, stems, database, queries)
-        for row, ranking in rank(retriever, asked, rows):
+
+    def ask(query: Query) -> BenchmarkQuery:
+        return _query(query, retriever, stems, database, queries)
+
+    ranked = rank_queries(retriever, benchmark.ground_truth.queries, ask, labels, rows, clock)
+    return summarise(ranked, benchmark.ground_truth, benchmark.name, descriptor_name(retriever))
+
+
+def rank_queries(
+    retriever: Retriever,
+    queries: Sequence[Query],
+    ask: Callable[[Query], BenchmarkQuery],
+    labels: Sequence[str],
+    rows: Sequence[str],
+    clock: "_Clock | None" = None,
+) -> Rankings:
+    """Ranks the collection for every query under every row.
+
+    Args:
+        retriever: on an index with what the rows need.
+        queries: of the ground truth.
+        ask: makes a query of one of them; called for one after another, so that their features need not lie in memory
+            together.
+        labels: what the ground truth calls each image of the collection.
+        rows: from `check_rows`.
+        clock: takes the seconds of every row.
+    """
+    clock = clock or _Clock()
+    ranked: Rankings = {row: {} for row in rows}
+    for query in tqdm(queries, desc="queries", unit="query", disable=None):
+        for row, ranking in rank(retriever, ask(query), rows):
             if ranking is None:
                 clock.skip()
                 continue
             clock.add(row)
             ranked[row][query.name] = [labels[i] for i in ranking.ids]
-    label = descriptor_name(retriever)
+    return ranked
+
+
+def summarise(ranked: Rankings, ground_truth: GroundTruth, dataset: str, descriptor: str) -> dict[str, dict[str, Any]]:
+    """What `evaluate` returns, of rankings that are made.
+
+    Args:
+        ranked: from `rank_queries`.
+        ground_truth: with the queries that were ranked.
+        dataset: by which published figures are looked up.
+        descriptor: likewise, see `descriptor_name`.
+
+    Raises:
+        DatasetError: as `evaluation.evaluate`.
+    """
     results: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        reference = published(benchmark.name, label, row)
-        found = evaluation.evaluate(ranked[row], benchmark.ground_truth)
+    for row in ranked:
+        reference = published(dataset, descriptor, row)
+        found = evaluation.evaluate(ranked[row], ground_truth)
         main = found.get("medium") or next(iter(found.values()))
         results[row] = {
             "map": main.map,
@@ -225,7 +267,12 @@ def _query(
     name = stems[query.image]
     if database is not None:
         return BenchmarkQuery(name, query.box, lambda: database.image(name))
-    return BenchmarkQuery(name, query.box, lambda: retriever.queries.described(retriever.collection.path(name)))
+    return indexed_query(retriever, name, query.box)
+
+
+def indexed_query(retriever: Retriever, name: str, box: Box | None) -> BenchmarkQuery:
+    """A query with an indexed photograph, which is read again where a row takes its descriptors."""
+    return BenchmarkQuery(name, box, lambda: retriever.queries.described(retriever.collection.path(name)))
 
 
 def folder_name(descriptor: str) -> str:

@@ -51,6 +51,11 @@ def signatures_for(rows: Iterable[str]) -> tuple[str, ...]:
     return tuple(kind for kind, wanted in needed.items() if wanted)
 
 
+def need_descriptors(rows: Iterable[str]) -> bool:
+    """Whether some rows take a query's descriptors, which an index does not keep."""
+    return any(not row.startswith("bow") for row in rows)
+
+
 @dataclass(frozen=True)
 class BenchmarkQuery:
     """A query of a benchmark.
@@ -58,7 +63,7 @@ class BenchmarkQuery:
     Attributes:
         name: the query photograph's name in the index, or None where it is not there.
         box: of the query object, original pixels; None = the whole photograph.
-        load: reads the photograph's features; called only by rows that need descriptors.
+        load: reads the photograph's features; called only for rows that need descriptors, and without `name`.
     """
 
     name: str | None
@@ -90,7 +95,7 @@ def rank(retriever: Retriever, query: BenchmarkQuery, rows: Iterable[str]) -> It
             plain = retriever.queries.encode(query.features, query.box)
         else:
             plain = retriever.queries.features(query.name, query.box)
-    if any(not row.startswith("bow") for row in rows):
+    if need_descriptors(rows):
         _ = query.features
     yield "", None
     if plain is not None:

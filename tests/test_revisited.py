@@ -190,6 +190,13 @@ def test_json_and_pickle_are_equal(tmp_path: Path) -> None:
     assert read_revisited(tmp_path / "written.json") == found
 
 
+def test_a_query_without_box_is_refused(tmp_path: Path) -> None:
+    found = read_revisited(pickled(tmp_path / "gnd.pkl", TREE))
+    whole = replace(found.ground_truth.queries[0], box=None)
+    with pytest.raises(DatasetError, match="the query q has no box"):
+        write_revisited(replace(found, ground_truth=truth_of(whole)), tmp_path / "written.json")
+
+
 def test_second_query_of_a_photograph_has_a_free_name(tmp_path: Path) -> None:
     gnd = [TREE["gnd"][2]] * 4
     found = read_revisited(pickled(tmp_path / "g.pkl", {**TREE, "qimlist": ["q", "q", "q_2", "q"], "gnd": gnd}))

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from retrieval.datasets.folder import ImageSet, by_stem
 from retrieval.errors import DatasetError
 
+Box = tuple[float, float, float, float]
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -33,22 +35,26 @@ EASY = Protocol("easy", ("easy",), ("hard", "junk"), skip_empty=True)  # these t
 MEDIUM = Protocol("medium", ("easy", "hard"), ("junk",), skip_empty=True)
 HARD = Protocol("hard", ("hard",), ("easy", "junk"), skip_empty=True)
 REVISITED = (EASY, MEDIUM, HARD)
+OWN = Protocol("own", ("positive",), ("junk",))  # `retrieval.datasets.own`
 
 
 @dataclass(frozen=True)
 class Query:
-    """One query: a region of a photograph and what is known of the database. Images are named by stem.
+    """One query: a region of a photograph and what is known of the database.
+
+    Benchmarks name images by stem, a set of one's own by the full names of an index.
 
     Attributes:
         name: for example ``all_souls_1``.
-        image: the query's photograph.
-        box: x1, y1, x2, y2 in raw pixels of that photograph, EXIF orientation not applied.
+        image: the query's photograph; in a set of one's own the absolute path of one that is not indexed.
+        box: x1, y1, x2, y2, pixels, or None for the whole photograph. Those of benchmarks, where every query has one,
+            are in raw pixels, EXIF orientation not applied; those of one's own in the photograph as the index sees it.
         labels: label -> images that have it, for example ``good``, ``ok`` and ``junk``.
     """
 
     name: str
     image: str
-    box: tuple[float, float, float, float]
+    box: Box | None
     labels: Mapping[str, frozenset[str]]
 
     def relevant(self, protocol: Protocol) -> tuple[frozenset[str], frozenset[str]]:
@@ -77,7 +83,7 @@ class GroundTruth:
         queries: in a fixed order, with names that are unique.
         protocols: one result each.
         queries_in_database: whether the queries' photographs are images of the database, as in Oxford5k and
-            Paris6k; the revisited benchmarks take them out.
+            Paris6k; the revisited benchmarks take them out, and one's own queries may come from anywhere.
     """
 
     queries: tuple[Query, ...]

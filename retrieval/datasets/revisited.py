@@ -22,7 +22,7 @@ import cv2
 
 from retrieval import artefacts
 from retrieval.datasets.folder import ImageSet
-from retrieval.datasets.groundtruth import REVISITED, GroundTruth, Query, find_stems
+from retrieval.datasets.groundtruth import REVISITED, Box, GroundTruth, Query, find_stems
 from retrieval.errors import DatasetError, ImageError
 from retrieval.images import load_pixels, read_header
 
@@ -79,7 +79,10 @@ def write_revisited(revisited: Revisited, path: str | Path) -> None:
         "imlist": revisited.images,
         "qimlist": revisited.query_images,
         "gnd": [
-            {"bbx": query.box, **{label: sorted(index[name] for name in query.labels[label]) for label in LABELS}}
+            {
+                "bbx": _query_box(query),
+                **{label: sorted(index[name] for name in query.labels[label]) for label in LABELS},
+            }
             for query in revisited.ground_truth.queries
         ],
     }
@@ -130,8 +133,15 @@ def crop_queries(revisited: Revisited, images: ImageSet, folder: str | Path) -> 
     return ImageSet(folder, tuple(f"{query.name}.png" for query in queries))
 
 
+def _query_box(query: Query) -> Box:
+    """A query's box, which every query of these benchmarks has."""
+    if query.box is None:
+        raise DatasetError(f"the query {query.name} has no box: the revisited benchmarks cut every query out of one")
+    return query.box
+
+
 def _crop(query: Query, source: Path, target: Path) -> None:
-    x1, y1, x2, y2 = (round(value) for value in query.box)
+    x1, y1, x2, y2 = (round(value) for value in _query_box(query))
     try:
         if target.exists():
             photograph, crop = read_header(source.read_bytes()), _size(target)

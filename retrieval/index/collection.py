@@ -17,6 +17,7 @@ import numpy as np
 from retrieval import artefacts
 from retrieval import config as settings_module
 from retrieval.config import Config
+from retrieval.datasets.folder import ImageSet
 from retrieval.errors import ArtefactError
 from retrieval.features.store import FAILED
 from retrieval.index.segment import Segment, open_segment
@@ -74,6 +75,11 @@ class Collection:
     def features(self) -> int:
         """How many features the live images have."""
         return self.snapshot.features
+
+    @property
+    def images(self) -> ImageSet:
+        """The photographs, where they lay when they were indexed."""
+        return ImageSet(Path(self.root), self.names, {name: Path(path) for name, path in self.elsewhere.items()})
 
     def path(self, name: str) -> Path:
         """Where the photograph of an image lay when it was indexed."""

@@ -98,6 +98,7 @@ def add_parser(verbs: Any) -> None:
 
     info = add_verb(verbs, "info", _info, "Describe an index.", "retrieval info holidays.index --json")
     info.add_argument("index", type=Path)
+    info.add_argument("--names", action="store_true", help="also list the names of the photographs")
     info.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -209,7 +210,10 @@ def _check(arguments: argparse.Namespace) -> int:
 def _info(arguments: argparse.Namespace) -> int:
     from retrieval.index.collection import describe_index, open_index
 
-    facts = describe_index(open_index(arguments.index))
+    collection = open_index(arguments.index)
+    facts = describe_index(collection)
+    if arguments.names:
+        facts["names"] = list(collection.names)
     if arguments.json:
         print(json.dumps(facts))
         return 0
@@ -234,6 +238,8 @@ def _info(arguments: argparse.Namespace) -> int:
     print("settings that differ from the defaults:")
     for line in settings_module.differences(facts["config"]) or ["none"]:
         print(f"  {line}")
+    for name in facts.get("names", ()):
+        print(shown(name))
     return 0
 
 

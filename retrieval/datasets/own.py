@@ -1,0 +1,301 @@
+"""Ground truth of one's own: a CSV file with a query a line, by the names that an index has for its photographs.
+
+``image,x1,y1,x2,y2,positives,junk`` (docs/formats.md). Benchmarks name images by stem; a collection of one's own may
+hold ``paris/001.jpg`` beside ``rome/001.jpg``, so what is read here is named in full, and a shorter name is accepted
+where only one photograph has it.
+"""
+
+import csv
+import difflib
+import io
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from retrieval.datasets.folder import ImageSet
+from retrieval.datasets.groundtruth import OWN, Box, GroundTruth, Query
+from retrieval.errors import DatasetError, RetrievalError
+
+BOX = ("x1", "y1", "x2", "y2")
+COLUMNS = ("image", *BOX, "positives", "junk")
+REQUIRED = ("image", "positives")
+SEPARATOR = "|"  # between the names of a list
+HEADER = ",".join(COLUMNS)
+
+Check = Callable[[Query], object]
+
+
+def read_own(path: str | Path, images: ImageSet, check: Check | None = None) -> GroundTruth:
+    """Reads queries and their labels.
+
+    A query is called by its photograph, as indexed or else as the file writes it, followed by its box where it has
+    one: ``tower.jpg [120 40 420 600]``. Its own photograph, where it is indexed and not listed as a positive, becomes
+    junk: to find it again is no merit.
+
+    Args:
+        path: a CSV file in UTF-8, with or without byte order mark.
+        images: the indexed photographs.
+        check: called with every query once all lines are read; what it raises is told with the query's line. It is
+            for what takes the photograph itself: that it can be read and that the box lies on it.
+
+    Returns:
+        Queries in the order of the file. Labelled images are full names; a query's image is one as well or, for a
+        photograph that is not indexed, its absolute path.
+
+    Raises:
+        DatasetError: unreadable, not UTF-8, no CSV, columns that are missing or unknown, an unknown or ambiguous name,
+            a query without positives, with a bad box, with an image that is both positive and junk, or asked twice, no
+            query at all, or a `RetrievalError` of `check`; the message names the file and the line.
+    """
+    path = Path(path)
+    records = _records(path)
+    columns = _columns(path, records)
+    reader = _Reader(path, images)
+    found: dict[int, Query] = {}
+    for line, fields in records:
+        if len(fields) > len(columns):
+            raise DatasetError(
+                f"{path}, line {line}: {len(fields)} fields under {len(columns)} columns: put a name that holds commas "
+                "in double quotes, with no space before them"
+            )
+        # a line may end early: spreadsheets leave out the empty fields at its end
+        query = reader.query(line, dict(zip(columns, fields, strict=False)))
+        if query is not None:
+            found[line] = query
+    reader.refuse_unknown()
+    if not found:
+        raise DatasetError(f"{path} has no query: expected lines below the header {','.join(columns)}")
+    _refuse_repeated(path, found)
+    if check is not None:
+        for line, query in found.items():
+            try:
+                check(query)
+            except RetrievalError as error:
+                raise DatasetError(f"{path}, line {line}: {error}") from error
+    queries = tuple(found.values())
+    return GroundTruth(queries, (OWN,), all(query.image in reader.names.full for query in queries))
+
+
+def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The records that are not blank, each with the number from 1 of the line that it begins on."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DatasetError(
+            f"{path}, line {line}: the bytes there are not UTF-8: save the file as CSV in UTF-8"
+        ) from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    while True:
+        line = reader.line_num + 1
+        limit = csv.field_size_limit(len(text) + 1)  # a list of some thousand names exceeds the module's own limit
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            raise DatasetError(
+                f"{path}, line {line}: not CSV: {error}: a field that holds commas, quotes or line breaks stands in "
+                "double quotes, and a quote in it is doubled"
+            ) from error
+        finally:
+            csv.field_size_limit(limit)  # it is the whole process's
+        if fields is None:
+            return
+        if any(field.strip() for field in fields):
+            yield line, fields
+
+
+def _columns(path: Path, records: Iterator[tuple[int, list[str]]]) -> list[str]:
+    """The header: the first record."""
+    line, fields = next(records, (1, []))
+    columns = [name.strip() for name in fields]
+    if not columns:
+        raise DatasetError(f"{path} is empty: expected the header {HEADER}")
+    if len(columns) == 1 and (other := next((mark for mark in ";\t" if mark in columns[0]), None)):
+        raise DatasetError(f"{path}, line {line}: the columns are separated by {other!r}: separate them by commas")
+    where = f"{path}, line {line}"
+    for number, name in enumerate(columns, 1):
+        if name not in COLUMNS:
+            near = difflib.get_close_matches(name.lower(), COLUMNS, 1)
+            hint = f": is it {near[0]}?" if near else "."
+            raise DatasetError(
+                f"{where}: unknown column {name!r}{hint} The first line should be {HEADER}, or part of it"
+            )
+        if name in columns[: number - 1]:
+            raise DatasetError(f"{where}: the column {name} is there twice: remove one")
+    boxed = any(name in columns for name in BOX)
+    missing = [name for name in COLUMNS if name not in columns and (name in REQUIRED or (boxed and name in BOX))]
+    if missing:
+        raise DatasetError(f"{where}: the header lacks {', '.join(missing)}: expected {HEADER}, x1 to y2 all or none")
+    return columns
+
+
+def _refuse_repeated(path: Path, found: Mapping[int, Query]) -> None:
+    """Every query once, and a name of its own for each: results are kept by it."""
+    seen: dict[object, int] = {}
+    for line, query in found.items():
+        for key in ((query.image, query.box), query.name):
+            if seen.setdefault(key, line) != line:
+                raise DatasetError(
+                    f"{path}, line {line}: {query.name!r} is asked on line {seen[key]} already: remove one, or join "
+                    "their positives"
+                )
+
+
+class _Names:
+    """The indexed photographs by full name, by file name and by stem."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.full = frozenset(names)
+        self._files: dict[str, list[str]] = {}
+        self._stems: dict[str, list[str]] = {}
+        for name in sorted(self.full):
+            pure = PurePosixPath(name)
+            self._files.setdefault(pure.name, []).append(name)
+            self._stems.setdefault(pure.stem, []).append(name)
+
+    def exact(self, text: str) -> str | None:
+        """The photograph of this full name; spaces around it count only where the name has them."""
+        return next((name for name in (text, text.strip()) if name in self.full), None)
+
+    def short(self, text: str) -> list[str]:
+        """The photographs of this file name or, where there is none, of this stem."""
+        for known in (self._files, self._stems):
+            for short in (text, text.strip()):
+                if short in known:
+                    return known[short]
+        return []
+
+    def nearest(self, text: str) -> list[str]:
+        """Up to three full names that resemble a text: as a whole where it has a folder, else or then without it."""
+        pure = PurePosixPath(text.strip())
+        if len(pure.parts) > 1 and (near := difflib.get_close_matches(str(pure), sorted(self.full), 3)):
+            return near
+        known = self._files if pure.suffix else self._stems
+        near = difflib.get_close_matches(pure.name, known, 3)
+        return list(dict.fromkeys(name for key in near for name in known[key]))[:3]
+
+
+@dataclass
+class _Reader:
+    """Makes queries of records; names that nobody knows are collected, so that the error can count them.
+
+    Attributes:
+        path: the file.
+        images: the indexed photographs.
+        unknown: name -> its first line and column.
+    """
+
+    path: Path
+    images: ImageSet
+    unknown: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.names = _Names(self.images.names)
+        self._root = Path(os.path.realpath(self.images.root))
+        self._elsewhere = {path: name for name, path in self.images.elsewhere.items()}
+
+    def query(self, line: int, text: Mapping[str, str]) -> Query | None:
+        """The query of a record, by column; None where its photograph is unknown."""
+        where = f"{self.path}, line {line}"
+        if not text["image"].strip():
+            raise DatasetError(f"{where}: the column image is empty: give a photograph's name or path")
+        image, box = self._photograph(line, text["image"]), _box(where, text)
+        positives = self._list(line, "positives", text.get("positives", ""))
+        junk = self._list(line, "junk", text.get("junk", ""))
+        if not text.get("positives", "").replace(SEPARATOR, "").strip():
+            raise DatasetError(
+                f"{where}: no positives, so the precision is undefined: name those that {text['image']!r} should find, "
+                f"joined by {SEPARATOR}"
+            )
+        if both := positives & junk:
+            raise DatasetError(f"{where}: {min(both)!r} is among the positives and among the junk: remove it from one")
+        if image is None:
+            return None
+        indexed = image in self.names.full
+        name = image if indexed else text["image"].strip()
+        if box is not None:
+            name += f" [{' '.join(repr(value).removesuffix('.0') for value in box)}]"
+        if indexed and image not in positives:
+            junk |= {image}
+        return Query(name, image, box, {"positive": positives, "junk": junk})
+
+    def refuse_unknown(self) -> None:
+        """Raises for the first name that nobody knew, with those that come near it."""
+        if not self.unknown:
+            return
+        name, (line, column) = next(iter(self.unknown.items()))
+        near = self.names.nearest(name)
+        hint = f"the nearest: {', '.join(map(repr, near))}" if near else "no name comes near it"
+        more = f"; {len(self.unknown)} names are unknown in all" if len(self.unknown) > 1 else ""
+        file = f", and {str(self._path(name))!r} is no file" if column == "image" else ""
+        raise DatasetError(
+            f"{self.path}, line {line}, {column}: the index has no photograph {name!r}{file}; {hint}{more} (`retrieval "
+            "info INDEX --names` lists them)"
+        )
+
+    def _photograph(self, line: int, text: str) -> str | None:
+        """The indexed name, or the absolute path, of a query's photograph."""
+        found = self.names.exact(text)
+        if found is not None:
+            return found
+        path = next((path for path in map(self._path, (text, text.strip())) if os.path.isfile(path)), None)
+        if path is None:
+            return self._short(line, "image", text)
+        # the way to the folder is resolved, the file is not: a link among the photographs is indexed by its own name
+        path = Path(os.path.realpath(path.parent), path.name)
+        inside = path.relative_to(self._root).as_posix() if path.is_relative_to(self._root) else None
+        return inside if inside in self.names.full else self._elsewhere.get(path, str(path))
+
+    def _path(self, text: str) -> Path:
+        return Path(os.path.abspath(self.path.parent), text)
+
+    def _list(self, line: int, column: str, text: str) -> frozenset[str]:
+        """The known names of a list."""
+        found = set()
+        for part in text.split(SEPARATOR):
+            name = self.names.exact(part)
+            if name is None and part.strip():
+                name = self._short(line, column, part)
+            if name is not None:
+                found.add(name)
+        return frozenset(found)
+
+    def _short(self, line: int, column: str, text: str) -> str | None:
+        """The one photograph of a file name or stem."""
+        names = self.names.short(text)
+        if len(names) > 1:
+            raise DatasetError(
+                f"{self.path}, line {line}, {column}: {text.strip()!r} may be any of {len(names)} photographs, "
+                f"{_some(names)}: give the full name"
+            )
+        if not names:
+            self.unknown.setdefault(text.strip(), (line, column))
+            return None
+        return names[0]
+
+
+def _box(where: str, text: Mapping[str, str]) -> Box | None:
+    given = {name: text[name].strip() for name in BOX if text.get(name, "").strip()}
+    if not given:
+        return None
+    if len(given) < len(BOX):
+        missing = [name for name in BOX if name not in given]
+        raise DatasetError(f"{where}: the box has {', '.join(given)} but not {', '.join(missing)}: give all or none")
+    shown = " ".join(given.values())
+    try:
+        x1, y1, x2, y2 = map(float, given.values())
+    except ValueError as error:
+        raise DatasetError(f"{where}: the box is not four numbers: {shown!r}") from error
+    if not all(map(math.isfinite, (x1, y1, x2, y2))) or x2 <= x1 or y2 <= y1:
+        raise DatasetError(f"{where}: the box is empty, expected x1 < x2 and y1 < y2: {shown!r}")
+    return x1, y1, x2, y2
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,219 @@
+"""``retrieval evaluate``: mAP of an index, query by query, and where the worst queries went wrong."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retrieval.command_line import add_common, add_settings, open_retriever, shown
+from retrieval.errors import DatasetError, RetrievalError
+
+if TYPE_CHECKING:
+    from retrieval.datasets.groundtruth import GroundTruth, Query
+    from retrieval.evaluation import Diagnosis
+    from retrieval.reproduction import Rankings
+    from retrieval.retriever import Retriever
+
+SUMMARY = "Measure mAP of an index against a table of your own, or against ground truth in the Oxford/Paris format."
+FORMAT = """
+queries.csv has a query a line below this header; the box columns and junk may be left out or empty:
+
+  image,x1,y1,x2,y2,positives,junk
+  tower.jpg,120,40,420,600,tower_2.jpg|old/tower.jpg,
+  new/bridge.jpg,,,,,bridge_1.jpg|bridge_2.jpg,bridge_far.jpg
+
+image is the name of an indexed photograph, or the path (absolute, or from the folder of the CSV) of any other.
+positives are the indexed photographs that it should find, junk those that count as absent; all others are wrong.
+The query's own photograph, where it is indexed and not listed as a positive, counts as junk. A name without folder,
+or without folder and extension, will do where only one photograph has it. Boxes are in pixels of the photograph as
+it is seen. UTF-8; a name that holds a comma stands in double quotes.
+
+With --json: row -> {"map", "published", "per_query", "worst"}.
+"""
+
+
+def add_parser(verbs: Any) -> None:
+    """Adds the verb ``evaluate``.
+
+    Args:
+        verbs: what `ArgumentParser.add_subparsers` returned.
+    """
+    parser = verbs.add_parser(
+        "evaluate",
+        help=SUMMARY,
+        description=SUMMARY + "\n" + FORMAT.rstrip(),
+        epilog="examples:\n  retrieval evaluate holidays.index queries.csv --worst 10\n"
+        "  retrieval evaluate oxford.index data/oxford5k/groundtruth --rows bow bow+sv",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_common(parser)
+    parser.add_argument("index", type=Path)
+    parser.add_argument(
+        "groundtruth",
+        type=Path,
+        metavar="queries.csv|FOLDER",
+        help="a CSV file, or a folder of *_query.txt, *_good.txt, *_ok.txt, *_junk.txt",
+    )
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        default=["bow", "bow+sv", "bow+sv+qe"],
+        metavar="ROW",
+        help="of bow bow+sv bow+sv+qe (the default), and for an index with signatures hqe hqe+ma hqe+sv hqe+sv+ma asmk "
+        "asmk+sv",
+    )
+    parser.add_argument(
+        "--worst",
+        type=int,
+        default=5,
+        metavar="N",
+        help="also show the N worst queries of the last row (with --json: of every row), the rank of their latest "
+        "positive and the first wrong photograph (default 5; 0 for none)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_settings(parser, with_config=False)
+    parser.set_defaults(command=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from retrieval import reproduction
+    from retrieval.evaluation import worst_queries
+    from retrieval.rows import check_rows
+
+    rows = check_rows(arguments.rows)
+    if arguments.worst < 0:
+        raise RetrievalError(f"--worst {arguments.worst}: expected at least 0")
+    if not arguments.groundtruth.exists():
+        raise DatasetError(
+            f"{arguments.groundtruth} does not exist: expected a CSV file of queries, or a folder of ground truth in "
+            "the Oxford/Paris format"
+        )
+    retriever = open_retriever(arguments)
+    rank = _rank_folder if arguments.groundtruth.is_dir() else _rank_own
+    truth, ranked = rank(retriever, arguments.groundtruth, rows)
+    results = reproduction.summarise(ranked, truth, "folder", reproduction.descriptor_name(retriever))
+    (protocol,) = truth.protocols
+    worst = {row: worst_queries(ranked[row], truth, protocol, arguments.worst) for row in rows}
+    if arguments.json:
+        print(json.dumps({row: {**results[row], "worst": [_tree(one) for one in worst[row]]} for row in rows}))
+        return 0
+    _print_queries(results)
+    if worst[rows[-1]]:
+        _print_worst(rows[-1], worst[rows[-1]])
+    return 0
+
+
+def _rank_folder(retriever: "Retriever", folder: Path, rows: Sequence[str]) -> tuple["GroundTruth", "Rankings"]:
+    """Ranks the queries of a folder in the Oxford/Paris format, which names images by stem."""
+    from retrieval.datasets.benchmarks import Benchmark
+    from retrieval.datasets.oxford import read_groundtruth
+    from retrieval.reproduction import indexed_query, rank_queries
+
+    images, truth = retriever.collection.images, read_groundtruth(folder)
+    benchmark = Benchmark("folder", images, truth, "folder", images)
+    names, labels = benchmark.match(), [benchmark.label(name) for name in images.names]
+    return truth, rank_queries(
+        retriever, truth.queries, lambda query: indexed_query(retriever, names[query.image], query.box), labels, rows
+    )
+
+
+def _rank_own(retriever: "Retriever", path: Path, rows: Sequence[str]) -> tuple["GroundTruth", "Rankings"]:
+    """Ranks the queries of a CSV file, after a look at every photograph that they take."""
+    from retrieval.datasets.own import read_own
+    from retrieval.reproduction import indexed_query, rank_queries
+    from retrieval.rows import BenchmarkQuery, need_descriptors
+
+    collection, again = retriever.collection, need_descriptors(rows)
+
+    def ask(query: "Query") -> BenchmarkQuery:
+        if query.image in collection.ids:
+            return indexed_query(retriever, query.image, query.box)
+        return BenchmarkQuery(None, query.box, lambda: retriever.queries.described(Path(query.image)))
+
+    truth = read_own(path, collection.images, lambda query: _check(retriever, query, again))
+    return truth, rank_queries(retriever, truth.queries, ask, collection.names, rows)
+
+
+def _check(retriever: "Retriever", query: "Query", again: bool) -> None:
+    """Finds out before the work whether a query's photograph can be used and whether its box lies on it.
+
+    Args:
+        retriever: on the index.
+        query: from `own.read_own`.
+        again: whether an indexed photograph will be read again for its descriptors.
+
+    Raises:
+        RetrievalError: it cannot, the box lies outside, or the photograph is not the indexed one any more.
+    """
+    from retrieval.images import load_image
+    from retrieval.queries import check_box
+    from retrieval.rows import ROWS, need_descriptors
+
+    stored = None
+    if query.image in retriever.collection.ids:
+        stored = retriever.queries.features(query.image, query.box).size
+        if not again:
+            return
+    path = retriever.collection.path(query.image)  # an absolute path stays what it is
+    loaded = load_image(path, retriever.config.images)
+    size = (loaded.width, loaded.height)
+    check_box(query.box, *size)
+    if stored not in (None, size):
+        others = ", ".join(row for row in ROWS if not need_descriptors((row,)))
+        raise RetrievalError(
+            f"{path} is another photograph than the indexed one ({size[0]} x {size[1]} pixels instead of {stored[0]} x "
+            f"{stored[1]}): index it again, or measure rows that do not read it ({others})"
+        )
+
+
+def _tree(one: "Diagnosis") -> dict[str, Any]:
+    """A diagnosis for JSON."""
+    return {
+        "query": one.query,
+        "ap": one.average_precision,
+        "positives": [{"name": name, "rank": rank} for name, rank in one.positives],
+        "wrong": None if one.wrong is None else {"name": one.wrong[0], "rank": one.wrong[1]},
+    }
+
+
+def _print_queries(results: dict[str, dict[str, Any]]) -> None:
+    """Average precision of every query under every row, and the mean, in per cent."""
+    from retrieval.rows import HEADINGS
+
+    rows = list(results)
+    names = {name: shown(name) for name in results[rows[0]]["per_query"]}
+    width = max(28, 2 + max(map(len, names.values())))
+    print(f"{'query':<{width}}" + "".join(f"{HEADINGS[row]:>16}" for row in rows))
+    for name, label in names.items():
+        print(f"{label:<{width}}" + "".join(f"{100 * results[row]['per_query'][name]:>16.1f}" for row in rows))
+    print(f"{'mAP':<{width}}" + "".join(f"{100 * results[row]['map']:>16.1f}" for row in rows))
+
+
+def _print_worst(row: str, worst: Sequence["Diagnosis"]) -> None:
+    """The worst queries of a row, worst first."""
+    from retrieval.rows import HEADINGS
+
+    lines = [("worst queries", "AP", "found", "latest positive", "first wrong photograph")]
+    for one in worst:
+        found = sum(rank is not None for _, rank in one.positives)
+        latest = next((place for place in one.positives if place[1] is None), one.positives[-1])
+        lines.append(
+            (
+                shown(one.query),
+                f"{100 * one.average_precision:.1f}",
+                f"{found} of {len(one.positives)}",
+                _place(*latest),
+                "none" if one.wrong is None else _place(*one.wrong),
+            )
+        )
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    print(f"\nBy {HEADINGS[row]}, worst first; ranks do not count junk:")
+    for query, score, *rest in lines:
+        cells = [f"{query:<{widths[0]}}", f"{score:>{widths[1]}}"]
+        cells += [f"{cell:<{width}}" for cell, width in zip(rest, widths[2:], strict=True)]
+        print("  ".join(cells).rstrip())
+
+
+def _place(name: str, rank: int | None) -> str:
+    return f"not found: {shown(name)}" if rank is None else f"{rank}: {shown(name)}"
