@@ -6,7 +6,6 @@ samples are scaled by 1/257. Whatever cannot be used raises `ImageError`, which 
 """
 
 import contextlib
-import hashlib
 import os
 import stat
 import threading
@@ -21,7 +20,7 @@ from retrieval.config import ImageConfig
 from retrieval.errors import ImageError
 from retrieval.image_headers import Header, plain_tiff, read_header
 
-__all__ = ["Header", "LoadedImage", "load_image", "load_pixels", "read_header"]
+__all__ = ["Header", "LoadedImage", "display_name", "load_image", "load_pixels", "read_header", "read_photograph"]
 
 MAX_SIDE = 32_766  # pixels; OpenCV's remap addresses its source with 16 bits
 MIN_SIDE = 16  # pixels; less than the 19-pixel window in which a region's shape is measured
@@ -92,7 +91,7 @@ def load_image(
     """
     config = config or ImageConfig()
     if name is None:
-        name = _display_name(source)
+        name = display_name(source)
     try:
         if isinstance(source, np.ndarray):
             height, width = source.shape[:2] if source.ndim in (2, 3) else (0, 0)
@@ -129,20 +128,24 @@ def load_pixels(path: str | Path, config: ImageConfig | None = None) -> np.ndarr
         if header.peak not in (None, np.iinfo(pixels.dtype).max):
             raise ImageError(f"its white is {header.peak}: convert it to 8 or 16 bits")
     except ImageError as error:
-        raise ImageError(f"{_display_name(path)}: {error}") from error
+        raise ImageError(f"{display_name(path)}: {error}") from error
     return pixels
 
 
-def fingerprint(path: str | Path, config: ImageConfig | None = None) -> str:
-    """The sha256 of a photograph's file, in hexadecimal.
+def read_photograph(path: str | Path, config: ImageConfig | None = None) -> bytes:
+    """The bytes of a photograph's file, for who needs them beside the picture: `load_image` takes them.
+
+    Args:
+        path: the file.
+        config: limits; None for the defaults.
 
     Raises:
-        ImageError: there is no such file, it cannot be read, or it is larger than a photograph.
+        ImageError: missing, unreadable, no regular file, or too large to be a photograph.
     """
     try:
-        return hashlib.sha256(_read_file(Path(path), config or ImageConfig())).hexdigest()
+        return _read_file(Path(path), config or ImageConfig())
     except ImageError as error:
-        raise ImageError(f"{_display_name(path)}: {error}") from error
+        raise ImageError(f"{display_name(path)}: {error}") from error
 
 
 def _decode(data: bytes, config: ImageConfig) -> np.ndarray:
@@ -255,7 +258,7 @@ def _read_file(path: Path, config: ImageConfig) -> bytes:
         raise ImageError(f"cannot be read: {error}") from error
 
 
-def _display_name(source: str | Path | bytes | np.ndarray) -> str:
+def display_name(source: str | Path | bytes | np.ndarray) -> str:
     """What messages call a photograph; odd bytes in a path are escaped, so that it can be printed."""
     if isinstance(source, np.ndarray):
         return "array"

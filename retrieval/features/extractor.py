@@ -5,9 +5,11 @@ those that an earlier run finished, and lists unusable photographs with their re
 """
 
 import functools
+import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from retrieval.features import store
 from retrieval.features.detector import detect_regions
 from retrieval.features.patches import cut_patches
 from retrieval.features.store import Failure, FeatureStore, ImageFeatures
-from retrieval.images import load_image
+from retrieval.images import display_name, load_image, read_photograph
 
 logger = logging.getLogger(__name__)
 
@@ -97,16 +99,20 @@ def _detect(
     source: str | Path | bytes | np.ndarray, name: str, config: Config, patch_size: int
 ) -> tuple[ImageFeatures, np.ndarray]:
     """Regions in original pixels (codes still empty) and the patches of one photograph."""
-    image = load_image(source, config.images)
+    shown = display_name(source)
+    if isinstance(source, str | Path):
+        source = read_photograph(source, config.images)
+    content = hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else None
+    image = load_image(source, config.images, shown)
     regions = detect_regions(image.gray, config.detector)
     patches = cut_patches(image.gray, regions, patch_size)
     empty = np.empty((0, 0), np.uint8)
-    return ImageFeatures(name, image.width, image.height, image.to_original(regions), empty), patches
+    return ImageFeatures(name, image.width, image.height, image.to_original(regions), empty, content), patches
 
 
 def _describe(features: ImageFeatures, patches: np.ndarray, descriptor: "hardnet.PatchDescriptor") -> ImageFeatures:
     codes = hardnet.quantise(descriptor.describe(patches), descriptor.quantisation)
-    return ImageFeatures(features.name, features.width, features.height, features.regions, codes)
+    return replace(features, codes=codes)
 
 
 def extract_collection(images: ImageSet, folder: str | Path, config: Config, title: str = "features") -> FeatureStore:

@@ -32,7 +32,8 @@ class ImageFeatures:
         width, height: original size, pixels.
         regions: (N, 6) float32 ``x, y, a, b, c, angle``, original pixels.
         codes: (N, D) uint8 quantised descriptors.
-        content: sha256 of the photograph's file in hexadecimal; None where it is not known.
+        content: sha256 of the photograph file's bytes, in hexadecimal; None where the features were not made from a
+            file (pixels, imported features) or by a version that did not keep it.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Shard:
         regions: (N, 6) float32.
         codes: (N, D) uint8.
         failures: photographs of this shard that could not be used.
+        contents: (n,) what `ImageFeatures.content` holds for each photograph.
     """
 
     names: tuple[str, ...]
@@ -70,12 +72,13 @@ class Shard:
     regions: np.ndarray
     codes: np.ndarray
     failures: tuple[Failure, ...]
+    contents: tuple[str | None, ...]
 
     def image(self, i: int) -> ImageFeatures:
         """The i-th photograph of this shard."""
         rows = slice(int(self.offsets[i]), int(self.offsets[i + 1]))
         width, height = (int(side) for side in self.sizes[i])
-        return ImageFeatures(self.names[i], width, height, self.regions[rows], self.codes[rows])
+        return ImageFeatures(self.names[i], width, height, self.regions[rows], self.codes[rows], self.contents[i])
 
     def images(self) -> Iterator[ImageFeatures]:
         """The photographs of this shard, one after another."""
@@ -188,6 +191,7 @@ def write_shard(
     }
     facts = {
         "names": [image.name for image in images],
+        "contents": [image.content for image in images],
         "failures": [[failure.name, failure.reason] for failure in failures],
     }
     artefacts.write_artefact(shard_folder(folder, index), SHARD_KIND, VERSION, arrays, settings, facts)
@@ -204,13 +208,16 @@ def read_shard(folder: Path, index: int) -> Shard:
     arrays = artefacts.read_arrays(path, manifest)
     facts = manifest["facts"]
     failures = tuple(Failure(name, reason) for name, reason in facts["failures"])
+    names = tuple(facts["names"])
+    contents = tuple(facts.get("contents", [None] * len(names)))  # shards of earlier versions have none
     return Shard(
-        tuple(facts["names"]),
+        names,
         arrays["sizes"],
         arrays["offsets"],
         arrays["regions"],
         arrays["codes"],
         failures,
+        contents,
     )
 
 

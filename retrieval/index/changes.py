@@ -7,6 +7,7 @@ extracted stays in ``INDEX/.adding`` and is taken up by the same command.
 import contextlib
 import difflib
 import fnmatch
+import hashlib
 import json
 import logging
 import os
@@ -25,10 +26,10 @@ from retrieval.config import Config
 from retrieval.datasets.folder import ImageSet, list_images
 from retrieval.errors import ImageError, RetrievalError
 from retrieval.features.store import FAILED, Failure, FeatureStore, write_failures
-from retrieval.images import fingerprint
+from retrieval.images import read_photograph
 from retrieval.index import building, state
 from retrieval.index.assembly import merge_segments
-from retrieval.index.collection import Collection, open_index
+from retrieval.index.collection import Collection, locate, open_index
 from retrieval.index.segment import Segment, open_segment, write_segment
 from retrieval.index.state import State
 
@@ -93,7 +94,7 @@ def add(
             give; nothing was changed.
         OSError: the disk is full; nothing was changed.
     """
-    with state.changing(_only(folder)) as current:
+    with state.changing(locate(folder)) as current:
         collection = open_index(current.folder)
         given = list(_named(photographs, Path(collection.root), prefix))
         chosen = config or collection.config
@@ -133,7 +134,7 @@ def remove(folder: str | Path, patterns: Sequence[str], *, dry_run: bool = False
         RetrievalError: a pattern fits no image; nothing was removed.
         ArtefactError: the index is being changed by another process, or damaged.
     """
-    with state.changing(_only(folder)) as current:
+    with state.changing(locate(folder)) as current:
         lines = _live_lines(current)
         names = sorted(lines, key=os.fsencode)
         found: set[str] = set()
@@ -157,7 +158,7 @@ def compact(folder: str | Path) -> Collection:
         ArtefactError: the index is being changed by another process, or damaged.
         OSError: the disk is full; nothing was changed.
     """
-    with state.changing(_only(folder)) as current:
+    with state.changing(locate(folder)) as current:
         lines = _live_lines(current)
         order = [lines[name] for name in sorted(lines, key=os.fsencode)]
         groups = list(_groups(order, current.entries))
@@ -175,11 +176,6 @@ def compact(folder: str | Path) -> Collection:
         none = np.empty(0, np.int32)
         state.commit(current, images=images, removed=none, segments=tuple(names), same_content=True)
     return open_index(current.folder)
-
-
-def _only(folder: str | Path) -> Path:
-    """The index itself, where a folder that holds one index is given."""
-    return open_index(folder).folder
 
 
 def _named(photographs: Iterable[str | Path], root: Path, prefix: str) -> Iterator[tuple[str, Path]]:
@@ -203,7 +199,7 @@ def _sort(given: Sequence[tuple[str, Path]], current: State, config: Config, rep
     work = _Sorted({}, [], [], [])
     for name, path in tqdm(given, desc="compare", unit="image", disable=None):
         try:
-            content = fingerprint(path, config.images)
+            content = hashlib.sha256(read_photograph(path, config.images)).hexdigest()
         except ImageError as error:
             work.failures.append(Failure(name, str(error)))
             continue

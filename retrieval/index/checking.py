@@ -14,6 +14,7 @@ from retrieval import config as settings_module
 from retrieval.errors import RetrievalError
 from retrieval.index import building, segment, state
 from retrieval.index.changes import ADDING
+from retrieval.index.collection import locate
 from retrieval.index.segment import Segment, openings
 from retrieval.index.state import State
 from retrieval.vocabulary import hamming
@@ -49,7 +50,7 @@ def check(folder: str | Path, repair: bool = False) -> Report:
     Raises:
         ArtefactError: there is no index; with `repair`, another process is changing it.
     """
-    folder = Path(folder)
+    folder = locate(folder)
     manifest = artefacts.read_manifest(folder, state.KIND, state.VERSION)
     problems: list[str] = []
     arrays = 0

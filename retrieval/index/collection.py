@@ -136,7 +136,7 @@ def open_index(folder: str | Path, verify: bool = False, opened: Collection | No
     Raises:
         ArtefactError: not an index, damaged, or of another version.
     """
-    folder = _only_index(Path(folder))
+    folder = locate(folder)
     if not folder.exists() and folder.with_name(f"{folder.name}.partial").exists():
         raise ArtefactError(
             f"{folder} is not finished: run the command that makes it again, it goes on where it stopped"
@@ -250,8 +250,9 @@ def _lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def _only_index(folder: Path) -> Path:
+def locate(folder: str | Path) -> Path:
     """The folder itself, or the one index inside it (a work folder keeps one index per descriptor)."""
+    folder = Path(folder)
     if (folder / artefacts.MANIFEST).exists() or not folder.is_dir():
         return folder
     manifests = folder.glob(f"*/{artefacts.MANIFEST}")

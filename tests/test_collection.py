@@ -1,0 +1,370 @@
+"""An index that grows and shrinks: any sequence of changes gives what a fresh build of the live images gives."""
+
+import functools
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from retrieval import config as settings_module
+from retrieval.datasets.folder import ImageSet, list_images
+from retrieval.errors import ArtefactError, RetrievalError
+from retrieval.features import extractor
+from retrieval.index import building, changes
+from retrieval.index.building import build_index
+from retrieval.index.changes import add, compact, remove
+from retrieval.index.checking import check
+from retrieval.index.collection import Collection, open_index
+from retrieval.pipeline import build_collection, obtain_index
+from retrieval.retriever import Retriever
+from tests.conftest import OVERRIDES, view
+
+SIGNED = [*OVERRIDES, "vocabulary.words=120", "index.signatures=[hamming, asmk]", "hqe.min_matches=2"]
+FIRST = 4  # photographs of the first index
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    """Twelve small photographs of three scenes, two with the same bytes; the first `FIRST` of them are indexed."""
+    folder = tmp_path_factory.mktemp("pool")
+    scenes = [skimage.data.coffee(), skimage.data.chelsea(), skimage.data.astronaut()]
+    for number in range(11):
+        picture = scenes[number % 3][:, :, ::-1]
+        image, _ = view(picture, 0.45 + 0.02 * number, 2.0 * number - 8, (3 * number, -2 * number), (230, 210))
+        cv2.imwrite(str(folder / f"{'abcdefghijk'[number]}.png"), image)
+    cv2.imwrite(str(folder / "plain.png"), np.full((60, 80), 9, np.uint8) + np.arange(80, dtype=np.uint8))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(pool, tmp_path_factory):
+    """An index of the first photographs."""
+    root = tmp_path_factory.mktemp("first") / "photos"
+    root.mkdir()
+    for path in sorted(pool.iterdir())[:FIRST]:
+        shutil.copy(path, root)
+    target = root.parent / "index"
+    build_collection(list_images(root), target, settings_module.load(None, SIGNED))
+    return target
+
+
+@pytest.fixture
+def index(first, tmp_path):
+    shutil.copytree(first, tmp_path / "index")
+    return tmp_path / "index"
+
+
+def answers(collection, names):
+    """What queries with some stored photographs find, by every way of searching."""
+    retriever = Retriever(collection)
+    found = {}
+    for name in names:
+        for verify in (False, True):
+            found[name, verify] = retriever.query(name, top=None, verify=verify)
+        found[name, "aqe"] = retriever.query(name, top=None, expand="aqe")
+        entries = retriever.queries.features(name, signatures=True)
+        for geometry in (False, True):
+            found[name, "hqe", geometry] = retriever.hits(retriever.expand_hamming(entries, geometry))
+        found[name, "asmk"] = retriever.hits(retriever.match(retriever.queries.described(collection.path(name))))
+    return found
+
+
+def assert_same(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for key, hits in theirs.items():
+        assert [hit.name for hit in ours[key]] == [hit.name for hit in hits], key
+        assert [hit.inliers for hit in ours[key]] == [hit.inliers for hit in hits], key
+        np.testing.assert_allclose([hit.score for hit in ours[key]], [hit.score for hit in hits], atol=1e-6)
+
+
+class Changes(RuleBasedStateMachine):
+    """add, remove and compact in any order, on small segments so that merging happens too."""
+
+    pool: Path
+    first: Path
+
+    @initialize()
+    def begin(self):
+        self.folder = Path(tempfile.mkdtemp(prefix="collection-"))
+        shutil.copytree(self.first, self.folder / "index")
+        self.index = self.folder / "index"
+        self.live = set(open_index(self.index).names)
+        self.settled = True
+
+    @rule(chosen=st.sets(st.sampled_from("abcdefghijk"), min_size=1, max_size=4), plain=st.booleans())
+    def add_some(self, chosen, plain):
+        wanted = {f"{letter}.png" for letter in chosen} | ({"plain.png"} if plain else set())
+        done = add(self.index, [self.pool / name for name in sorted(wanted)])
+        assert set(done.names) == wanted - self.live
+        assert {name for _, name in done.known} == wanted & self.live
+        assert not done.failures
+        self.live |= wanted
+        self.settled = False
+
+    @rule(data=st.data())
+    def remove_some(self, data):
+        if self.live:
+            gone = data.draw(st.sets(st.sampled_from(sorted(self.live)), min_size=1, max_size=3))
+            assert set(remove(self.index, sorted(gone))) == gone
+            self.live -= gone
+            self.settled = False
+
+    @rule()
+    def compact_it(self):
+        collection = compact(self.index)
+        assert len(collection.state.removed) == 0
+        assert {entry["name"] for entry in collection.state.entries} == self.live
+        self.settled = False
+
+    @invariant()
+    def equals_a_fresh_build(self):
+        if getattr(self, "settled", True):
+            return
+        collection = open_index(self.index)
+        assert set(collection.names) == self.live
+        assert check(self.index).problems == ()
+        self.settled = True
+        if not self.live:
+            return
+        root = Path(collection.root)
+        elsewhere = {name: collection.path(name) for name in self.live}
+        images = ImageSet(root, tuple(sorted(self.live)), elsewhere)
+        with tempfile.TemporaryDirectory() as folder:
+            store = extractor.extract_collection(images, Path(folder, "features"), collection.config)
+            fresh = build_index(Path(folder, "index"), store, collection.vocabulary, collection.config, root)
+            names = sorted(self.live)[::4]
+            assert_same(answers(_located(collection), names), answers(_located(fresh, collection), names))
+
+    def teardown(self):
+        if hasattr(self, "folder"):
+            shutil.rmtree(self.folder)
+
+
+def _located(collection, like=None):
+    """The same collection; a fresh build is told where the photographs lie."""
+    return collection if like is None else Collection(**{**collection.__dict__, "elsewhere": like.elsewhere})
+
+
+@pytest.mark.parametrize(("small", "most"), [(500_000, 1 << 26), (300, 700)])
+def test_any_sequence_of_changes_equals_a_fresh_build(pool, first, monkeypatch, small, most):
+    """With everything merged at once, and with many segments."""
+    monkeypatch.setattr(changes, "SMALL_SEGMENT", small)
+    monkeypatch.setattr(building, "SEGMENT_FEATURES", most)
+    monkeypatch.setattr(building.assembled, "__defaults__", (most,))
+    plain = extractor.extract_image
+
+    @functools.cache
+    def once(path, name, config):  # the photographs never change
+        return plain(path, name, config)
+
+    monkeypatch.setattr(extractor, "extract_image", once)
+    Changes.pool, Changes.first = pool, first
+    Changes.TestCase.settings = settings(
+        max_examples=5, stateful_step_count=7, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    Changes.TestCase().runTest()
+
+
+def test_compacting_gives_the_bytes_of_a_fresh_build(pool, index):
+    add(index, [pool])
+    remove(index, ["c.png", "f*"])
+    collection = compact(index)
+    store = extractor.extract_collection(collection.images, index.parent / "features", collection.config)
+    fresh = build_index(index.parent / "fresh", store, collection.vocabulary, collection.config, collection.root)
+    ours, theirs = (one.folder / "segments" / one.state.segments[0] for one in (collection, fresh))
+    for path in theirs.glob("*.npy"):
+        assert path.read_bytes() == (ours / path.name).read_bytes(), path.name
+    assert compact(index).state.segments == collection.state.segments  # nothing left to do
+
+
+def test_a_snapshot_stays_what_it_was_and_refresh_takes_up_the_newest(pool, index):
+    retriever = Retriever.open(index)
+    assert retriever.refresh() is False
+    before = retriever.query("a.png", top=None)
+    add(index, [pool])
+    remove(index, ["b.png"])
+    compact(index)  # the segment that the retriever reads is deleted
+    after = retriever.query("a.png", top=None)
+    assert [(hit.name, hit.score, hit.inliers) for hit in after] == [
+        (hit.name, hit.score, hit.inliers) for hit in before
+    ]
+    assert retriever.refresh() is True
+    assert "b.png" not in retriever.collection.names
+    assert len(retriever.query("a.png", top=None)) > len(before)
+    assert retriever.refresh() is False
+
+
+def test_refresh_reads_nothing_twice(pool, index, monkeypatch):
+    monkeypatch.setattr(changes, "SMALL_SEGMENT", 1)
+    retriever = Retriever.open(index)
+    segment, vocabulary = retriever.collection.snapshot.segments[0], retriever.collection.vocabulary
+    retriever.collection.add([pool / "k.png"])
+    assert retriever.refresh()
+    assert len(retriever.collection.snapshot.segments) == 2
+    assert retriever.collection.snapshot.segments[0] is segment
+    assert retriever.collection.vocabulary is vocabulary
+
+
+def test_add_leaves_out_what_is_there_by_content(pool, index, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(pool / "a.png", other / "same.png")
+    shutil.copy(pool / "j.png", other / "one.png")
+    shutil.copy(pool / "j.png", other / "two.png")
+    done = add(index, [other])
+    assert done.names == ("one.png",)
+    assert {(path.name, name) for path, name in done.known} == {("same.png", "a.png"), ("two.png", "one.png")}
+    assert add(index, [other]).names == ()
+    remove(index, ["a.png"])
+    assert add(index, [other / "same.png"]).names == ("same.png",)  # a removed photograph is not there
+
+
+def test_add_names_photographs_by_their_place(pool, index, tmp_path):
+    root = Path(open_index(index).root)
+    (root / "later").mkdir(exist_ok=True)
+    shutil.copy(pool / "h.png", root / "later" / "h.png")
+    elsewhere = tmp_path / "trip"
+    (elsewhere / "day").mkdir(parents=True)
+    shutil.copy(pool / "i.png", elsewhere / "day" / "i.png")
+    try:
+        done = add(index, [root / "later", elsewhere, pool / "j.png"], prefix="new/")
+        assert done.names == ("later/h.png", "new/day/i.png", "new/j.png")
+        collection = open_index(index)
+        assert [collection.path(name) for name in done.names] == [
+            root / "later" / "h.png", elsewhere / "day" / "i.png", pool / "j.png",
+        ]  # fmt: skip
+        # rows that take descriptors read it there again
+        assert Retriever(collection).query("new/day/i.png", expand="hqe")[0].name == "new/day/i.png"
+    finally:
+        shutil.rmtree(root / "later")
+
+
+def test_a_name_is_not_given_twice(pool, index, tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    shutil.copy(pool / "j.png", tmp_path / "one" / "x.png")
+    shutil.copy(pool / "k.png", tmp_path / "two" / "x.png")
+    shutil.copy(pool / "i.png", tmp_path / "two" / "a.png")
+    done = add(index, [tmp_path / "one", tmp_path / "two"])
+    assert done.names == ("x.png",)
+    assert [failure.name for failure in done.failures] == ["a.png", "x.png"]
+    assert "prefix" in done.failures[1].reason
+    lines = [json.loads(line) for line in (index / "failed.jsonl").read_text().splitlines()]
+    assert {line["name"] for line in lines} == {"a.png", "x.png"}
+
+
+def test_replace_takes_the_place_of_the_older_photograph(pool, index, tmp_path):
+    shutil.copy(pool / "k.png", tmp_path / "a.png")
+    assert add(index, [tmp_path / "a.png"]).failures
+    done = add(index, [tmp_path / "a.png"], replace=True)
+    assert done.names == done.replaced == ("a.png",)
+    assert len(done.collection.names) == FIRST
+    hits = Retriever(done.collection).query(pool / "k.png")
+    assert hits[0].name == "a.png"
+    assert hits[0].score == pytest.approx(hits[0].inliers + 1, abs=1e-6)
+    assert not check(index).problems
+    assert not (index / "failed.jsonl").read_text()  # it has been added since
+
+
+def test_a_bad_photograph_costs_only_itself(pool, index, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    done = add(index, [pool / "j.png", tmp_path / "broken.jpg", tmp_path / "missing.jpg"])
+    assert done.names == ("j.png",)
+    assert {failure.name for failure in done.failures} == {"broken.jpg", "missing.jpg"}
+    only_bad = add(index, [tmp_path / "broken.jpg"])
+    assert only_bad.names == ()
+    assert len(only_bad.failures) == 1
+
+
+def test_remove_is_all_or_nothing(index):
+    names = open_index(index).names
+    with pytest.raises(RetrievalError, match=r"did you mean a\.png.*nothing was removed"):
+        remove(index, ["b.png", "aa.png"])
+    assert open_index(index).names == names
+    assert remove(index, ["[ab].png"], dry_run=True) == ("a.png", "b.png")
+    assert open_index(index).names == names
+    assert remove(index, ["[ab].png", "a*"]) == ("a.png", "b.png")
+    assert open_index(index).names == names[2:]
+
+
+def test_everything_can_be_removed_and_added_again(pool, index):
+    remove(index, ["*"])
+    for _ in range(2):
+        collection = open_index(index)
+        assert collection.names == ()
+        for expand in (None, "aqe", "hqe"):
+            assert Retriever(collection).query(str(pool / "a.png"), expand=expand) == []
+        assert collection.info()["images"] == 0
+        assert not check(index).problems
+        compact(index)
+    assert len(add(index, [pool / "a.png"]).collection.names) == 1
+
+
+def test_a_work_folder_does_not_take_a_changed_index_for_its_own(pool, first, tmp_path):
+    root = first.parent / "photos"
+    config = settings_module.load(first / "config.yaml")
+    store = extractor.extract_collection(list_images(root), tmp_path / "features", config)
+    vocabulary = open_index(first).vocabulary
+    obtain_index(store, vocabulary, tmp_path / "index", config, root)
+    obtain_index(store, vocabulary, tmp_path / "index", config, root)
+    compact(tmp_path / "index")
+    obtain_index(store, vocabulary, tmp_path / "index", config, root)
+    add(tmp_path / "index", [pool / "k.png"])
+    with pytest.raises(ArtefactError, match="features"):
+        obtain_index(store, vocabulary, tmp_path / "index", config, root)
+
+
+def test_a_large_collection_gets_several_segments(pool, first, tmp_path, monkeypatch):
+    config = settings_module.load(first / "config.yaml")
+    store = extractor.extract_collection(list_images(pool), tmp_path / "features", config)
+    vocabulary = open_index(first).vocabulary
+    whole = build_index(tmp_path / "whole", store, vocabulary, config, pool)
+    monkeypatch.setattr(building.assembled, "__defaults__", (600,))
+    parts = build_index(tmp_path / "parts", store, vocabulary, config, pool)
+    assert len(parts.snapshot.segments) > 2
+    assert_same(answers(parts, parts.names[:3]), answers(whole, whole.names[:3]))
+
+
+def test_an_addition_goes_on_where_it_stopped(pool, index, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(changes, "_commit_addition", stop)
+    with pytest.raises(KeyboardInterrupt):
+        add(index, [pool])
+    report = check(index)
+    assert report.leftovers == (".adding",)
+    assert not report.problems
+    monkeypatch.undo()
+
+    def not_again(*_, **__):
+        raise AssertionError("what was extracted is extracted again")
+
+    monkeypatch.setattr(extractor, "_extract_all", not_again)
+    assert len(add(index, [pool]).names) == 12 - FIRST
+    assert check(index).leftovers == ()
+
+
+def test_what_photographs_cannot_be_added_to(pool, index, tmp_path):
+    config = settings_module.load(None, ["detector.threshold=3"], base=open_index(index).config)
+    with pytest.raises(ArtefactError, match=r"detector\.threshold"):
+        add(index, [pool / "k.png"], config=config)
+    with pytest.raises(ArtefactError, match="no index"):
+        add(tmp_path / "nothing", [pool / "k.png"])
+
+
+def test_importing_the_index_does_not_import_torch():
+    code = "import sys, retrieval.index, retrieval.index.collection as _, retrieval.index.changes as _; "
+    code += "print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
