@@ -40,7 +40,9 @@ class DetectorConfig:
 
     threshold: float = 16.0 / 3.0  # squared against the sigma^4-normalised det(Hessian); Mishchuk et al. 2017
     max_features: int | None = None  # strongest responses kept; off, as in the published experiments
-    orientation: str = "upright"  # "upright": the gravity-vector assumption (Perdoch et al. 2009, section 3)
+    # "upright": the gravity-vector assumption (Perdoch et al. 2009, section 3); "dominant": turned to the one or two
+    # dominant gradient orientations (Lowe 2004, section 5), for what is photographed at any angle
+    orientation: str = "upright"
     scales_per_octave: int = 3
     initial_sigma: float = 1.6
     input_sigma: float = 0.5  # blur assumed in the input photograph
@@ -54,7 +56,7 @@ class DetectorConfig:
     max_anisotropy: float = 6.0  # ratio of the axes beyond which a region is dropped
 
     def __post_init__(self) -> None:
-        _one_of("detector.orientation", self.orientation, ("upright",))
+        _one_of("detector.orientation", self.orientation, ("upright", "dominant"))
         _at_least("detector.threshold", self.threshold, 0.0)
         _at_least("detector.max_features", self.max_features, 1)
         _at_least("detector.scales_per_octave", self.scales_per_octave, 1)

@@ -1,9 +1,9 @@
-"""The bars of the benchmarks of descriptors and of signatures: met, missed, and left open."""
+"""The bars of the benchmarks of descriptors, signatures and rotation: met, missed, and left open."""
 
 import cv2
 import numpy as np
 
-from benchmarks import signatures
+from benchmarks import rotation, signatures
 from benchmarks.descriptors import PAIRS_ROW, Blurred, Stored, bars
 from retrieval.vocabulary import hamming
 from tests.hardnet.patch_fixtures import PixelDescriptor
@@ -84,3 +84,19 @@ def test_signs_as_the_asmk_package_packs_them():
     packed = signatures.package_bits(hamming.pack(bits == 1))
     assert packed.dtype == np.uint32
     assert packed.tolist() == expected
+
+
+def rotation_figures(found=1.0, chance=8.0):
+    shares = {str(angle): 1.0 for angle in rotation.ANGLES}
+    negatives = "inliers of the best negative, mean"
+    return {
+        "buildings": {"find themselves first": dict.fromkeys(shares, 0.0), negatives: 5.0},
+        "objects": {"find themselves first": {**shares, "90": found}, negatives: chance},
+    }
+
+
+def test_each_bar_of_rotation_can_be_missed():
+    assert all(rotation.bars(rotation_figures()).values())
+    for changes, missed in (({"found": 0.99}, "objects: all find themselves, 90 degrees"), ({"chance": 5.0}, None)):
+        bars = rotation.bars(rotation_figures(**changes))
+        assert [bar for bar, met in bars.items() if not met] == [missed or "buildings has fewer inliers of negatives"]

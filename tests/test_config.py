@@ -25,6 +25,12 @@ def test_every_shipped_configuration_loads(path):
     assert isinstance(settings.load(path), Config)
 
 
+def test_configurations_for_collections_differ_in_orientation_alone():
+    folder = Path(CONFIGS[0]).parent
+    assert settings.load(folder / "buildings.yaml") == Config()
+    assert settings.load(folder / "objects.yaml") == Config(detector=DetectorConfig(orientation="dominant"))
+
+
 def test_every_published_row_has_a_configuration():
     names = {path.stem for path in CONFIGS}
     for dataset in ("oxford5k", "paris6k"):
@@ -52,7 +58,7 @@ def test_every_published_row_has_a_configuration():
         ("detector=3", ["detector", "mapping"]),
         ("detector.threshold", ["key=value"]),
         ("seed.x=1", ["seed"]),
-        ("detector.orientation=dominant", ["detector.orientation"]),
+        ("detector.orientation=sideways", ["detector.orientation", "upright", "dominant"]),
     ],
 )
 def test_wrong_settings_are_named(override, words):

@@ -1,4 +1,4 @@
-"""Hessian-affine regions of a photograph: points, shapes, upright frames (Perdoch et al. 2009).
+"""Hessian-affine regions of a photograph: points, shapes, upright or turned frames (Perdoch et al. 2009).
 
 A region is six float32 ``x, y, a, b, c, angle``: ``A = [[a, 0], [b, c]]`` maps the unit circle to the ellipse at
 the detected scale; see docs/conventions.md.
@@ -9,13 +9,13 @@ import numpy as np
 from retrieval.config import DetectorConfig
 from retrieval.features.affine_shape import find_shapes
 from retrieval.features.hessian import find_points
+from retrieval.features.orientation import dominant_orientations
+from retrieval.features.patches import MEASUREMENT_SCALE, full_frames
 from retrieval.features.scale_space import octaves
-
-MEASUREMENT_SCALE = 3.0 * np.sqrt(3.0)  # measurement region / detected ellipse (Perdoch et al. 2009)
 
 
 def detect_regions(gray: np.ndarray, config: DetectorConfig | None = None) -> np.ndarray:
-    """Detects upright Hessian-affine regions.
+    """Detects Hessian-affine regions, upright or, with ``orientation: dominant``, turned to their gradients.
 
     Args:
         gray: (H, W) float32, 0..255.
@@ -23,7 +23,8 @@ def detect_regions(gray: np.ndarray, config: DetectorConfig | None = None) -> np
 
     Returns:
         (N, 6) float32 regions ``x, y, a, b, c, angle`` in pixels of `gray`, finest octave first. Regions whose
-        measurement region leaves the image are dropped. With `max_features` the strongest responses are kept.
+        measurement region leaves the image are dropped. With `max_features` the strongest responses are kept; a
+        point with two dominant orientations is two regions of the same response.
 
     Raises:
         ValueError: `gray` is not a finite two-dimensional array.
@@ -47,14 +48,43 @@ def detect_regions(gray: np.ndarray, config: DetectorConfig | None = None) -> np
         found[:, 0] = points.x[converged] * pixel
         found[:, 1] = points.y[converged] * pixel
         found[:, 2:5] = upright(shapes[converged]) * (points.scale[converged] * pixel)[:, None]
-        inside = measurement_inside(found, gray.shape)
-        regions.append(found[inside])
-        responses.append(points.response[converged][inside])
-    result = np.concatenate(regions)
-    if config.max_features is not None and len(result) > config.max_features:
-        strongest = np.argsort(-np.abs(np.concatenate(responses)), kind="stable")[: config.max_features]
-        result = result[np.sort(strongest)]
-    return result
+        regions.append(found)
+        responses.append(points.response[converged])
+    found, response = np.concatenate(regions), np.concatenate(responses)
+    if config.orientation == "dominant":
+        return _turned(gray, found, response, config.max_features)
+    inside = measurement_inside(found, gray.shape)
+    return found[_strongest(inside, response, config.max_features)]
+
+
+def _strongest(usable: np.ndarray, response: np.ndarray, limit: int | None) -> np.ndarray:
+    """Increasing indices of usable regions: all, or those of the strongest responses."""
+    kept = np.flatnonzero(usable)
+    if limit is None or len(kept) <= limit:
+        return kept
+    return np.sort(kept[np.argsort(-np.abs(response[kept]), kind="stable")[:limit]])
+
+
+def _turned(gray: np.ndarray, regions: np.ndarray, response: np.ndarray, limit: int | None) -> np.ndarray:
+    """Upright regions turned to their dominant orientations, those that lie inside; at most `limit`.
+
+    The strongest are taken first, in rounds, since some leave the image or become two: what lies beyond the limit is
+    not looked at.
+    """
+    candidates = np.flatnonzero(ellipse_inside(regions, gray.shape))
+    candidates = candidates[np.argsort(-np.abs(response[candidates]), kind="stable")]
+    parts, origins = [np.empty((0, 6), np.float32)], [np.empty(0, np.int64)]
+    missing = len(candidates) * 2 if limit is None else limit
+    while missing > 0 and len(candidates):
+        now, candidates = candidates[:missing], candidates[missing:]
+        index, angle = dominant_orientations(gray, regions[now])
+        turned = regions[now[index]]
+        turned[:, 5] = angle
+        inside = np.flatnonzero(measurement_inside(turned, gray.shape))[:missing]
+        parts.append(turned[inside])
+        origins.append(now[index[inside]])
+        missing -= len(inside)
+    return np.concatenate(parts)[np.argsort(np.concatenate(origins), kind="stable")]
 
 
 def upright(shapes: np.ndarray) -> np.ndarray:
@@ -76,7 +106,7 @@ def upright(shapes: np.ndarray) -> np.ndarray:
 def measurement_inside(regions: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Which regions' measurement squares lie inside an image.
 
-    The square is what the descriptor samples: half-width ceil(mrSize * scale) + 1 in the region's own frame,
+    The square is what the descriptor samples: half-width ceil(mrSize * scale) + 1 in the region's own, turned frame,
     with mrSize = 3 sqrt(3); a region that touches the border is dropped (Perdoch's implementation).
 
     Args:
@@ -86,9 +116,32 @@ def measurement_inside(regions: np.ndarray, shape: tuple[int, ...]) -> np.ndarra
     Returns:
         (N,) bool.
     """
-    x, y, a, b, c = regions[:, :5].T
-    scale = np.sqrt(a * c)
-    half = (np.ceil(scale * MEASUREMENT_SCALE) + 1) / scale
-    reach_x, reach_y = half * a, half * (np.abs(b) + c)
+    reach_x, reach_y = (_half_width(regions)[:, None] * np.abs(full_frames(regions)).sum(axis=2)).T
+    return _within(regions, reach_x, reach_y, shape)
+
+
+def ellipse_inside(regions: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Which regions' inscribed measurement ellipses lie inside an image: those that fit at some angle, and more.
+
+    Args:
+        regions: (N, 6) float32.
+        shape: (height, width) of the image, pixels.
+
+    Returns:
+        (N,) bool.
+    """
+    half = _half_width(regions)
+    return _within(regions, half * regions[:, 2], half * np.hypot(regions[:, 3], regions[:, 4]), shape)
+
+
+def _half_width(regions: np.ndarray) -> np.ndarray:
+    """(N,) half-width of the measurement square, in units of the region's frame."""
+    scale = np.sqrt(regions[:, 2] * regions[:, 4])
+    return (np.ceil(scale * MEASUREMENT_SCALE) + 1) / scale
+
+
+def _within(regions: np.ndarray, reach_x: np.ndarray, reach_y: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """(N,) bool: boxes of these half-widths about the centres lie inside the image."""
+    x, y = regions[:, 0], regions[:, 1]
     height, width = shape[:2]
     return (x - reach_x >= 0) & (y - reach_y >= 0) & (x + reach_x < width - 1) & (y + reach_y < height - 1)

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 
 from retrieval.config import DetectorConfig
-from retrieval.features.detector import MEASUREMENT_SCALE
 from retrieval.features.scale_space import octaves
 
+MEASUREMENT_SCALE = 3.0 * np.sqrt(3.0)  # measurement region / detected ellipse (Perdoch et al. 2009)
 PATCH_BLUR = 1.5  # standard deviation in patch pixels (Perdoch's implementation)
 LEVEL_SHARE = 0.9  # largest share of that blur, along any axis, that a scale-space level may bring
 SAMPLES_PER_BLUR = 0.8  # fewest samples within one standard deviation of the level's blur
@@ -87,14 +87,22 @@ def patch_frames(regions: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray
         frames: (N, 2, 2) float32, ``A @ R(angle)`` scaled to determinant 1.
         steps: (N,) float32, length of one patch pixel in that frame, image pixels.
     """
+    scale = np.sqrt(regions[:, 2] * regions[:, 4])
+    frames = full_frames(regions) / scale[:, None, None]
+    return frames, ((2 * np.ceil(scale * MEASUREMENT_SCALE) + 1) / size).astype(np.float32)
+
+
+def full_frames(regions: np.ndarray) -> np.ndarray:
+    """The full frames ``A @ R(angle)`` of (N, 6) float32 regions: (N, 2, 2) float32.
+
+    In the regions' own precision, in which an upright frame is exactly its a, b, c; `geometry.frames` has double.
+    """
     a, b, c, angle = regions[:, 2:6].T
-    scale = np.sqrt(a * c)
     cosine, sine = np.cos(angle), np.sin(angle)
     frames = np.empty((len(regions), 2, 2), np.float32)
     frames[:, 0, 0], frames[:, 0, 1] = a * cosine, -a * sine
     frames[:, 1, 0], frames[:, 1, 1] = b * cosine + c * sine, -b * sine + c * cosine
-    frames /= scale[:, None, None]
-    return frames, ((2 * np.ceil(scale * MEASUREMENT_SCALE) + 1) / size).astype(np.float32)
+    return frames
 
 
 def _levels(gray: np.ndarray) -> list[_Level]:

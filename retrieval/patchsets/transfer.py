@@ -131,8 +131,8 @@ def scaled(regions: np.ndarray, factor: float) -> np.ndarray:
 def upright_box(regions: np.ndarray) -> np.ndarray:
     """Upright regions whose measurement boxes hold those of turned ones.
 
-    `measurement_inside` looks at upright frames; a frame F reaches ``|F| (1, 1)``, which is that of the diagonal
-    frame of the row sums.
+    A frame F reaches ``|F| (1, 1)``, which is that of the diagonal frame of the row sums. The margin that
+    `measurement_inside` adds is then that of the box, as in the patch sets cut so far.
     """
     box = np.array(regions, np.float32)
     reach = np.abs(frames_of(regions)).sum(axis=2)  # (N, 2)
