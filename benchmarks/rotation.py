@@ -64,7 +64,7 @@ def main() -> int:
             build_collection(list_images(demo.image_folder), folder, config)
         retriever = Retriever.open(folder)
         figures[name] = {
-            "features a photograph": retriever.collection.segment.features / demo.images,
+            "features a photograph": retriever.collection.features / demo.images,
             **_turned(demo.image_folder, names, retriever),
             **_negatives(demo, retriever),
         }

@@ -31,7 +31,8 @@ from retrieval.features.orientation import (
 from retrieval.features.patches import cut_patches
 from retrieval.geometry.frames import apply, to_frames
 from retrieval.images import LoadedImage
-from retrieval.index.segment import IndexedImage, Segment, build_segment
+from retrieval.index.assembly import IndexedImage, build_segment
+from retrieval.index.segment import Segment
 from retrieval.pipeline import build_collection
 from retrieval.retriever import Retriever
 
