@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from retrieval.geometry.verification import Verified, verify
 from retrieval.index import scoring
 from retrieval.index.collection import Collection, open_index
 from retrieval.queries import Queries, QueryFeatures, check_box
+
+if TYPE_CHECKING:
+    from retrieval.explanation import Explanation
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +74,11 @@ class Ranking:
     places: np.ndarray
     verified: Verified | None
     query: QueryFeatures
+
+    @property
+    def divisor(self) -> float:
+        """Divides the scores to at most 1, so that one inlier outweighs them; votes may exceed 1."""
+        return max(1.0, float(self.scores.max(initial=0.0)))
 
 
 class Retriever:
@@ -148,6 +156,12 @@ class Retriever:
             RetrievalError: a bad photograph, a box outside it, or an unknown expansion.
         """
         return self.search(self.prepare(image, box, expand), top, verify, expand)
+
+    def explain(self, image: str | Path | np.ndarray, name: str, box: Sequence[float] | None = None) -> "Explanation":
+        """Why an indexed photograph gets its score for a query; see `retrieval.explanation.explain`."""
+        from retrieval.explanation import explain
+
+        return explain(self, image, name, box)
 
     def prepare(
         self, image: str | Path | np.ndarray, box: Sequence[float] | None = None, expand: str | None = None
@@ -237,8 +251,7 @@ class Retriever:
         inliers[: len(ids)] = outcome.inliers
         places = np.full(len(ranking.ids), -1)
         places[: len(ids)] = np.where(outcome.inliers > 0, np.arange(len(ids)), -1)
-        # votes may exceed 1: scaled, so that one inlier outweighs them
-        scores = ranking.scores / max(1.0, float(ranking.scores.max(initial=0.0))) + inliers
+        scores = ranking.scores / ranking.divisor + inliers
         order = np.lexsort((np.arange(len(scores)), -ranking.scores, -inliers))
         return Ranking(ranking.ids[order], scores[order], places[order], outcome, query)
 

@@ -3,11 +3,17 @@
 import argparse
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from retrieval.command_line import add_settings, add_verb, open_retriever, shown
 from retrieval.errors import RetrievalError
+
+if TYPE_CHECKING:
+    from retrieval.explanation import Explanation, Placement, SharedWords
 
 logger = logging.getLogger(__name__)
 
@@ -25,15 +31,7 @@ def add_parser(verbs: Any) -> None:
         "Search an index with a photograph.",
         "retrieval query holidays.index tower.jpg --box 120 40 420 600 --top 10 --expand aqe",
     )
-    query.add_argument("index", type=Path)
-    query.add_argument("photo", help="path of a photograph, or the name of an indexed one")
-    query.add_argument(
-        "--box",
-        type=float,
-        nargs=4,
-        metavar=("X1", "Y1", "X2", "Y2"),
-        help="search for this part, original pixels",
-    )
+    _add_search(query)
     query.add_argument("--top", type=int, default=20, metavar="N", help="number of hits (default 20)")
     query.add_argument("--no-verify", action="store_true", help="rank by visual words alone")
     query.add_argument(
@@ -45,6 +43,32 @@ def add_parser(verbs: Any) -> None:
     query.add_argument("--json", action="store_true", help="print one JSON object")
     query.add_argument("--matches", action="store_true", help="with --json: the inlier regions of every hit")
     add_settings(query, with_config=False)
+    explain = add_verb(
+        verbs,
+        "explain",
+        _explain,
+        "Say why an indexed photograph gets its score for a query (searched with verification, not expanded).",
+        "retrieval explain holidays.index tower.jpg old/tower_2.jpg --box 120 40 420 600 --words 20",
+    )
+    _add_search(explain)
+    explain.add_argument("name", help="name of the indexed photograph to account for")
+    explain.add_argument("--words", type=int, default=10, metavar="N", help="show N shared words (default 10)")
+    explain.add_argument("--matches", type=int, default=5, metavar="N", help="show N correspondences (default 5)")
+    explain.add_argument("--json", action="store_true", help="print one JSON object, with all words and matches")
+    add_settings(explain, with_config=False)
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    """The index and the query."""
+    parser.add_argument("index", type=Path)
+    parser.add_argument("photo", help="path of a photograph, or the name of an indexed one")
+    parser.add_argument(
+        "--box",
+        type=float,
+        nargs=4,
+        metavar=("X1", "Y1", "X2", "Y2"),
+        help="search for this part, original pixels",
+    )
 
 
 def _query(arguments: argparse.Namespace) -> int:
@@ -67,10 +91,7 @@ def _query(arguments: argparse.Namespace) -> int:
                 "transform": None if hit.transform is None else hit.transform.round(6).tolist(),
             }
             if arguments.matches:
-                row["matches"] = [
-                    {"query": pair[0].round(3).tolist(), "image": pair[1].round(3).tolist()}
-                    for pair in hit.matches.astype(float)
-                ]
+                row["matches"] = _pairs_tree(hit.matches)
             rows.append(row)
         box = None if features.box is None else list(features.box)
         query = {"name": arguments.photo, "box": box, "features": len(features.words)}
@@ -81,3 +102,194 @@ def _query(arguments: argparse.Namespace) -> int:
     for hit in hits:
         print(f"{hit.rank:>4}  {hit.score:>9.4f}  {hit.inliers:>7}  {shown(hit.name)}")
     return 0
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    retriever = open_retriever(arguments)
+    for option in ("words", "matches"):
+        if getattr(arguments, option) < 0:
+            raise RetrievalError(f"--{option} {getattr(arguments, option)}: expected at least 0")
+    explained = retriever.explain(arguments.photo, arguments.name, arguments.box)
+    if arguments.json:
+        print(json.dumps(_tree(explained)))
+    else:
+        _print_explanation(explained, arguments.words, arguments.matches)
+    return 0
+
+
+def _tree(one: "Explanation") -> dict[str, Any]:
+    """An explanation for JSON."""
+    hit, shared, placed = one.hit, one.shared, one.placement
+    matches = [] if hit is None else _pairs_tree(hit.matches)
+    for i, match in enumerate(matches):
+        match["word"] = int(one.match_words[i])
+        match["bits"] = None if one.match_bits is None else int(one.match_bits[i])
+    columns = (
+        ("word", shared.words.tolist()),
+        ("idf", shared.idf.astype(float).round(6).tolist()),
+        ("images", shared.document_frequencies.tolist()),
+        ("query_count", shared.query_counts.tolist()),
+        ("image_count", shared.image_counts.tolist()),
+        ("contribution", shared.contributions.round(9).tolist()),
+        ("query_share", shared.query_shares.round(9).tolist()),
+        ("image_share", shared.image_shares.round(9).tolist()),
+    )
+    names, values = zip(*columns, strict=True)
+    return {
+        "query": {"name": one.query, "box": one.box, "size": one.query_size, "features": one.query_features},
+        "image": {"name": one.name, "size": one.size, "features": one.features},
+        "candidates": one.candidates,
+        "rank": None if hit is None else hit.rank,
+        "score": None if hit is None else round(hit.score, 6),
+        "inliers": 0 if hit is None else hit.inliers,
+        "cosine": round(one.cosine, 6),
+        "divisor": round(one.divisor, 6),
+        "word_rank": one.word_rank,
+        "depth": one.depth,
+        "in_depth": one.in_depth,
+        "votes": None if one.votes is None else round(one.votes, 6),
+        "votes_rank": one.votes_rank,
+        "words": [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)],
+        "possible_pairs": shared.possible_pairs,
+        "pairs": one.pairs,
+        "hypotheses": one.hypotheses,
+        "min_inliers": one.min_inliers,
+        "reason": one.reason,
+        "transform": None if hit is None or hit.transform is None else hit.transform.round(6).tolist(),
+        "placement": None
+        if placed is None
+        else {
+            "scale": round(placed.scale, 6),
+            "rotation_clockwise": round(placed.rotation, 6),
+            "stretch": round(placed.stretch, 6),
+            "upright": placed.upright,
+            "centre": placed.centre.round(3).tolist(),
+            "shift": placed.shift.round(3).tolist(),
+            "corners": placed.corners.round(3).tolist(),
+        },
+        "matches": matches,
+    }
+
+
+def _pairs_tree(matches: np.ndarray) -> list[dict[str, Any]]:
+    """Inlier regions (m, 2, 6) for JSON."""
+    return [{"query": pair[0].round(3).tolist(), "image": pair[1].round(3).tolist()} for pair in matches.astype(float)]
+
+
+def _print_explanation(one: "Explanation", words: int, matches: int) -> None:
+    """An explanation for people: the sum, then words, transform and correspondences."""
+    box = "" if one.box is None else f"box {' '.join(f'{x:g}' for x in one.box)}, "
+    width, height = one.size
+    print(f"query  {shown(one.query)} ({box}{_count(one.query_features, 'feature')})")
+    print(f"image  {shown(one.name)} ({width} x {height} pixels, {_count(one.features, 'feature')})")
+    if one.hit is None:
+        print(f"not found: {_reason(one)}")
+        return
+    divided = f" / {one.divisor:.4f}" if f"{one.divisor:.4f}" != "1.0000" else ""
+    print(
+        f"rank {one.hit.rank} of {one.candidates}: score {one.hit.score:.4f} = {_count(one.hit.inliers, 'inlier')} + "
+        f"cosine {one.cosine:.4f}{divided}"
+    )
+    within = "within" if one.in_depth else "beyond"
+    print(f"rank {one.word_rank} of {one.candidates} by words alone, {within} the first {one.depth} that are verified")
+    if one.votes is not None:
+        rank = "no rank" if one.votes_rank is None else f"rank {one.votes_rank}"
+        print(f"{rank} by the votes of signatures: {one.votes:.4f}")
+    _print_words(one.shared, one.cosine, words)
+    print()
+    if one.placement is None:
+        print(f"no transform: {_reason(one)}")
+        return
+    print(f"{one.hit.inliers} one-to-one inliers of {_looked_at(one)}")
+    _print_placement(one.placement, one.box is not None)
+    _print_matches(one, matches)
+
+
+def _print_words(shared: "SharedWords", cosine: float, count: int) -> None:
+    """The words that add most to the cosine, and the sum of the others."""
+    print(
+        f"\n{_count(len(shared.words), 'shared word')}: {100 * shared.query_shares.sum():.1f} % of the query's tf-idf "
+        f"vector, {100 * shared.image_shares.sum():.1f} % of the image's (squared lengths)"
+    )
+    if not count:
+        return
+    print(f"{'word':>9}  {'idf':>6}  {'images':>7}  {'in query':>8}  {'in image':>8}  {'adds to the cosine':>18}")
+    rows = zip(
+        shared.words,
+        shared.idf,
+        shared.document_frequencies,
+        shared.query_counts,
+        shared.image_counts,
+        shared.contributions,
+        strict=True,
+    )
+    for word, idf, images, ours, theirs, contribution in list(rows)[:count]:
+        print(f"{word:>9}  {idf:>6.3f}  {images:>7}  {ours:>8}  {theirs:>8}  {contribution:>18.6f}")
+    left = shared.contributions[count:]
+    if len(left):
+        print(f"{_count(len(left), 'other'):>46}  {left.sum():>18.6f}")
+    print(f"{'cosine':>46}  {cosine:>18.6f}")
+
+
+def _print_placement(placed: "Placement", boxed: bool) -> None:
+    """A transform in words."""
+    way = "clockwise" if placed.rotation >= 0 else "counter-clockwise"
+    print(
+        f"query to image: {placed.scale:.3f} times the size, turned {abs(placed.rotation):.1f} degrees {way}, "
+        f"stretched {placed.stretch:.3f} : 1"
+    )
+    if placed.upright:
+        print("verticals stay vertical: this is the transform of one pair, which shows only part of a turn")
+    print(
+        f"the {'box' if boxed else 'photograph'}'s centre {_point(placed.centre)} moves by {_point(placed.shift, '+')} "
+        "pixels (right, down)"
+    )
+    corners = " ".join(_point(corner) for corner in placed.corners)
+    print(f"its corners, from the top left clockwise, come to {corners}")
+
+
+def _print_matches(one: "Explanation", count: int) -> None:
+    """The first correspondences: centres in pixels."""
+    if not count or one.hit is None:
+        return
+    bits = one.match_bits
+    print(
+        f"\n{'word':>9}  {'in query: x':>12} {'y':>8}  {'in image: x':>12} {'y':>8}"
+        + ("" if bits is None else "  bits")
+    )
+    for i, (ours, theirs) in enumerate(one.hit.matches[:count]):
+        line = f"{one.match_words[i]:>9}  {ours[0]:>12.1f} {ours[1]:>8.1f}  {theirs[0]:>12.1f} {theirs[1]:>8.1f}"
+        print(line if bits is None else f"{line}  {bits[i]:>4}")
+    if one.hit.inliers > count:
+        print(f"... and {one.hit.inliers - count} more, rarest words first (--matches {one.hit.inliers} shows all)")
+
+
+def _reason(one: "Explanation") -> str:
+    """Why there is no transform, as a clause."""
+    left_out = "words with more pairs than verification.max_pairs_per_word are left out"
+    if one.match_bits is not None:
+        left_out = "all signatures differ in more bits than verification.max_hamming"
+    return {
+        "no query features": "the query has no features" if one.box is None else "no feature lies in the box",
+        "no image features": "the image has no features",
+        "no shared words": "the image shares no word with the query",
+        "beyond depth": f"not verified, as only the first {one.depth} by words are (verification.depth)",
+        "no pairs": f"of {_count(one.shared.possible_pairs, 'possible pair')} none is left: {left_out}",
+        "too few inliers": f"{_looked_at(one)}, but no transform holds for {one.min_inliers} of them "
+        "(verification.min_inliers)",
+    }[one.reason or "no shared words"]
+
+
+def _looked_at(one: "Explanation") -> str:
+    return (
+        f"{_count(one.pairs, 'pair')} that verification looked at, of {one.shared.possible_pairs} possible ones "
+        f"({_count(one.hypotheses, 'hypothesis', 'hypotheses')})"
+    )
+
+
+def _point(xy: Sequence[float] | np.ndarray, sign: str = "") -> str:
+    return f"({xy[0]:{sign}.1f}, {xy[1]:{sign}.1f})"
+
+
+def _count(number: int, one: str, several: str = "") -> str:
+    return f"{number} {one if number == 1 else several or one + 's'}"

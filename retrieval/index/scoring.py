@@ -70,6 +70,21 @@ def binary_norms(segment: Segment, weights: np.ndarray) -> np.ndarray:
     return np.sqrt(np.bincount(segment.pair_images, per_pair, minlength=len(segment.sizes)))
 
 
+def query_vector(words: np.ndarray, weights: np.ndarray, idf: np.ndarray) -> tuple[np.ndarray, float]:
+    """A query's tf * idf vector.
+
+    Args:
+        words: (U,) int, distinct query words.
+        weights: (U,) float, their term frequencies.
+        idf: (W,) float32.
+
+    Returns:
+        (U,) float64 its values, and its length; not 0, so that it can be divided by.
+    """
+    vector = (weights * idf[words]).astype(np.float64)
+    return vector, max(float(np.sqrt((vector**2).sum())), np.finfo(np.float64).tiny)
+
+
 def tfidf_scores(
     segment: Segment, words: np.ndarray, weights: np.ndarray, idf: np.ndarray, norms: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -88,8 +103,7 @@ def tfidf_scores(
             may share some and score 0.
     """
     scores = np.zeros(len(segment.sizes))
-    query = (weights * idf[words]).astype(np.float64)
-    length = max(float(np.sqrt((query**2).sum())), np.finfo(np.float64).tiny)
+    query, length = query_vector(words, weights, idf)
     starts, ends = segment.word_offsets[words], segment.word_offsets[words + 1]
     images = segment.images[concatenate_ranges(starts, ends)]
     contribution = np.repeat(query * idf[words] / length, ends - starts)

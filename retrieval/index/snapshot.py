@@ -98,6 +98,11 @@ class Snapshot:
         """For each segment, `scoring.image_norms`; of removed images too, where they mean nothing."""
         return tuple(scoring.image_norms(segment, self.idf) for segment in self.segments)
 
+    def norm(self, image: int) -> float:
+        """The length of one image's tf * idf vector."""
+        number, local = self._home[0][image], self._home[1][image]
+        return float(self.norms[number][local])
+
     @cached_property
     def vote_norms(self) -> tuple[np.ndarray, ...]:
         """For each segment, `scoring.binary_norms` with `idf_squared`."""

@@ -1,0 +1,302 @@
+"""Why an indexed photograph gets its score for a query: shared words, correspondences, transform, and the sum.
+
+Nothing is scored here. Ranks, scores and inliers come from the steps that `Retriever.search` takes, run on the whole
+collection; the parts of the cosine come from the vectors that `retrieval.index.scoring` multiplies.
+"""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+
+from retrieval.errors import RetrievalError
+from retrieval.geometry.frames import apply
+from retrieval.geometry.putatives import find_putatives
+from retrieval.index import scoring
+from retrieval.queries import Box, QueryFeatures, whole_box
+from retrieval.retriever import Hit, Ranking, Retriever
+
+Unverified = Literal[
+    "no query features", "no image features", "no shared words", "beyond depth", "no pairs", "too few inliers"
+]
+"""Why there is no transform; the first that holds."""
+
+
+@dataclass(frozen=True)
+class SharedWords:
+    """The w words that the query and the image share, by contribution, largest first; ties by word id.
+
+    Attributes:
+        words: (w,) int32 word ids.
+        idf: (w,) float32.
+        document_frequencies: (w,) int32 live images that contain each word.
+        query_counts: (w,) int64 features of the query with this word.
+        image_counts: (w,) int64 features of the image with this word.
+        contributions: (w,) float64, what each word adds to the cosine; they sum to it.
+        query_shares: (w,) float64, 0..1, of the query vector's squared length; the words of a query sum to 1.
+        image_shares: (w,) float64, 0..1, likewise of the image.
+    """
+
+    words: np.ndarray
+    idf: np.ndarray
+    document_frequencies: np.ndarray
+    query_counts: np.ndarray
+    image_counts: np.ndarray
+    contributions: np.ndarray
+    query_shares: np.ndarray
+    image_shares: np.ndarray
+
+    @property
+    def possible_pairs(self) -> int:
+        """Pairs of a query feature and an image feature of one word, before any limit."""
+        return int((self.query_counts * self.image_counts).sum())
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What a transform does to the query's box, in original pixels, y down.
+
+    Attributes:
+        scale: lengths in the image per length in the query: the square root of the change of area.
+        rotation: degrees, -180..180, **clockwise positive** as the photographs are seen (from +x to +y, which points
+            down); that of the nearest rotation.
+        stretch: at least 1: the largest change of length in any direction over the least; 1 for a similarity.
+        upright: verticals stay vertical, as under the transform of a single pair of upright regions, which is what
+            stands where least squares found no more inliers. Such a transform takes only part of a turn for one.
+        centre: (2,) float64 centre of the box in the query.
+        shift: (2,) float64, from there to where the centre lies in the image.
+        corners: (4, 2) float64 corners of the box carried into the image: top left, top right, bottom right, bottom
+            left, as the query names them.
+    """
+
+    scale: float
+    rotation: float
+    stretch: float
+    upright: bool
+    centre: np.ndarray
+    shift: np.ndarray
+    corners: np.ndarray
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Everything that goes into one score.
+
+    Attributes:
+        query: the query's name.
+        box: x1, y1, x2, y2 in original pixels, or None for the whole photograph.
+        query_size: width, height of the query photograph, pixels.
+        query_features: features that the search is made with.
+        name: the indexed photograph.
+        size: its width, height, pixels.
+        features: how many it has.
+        candidates: images that share a word with the query; ranks are among these.
+        word_rank: rank by tf-idf cosine, from 1; None where no word is shared.
+        cosine: tf-idf cosine, 0..1; 0 where no word is shared.
+        divisor: what verification divides cosines by: 1, or the best where rounding takes it beyond.
+        depth: `verification.depth`.
+        min_inliers: `verification.min_inliers`.
+        hit: what `Retriever.query` reports for the image; None where it does not find it. Its score is
+            ``hit.inliers + cosine / divisor``.
+        shared: the words.
+        pairs: putative pairs that verification looked at; 0 beyond its depth.
+        hypotheses: transforms it tried: each pair is one, unless there are fewer than `min_inliers`.
+        match_words: (m,) int32 word of each of ``hit.matches``, the rarest first.
+        match_bits: (m,) int64 bits in which the signatures of each differ; None where the index has no signatures.
+        placement: what ``hit.transform`` does; None where there is none.
+        reason: why there is no transform; None where there is one.
+        votes: Hamming votes with idf squared and norms, of the query's one word a feature (``--expand hqe`` takes
+            several); None where the index has no signatures.
+        votes_rank: rank by votes, from 1; None where the image has none.
+    """
+
+    query: str
+    box: Box | None
+    query_size: tuple[int, int]
+    query_features: int
+    name: str
+    size: tuple[int, int]
+    features: int
+    candidates: int
+    word_rank: int | None
+    cosine: float
+    divisor: float
+    depth: int
+    min_inliers: int
+    hit: Hit | None
+    shared: SharedWords = field(repr=False)
+    pairs: int
+    hypotheses: int
+    match_words: np.ndarray = field(repr=False)
+    match_bits: np.ndarray | None = field(repr=False)
+    placement: Placement | None
+    reason: Unverified | None
+    votes: float | None
+    votes_rank: int | None
+
+    @property
+    def in_depth(self) -> bool:
+        """Whether the image stands high enough by words to be verified."""
+        return self.word_rank is not None and self.word_rank <= self.depth
+
+
+def explain(
+    retriever: Retriever, image: str | Path | np.ndarray, name: str, box: Sequence[float] | None = None
+) -> Explanation:
+    """Accounts for the score of an indexed photograph; takes as long as the search.
+
+    Args:
+        retriever: on the index.
+        image: the query, as in `Retriever.query`.
+        name: of the indexed photograph.
+        box: as in `Retriever.query`.
+
+    Returns:
+        What ``retriever.query(image, box)`` finds for `name`, and why.
+
+    Raises:
+        RetrievalError: no image has this name; or as for `Retriever.query`.
+    """
+    collection, config = retriever.collection, retriever.config.verification
+    snapshot = collection.snapshot
+    image_id = _find(name, collection.ids)
+    query = retriever.prepare(image, box)
+    by_words = retriever.shortlist(query)
+    verified = retriever.verify(by_words)
+    word_place, place = _place(by_words, image_id), _place(verified, image_id)
+    hit, pairs = None, 0
+    match_rows, match_query = np.empty(0, np.int64), np.empty(0, np.int64)
+    if word_place is not None and place is not None:
+        hit = _hit(retriever, verified, place)
+        if word_place < config.depth:
+            pairs = len(find_putatives(query.paired, np.array([image_id]), snapshot, config).row)
+        if hit.transform is not None and verified.verified is not None:
+            match_query, match_rows = verified.verified.matches[verified.places[place]].T
+    bits = votes = votes_rank = None
+    if query.assigned is not None and query.assigned.signatures is not None:
+        # one word a feature, so the entries of `assigned` are the query's features
+        bits = snapshot.distances(match_rows, query.assigned.signatures, match_query).astype(np.int64)
+        by_votes = retriever.vote(query)
+        votes_place = _place(by_votes, image_id)
+        votes = 0.0 if votes_place is None else float(by_votes.scores[votes_place])
+        votes_rank = None if votes_place is None else votes_place + 1
+    explained = Explanation(
+        query="the query array" if isinstance(image, np.ndarray) else str(image),
+        box=query.box,
+        query_size=query.size,
+        query_features=len(query.words),
+        name=name,
+        size=(int(snapshot.sizes[image_id, 0]), int(snapshot.sizes[image_id, 1])),
+        features=int(snapshot.counts[image_id]),
+        candidates=len(by_words.ids),
+        word_rank=None if word_place is None else word_place + 1,
+        cosine=0.0 if word_place is None else float(by_words.scores[word_place]),
+        divisor=by_words.divisor,
+        depth=config.depth,
+        min_inliers=config.min_inliers,
+        hit=hit,
+        shared=_shared_words(retriever, query, image_id),
+        pairs=pairs,
+        hypotheses=pairs if pairs >= config.min_inliers else 0,
+        match_words=snapshot.words_at(match_rows),
+        match_bits=bits,
+        placement=None if hit is None or hit.transform is None else place_box(hit.transform, query.box, query.size),
+        reason=None,
+        votes=votes,
+        votes_rank=votes_rank,
+    )
+    return replace(explained, reason=_reason(explained))
+
+
+def place_box(transform: np.ndarray, box: Box | None, size: tuple[int, int]) -> Placement:
+    """A transform in terms that a person can check by eye.
+
+    Args:
+        transform: (2, 3) float64 query -> image, of positive determinant, original pixels.
+        box: in the query, or None for the whole photograph.
+        size: width, height of the query photograph, pixels.
+    """
+    x1, y1, x2, y2 = whole_box(box, size)
+    linear = transform[:, :2]
+    stretches = np.linalg.svd(linear, compute_uv=False)
+    centre = np.array([(x1 + x2) / 2, (y1 + y2) / 2])
+    return Placement(
+        scale=float(np.sqrt(np.linalg.det(linear))),
+        # y points down, so what turns x towards y turns clockwise
+        rotation=float(np.degrees(np.arctan2(linear[1, 0] - linear[0, 1], linear[0, 0] + linear[1, 1]))),
+        stretch=float(stretches[0] / stretches[1]),
+        upright=bool(linear[0, 1] == 0),
+        centre=centre,
+        shift=apply(transform, centre[None])[0] - centre,
+        corners=apply(transform, np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])),
+    )
+
+
+def _find(name: str, ids: dict[str, int]) -> int:
+    """The id of an image.
+
+    Raises:
+        RetrievalError: no image has this name.
+    """
+    if name in ids:
+        return ids[name]
+    file = PurePosixPath(name).name
+    near = [known for known in ids if PurePosixPath(known).name == file][:3]  # the folder was left out or is another
+    near = near or difflib.get_close_matches(name, ids, 3)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "give the name as `retrieval query` prints it"
+    raise RetrievalError(f"no indexed photograph is named {name!r}: {hint}")
+
+
+def _place(ranking: Ranking, image_id: int) -> int | None:
+    """Where an image stands in a ranking, from 0."""
+    places = np.flatnonzero(ranking.ids == image_id)
+    return int(places[0]) if len(places) else None
+
+
+def _hit(retriever: Retriever, ranking: Ranking, place: int) -> Hit:
+    """One hit of a ranking, without making those of all others."""
+    at = slice(place, place + 1)
+    alone = replace(ranking, ids=ranking.ids[at], scores=ranking.scores[at], places=ranking.places[at])
+    (hit,) = retriever.hits(alone)
+    return replace(hit, rank=place + 1)
+
+
+def _shared_words(retriever: Retriever, query: QueryFeatures, image_id: int) -> SharedWords:
+    snapshot = retriever.collection.snapshot
+    query_words, query_weights = query.terms()
+    image_words, image_weights = np.unique(snapshot.image(image_id)[0], return_counts=True)
+    words, ours, theirs = np.intersect1d(query_words, image_words, assume_unique=True, return_indices=True)
+    query_vector, length = scoring.query_vector(query_words, query_weights, snapshot.idf)
+    norm = snapshot.norm(image_id)
+    in_query = query_vector[ours]
+    in_image = image_weights[theirs] * snapshot.idf[words].astype(np.float64)
+    contributions = in_query * in_image / (length * norm) if norm > 0 else np.zeros(len(words))
+    order = np.lexsort((words, -contributions))
+    return SharedWords(
+        words[order].astype(np.int32),
+        snapshot.idf[words][order],
+        snapshot.document_frequencies[words][order],
+        query_weights[ours][order].astype(np.int64),
+        image_weights[theirs][order].astype(np.int64),
+        contributions[order],
+        (in_query / length)[order] ** 2,
+        (in_image / norm if norm > 0 else np.zeros(len(words)))[order] ** 2,
+    )
+
+
+def _reason(explained: Explanation) -> Unverified | None:
+    """Why there is no transform, if so."""
+    if explained.placement is not None:
+        return None
+    if not explained.query_features:
+        return "no query features"
+    if not explained.features:
+        return "no image features"
+    if explained.word_rank is None:
+        return "no shared words"
+    if not explained.in_depth:
+        return "beyond depth"
+    return "too few inliers" if explained.pairs else "no pairs"
