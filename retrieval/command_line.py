@@ -1,7 +1,7 @@
 """What all commands share: how a verb is declared, ``--log-level``, ``--config`` and ``--set``, and the exit codes.
 
 0 fine; 1 some photographs failed, they are listed; 2 wrong use or damaged data, one line on stderr says what happened
-and what to do; 130 interrupted.
+and what to do; 130 interrupted, 143 terminated.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from typing import Any
 
 import hardnet
 from retrieval import config as settings_module
+from retrieval import interrupts
 from retrieval.errors import RetrievalError
 
 Command = Callable[[argparse.Namespace], int]
@@ -51,7 +52,8 @@ def run_command(command: Command, arguments: argparse.Namespace) -> int:
         level=arguments.log_level.upper(), format="%(levelname)s: %(message)s", stream=sys.stderr, force=True
     )
     try:
-        return command(arguments)
+        with interrupts.terminable():
+            return command(arguments)
     except (RetrievalError, hardnet.HardnetError) as error:
         print(f"error: {error}", file=sys.stderr)
     except BrokenPipeError:
@@ -59,9 +61,8 @@ def run_command(command: Command, arguments: argparse.Namespace) -> int:
         return 0
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("stopped; run the same command again to go on from here", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        return interrupts.stopped(interrupt)
     return 2
 
 

@@ -214,7 +214,7 @@ class ExpansionConfig:
 class ParallelConfig:
     """How many processes extract features; never changes results."""
 
-    jobs: int = -1  # joblib's n_jobs: -1 = all cores
+    jobs: int = -1  # counted as joblib counts n_jobs: -1 = all cores; 1 = everything in this process
     shard_images: int = 200  # photographs per shard: a restart redoes at most one shard
 
     def __post_init__(self) -> None:

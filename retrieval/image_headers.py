@@ -17,6 +17,12 @@ from retrieval.errors import ImageError
 # ITU-T T.81, B.1.1.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start of frame, ITU-T T.81, table B.1
+_JPEG_ARITHMETIC = frozenset(range(0xC9, 0xD0)) - {0xCC}  # frames whose decoder reads on behind the data by design
+# What is put behind the data of a scan: bytes that mean some picture or other, then the same after every restart marker
+# for a decoder that waits for one. One whose data are whole skips all of it.
+_JPEG_FILLER = bytes(i * 61 % 251 + 2 for i in range(40)) + b"".join(
+    bytes([0xFF, 0xD0 + i]) + bytes(j * 167 % 241 + 3 for j in range(i, i + 12)) for i in range(8)
+)
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _TIFF_BYTES = {
     1: 1,
@@ -93,27 +99,59 @@ def read_header(data: bytes) -> Header:
     raise ImageError("not a JPEG, PNG, TIFF, WebP, PPM/PGM or BMP image")
 
 
-def plain_tiff(data: bytes) -> bytes:
+def plain_tiff(data: bytes) -> bytes | bytearray:
     """A TIFF with orientation 1 and alpha of unspecified meaning, its pixels untouched.
 
     libtiff turns the image and multiplies colour by alpha on its own, for some sample layouts only; with both
     fields neutral every layout decodes to the stored pixels.
     """
-    patched = bytearray(data)
     order = _TIFF_MAGIC[data[:4]]
+    patched: bytearray | None = None  # a copy of what may be half a gigabyte, so only where it is needed
     for tag, kind, count, position in _tiff_fields(data):
         neutral = {_ORIENTATION: 1, _EXTRA_SAMPLES: 0}.get(tag)
         if neutral is None or kind not in _TIFF_INTEGERS or count != 1:
             continue
-        if position + _TIFF_BYTES[kind] <= len(data):
-            struct.pack_into(order + _TIFF_INTEGERS[kind], patched, position, neutral)
-    return bytes(patched)
+        form = order + _TIFF_INTEGERS[kind]
+        if position + _TIFF_BYTES[kind] <= len(data) and struct.unpack_from(form, data, position) != (neutral,):
+            patched = bytearray(data) if patched is None else patched
+            struct.pack_into(form, patched, position, neutral)
+    return data if patched is None else patched
+
+
+def filled_jpeg(data: bytes) -> bytes | None:
+    """The JPEG with meaningless bytes behind the data of every scan: its picture is another if data are missing.
+
+    Decoders fill the rest of a picture whose data end early with grey and tell nobody. The structure of the file does
+    not show it either: an end-of-image marker may follow, or the frame header promise more lines than there are.
+
+    Returns:
+        None where this tells nothing (arithmetic coding).
+    """
+    parts: list[bytes | memoryview] = []
+    done, position, in_scan = 0, 2, False
+    while found := _JPEG_MARKER.search(data, position):
+        marker, position = data[found.end() - 1], found.end()
+        if marker in _JPEG_ARITHMETIC:
+            return None
+        if in_scan:
+            end = found.start()
+            while data[end - 1] == 0xFF:  # fill bytes belong to the marker
+                end -= 1
+            parts += [memoryview(data)[done:end], _JPEG_FILLER]
+            done = end
+        if marker == 0xD9:
+            break
+        if marker not in (0x01, 0xD8):
+            position += max(int.from_bytes(data[position : position + 2], "big"), 2)
+        in_scan = marker == 0xDA
+    return b"".join([*parts, memoryview(data)[done:]])
 
 
 def _read_jpeg(data: bytes) -> Header:
     """Walks the markers; a thumbnail inside APP1 is skipped with its segment."""
     size: tuple[int, int] | None = None
-    orientation, position, ended = 1, 2, False
+    orientation, position, ended, scans = 1, 2, False, len(data)
+    least = 0
     while found := _JPEG_MARKER.search(data, position):
         marker, position = data[found.end() - 1], found.end()
         if marker == 0xD9:
@@ -127,12 +165,33 @@ def _read_jpeg(data: bytes) -> Header:
         body = data[position + 2 : position + length]
         if marker in _JPEG_FRAMES and size is None and len(body) >= 5:
             size = int.from_bytes(body[3:5], "big"), int.from_bytes(body[1:3], "big")
+            least = 0 if marker in _JPEG_ARITHMETIC else _least_jpeg_bytes(*size, body[5:])
+        if marker == 0xDA:
+            scans = min(scans, position)
         if marker == 0xE1 and body[:6] == b"Exif\0\0":
             orientation = _exif_orientation(body[6:])
         position += max(length, 2)
     if size is None:
         raise ImageError("truncated or damaged JPEG: it has no frame header")
-    return Header("JPEG", *size, orientation, None if ended else "truncated: the JPEG has no end-of-image marker")
+    damage = None if ended else "truncated: the JPEG has no end-of-image marker"
+    if ended and len(data) - scans < least:
+        damage = f"truncated or damaged JPEG: {len(data)} bytes cannot hold {size[0]} x {size[1]} pixels"
+    return Header("JPEG", *size, orientation, damage)
+
+
+def _least_jpeg_bytes(width: int, height: int, components: bytes) -> int:
+    """Fewer bytes than any Huffman-coded picture of this size takes: every block of 8 x 8 samples is one bit or more.
+
+    Args:
+        width: columns.
+        height: rows.
+        components: of the frame header: their number, then three bytes each, the second of which has the sampling.
+    """
+    count = components[0]
+    sampling = components[2 : 1 + 3 * count : 3]
+    across, down = max((s >> 4 for s in sampling), default=1), max((s & 15 for s in sampling), default=1)
+    units = -(-width // (8 * max(across, 1))) * -(-height // (8 * max(down, 1)))
+    return units * count // 8
 
 
 def _read_png(data: bytes) -> Header:
@@ -163,10 +222,13 @@ def _read_webp(data: bytes) -> Header:
     """VP8, VP8L and VP8X chunks (RFC 9649, sections 2.5 to 2.7)."""
     (declared,) = struct.unpack_from("<I", data, 4)
     size: tuple[int, int] | None = None
+    damage = None if declared + 8 <= len(data) else "truncated: shorter than the WebP container says"
     orientation, position = 1, 12
-    while position + 8 <= len(data):
+    while position + 8 <= min(len(data), declared + 8):
         name, length = struct.unpack_from("<4sI", data, position)
         body = position + 8
+        if not damage and (body + length > declared + 8 or not all(0x20 <= c < 0x7F for c in name)):
+            damage = f"damaged WebP: a chunk at byte {position} that does not fit its container"
         if size is None and name == b"VP8X":
             size = (
                 1 + int.from_bytes(data[body + 4 : body + 7], "little"),
@@ -184,8 +246,7 @@ def _read_webp(data: bytes) -> Header:
         position = body + length + (length & 1)
     if size is None:
         raise ImageError("truncated or damaged WebP: it has no picture chunk")
-    whole = declared + 8 <= len(data)
-    return Header("WebP", *size, orientation, None if whole else "truncated: shorter than the WebP container says")
+    return Header("WebP", *size, orientation, damage)
 
 
 def _read_pnm(data: bytes) -> Header:
@@ -240,6 +301,10 @@ def _read_tiff(data: bytes) -> Header:
             damage = "truncated: pixels lie beyond the end of the TIFF"
     if 273 not in values and 324 not in values:
         damage = "truncated or damaged TIFF: it has no pixels"
+    elif damage is None and len(values.get(324, values.get(273, ()))) < _tiff_pieces(values):
+        damage = "damaged TIFF: it has fewer strips or tiles than its size takes"
+    elif damage is None and _tiff_circle(data):
+        damage = "damaged TIFF: its directories lead round in a circle"
     if max(values.get(258, (1,))) > 8:  # OpenCV reads these sample by sample and skips what libtiff would do
         if values.get(262) == (0,):
             unsupported = "a 16-bit TIFF in which white is zero; save it with black as zero"
@@ -249,6 +314,37 @@ def _read_tiff(data: bytes) -> Header:
             unsupported = "a 16-bit TIFF with one plane per channel; save it with interleaved channels"
     width, height = values[256][0], values[257][0]
     return Header("TIFF", width, height, orientation if 1 <= orientation <= 8 else 1, damage, None, unsupported)
+
+
+def _tiff_pieces(values: dict[int, tuple[int, ...]]) -> int:
+    """How many strips or tiles the pixels take (TIFF 6.0, sections 3, 8 and 15)."""
+
+    def first(tag: int, default: int) -> int:
+        return values.get(tag, (default,))[0]
+
+    width, height = first(256, 0), first(257, 0)
+    if 324 in values:
+        pieces = -(-width // max(first(322, width), 1)) * -(-height // max(first(323, height), 1))
+    else:
+        pieces = -(-height // max(first(278, height), 1))
+    return pieces * (first(277, 1) if first(284, 1) == 2 else 1)
+
+
+def _tiff_circle(data: bytes) -> bool:
+    """Whether the chain of directories comes back to one of them; whoever follows it would never end."""
+    order = _TIFF_MAGIC[data[:4]]
+    pointer, number, entry, where = ("Q", "Q", 20, 8) if 43 in data[2:4] else ("I", "H", 12, 4)
+    seen: set[int] = set()
+    try:
+        while directory := struct.unpack_from(order + pointer, data, where)[0]:
+            if directory in seen:
+                return True
+            seen.add(directory)
+            (entries,) = struct.unpack_from(order + number, data, directory)
+            where = directory + struct.calcsize(order + number) + entries * entry
+    except (struct.error, OverflowError):
+        pass  # further pages may be cut off: only the first is read
+    return False
 
 
 def _exif_orientation(exif: bytes) -> int:

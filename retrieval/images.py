@@ -9,6 +9,7 @@ import contextlib
 import os
 import stat
 import threading
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError
-from retrieval.image_headers import Header, plain_tiff, read_header
+from retrieval.image_headers import Header, filled_jpeg, plain_tiff, read_header
 
 __all__ = ["Header", "LoadedImage", "display_name", "load_image", "load_pixels", "read_header", "read_photograph"]
 
@@ -90,8 +91,6 @@ def load_image(
             smaller than 16 x 16, uniform, or with samples that have no fixed range (float or 32-bit files).
     """
     config = config or ImageConfig()
-    if name is None:
-        name = display_name(source)
     try:
         if isinstance(source, np.ndarray):
             height, width = source.shape[:2] if source.ndim in (2, 3) else (0, 0)
@@ -104,8 +103,24 @@ def load_image(
         if float(gray.min()) == float(gray.max()):
             raise ImageError("every pixel is the same: nothing to detect")
     except ImageError as error:
-        raise ImageError(f"{name}: {error}") from error
+        raise ImageError(f"{display_name(source if name is None else name)}: {error}") from error
     return LoadedImage(_working_size(gray, config.max_side), width, height)
+
+
+def read_photograph(path: str | Path, config: ImageConfig | None = None) -> bytes:
+    """The bytes of a photograph's file, for who needs them beside the picture: `load_image` takes them.
+
+    Args:
+        path: the file.
+        config: limits; None for the defaults.
+
+    Raises:
+        ImageError: missing, unreadable, no regular file, or too large to be a photograph.
+    """
+    try:
+        return _read_file(Path(path), config or ImageConfig())
+    except ImageError as error:
+        raise ImageError(f"{display_name(path)}: {error}") from error
 
 
 def load_pixels(path: str | Path, config: ImageConfig | None = None) -> np.ndarray:
@@ -132,22 +147,6 @@ def load_pixels(path: str | Path, config: ImageConfig | None = None) -> np.ndarr
     return pixels
 
 
-def read_photograph(path: str | Path, config: ImageConfig | None = None) -> bytes:
-    """The bytes of a photograph's file, for who needs them beside the picture: `load_image` takes them.
-
-    Args:
-        path: the file.
-        config: limits; None for the defaults.
-
-    Raises:
-        ImageError: missing, unreadable, no regular file, or too large to be a photograph.
-    """
-    try:
-        return _read_file(Path(path), config or ImageConfig())
-    except ImageError as error:
-        raise ImageError(f"{display_name(path)}: {error}") from error
-
-
 def _decode(data: bytes, config: ImageConfig) -> np.ndarray:
     """(H, W) float32 grey pixels of a file's bytes, at full size and turned as the configuration says."""
     pixels, header = _samples(data, config)
@@ -161,17 +160,18 @@ def _samples(data: bytes, config: ImageConfig) -> tuple[np.ndarray, Header]:
     _check_size(header.width, header.height, config)
     if header.damage or header.unsupported:
         raise ImageError(header.damage or f"not supported: {header.unsupported}")
+    plain: bytes | bytearray = data
     if header.format == "TIFF":
-        data = plain_tiff(data)
+        plain = plain_tiff(data)
     elif header.format == "PNM" and data[1:2] in b"123":
-        data += b"\n"  # OpenCV wants white space after the last number
-    try:
-        with _quiet_opencv():
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _DECODE)
-    except (cv2.error, MemoryError) as error:
-        raise ImageError(f"damaged {header.format}: it cannot be decoded") from error
-    if pixels is None:
-        raise ImageError(f"damaged {header.format}, or of a kind OpenCV cannot decode")
+        plain = data + b"\n"  # OpenCV wants white space after the last number
+    pixels = _opencv_samples(plain, header.format)
+    if header.format == "JPEG" and (filled := filled_jpeg(data)) is not None:
+        checksum = zlib.crc32(pixels.data)
+        del pixels  # never two pictures at once: one of max_megapixels is large
+        pixels = _opencv_samples(filled, header.format)
+        if zlib.crc32(pixels.data) != checksum:
+            raise ImageError("truncated or damaged JPEG: its data end before its last pixels")
     if pixels.shape[:2] != (header.height, header.width):
         raise ImageError(
             f"damaged {header.format}: its header says {header.width} x {header.height} pixels, "
@@ -180,6 +180,18 @@ def _samples(data: bytes, config: ImageConfig) -> tuple[np.ndarray, Header]:
     if pixels.dtype not in (np.uint8, np.uint16):
         raise ImageError(f"{pixels.dtype} samples have no fixed range: convert it to 8 or 16 bits")
     return pixels, header
+
+
+def _opencv_samples(data: bytes | bytearray, form: str) -> np.ndarray:
+    """What OpenCV decodes from a file's bytes."""
+    try:
+        with _quiet_opencv():
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _DECODE)
+    except (cv2.error, MemoryError) as error:
+        raise ImageError(f"damaged {form}: it cannot be decoded") from error
+    if pixels is None:
+        raise ImageError(f"damaged {form}, or of a kind OpenCV cannot decode")
+    return pixels
 
 
 def _gray(pixels: np.ndarray, peak: int | None = None) -> np.ndarray:
@@ -259,12 +271,12 @@ def _read_file(path: Path, config: ImageConfig) -> bytes:
 
 
 def display_name(source: str | Path | bytes | np.ndarray) -> str:
-    """What messages call a photograph; odd bytes in a path are escaped, so that it can be printed."""
+    """What messages call a photograph: one line that can be printed, odd bytes and control characters escaped."""
     if isinstance(source, np.ndarray):
         return "array"
     if isinstance(source, bytes):
         return "photograph"
-    return str(source).encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(source))
 
 
 _log_lock = threading.Lock()

@@ -1,6 +1,8 @@
 """Extraction over a collection: failures listed, shards resumed, mixed settings refused."""
 
 import dataclasses
+import functools
+import hashlib
 import json
 import os
 import shutil
@@ -11,6 +13,7 @@ import pytest
 
 import hardnet
 from retrieval import config as settings
+from retrieval import parallel
 from retrieval.datasets.folder import ImageSet, list_images
 from retrieval.errors import ArtefactError, ImageError, RetrievalError
 from retrieval.features import describe_regions, detect_regions, extractor, store
@@ -65,8 +68,8 @@ def test_a_second_run_opens_and_a_killed_one_goes_on(photos, config, extracted, 
     with pytest.raises(ArtefactError, match="incomplete"):
         FeatureStore.open(folder)
     seen = []
-    original = extractor._detect
-    monkeypatch.setattr(extractor, "_detect", lambda *given: (seen.append(given[1]), original(*given))[1])
+    original = extractor._extract_all
+    monkeypatch.setattr(extractor, "_extract_all", lambda *given: (seen.extend(given[1]), original(*given))[1])
     again = extractor.extract_collection(list_images(photos), folder, config)
     assert set(seen) == set(list_images(photos).names[3:6])
     assert again.names == extracted.names
@@ -142,8 +145,7 @@ def test_describe_no_regions(name):
 def test_patches_described_in_the_parent_give_the_same_codes(photos, config, extracted):
     """The way a GPU takes: workers detect and cut, the parent describes."""
     descriptor = extractor.load_descriptor(config.descriptor)
-    (result,) = extractor._extract_task(list_images(photos), ["cat.png"], config, 1, descriptor.patch_size)
-    features, patches = result
+    features, patches = extractor._extract_task(("cat.png", photos / "cat.png"), config, 1, descriptor.patch_size)
     assert patches.shape == (len(features.regions), descriptor.patch_size, descriptor.patch_size)
     described = extractor._describe(features, patches, descriptor)
     np.testing.assert_array_equal(described.codes, extracted.image("cat.png").codes)
@@ -163,14 +165,61 @@ def test_weights_by_path(tmp_path):
         describe_regions(np.zeros((50, 50), np.float32), np.empty((0, 6), np.float32), tmp_path / "none.pth")
 
 
-def _killed(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
+def kill_at(photograph, victims, **rest):
+    """A task in whose place the decoder might be: some photographs end the process that reads them."""
+    if photograph[0] in victims:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return extractor._extract_task(photograph, **rest)
 
 
-def test_a_killed_worker_is_told_and_finished_shards_stay(photos, config, tmp_path, monkeypatch):
+def killing(monkeypatch, *victims):
+    original = parallel.results
+    monkeypatch.setattr(
+        parallel,
+        "results",
+        lambda task, *rest: original(functools.partial(kill_at, victims=victims, **task.keywords), *rest),
+    )
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_killed_worker_costs_its_photograph(photos, config, extracted, tmp_path, monkeypatch, on_gpu):
+    if on_gpu:  # workers detect and cut, this process describes
+        descriptor = extractor.load_descriptor(config.descriptor)
+        monkeypatch.setattr(type(descriptor), "device", "cuda", raising=False)
+    killing(monkeypatch, "cat.png", "scenes/astronaut_0.jpg")
+    given = dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, jobs=2))
+    found = extractor.extract_collection(list_images(photos), tmp_path / "features", given)
+    assert found.names == tuple(name for name in extracted.names if name not in ("cat.png", "scenes/astronaut_0.jpg"))
+    reasons = {failure.name: failure.reason for failure in found.failures}
+    assert list(reasons) == ["cat.png", "cut.jpg", "notes.jpg", "scenes/astronaut_0.jpg"]
+    assert "was killed (out of memory, or a fault of the decoder)" in reasons["cat.png"]
+    assert str(photos / "cat.png") in reasons["cat.png"]
+    for image in found.images():
+        np.testing.assert_array_equal(image.codes, extracted.image(image.name).codes)
+
+
+def test_workers_that_all_die_are_told_and_finished_shards_stay(photos, config, tmp_path, monkeypatch):
+    names = list_images(photos).names
     two = dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, jobs=2))
     with monkeypatch.context() as patch:
-        patch.setattr(extractor, "_extract_task", _killed)
+        killing(patch, *names[3:])
         with pytest.raises(RetrievalError, match=r"parallel\.jobs"):
             extractor.extract_collection(list_images(photos), tmp_path / "features", two)
-    assert len(extractor.extract_collection(list_images(photos), tmp_path / "features", two).names) == 9
+    assert store.shard_folder(tmp_path / "features", 0).exists()
+    assert len(extractor.extract_collection(list_images(photos), tmp_path / "features", config).names) == 9
+
+
+def test_the_content_of_a_photograph_s_file_is_kept(photos, config, extracted, tmp_path):
+    data = (photos / "cat.png").read_bytes()
+    assert extracted.image("cat.png").content == hashlib.sha256(data).hexdigest()
+    assert extractor.extract_image(data, "cat", config).content == hashlib.sha256(data).hexdigest()
+    assert extractor.extract_image(np.asarray(load_image(data).gray), "cat", config).content is None
+    folder = tmp_path / "features"
+    shutil.copytree(extracted.folder, folder)
+    for path in folder.glob("shards/*/manifest.json"):  # as an earlier version wrote it
+        manifest = json.loads(path.read_text())
+        del manifest["facts"]["contents"]
+        path.write_text(json.dumps(manifest))
+    earlier = FeatureStore.open(folder)
+    assert {image.content for image in earlier.images()} == {None}
+    assert earlier.digest == extracted.digest

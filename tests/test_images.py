@@ -14,7 +14,7 @@ from PIL import Image
 
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError
-from retrieval.images import load_image, read_header
+from retrieval.images import load_image, read_header, read_photograph
 
 RNG = np.random.default_rng(7)
 COLOUR = RNG.integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -252,6 +252,26 @@ def test_paths_that_are_no_photographs(tmp_path):
         load_image("/dev/null")
     with pytest.raises(ImageError, match="udc"):
         load_image("odd-\udcff.jpg")
+    with pytest.raises(ImageError) as caught:
+        load_image("two\nlines\x1b[31m.jpg")
+    assert str(caught.value) == r"two\nlines\x1b[31m.jpg: no such file"
+
+
+def test_bytes_read_apart_give_the_same_picture_and_messages(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(SAMPLES["png"])
+    data = read_photograph(path)
+    assert data == SAMPLES["png"]
+    np.testing.assert_array_equal(load_image(data, name=str(path)).gray, load_image(path).gray)
+    for wrong in (b"", b"text", SAMPLES["png"][:-4]):
+        path.write_bytes(wrong)
+        with pytest.raises(ImageError) as one:
+            load_image(path)
+        with pytest.raises(ImageError) as other:
+            load_image(read_photograph(path), name=str(path))
+        assert str(one.value) == str(other.value)
+    with pytest.raises(ImageError, match=r"none\.jpg: no such file"):
+        read_photograph(tmp_path / "none.jpg")
 
 
 def test_unreadable_file(tmp_path, monkeypatch):

@@ -1,14 +1,14 @@
 """Features of photographs: decode, detect, cut patches, describe, quantise; one path for one or a million.
 
-`extract_collection` spreads photographs over processes with joblib, writes shards as they are finished, skips
-those that an earlier run finished, and lists unusable photographs with their reasons.
+`extract_collection` spreads photographs over processes, writes shards as they are finished, skips those that an
+earlier run finished, and lists unusable photographs with their reasons.
 """
 
+import contextlib
 import functools
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 import hardnet
 from retrieval import config as settings_module
+from retrieval import parallel
 from retrieval.artefacts import PLAN, require_settings
 from retrieval.config import Config, DescriptorConfig
 from retrieval.datasets.folder import ImageSet
@@ -32,7 +33,7 @@ from retrieval.images import display_name, load_image, read_photograph
 
 logger = logging.getLogger(__name__)
 
-TASK_IMAGES = 4  # photographs per task handed to a worker: small enough for an even load
+_KILLED = "the process that read it was killed (out of memory, or a fault of the decoder)"
 
 
 def describe_regions(
@@ -118,6 +119,9 @@ def _describe(features: ImageFeatures, patches: np.ndarray, descriptor: "hardnet
 def extract_collection(images: ImageSet, folder: str | Path, config: Config, title: str = "features") -> FeatureStore:
     """Extracts the features of a collection into a store, or goes on where an earlier run stopped.
 
+    Photographs are read in worker processes: one that kills its process (with a fault of the decoder, or for want of
+    memory) becomes a failure like any other. With `parallel.jobs` 1, or a single photograph, they are read in this one.
+
     Args:
         images: the photographs.
         folder: the store; created, finished, or (when complete) just opened.
@@ -129,6 +133,7 @@ def extract_collection(images: ImageSet, folder: str | Path, config: Config, tit
 
     Raises:
         ArtefactError: the folder holds features of other photographs or made with other settings.
+        RetrievalError: worker processes die one after another, or cannot be started.
     """
     folder = Path(folder)
     settings = feature_settings(config)
@@ -140,8 +145,10 @@ def extract_collection(images: ImageSet, folder: str | Path, config: Config, tit
         if len(pending) < plan["shards"]:
             logger.info("%s: %d of %d shards are already there", folder, plan["shards"] - len(pending), plan["shards"])
         names = [name for i in pending for name in images.names[i * size : (i + 1) * size]]
-        with tqdm(total=len(names), desc=title, unit="image", disable=None) as bar:
-            results = _alive(_extract_all(images, names, config, descriptor))
+        with (
+            tqdm(total=len(names), desc=title, unit="image", disable=None) as bar,
+            contextlib.closing(_extract_all(images, names, config, descriptor)) as results,  # ends the workers
+        ):
             for shard_index in pending:
                 expected = len(images.names[shard_index * size : (shard_index + 1) * size])
                 found: list[ImageFeatures] = []
@@ -201,51 +208,44 @@ def file_state(path: Path) -> tuple[int, int]:
 
 def _extract_all(
     images: ImageSet, names: Sequence[str], config: Config, descriptor: "hardnet.PatchDescriptor"
-) -> Iterator[ImageFeatures | Failure]:
+) -> Generator[ImageFeatures | Failure, None, None]:
     """Results in the order of `names`, computed by worker processes; a GPU describes in this process."""
-    tasks = [names[i : i + TASK_IMAGES] for i in range(0, len(names), TASK_IMAGES)]
-    jobs = min(joblib.effective_n_jobs(config.parallel.jobs), len(tasks))
+    jobs = parallel.effective_jobs(config.parallel.jobs, len(names))
     threads = max(1, joblib.cpu_count() // jobs)
     patch_size = None if str(descriptor.device).startswith("cpu") else descriptor.patch_size
-    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
-    batches = parallel(joblib.delayed(_extract_task)(images, task, config, threads, patch_size) for task in tasks)
-    for batch in batches:
-        for result in batch:
-            if isinstance(result, tuple):
-                features, patches = result
-                yield _describe(features, patches, descriptor)
-            else:
-                yield result
-
-
-def _alive(results: Iterator[ImageFeatures | Failure]) -> Iterator[ImageFeatures | Failure]:
-    """The same results; a worker that was killed is told as an error the user can act on."""
-    try:
-        yield from results
-    except BrokenProcessPool as error:
-        raise RetrievalError(
-            "a worker process was killed, probably for want of memory: run the same command again with fewer of them, "
-            "for example --set parallel.jobs=1 (finished shards are kept)"
-        ) from error
+    task = functools.partial(_extract_task, config=config, threads=threads, patch_size=patch_size)
+    items = [(name, images.path(name)) for name in names]
+    with contextlib.closing(parallel.results(task, items, jobs)) as results:
+        try:
+            for (name, path), result in zip(items, results, strict=True):
+                if isinstance(result, parallel.Death):
+                    yield Failure(name, f"{display_name(path)}: {_KILLED}")
+                elif isinstance(result, tuple):
+                    features, patches = result
+                    yield _describe(features, patches, descriptor)
+                else:
+                    yield result
+        except parallel.WorkersDieError as error:
+            raise RetrievalError(
+                "one worker process after another was killed, probably for want of memory: run the same command again "
+                "with fewer of them, for example --set parallel.jobs=1 (finished shards are kept)"
+            ) from error
 
 
 def _extract_task(
-    images: ImageSet, names: Sequence[str], config: Config, threads: int, patch_size: int | None
-) -> list[Any]:
-    """One worker's share: features, or a failure with its reason.
+    photograph: tuple[str, Path], config: Config, threads: int, patch_size: int | None
+) -> ImageFeatures | Failure | tuple[ImageFeatures, np.ndarray]:
+    """A worker's part: the features of a photograph (name, path), or a failure with its reason.
 
     With a patch size the worker loads no descriptor and returns (features without codes, patches) instead.
     """
     cv2.setNumThreads(threads)
-    results: list[Any] = []
-    for name in names:
-        try:
-            if patch_size is not None:
-                results.append(_detect(images.path(name), name, config, patch_size))
-            else:
-                results.append(extract_image(images.path(name), name, config))
-        except ImageError as error:
-            results.append(Failure(name, str(error)))
-        except (cv2.error, MemoryError) as error:
-            results.append(Failure(name, f"{type(error).__name__}: {' '.join(str(error).split())}"))
-    return results
+    name, path = photograph
+    try:
+        if patch_size is not None:
+            return _detect(path, name, config, patch_size)
+        return extract_image(path, name, config)
+    except ImageError as error:
+        return Failure(name, str(error))
+    except (cv2.error, MemoryError) as error:
+        return Failure(name, f"{display_name(path)}: {type(error).__name__}: {' '.join(str(error).split())}")

@@ -1,0 +1,111 @@
+"""Ctrl-C and SIGTERM during extraction: a quick and quiet end, and a second run that goes on."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from retrieval.errors import ArtefactError
+from retrieval.features.store import FeatureStore
+
+PHOTOGRAPHS = 48
+PATIENCE = 120  # seconds; only a hang takes so long
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Photographs that keep two workers busy for a while."""
+    folder = tmp_path_factory.mktemp("many")
+    rng = np.random.default_rng(3)
+    for i in range(PHOTOGRAPHS):
+        noise = rng.integers(0, 256, (300, 400), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{i:02d}.png"), cv2.GaussianBlur(noise, (0, 0), 3) * 3)
+    return folder
+
+
+def command(photos, target):
+    settings = ["descriptor.name=rootsift", "parallel.jobs=2", "parallel.shard_images=4"]
+    settings += ["vocabulary.words=50", "vocabulary.iterations=1"]
+    verb = [sys.executable, "-m", "retrieval.cli", "index", str(photos), "-o", str(target)]
+    return verb + [part for setting in settings for part in ("--set", setting)]
+
+
+def children_of(process):
+    """The processes that this one started, in whatever session they are."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == process:
+                found.append(int(entry.name))
+    return found
+
+
+def alive(process):
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@pytest.mark.parametrize("whole_group", [False, True])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_run_in_order(many, tmp_path, number, code, whole_group):
+    target = tmp_path / "index"
+    with (tmp_path / "err").open("wb") as err:
+        process = subprocess.Popen(command(many, target), stdout=err, stderr=err, start_new_session=True)
+        first = tmp_path / "index.partial" / "features" / "shards" / "000000"
+        deadline = time.monotonic() + PATIENCE
+        while not first.exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        workers = children_of(process.pid)
+        start = time.monotonic()
+        if whole_group:  # as a terminal sends it
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        assert process.wait(PATIENCE) == code
+        taken = time.monotonic() - start
+    said = (tmp_path / "err").read_text()
+    assert [line for line in said.splitlines() if not line.startswith("INFO")] == [
+        "stopped; run the same command again to go on from here"
+    ], said
+    assert taken < 10
+    assert len(workers) >= 2  # joblib has processes of its own beside them
+    deadline = time.monotonic() + PATIENCE
+    while any(alive(worker) for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not target.exists()
+    with pytest.raises(ArtefactError, match="incomplete"):
+        FeatureStore.open(tmp_path / "index.partial" / "features")
+    written = first.stat().st_mtime_ns
+    if number == signal.SIGINT and whole_group:
+        again = subprocess.run(command(many, target), capture_output=True, text=True, timeout=PATIENCE)
+        assert again.returncode == 0, again.stderr
+        assert "shards are already there" in again.stderr
+        assert written < (target / "manifest.json").stat().st_mtime_ns
+        assert f"{PHOTOGRAPHS} photographs" in again.stdout
+
+
+def test_workers_leave_when_the_parent_is_killed(many, tmp_path):
+    process = subprocess.Popen(
+        command(many, tmp_path / "index"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + PATIENCE
+    while not (tmp_path / "index.partial" / "features" / "shards" / "000000").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    workers = children_of(process.pid)
+    process.kill()
+    process.wait()
+    while any(alive(worker) for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -1,0 +1,96 @@
+"""Work over processes: results in order, a death costs its item alone, nothing is left behind."""
+
+import functools
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retrieval import parallel
+
+
+def process_of(item):
+    return os.getpid()
+
+
+def scaled(item):
+    time.sleep(0.002 * (item % 5))
+    return np.full(200_000, item)
+
+
+def fails_at(item, wrong):
+    if item == wrong:
+        raise ValueError(f"item {item}")
+    return item
+
+
+def dies_at(item, victims):
+    if item in victims:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return item
+
+
+def dies_in_company(item, folder):
+    """Kills its process the first time, as if memory had run out."""
+    mark = Path(folder, str(item))
+    if item % 3 == 0 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_results_come_in_order_and_large_ones_whole(jobs):
+    item = -1
+    for item, result in enumerate(parallel.results(scaled, range(40), jobs)):
+        assert (result == item).all()
+    assert item == 39
+    assert list(parallel.results(scaled, [], jobs)) == []
+
+
+def test_processes_are_others_and_end_when_the_iterator_is_left():
+    results = parallel.results(process_of, range(1000), 2)
+    seen = {next(results) for _ in range(20)}
+    assert os.getpid() not in seen
+    assert 1 <= len(seen) <= 2
+    results.close()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{process}").exists() for process in seen) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [process for process in seen if Path(f"/proc/{process}").exists()]
+
+
+def test_one_job_works_here():
+    assert list(parallel.results(process_of, range(3), 1)) == [os.getpid()] * 3
+    assert parallel.effective_jobs(-1, 1) == 1
+    assert parallel.effective_jobs(2, 5) == 2
+    assert parallel.effective_jobs(2, 0) == 1
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_exception_is_raised_here(jobs):
+    with pytest.raises(ValueError, match="item 5"):
+        list(parallel.results(functools.partial(fails_at, wrong=5), range(10), jobs))
+
+
+def test_a_death_stands_for_its_item():
+    victims = (0, 7, 8, 25)
+    found = list(parallel.results(functools.partial(dies_at, victims=victims), range(30), 2))
+    assert found == [parallel.Death() if item in victims else item for item in range(30)]
+
+
+def test_who_dies_in_company_has_another_chance(tmp_path):
+    found = list(parallel.results(functools.partial(dies_in_company, folder=str(tmp_path)), range(12), 2))
+    # the first death ends the company; what dies alone, for the first time, is taken for the culprit
+    assert found[0] == 0
+    assert {item for item in found if not isinstance(item, parallel.Death)} >= {1, 2, 4, 5, 7, 8, 10, 11}
+
+
+def test_deaths_in_a_row_end_it():
+    found = []
+    with pytest.raises(parallel.WorkersDieError):
+        found.extend(parallel.results(functools.partial(dies_at, victims=range(4, 100)), range(100), 2))
+    assert found == [0, 1, 2, 3, parallel.Death(), parallel.Death()]
