@@ -142,7 +142,7 @@ def remove(folder: str | Path, patterns: Sequence[str], *, dry_run: bool = False
             fitting = [pattern] if pattern in lines else fnmatch.filter(names, pattern)
             if not fitting:
                 near = difflib.get_close_matches(pattern, names, 1)
-                hint = f"; did you mean {near[0]}?" if near else "; `retrieval info` counts what is there"
+                hint = f"; did you mean {near[0]}?" if near else "; `retrieval info --names` lists them"
                 raise RetrievalError(f"no image of {folder} is named {pattern!r}{hint} (nothing was removed)")
             found.update(fitting)
         if not dry_run:
@@ -163,7 +163,6 @@ def compact(folder: str | Path) -> Collection:
         order = [lines[name] for name in sorted(lines, key=os.fsencode)]
         groups = list(_groups(order, current.entries))
         if not len(current.removed) and len(groups) == len(current.segments):
-            logger.info("%s is compact already", current.folder)
             return open_index(current.folder)
         segments = [open_segment(current.segment_folder(name), verify=True) for name in current.segments]
         names: list[str] = []

@@ -224,6 +224,7 @@ def describe_index(collection: Collection) -> dict[str, Any]:
     return {
         "index": str(collection.folder),
         "format": VERSION,
+        "generation": state.facts["generation"],
         "written_by": state.manifest.get("written_by"),
         "images": len(collection.names),
         "removed": len(state.removed),

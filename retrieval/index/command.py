@@ -169,9 +169,13 @@ def _compact(arguments: argparse.Namespace) -> int:
 
     before = describe_index(open_index(arguments.index))
     after = describe_index(compact(arguments.index))
+    if after["generation"] == before["generation"]:
+        print(f"{arguments.index} is compact already")
+        return 0
+    segments = f"{before['segments']} segment{'' if before['segments'] == 1 else 's'} -> {after['segments']}"
     print(
-        f"{arguments.index}: {before['segments']} -> {after['segments']} segments, {before['removed']} removed images "
-        f"forgotten, {before['bytes'] / 1e6:.1f} -> {after['bytes'] / 1e6:.1f} MB"
+        f"{arguments.index}: {segments}, {before['removed']} removed images forgotten, "
+        f"{before['bytes'] / 1e6:.1f} -> {after['bytes'] / 1e6:.1f} MB"
     )
     return 0
 
@@ -197,9 +201,10 @@ def _check(arguments: argparse.Namespace) -> int:
     if report.leftovers and not report.repaired:
         print("--repair removes what is left over; an addition that was stopped is finished by the same command")
     if report.problems:
+        found = "1 problem" if len(report.problems) == 1 else f"{len(report.problems)} problems"
         print(
-            f"{arguments.index}: {len(report.problems)} problems; damage cannot be repaired: restore the index from a "
-            "copy, or make it anew from the photographs",
+            f"{arguments.index}: {found}; damage cannot be repaired: restore the index from a copy, or make it anew "
+            "from the photographs",
             file=sys.stderr,
         )
         return 2
