@@ -24,7 +24,7 @@ ifndef RETRIEVAL_REAL_DATA
 RETRIEVAL_REAL_DATA := $(abspath $(wildcard ../shared/data))
 endif
 
-.PHONY: help demo test lint evaluate-real real-data bench open-patches train clean
+.PHONY: help demo test soak lint evaluate-real real-data bench open-patches train clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do \
@@ -37,6 +37,9 @@ demo: $(STAMP) ## Generate photographs, index and search them, print the table
 
 test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest
+
+soak: $(STAMP) ## Kill 200 writers, read for a minute, fail every write, flip thousands of bits (about 10 minutes)
+	RETRIEVAL_SOAK=1 $(BIN)/python -m pytest tests/test_survival.py tests/test_durability.py tests/test_damage.py --durations=10
 
 lint: $(STAMP) ## Check style and types
 	$(BIN)/ruff check .

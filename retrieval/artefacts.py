@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 PLAN = "plan.json"  # of a folder that is filled step by step
+_KEYS = {"kind", "version", "written_by", "digest", "settings", "facts", "arrays", "checksum"}  # of a manifest
 WRITTEN_BY = f"hardnet-retrieval {__version__}"
 
 
@@ -128,8 +129,14 @@ def clear_temporary(target: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Removes a file or a folder with all that is in it; one that is not there is fine."""
+    """Removes a file or a folder with all that is in it; one that is not there is fine.
+
+    A folder loses its name first: half removed by a process that is killed, it must not be taken for what it was.
+    """
     if path.is_dir() and not path.is_symlink():
+        if not path.name.endswith((".tmp", ".tmp.old")):
+            with contextlib.suppress(OSError):
+                path = path.rename(path.with_name(f"{_prefix(path)}discarded.tmp"))
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
@@ -207,7 +214,20 @@ def intact(manifest: Mapping[str, Any]) -> bool:
     """Whether a manifest is as `write_manifest` wrote it."""
     content = {key: value for key, value in manifest.items() if key != "checksum"}
     digest = settings_module.digest(content)
-    return bool(manifest.get("checksum", digest) == digest)  # an artefact of an earlier version has none
+    # an artefact of an earlier version has no checksum; one whose very name is damaged has a key too many
+    return manifest.keys() <= _KEYS and bool(manifest.get("checksum", digest) == digest)
+
+
+def require_intact(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuses a manifest that something else than this program has changed.
+
+    Raises:
+        ArtefactError: it is not `intact`.
+    """
+    if not intact(manifest):
+        raise ArtefactError(
+            f"{folder / MANIFEST} is damaged: it was changed by something else than this program; rebuild {folder}"
+        )
 
 
 def write_array(path: Path, array: np.ndarray) -> str:
@@ -250,8 +270,8 @@ def read_manifest(folder: Path, kind: str, version: int, name: str = MANIFEST) -
         found, writer = manifest.get("version"), manifest.get("written_by", "an early version of this program")
         newer = isinstance(found, int) and found > version
         raise ArtefactError(
-            f"{folder} was written as {kind} format {found} by {writer}, this program ({WRITTEN_BY}) reads format "
-            f"{version}: {'use that program or a newer one' if newer else 'make it anew'}"
+            f"{folder} was written as {kind} format {found} by {writer} (its {name} says), this program ({WRITTEN_BY}) "
+            f"reads format {version}: {'use that program or a newer one' if newer else 'make it anew'}"
         )
     return manifest
 
@@ -265,9 +285,15 @@ def read_arrays(folder: Path, manifest: Mapping[str, Any], verify: bool = False)
         verify: also compare every file's sha256 (reads all bytes).
 
     Raises:
-        ArtefactError: an array is missing, or differs from the manifest in shape, dtype or checksum.
+        ArtefactError: an array is missing, or differs from the manifest in shape, dtype or checksum; with `verify`,
+            also where the manifest itself is damaged.
     """
-    return {name: _read_array(folder, name, entry, verify) for name, entry in manifest["arrays"].items()}
+    if verify:
+        require_intact(folder, manifest)
+    try:
+        return {name: _read_array(folder, name, entry, verify) for name, entry in manifest["arrays"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ArtefactError(f"{folder / MANIFEST} is incomplete ({error}); rebuild {folder}") from error
 
 
 def damage(folder: Path, manifest: Mapping[str, Any]) -> Iterator[str | None]:
@@ -283,14 +309,15 @@ def damage(folder: Path, manifest: Mapping[str, Any]) -> Iterator[str | None]:
 
 def _read_array(folder: Path, name: str, entry: Mapping[str, Any], verify: bool) -> np.ndarray:
     path = folder / f"{name}.npy"
+    shape, dtype, sha256 = entry["shape"], entry["dtype"], entry["sha256"]
     try:
-        empty = 0 in entry["shape"]
-        array: np.ndarray = np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)
-    except (OSError, ValueError, SyntaxError) as error:  # numpy parses the header as Python literals
+        array: np.ndarray = np.load(path, mmap_mode=None if 0 in shape else "r", allow_pickle=False)
+        damaged = verify and file_sha256(path) != sha256  # the file may have gone since: a reader of an old state
+    except Exception as error:  # numpy parses the header as Python literals, and what that raises is not documented
         raise ArtefactError(f"{path} cannot be read: {error}; rebuild {folder}") from error
-    if list(array.shape) != entry["shape"] or array.dtype.str != entry["dtype"]:
+    if list(array.shape) != shape or array.dtype.str != dtype:
         raise ArtefactError(f"{path} does not match its manifest (shape or dtype); rebuild {folder}")
-    if verify and file_sha256(path) != entry["sha256"]:
+    if damaged:
         raise ArtefactError(f"{path} is damaged: its sha256 differs from the manifest's; rebuild {folder}")
     return array
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from retrieval.errors import ArtefactError
 
 LOCK = ".lock"
+_GONE = "{} has just been removed or replaced by another process: run the command again"
 
 
 @contextlib.contextmanager
@@ -29,6 +30,8 @@ def writing(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise ArtefactError(f"{folder} cannot be changed: {error.strerror}; nothing was done") from error
+        if error.errno == errno.ENOENT:
+            raise ArtefactError(_GONE.format(folder)) from error
         raise
     try:
         try:
@@ -38,9 +41,18 @@ def writing(folder: Path) -> Iterator[None]:
             raise ArtefactError(
                 f"{folder} is being changed by {holder}: wait until it has finished, then run the command again"
             ) from error
+        if not _is(path, descriptor):  # its holder has removed the folder meanwhile: this locks nothing any more
+            raise ArtefactError(_GONE.format(folder))
         with contextlib.suppress(OSError):  # who holds it is only told; on a full disk it is not
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def _is(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -192,13 +192,14 @@ def build_collection(
         RetrievalError: no usable photograph, or too few features for the vocabulary.
     """
     partial = partial_folder(target)
+    artefacts.clear_temporary(partial)
     partial.mkdir(parents=True, exist_ok=True)
-    try:
-        with lock.writing(partial):
+    with lock.writing(partial):
+        try:
             return _build(images, target, partial, config, vocabulary)
-    finally:
-        if partial.is_dir() and {path.name for path in partial.iterdir()} <= {lock.LOCK}:
-            artefacts.discard(partial)
+        finally:  # while the lock is held: it may be another's afterwards
+            if partial.is_dir() and {path.name for path in partial.iterdir()} <= {lock.LOCK}:
+                artefacts.discard(partial)
 
 
 def _build(
@@ -250,7 +251,7 @@ def partial_folder(target: Path) -> Path:
 
 def remove_partial(target: Path) -> None:
     """Removes what `partial_folder` held, once `target` is complete."""
-    shutil.rmtree(partial_folder(target), ignore_errors=True)
+    artefacts.discard(partial_folder(target))
 
 
 def is_store(folder: Path) -> bool:

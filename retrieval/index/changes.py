@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,9 +109,7 @@ def add(
                 _commit_addition(current, collection, store, work)
         _note_failures(current.folder, work.failures, store.names if store else ())
         if store is not None:
-            shutil.rmtree(store.folder, ignore_errors=True)
-            with contextlib.suppress(OSError):  # there may be another addition's, which was stopped
-                store.folder.parent.rmdir()
+            _discard_features(store.folder)
     names = store.names if store else ()
     known, failures = tuple(work.known), tuple(work.failures)
     return Added(collection.newest(), names, tuple(work.replaced), known, failures)
@@ -235,6 +232,15 @@ def _extract(new: dict[str, Path], collection: Collection, config: Config) -> Fe
     return extractor.extract_collection(images, work, config, "add")
 
 
+def _discard_features(folder: Path) -> None:
+    """Removes the features of an addition that is finished, and those that a killed one was removing."""
+    artefacts.discard(folder)
+    for path in folder.parent.glob(".*.tmp"):
+        artefacts.discard(path)
+    with contextlib.suppress(OSError):  # there may be another addition's, which was stopped
+        folder.parent.rmdir()
+
+
 def _commit_addition(current: State, collection: Collection, store: FeatureStore, work: _Sorted) -> None:
     """Writes the segments of new images and makes them part of the index."""
     lines = _live_lines(current)
@@ -292,13 +298,22 @@ def _live_lines(current: State) -> dict[str, int]:
 
 
 def _note_failures(folder: Path, failures: Sequence[Failure], added: Sequence[str]) -> None:
-    """Brings ``failed.jsonl`` up to date: what has been added since is no failure any more."""
+    """Brings ``failed.jsonl`` up to date: what has been added since is no failure any more.
+
+    The list is told about in a warning where it cannot be read or written: what was added stays added.
+    """
     path = folder / FAILED
     known: dict[str, Failure] = {}
-    if path.exists():
-        rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-        known = {row["name"]: Failure(row["name"], row["reason"]) for row in rows}
+    try:
+        if path.exists():
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            known = {row["name"]: Failure(row["name"], row["reason"]) for row in rows}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        logger.warning("%s cannot be read (%s): it is begun anew", path, error)
     now = {name: failure for name, failure in known.items() if name not in set(added)}
     now.update({failure.name: failure for failure in failures})
     if now != known:
-        write_failures(folder, tuple(now.values()))
+        try:
+            write_failures(folder, tuple(now.values()))
+        except OSError as error:
+            logger.warning("%s could not be brought up to date: %s", path, error)

@@ -11,16 +11,18 @@ from tqdm import tqdm
 
 from retrieval import artefacts, lock
 from retrieval import config as settings_module
-from retrieval.errors import RetrievalError
+from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.index import building, segment, state
 from retrieval.index.changes import ADDING
-from retrieval.index.collection import locate
+from retrieval.index.collection import locate, stored_config
 from retrieval.index.segment import Segment, openings
 from retrieval.index.state import State
 from retrieval.vocabulary import hamming
 from retrieval.vocabulary import store as vocabulary
 
 logger = logging.getLogger(__name__)
+
+_ATTEMPTS = 10  # a check starts again where a writer was faster
 
 
 @dataclass(frozen=True)
@@ -48,31 +50,49 @@ def check(folder: str | Path, repair: bool = False) -> Report:
         repair: also remove what stopped commands left. Damage cannot be repaired: what was stored is not there twice.
 
     Raises:
-        ArtefactError: there is no index; with `repair`, another process is changing it.
+        ArtefactError: there is no index; with `repair`, another process is changing it, or it cannot be changed.
     """
     folder = locate(folder)
-    manifest = artefacts.read_manifest(folder, state.KIND, state.VERSION)
+    for _ in range(_ATTEMPTS):
+        manifest = artefacts.read_manifest(folder, state.KIND, state.VERSION)
+        if not artefacts.intact(manifest):  # then it says of nothing else whether it is as it should be, or left over
+            problem = f"{folder / artefacts.MANIFEST} is damaged: it was changed by something else than this program"
+            return Report((problem,), (), False, 0)
+        problems, arrays = _problems(folder, manifest)
+        if not problems or artefacts.read_manifest(folder, state.KIND, state.VERSION) == manifest:
+            break  # otherwise a writer has removed what was being compared
+    else:
+        raise ArtefactError(f"{folder} changes faster than it can be checked: try again")
+    left = state.leftovers(folder, manifest) + ([ADDING] if (folder / ADDING).exists() else [])
+    if repair and left:
+        with lock.writing(folder):
+            state.recover(folder)
+            artefacts.discard(folder / ADDING)
+        still = [name for name in left if (folder / name).exists()]
+        if still:
+            raise ArtefactError(f"{folder / still[0]} cannot be removed: see the permissions of the folder it is in")
+    return Report(tuple(problems), tuple(left), repair and bool(left), arrays)
+
+
+def _problems(folder: Path, manifest: dict[str, Any]) -> tuple[list[str], int]:
+    """What is wrong with the state of a manifest, and how many arrays were compared with their checksums."""
     problems: list[str] = []
     arrays = 0
-    if not artefacts.intact(manifest):
-        problems.append(f"{folder / artefacts.MANIFEST} is damaged: it was changed by something else than this program")
     for part in _parts(folder, manifest, problems):
         for problem in part:
             arrays += 1
             if problem:
                 problems.append(problem)
     try:
-        settings_module.load(folder / "config.yaml")
+        stored_config(folder)
     except RetrievalError as error:
         problems.append(str(error))
     if not problems:  # the rules are those of arrays that can be trusted
-        problems += _rules(state.read_state(folder))
-    left = state.leftovers(folder, manifest) + ([ADDING] if (folder / ADDING).exists() else [])
-    if repair and left:
-        with lock.writing(folder):
-            state.recover(folder)
-            artefacts.discard(folder / ADDING)
-    return Report(tuple(problems), tuple(left), repair and bool(left), arrays)
+        try:
+            problems += _rules(state.read_state(folder))
+        except RetrievalError as error:  # a segment that was there has gone
+            problems.append(str(error))
+    return problems, arrays
 
 
 def _parts(folder: Path, manifest: dict[str, Any], problems: list[str]) -> Iterator[Iterator[str | None]]:
@@ -86,7 +106,8 @@ def _parts(folder: Path, manifest: dict[str, Any], problems: list[str]) -> Itera
         for name in manifest.get("facts", {}).get("segments", [])
     }
     kinds[folder / "vocabulary"] = (vocabulary.KIND, vocabulary.VERSION)
-    if (folder / "vocabulary" / hamming.FOLDER).is_dir():
+    signed = "hamming" in manifest.get("settings", {}).get("signatures", {})
+    if signed or (folder / "vocabulary" / hamming.FOLDER).is_dir():
         kinds[folder / "vocabulary" / hamming.FOLDER] = (hamming.KIND, hamming.VERSION)
     for part, (kind, version) in tqdm(kinds.items(), desc="check", unit="part", disable=None):
         try:
@@ -96,6 +117,7 @@ def _parts(folder: Path, manifest: dict[str, Any], problems: list[str]) -> Itera
             continue
         if not artefacts.intact(stored):
             problems.append(f"{part / artefacts.MANIFEST} is damaged: it was changed by something else")
+            continue
         yield artefacts.damage(part, stored)
         if part.name == "vocabulary":
             yield vocabulary.search_damage(part, stored)

@@ -4,6 +4,7 @@
 change. What is opened stays as it is, whatever others add and remove meanwhile; `Collection.newest` takes that up.
 """
 
+import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -18,9 +19,9 @@ from retrieval import artefacts
 from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.datasets.folder import ImageSet
-from retrieval.errors import ArtefactError
+from retrieval.errors import ArtefactError, ConfigError
 from retrieval.features.store import FAILED
-from retrieval.index.segment import Segment, open_segment
+from retrieval.index.segment import Segment, open_segment, segment_content
 from retrieval.index.snapshot import Snapshot
 from retrieval.index.state import KIND, VERSION, State, read_state, require_moved
 from retrieval.vocabulary.hamming import Embedding
@@ -49,6 +50,7 @@ class Collection:
         root: the folder that names are relative to.
         elsewhere: name -> path, for photographs that do not lie where their names say.
         state: what was read from disk.
+        contents: of each segment what tells it from any other: the checksum of its manifest.
     """
 
     folder: Path
@@ -60,6 +62,7 @@ class Collection:
     root: str
     elsewhere: Mapping[str, str]
     state: State | None = None
+    contents: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, folder: str | Path, verify: bool = False) -> "Collection":
@@ -131,7 +134,8 @@ def open_index(folder: str | Path, verify: bool = False, opened: Collection | No
     Args:
         folder: the index, or a folder that holds one.
         verify: compare every array with its checksum.
-        opened: the same index, opened earlier, whose vocabulary and segments are used again.
+        opened: the same index, opened earlier, whose vocabulary and segments are used again where they are the same:
+            the folder may have been replaced by another index meanwhile.
 
     Raises:
         ArtefactError: not an index, damaged, or of another version.
@@ -142,24 +146,36 @@ def open_index(folder: str | Path, verify: bool = False, opened: Collection | No
             f"{folder} is not finished: run the command that makes it again, it goes on where it stopped"
         )
     for _ in range(_ATTEMPTS):
-        state = read_state(folder)
+        state = read_state(folder, verify)
+        if opened is not None and not _same_words(opened.settings, state.manifest["settings"]):
+            opened = None
         try:
-            segments = _segments(state, verify, opened)
+            contents = tuple(segment_content(state.segment_folder(name)) for name in state.segments)
+            segments = _segments(state, contents, verify, opened)
         except ArtefactError as error:
             require_moved(folder, state.manifest, error)
             continue
-        return _collection(state, segments, verify, opened)
+        return _collection(state, segments, contents, verify, opened)
     raise ArtefactError(f"{folder} changes faster than it can be read: try again")
 
 
-def _segments(state: State, verify: bool, opened: Collection | None) -> tuple[Segment, ...]:
+def _same_words(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(one[key] == other[key] for key in ("vocabulary", "signatures"))
+
+
+def _segments(state: State, contents: tuple[str, ...], verify: bool, opened: Collection | None) -> tuple[Segment, ...]:
     known: dict[str, Segment] = {}
-    if opened is not None and opened.state is not None:
-        known = dict(zip(opened.state.segments, opened.snapshot.segments, strict=True))
-    return tuple(known.get(name) or open_segment(state.segment_folder(name), verify) for name in state.segments)
+    if opened is not None:
+        known = dict(zip(opened.contents, opened.snapshot.segments, strict=False))
+    return tuple(
+        known.get(content) or open_segment(state.segment_folder(name), verify)
+        for name, content in zip(state.segments, contents, strict=True)
+    )
 
 
-def _collection(state: State, segments: tuple[Segment, ...], verify: bool, opened: Collection | None) -> Collection:
+def _collection(
+    state: State, segments: tuple[Segment, ...], contents: tuple[str, ...], verify: bool, opened: Collection | None
+) -> Collection:
     folder, settings = state.folder, state.manifest["settings"]
     names = [entry["name"] for entry in state.entries]
     bounds = np.cumsum([0] + [len(segment.sizes) for segment in segments])
@@ -177,15 +193,28 @@ def _collection(state: State, segments: tuple[Segment, ...], verify: bool, opene
     if opened is not None:
         config, vocabulary = opened.config, opened.vocabulary
     else:
-        config = settings_module.load(folder / "config.yaml")
+        config = stored_config(folder)
         vocabulary = open_vocabulary(folder / "vocabulary", verify=verify)
         _require_vocabulary(folder, settings, vocabulary)
     entries = [state.entries[line] for line in lines]
     elsewhere = {entry["name"]: entry["path"] for entry in entries if "path" in entry}
     root = state.facts["root"]
-    return Collection(
-        folder, config, settings, tuple(names[line] for line in lines), snapshot, vocabulary, root, elsewhere, state
-    )
+    live_names = tuple(names[line] for line in lines)
+    return Collection(folder, config, settings, live_names, snapshot, vocabulary, root, elsewhere, state, contents)
+
+
+def stored_config(folder: Path) -> Config:
+    """The configuration that an index was built with.
+
+    Raises:
+        ArtefactError: its file is gone, damaged, or of settings that this program does not know.
+    """
+    path = folder / "config.yaml"
+    try:
+        return settings_module.load(path)
+    except ConfigError as error:
+        told = str(error)
+        raise ArtefactError(told if str(path) in told else f"{path}: {told}") from error
 
 
 def _require_vocabulary(folder: Path, settings: dict[str, Any], vocabulary: Vocabulary) -> None:
@@ -217,7 +246,6 @@ def describe_index(collection: Collection) -> dict[str, Any]:
     """Facts about an index, as JSON values: what `retrieval info` prints."""
     snapshot, state = collection.snapshot, collection.state
     assert state is not None
-    files = [path for path in collection.folder.rglob("*") if path.is_file()]
     stored = sum(segment.features for segment in snapshot.segments)
     size = sum(segment.feature_bytes for segment in snapshot.segments)
     counts = snapshot.counts
@@ -239,12 +267,22 @@ def describe_index(collection: Collection) -> dict[str, Any]:
         "words": snapshot.words,
         "signatures": collection.settings["signatures"],
         "segments": len(snapshot.segments),
-        "bytes": sum(path.stat().st_size for path in files),
+        "bytes": _bytes(collection.folder),
         "bytes_per_feature": round(size / max(stored, 1), 2),
         "descriptor": collection.settings["descriptor"]["name"],
         "photographs": collection.root,
         "config": settings_module.to_tree(collection.config),
     }
+
+
+def _bytes(folder: Path) -> int:
+    """Bytes of all files below a folder; a writer may be removing some meanwhile."""
+    total = 0
+    for place, _, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(place, name)).st_size
+    return total
 
 
 def _lines(path: Path) -> int:

@@ -14,6 +14,8 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from retrieval import artefacts
+from retrieval import config as settings_module
+from retrieval.errors import ArtefactError
 
 KIND = "index segment"
 VERSION = 1
@@ -128,6 +130,16 @@ def write_segment(folder: Path, arrays: dict[str, np.ndarray], settings: dict[st
     artefacts.write_artefact(folder, KIND, VERSION, arrays, settings)
 
 
+def segment_content(folder: Path) -> str:
+    """What tells a segment from any other, whatever it is called: it changes with every byte of the arrays.
+
+    Raises:
+        ArtefactError: missing, damaged, or of another version.
+    """
+    manifest = artefacts.read_manifest(folder, KIND, VERSION)
+    return str(manifest.get("checksum") or settings_module.digest(manifest))
+
+
 def open_segment(folder: Path, verify: bool = False) -> Segment:
     """Opens a segment, memory-mapped.
 
@@ -135,4 +147,8 @@ def open_segment(folder: Path, verify: bool = False) -> Segment:
         ArtefactError: missing, damaged, or of another version.
     """
     manifest = artefacts.read_manifest(folder, KIND, VERSION)
-    return Segment(**artefacts.read_arrays(folder, manifest, verify=verify))
+    arrays = artefacts.read_arrays(folder, manifest, verify=verify)
+    try:
+        return Segment(**arrays)
+    except TypeError as error:
+        raise ArtefactError(f"{folder / artefacts.MANIFEST} is incomplete ({error}); rebuild {folder}") from error

@@ -100,19 +100,26 @@ def initial_manifest(
     artefacts.fill_artefact(folder, KIND, VERSION, {}, settings, facts)
 
 
-def read_state(folder: Path) -> State:
+def read_state(folder: Path, verify: bool = False) -> State:
     """The state of an index at one moment, whatever a writer does meanwhile.
+
+    Args:
+        folder: the index.
+        verify: also compare the manifest with its checksum.
 
     Raises:
         ArtefactError: not an index, damaged, or of another version.
     """
     for _ in range(_ATTEMPTS):
         manifest = artefacts.read_manifest(folder, KIND, VERSION)
+        if verify:
+            artefacts.require_intact(folder, manifest)
         try:
+            _require_complete(manifest)
             files = manifest["facts"]["files"]
             images, removed = (_read(folder, name, files[name]) for name in (IMAGES, REMOVED))
             return State(folder, manifest, images, np.load(io.BytesIO(removed), allow_pickle=False))
-        except KeyError as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArtefactError(
                 f"{folder / artefacts.MANIFEST} is incomplete ({error}): make the index anew"
             ) from error
@@ -144,7 +151,7 @@ def changing(folder: Path) -> Iterator[State]:
         for name in recover(folder):
             logger.info("%s: removed %s, which a stopped command left", folder, name)
         try:
-            yield read_state(folder)
+            yield read_state(folder, verify=True)
         except BaseException:
             with contextlib.suppress(OSError, ArtefactError):
                 recover(folder)
@@ -172,7 +179,7 @@ def commit(
         The new state.
 
     Raises:
-        OSError: nothing has changed.
+        OSError: nothing has changed; or all has, where the disk failed as the last rename was being made durable.
     """
     folder, facts, settings = state.folder, state.facts, state.manifest["settings"]
     images = state.images if images is None else images
@@ -216,8 +223,12 @@ def recover(folder: Path) -> list[str]:
 
     Returns:
         Paths within the index that were removed.
+
+    Raises:
+        ArtefactError: the manifest is damaged; what it says is no reason to remove anything.
     """
     manifest = artefacts.read_manifest(folder, KIND, VERSION)
+    artefacts.require_intact(folder, manifest)
     for name, entry in manifest["facts"]["files"].items():
         waiting = _next(folder, name)
         with contextlib.suppress(FileNotFoundError):
@@ -239,6 +250,15 @@ def leftovers(folder: Path, manifest: dict[str, Any]) -> list[str]:
         found += [f"{SEGMENTS}/{path.name}" for path in segments.iterdir() if path.name not in kept]
     found += [path.name for path in folder.iterdir() if path.name.startswith(".") and ".tmp" in path.suffixes]
     return sorted(found)
+
+
+def _require_complete(manifest: dict[str, Any]) -> None:
+    """Looks at what readers take for granted; an error of Python where it is not there."""
+    facts, settings = manifest["facts"], manifest["settings"]
+    [int(name) for name in facts["segments"]]
+    for key in ("next_segment", "generation", "root"):
+        facts[key]
+    settings["vocabulary"]["fingerprint"], settings["signatures"].get("hamming")
 
 
 class _DamageError(Exception):

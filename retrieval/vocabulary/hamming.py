@@ -176,10 +176,10 @@ def open_embedding(folder: Path, vocabulary: str, verify: bool = False) -> Embed
     """
     manifest = artefacts.read_manifest(folder, KIND, VERSION)
     arrays = artefacts.read_arrays(folder, manifest, verify)
-    if manifest["settings"].get("vocabulary") != vocabulary:
-        raise ArtefactError(f"{folder} was made for another vocabulary than the one beside it: make it anew")
     try:
+        if manifest["settings"].get("vocabulary") != vocabulary:
+            raise ArtefactError(f"{folder} was made for another vocabulary than the one beside it: make it anew")
         fingerprint = "-".join(manifest["arrays"][name]["sha256"][:16] for name in ("projection", "medians"))
         return Embedding(arrays["projection"], arrays["medians"], manifest["facts"]["empty_words"], fingerprint)
-    except KeyError as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ArtefactError(f"{folder / artefacts.MANIFEST} is incomplete ({error}); rebuild {folder}") from error

@@ -178,7 +178,7 @@ def open_vocabulary(path: str | Path, verify: bool = False) -> Vocabulary:
             arrays.get("mean"),
             signer,
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ArtefactError(f"{folder / artefacts.MANIFEST} is incomplete ({error}); rebuild {folder}") from error
 
 
