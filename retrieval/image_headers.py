@@ -8,9 +8,9 @@ format's own structure. Every function takes the bytes of a file and touches no 
 import re
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+from retrieval import tiff
 from retrieval.errors import ImageError
 
 # A JPEG marker that ends entropy-coded data: not a stuffed byte (00), a restart (D0-D7) or fill (FF).
@@ -24,28 +24,6 @@ _JPEG_FILLER = bytes(i * 61 % 251 + 2 for i in range(40)) + b"".join(
     bytes([0xFF, 0xD0 + i]) + bytes(j * 167 % 241 + 3 for j in range(i, i + 12)) for i in range(8)
 )
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-_TIFF_BYTES = {
-    1: 1,
-    2: 1,
-    3: 2,
-    4: 4,
-    5: 8,
-    6: 1,
-    7: 1,
-    8: 2,
-    9: 4,
-    10: 8,
-    11: 4,
-    12: 8,
-    13: 4,
-    16: 8,
-    17: 8,
-    18: 8,
-}
-_TIFF_INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}
-_TIFF_MAGIC = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
-_TIFF_MAX_VALUES = 1 << 20  # values of one field that are read: strips of a 1M-row image
-_ORIENTATION, _EXTRA_SAMPLES = 274, 338  # TIFF 6.0 tags
 
 
 @dataclass(frozen=True)
@@ -85,7 +63,7 @@ def read_header(data: bytes) -> Header:
     readers = (
         (data[:2] == b"\xff\xd8", _read_jpeg),
         (data[:8] == _PNG_MAGIC, _read_png),
-        (data[:4] in _TIFF_MAGIC, _read_tiff),
+        (data[:4] in tiff.MAGIC, _read_tiff),
         (data[:4] == b"RIFF" and data[8:12] == b"WEBP", _read_webp),
         (re.match(rb"P[1-6][\s#]", data) is not None, _read_pnm),
         (data[:2] == b"BM", _read_bmp),
@@ -97,25 +75,6 @@ def read_header(data: bytes) -> Header:
             except (struct.error, IndexError) as error:
                 raise ImageError("truncated: the file ends inside its header") from error
     raise ImageError("not a JPEG, PNG, TIFF, WebP, PPM/PGM or BMP image")
-
-
-def plain_tiff(data: bytes) -> bytes | bytearray:
-    """A TIFF with orientation 1 and alpha of unspecified meaning, its pixels untouched.
-
-    libtiff turns the image and multiplies colour by alpha on its own, for some sample layouts only; with both
-    fields neutral every layout decodes to the stored pixels.
-    """
-    order = _TIFF_MAGIC[data[:4]]
-    patched: bytearray | None = None  # a copy of what may be half a gigabyte, so only where it is needed
-    for tag, kind, count, position in _tiff_fields(data):
-        neutral = {_ORIENTATION: 1, _EXTRA_SAMPLES: 0}.get(tag)
-        if neutral is None or kind not in _TIFF_INTEGERS or count != 1:
-            continue
-        form = order + _TIFF_INTEGERS[kind]
-        if position + _TIFF_BYTES[kind] <= len(data) and struct.unpack_from(form, data, position) != (neutral,):
-            patched = bytearray(data) if patched is None else patched
-            struct.pack_into(form, patched, position, neutral)
-    return data if patched is None else patched
 
 
 def filled_jpeg(data: bytes) -> bytes | None:
@@ -169,7 +128,7 @@ def _read_jpeg(data: bytes) -> Header:
         if marker == 0xDA:
             scans = min(scans, position)
         if marker == 0xE1 and body[:6] == b"Exif\0\0":
-            orientation = _exif_orientation(body[6:])
+            orientation = tiff.exif_orientation(body[6:])
         position += max(length, 2)
     if size is None:
         raise ImageError("truncated or damaged JPEG: it has no frame header")
@@ -211,7 +170,7 @@ def _read_png(data: bytes) -> Header:
                 damage = f"damaged PNG: wrong checksum in a chunk at byte {position}"
                 break
         if name == b"eXIf":
-            orientation = _exif_orientation(data[position + 8 : end - 4])
+            orientation = tiff.exif_orientation(data[position + 8 : end - 4])
         if name == b"IEND":
             return Header("PNG", width, height, orientation)
         position = end
@@ -242,7 +201,7 @@ def _read_webp(data: bytes) -> Header:
             size = width & 0x3FFF, height & 0x3FFF
         elif name == b"EXIF":
             exif = data[body : body + length]
-            orientation = _exif_orientation(exif[6:] if exif[:6] == b"Exif\0\0" else exif)
+            orientation = tiff.exif_orientation(exif[6:] if exif[:6] == b"Exif\0\0" else exif)
         position = body + length + (length & 1)
     if size is None:
         raise ImageError("truncated or damaged WebP: it has no picture chunk")
@@ -285,15 +244,15 @@ def _read_bmp(data: bytes) -> Header:
 
 def _read_tiff(data: bytes) -> Header:
     """First image file directory of a TIFF 6.0 or BigTIFF file."""
-    order = _TIFF_MAGIC[data[:4]]
+    order = tiff.MAGIC[data[:4]]
     values: dict[int, tuple[int, ...]] = {}
-    for tag, kind, count, position in _tiff_fields(data):
-        fits = 0 < count <= _TIFF_MAX_VALUES and position + count * _TIFF_BYTES[kind] <= len(data)
-        if kind in _TIFF_INTEGERS and fits:
-            values[tag] = struct.unpack_from(f"{order}{count}{_TIFF_INTEGERS[kind]}", data, position)
+    for tag, kind, count, position in tiff.fields(data):
+        fits = 0 < count <= tiff.MAX_VALUES and position + count * tiff.BYTES[kind] <= len(data)
+        if kind in tiff.INTEGERS and fits:
+            values[tag] = struct.unpack_from(f"{order}{count}{tiff.INTEGERS[kind]}", data, position)
     if 256 not in values or 257 not in values:
         raise ImageError("truncated or damaged TIFF: its directory has no size")
-    orientation = values.get(_ORIENTATION, (1,))[0]
+    orientation = values.get(tiff.ORIENTATION, (1,))[0]
     damage = unsupported = None
     for offsets, lengths in ((273, 279), (324, 325)):  # strips, tiles
         pairs = zip(values.get(offsets, ()), values.get(lengths, ()), strict=False)
@@ -301,9 +260,9 @@ def _read_tiff(data: bytes) -> Header:
             damage = "truncated: pixels lie beyond the end of the TIFF"
     if 273 not in values and 324 not in values:
         damage = "truncated or damaged TIFF: it has no pixels"
-    elif damage is None and len(values.get(324, values.get(273, ()))) < _tiff_pieces(values):
+    elif damage is None and len(values.get(324, values.get(273, ()))) < tiff.pieces(values):
         damage = "damaged TIFF: it has fewer strips or tiles than its size takes"
-    elif damage is None and _tiff_circle(data):
+    elif damage is None and tiff.circle(data):
         damage = "damaged TIFF: its directories lead round in a circle"
     if max(values.get(258, (1,))) > 8:  # OpenCV reads these sample by sample and skips what libtiff would do
         if values.get(262) == (0,):
@@ -314,72 +273,3 @@ def _read_tiff(data: bytes) -> Header:
             unsupported = "a 16-bit TIFF with one plane per channel; save it with interleaved channels"
     width, height = values[256][0], values[257][0]
     return Header("TIFF", width, height, orientation if 1 <= orientation <= 8 else 1, damage, None, unsupported)
-
-
-def _tiff_pieces(values: dict[int, tuple[int, ...]]) -> int:
-    """How many strips or tiles the pixels take (TIFF 6.0, sections 3, 8 and 15)."""
-
-    def first(tag: int, default: int) -> int:
-        return values.get(tag, (default,))[0]
-
-    width, height = first(256, 0), first(257, 0)
-    if 324 in values:
-        pieces = -(-width // max(first(322, width), 1)) * -(-height // max(first(323, height), 1))
-    else:
-        pieces = -(-height // max(first(278, height), 1))
-    return pieces * (first(277, 1) if first(284, 1) == 2 else 1)
-
-
-def _tiff_circle(data: bytes) -> bool:
-    """Whether the chain of directories comes back to one of them; whoever follows it would never end."""
-    order = _TIFF_MAGIC[data[:4]]
-    pointer, number, entry, where = ("Q", "Q", 20, 8) if 43 in data[2:4] else ("I", "H", 12, 4)
-    seen: set[int] = set()
-    try:
-        while directory := struct.unpack_from(order + pointer, data, where)[0]:
-            if directory in seen:
-                return True
-            seen.add(directory)
-            (entries,) = struct.unpack_from(order + number, data, directory)
-            where = directory + struct.calcsize(order + number) + entries * entry
-    except (struct.error, OverflowError):
-        pass  # further pages may be cut off: only the first is read
-    return False
-
-
-def _exif_orientation(exif: bytes) -> int:
-    """The orientation in an EXIF block; 1 where it is absent or malformed: metadata never fails an image."""
-    try:
-        order = _TIFF_MAGIC[exif[:4]]
-        for tag, kind, count, position in _tiff_fields(exif):
-            if tag == _ORIENTATION and kind == 3 and count == 1:
-                (value,) = struct.unpack_from(order + "H", exif, position)
-                return value if 1 <= value <= 8 else 1
-    except (KeyError, struct.error, ImageError):
-        pass
-    return 1
-
-
-def _tiff_fields(data: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """The fields of the first directory: tag, type, count, byte position of the first value."""
-    order = _TIFF_MAGIC[data[:4]]
-    big = 43 in data[2:4]
-    # offset of the directory, entry count, entry, room for values inside the entry
-    pointer, number, entry, room = ("Q", "Q", "HHQ", 8) if big else ("I", "H", "HHI", 4)
-    (directory,) = struct.unpack_from(order + pointer, data, 8 if big else 4)
-    if directory >= len(data):
-        raise ImageError("truncated: the TIFF's directory lies beyond the end of the file")
-    (entries,) = struct.unpack_from(order + number, data, directory)
-    position = directory + struct.calcsize(order + number)
-    for _ in range(min(entries, 4096)):
-        tag, kind, count = struct.unpack_from(order + entry, data, position)
-        position += struct.calcsize(order + entry)
-        if kind in _TIFF_BYTES:
-            inline = count * _TIFF_BYTES[kind] <= room
-            yield (
-                tag,
-                kind,
-                count,
-                position if inline else struct.unpack_from(order + pointer, data, position)[0],
-            )
-        position += room

@@ -17,9 +17,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from retrieval import tiff
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError
-from retrieval.image_headers import Header, filled_jpeg, plain_tiff, read_header
+from retrieval.image_headers import Header, filled_jpeg, read_header
 
 __all__ = ["Header", "LoadedImage", "display_name", "load_image", "load_pixels", "read_header", "read_photograph"]
 
@@ -162,7 +163,7 @@ def _samples(data: bytes, config: ImageConfig) -> tuple[np.ndarray, Header]:
         raise ImageError(header.damage or f"not supported: {header.unsupported}")
     plain: bytes | bytearray = data
     if header.format == "TIFF":
-        plain = plain_tiff(data)
+        plain = tiff.plain(data)
     elif header.format == "PNM" and data[1:2] in b"123":
         plain = data + b"\n"  # OpenCV wants white space after the last number
     pixels = _opencv_samples(plain, header.format)

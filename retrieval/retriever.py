@@ -7,7 +7,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,60 +25,18 @@ from retrieval.expansion.average import Source
 from retrieval.features.store import ImageFeatures
 from retrieval.geometry.frames import inside_box
 from retrieval.geometry.putatives import QueryWords, find_putatives
-from retrieval.geometry.verification import Verified, verify
+from retrieval.geometry.verification import verify
 from retrieval.index import scoring
 from retrieval.index.collection import Collection, open_index
 from retrieval.queries import Queries, QueryFeatures, check_box
+from retrieval.ranking import Hit, Ranking, ranked
 
 if TYPE_CHECKING:
     from retrieval.explanation import Explanation
 
+__all__ = ["Hit", "Ranking", "Retriever"]
+
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One result.
-
-    Attributes:
-        name: image name in the index.
-        rank: 1 for the best.
-        score: higher is better: tf-idf cosine (0..1), votes or kernel, plus the number of inliers where verified.
-        inliers: one-to-one inliers, 0 where not verified.
-        transform: (2, 3) query -> image in original pixels, or None where not verified.
-        matches: (m, 2, 6) float32 inlier regions: in the query photograph, in this image.
-    """
-
-    name: str
-    rank: int
-    score: float
-    inliers: int
-    transform: np.ndarray | None
-    matches: np.ndarray = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """A ranked list of image ids, with what verification found for its head.
-
-    Attributes:
-        ids: (n,) int64 image ids, best first.
-        scores: (n,) float64.
-        places: (n,) int64 position in `verified`, or -1.
-        verified: outcome for the verified shortlist, or None.
-        query: the features the list was made with.
-    """
-
-    ids: np.ndarray
-    scores: np.ndarray
-    places: np.ndarray
-    verified: Verified | None
-    query: QueryFeatures
-
-    @property
-    def divisor(self) -> float:
-        """Divides the scores to at most 1, so that one inlier outweighs them; votes may exceed 1."""
-        return max(1.0, float(self.scores.max(initial=0.0)))
 
 
 class Retriever:
@@ -93,9 +51,7 @@ class Retriever:
         self.collection = collection
         self.config = config or collection.config
         self.queries = Queries(collection, self.config)
-        artefacts.require_settings(
-            f"the index {collection.folder}", _fixed_settings(collection.config), _fixed_settings(self.config)
-        )
+        _require_fixed(collection, self.config)
 
     @classmethod
     def open(cls, path: str | Path, config: Config | None = None, verify: bool = False) -> "Retriever":
@@ -121,11 +77,13 @@ class Retriever:
             Whether the index had changed.
 
         Raises:
-            ArtefactError: the index is gone or damaged; this retriever stays as it is.
+            ArtefactError: the index is gone, damaged, or replaced by one of other features or words; this retriever
+                stays as it is.
         """
         newest = self.collection.newest()
         if newest is self.collection:
             return False
+        _require_fixed(newest, self.config)
         self.collection = newest
         self.queries = Queries(newest, self.config)
         self.__dict__.pop("_distances", None)
@@ -195,7 +153,7 @@ class Retriever:
     def shortlist(self, query: QueryFeatures) -> Ranking:
         """All images that share a word with the query, by tf-idf cosine; ties by image id."""
         scores, shared = self.collection.snapshot.scores(*query.terms())
-        return _ranking(np.flatnonzero(shared), scores, query)
+        return ranked(np.flatnonzero(shared), scores, query)
 
     def vote(self, query: QueryFeatures) -> Ranking:
         """All images with a match, by Hamming-embedding votes with idf squared and norms; ties by image id.
@@ -204,7 +162,7 @@ class Retriever:
             ArtefactError: the index has no signatures.
         """
         votes = self._votes(query.paired, final=True)
-        return _ranking(np.flatnonzero(votes.scores > 0), votes.scores, query)
+        return ranked(np.flatnonzero(votes.scores > 0), votes.scores, query)
 
     def match(self, image: ImageFeatures, box: Sequence[float] | None = None) -> Ranking:
         """All images with a similar aggregate, by the selective match kernel (ASMK); ties by image id.
@@ -231,7 +189,7 @@ class Retriever:
         words, aggregates = scoring.aggregate(descriptors, assigned, vocabulary.centroids, config.binary)
         scores = collection.snapshot.kernel(words, aggregates, config)
         signatures = collection.snapshot.has_signatures  # verification compares them where there are any
-        return _ranking(np.flatnonzero(scores > 0), scores, self.queries.encode(image, box, 1 if signatures else 0))
+        return ranked(np.flatnonzero(scores > 0), scores, self.queries.encode(image, box, 1 if signatures else 0))
 
     def verify(self, ranking: Ranking) -> Ranking:
         """Verifies the first `verification.depth` images and puts the verified ones first, by inliers."""
@@ -286,7 +244,7 @@ class Retriever:
         index, config = self.collection.snapshot, self.config.hqe
         first = self._votes(query.paired, final=False)
         if geometry:
-            candidates = self.verify(_ranking(np.flatnonzero(first.scores > 0), first.scores, query))
+            candidates = self.verify(ranked(np.flatnonzero(first.scores > 0), first.scores, query))
             rows = self._confirmed(candidates)
         else:
             rows = hqe.features_of(index, hqe.reliable_images(first, config))
@@ -295,7 +253,7 @@ class Retriever:
             return self.verify(ranking) if geometry else ranking
         merged = hqe.expand(query.paired, index, rows, config, self.config.seed)
         votes = self._votes(merged, final=True)
-        ranking = _ranking(np.flatnonzero(votes.scores > 0), votes.scores, query)
+        ranking = ranked(np.flatnonzero(votes.scores > 0), votes.scores, query)
         return self.verify(ranking) if geometry else ranking
 
     def _confirmed(self, ranking: Ranking) -> np.ndarray:
@@ -380,10 +338,11 @@ class Retriever:
         return hits
 
 
-def _ranking(ids: np.ndarray, scores: np.ndarray, query: QueryFeatures) -> Ranking:
-    """Images by score, best first; ties by image id."""
-    ids = ids[np.argsort(-scores[ids], kind="stable")]
-    return Ranking(ids, scores[ids], np.full(len(ids), -1), None, query)
+def _require_fixed(collection: Collection, config: Config) -> None:
+    """Refuses a configuration that asks for other features or words than an index has."""
+    artefacts.require_settings(
+        f"the index {collection.folder}", _fixed_settings(collection.config), _fixed_settings(config)
+    )
 
 
 def _fixed_settings(config: Config) -> dict[str, Any]:

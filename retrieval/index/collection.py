@@ -99,17 +99,24 @@ class Collection:
             return self
         return open_index(self.folder, opened=self)
 
-    def add(self, photographs: Sequence[str | Path], **options: Any) -> "Added":
+    def add(
+        self,
+        photographs: Sequence[str | Path],
+        *,
+        config: Config | None = None,
+        replace: bool = False,
+        prefix: str = "",
+    ) -> "Added":
         """Adds photographs and folders of them; see `retrieval.index.changes.add`."""
-        from retrieval.index import changes
+        from retrieval.index import changes  # which opens collections
 
-        return changes.add(self.folder, photographs, **options)
+        return changes.add(self.folder, photographs, config=config, replace=replace, prefix=prefix)
 
-    def remove(self, patterns: Sequence[str], **options: Any) -> tuple[str, ...]:
+    def remove(self, patterns: Sequence[str], *, dry_run: bool = False) -> tuple[str, ...]:
         """Removes images by name or pattern and returns their names; see `retrieval.index.changes.remove`."""
         from retrieval.index import changes
 
-        return changes.remove(self.folder, patterns, **options)
+        return changes.remove(self.folder, patterns, dry_run=dry_run)
 
     def compact(self) -> "Collection":
         """Merges the segments and forgets removed images; see `retrieval.index.changes.compact`."""

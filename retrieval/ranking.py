@@ -1,0 +1,59 @@
+"""What a search passes on and what it returns: rankings of image ids, and hits."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from retrieval.geometry.verification import Verified
+from retrieval.queries import QueryFeatures
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One result.
+
+    Attributes:
+        name: image name in the index.
+        rank: 1 for the best.
+        score: higher is better: tf-idf cosine (0..1), votes or kernel, plus the number of inliers where verified.
+        inliers: one-to-one inliers, 0 where not verified.
+        transform: (2, 3) query -> image in original pixels, or None where not verified.
+        matches: (m, 2, 6) float32 inlier regions: in the query photograph, in this image.
+    """
+
+    name: str
+    rank: int
+    score: float
+    inliers: int
+    transform: np.ndarray | None
+    matches: np.ndarray = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A ranked list of image ids, with what verification found for its head.
+
+    Attributes:
+        ids: (n,) int64 image ids, best first.
+        scores: (n,) float64.
+        places: (n,) int64 position in `verified`, or -1.
+        verified: outcome for the verified shortlist, or None.
+        query: the features the list was made with.
+    """
+
+    ids: np.ndarray
+    scores: np.ndarray
+    places: np.ndarray
+    verified: Verified | None
+    query: QueryFeatures
+
+    @property
+    def divisor(self) -> float:
+        """Divides the scores to at most 1, so that one inlier outweighs them; votes may exceed 1."""
+        return max(1.0, float(self.scores.max(initial=0.0)))
+
+
+def ranked(ids: np.ndarray, scores: np.ndarray, query: QueryFeatures) -> Ranking:
+    """Images by score, best first; ties by image id."""
+    ids = ids[np.argsort(-scores[ids], kind="stable")]
+    return Ranking(ids, scores[ids], np.full(len(ids), -1), None, query)
