@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from retrieval import artefacts, command_line, planning, reproduction
+from retrieval import atomic, command_line, planning, reproduction
 from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.datasets.benchmarks import Source, open_benchmark
@@ -94,7 +94,7 @@ def _run(arguments: argparse.Namespace) -> int:
     benchmark = open_benchmark(source, config.dataset)
     report = reproduction.run(benchmark, work, config, descriptors, rows, arguments.features, arguments.stores)
     table = results_table(report)
-    artefacts.write_text(work / "results.md", table + "\n" + per_query_table(report))
+    atomic.write_text(work / "results.md", table + "\n" + per_query_table(report))
     print(table)
     print(f"per-query results: {work / 'results.md'} and {work / 'results.json'}")
     return _check(report, arguments.check, config)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import hardnet
 from benchmarks import record
-from retrieval import artefacts
+from retrieval import atomic
 from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.features import extractor
@@ -136,12 +136,12 @@ def make_index(target: Path, images: int, config: Config, rng: np.random.Generat
             "vocabulary": {"fingerprint": vocabulary.fingerprint},
             "signatures": {},
         }
-        with artefacts.building(target) as folder_of_index:
+        with atomic.building(target) as folder_of_index:
             copy_vocabulary(vocabulary, folder_of_index / "vocabulary")
             (folder_of_index / state.SEGMENTS).mkdir()
             place = folder_of_index / state.SEGMENTS / "000001"
             write_segment(place, build_segment(drawn(), WORDS), building.segment_settings(settings))
-            artefacts.write_text(folder_of_index / "config.yaml", settings_module.to_yaml(config))
+            atomic.write_text(folder_of_index / "config.yaml", settings_module.to_yaml(config))
             size = {"width": 1024, "height": 768, "features": IMAGE_FEATURES}
             entries = [{"name": f"{number:06d}.jpg", **size} for number in range(images)]
             facts = {"root": str(target.parent), "images": images, "failed": "failed.jsonl"}

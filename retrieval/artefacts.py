@@ -5,22 +5,16 @@ leaves the old state or the new one. Arrays are memory-mapped on opening; nothin
 The layout is described in docs/formats.md.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
-import re
-import shutil
-import socket
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from retrieval import __version__
+from retrieval import __version__, atomic
 from retrieval import config as settings_module
 from retrieval.errors import ArtefactError
 
@@ -28,128 +22,9 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 PLAN = "plan.json"  # of a folder that is filled step by step
+_CURE = "restore it from a copy, or make the folder anew"
 _KEYS = {"kind", "version", "written_by", "digest", "settings", "facts", "arrays", "checksum"}  # of a manifest
 WRITTEN_BY = f"hardnet-retrieval {__version__}"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically: temporary name, fsync, rename."""
-    write_bytes(path, text.encode("utf-8", "surrogateescape"))
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file atomically: temporary name, fsync, rename."""
-    clear_temporary(path)
-    handle, name = tempfile.mkstemp(prefix=_prefix(path), suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-    sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Makes renames inside a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def building(target: Path) -> Iterator[Path]:
-    """A temporary sibling directory that becomes `target` when the block ends well.
-
-    An existing `target` is replaced; on an error the temporary directory is removed and `target` is as it was. What a
-    killed process left of an earlier attempt is removed first.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    clear_temporary(target)
-    temporary = Path(tempfile.mkdtemp(prefix=_prefix(target), suffix=".tmp", dir=target.parent))
-    os.chmod(temporary, 0o755)
-    try:
-        yield temporary
-        for folder, _, names in os.walk(temporary):
-            for name in names:
-                descriptor = os.open(os.path.join(folder, name), os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
-            sync_directory(Path(folder))
-        if target.exists():
-            retired = temporary.with_name(f"{temporary.name}.old")
-            os.rename(target, retired)
-            try:
-                os.rename(temporary, target)
-            except OSError:
-                os.rename(retired, target)
-                raise
-            shutil.rmtree(retired, ignore_errors=True)
-        else:
-            os.rename(temporary, target)
-        sync_directory(target.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _prefix(target: Path) -> str:
-    """How the temporary names for a target begin: with who makes them, so that a dead process's can be told."""
-    return f".{target.name}.{os.getpid()}@{socket.gethostname()}."
-
-
-def clear_temporary(target: Path) -> None:
-    """Removes the temporary files and folders that processes of this machine, now dead, left when writing a target.
-
-    A process that was killed between the two renames by which a folder is replaced left no target; then the replaced
-    one is put back.
-    """
-    pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d+)@{re.escape(socket.gethostname())}\..*\.tmp(\.old)?")
-    try:
-        found = [(entry.name, pattern.fullmatch(entry.name)) for entry in os.scandir(target.parent)]
-    except OSError:
-        return  # there is no such folder, or it cannot be read: whoever writes to it will say so
-    for name, match in sorted(found, key=lambda pair: not pair[0].endswith(".old")):
-        if match is None or _alive(int(match[1])):
-            continue
-        path = target.parent / name
-        if match[2] and not target.exists():
-            logger.info("%s: put back from %s, which a killed process left", target, name)
-            os.rename(path, target)
-        else:
-            discard(path)
-
-
-def discard(path: Path) -> None:
-    """Removes a file or a folder with all that is in it; one that is not there is fine.
-
-    A folder loses its name first: half removed by a process that is killed, it must not be taken for what it was.
-    """
-    if path.is_dir() and not path.is_symlink():
-        if not path.name.endswith((".tmp", ".tmp.old")):
-            with contextlib.suppress(OSError):
-                path = path.rename(path.with_name(f"{_prefix(path)}discarded.tmp"))
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def write_artefact(
@@ -170,7 +45,7 @@ def write_artefact(
         settings: the settings that decided the content (stored with their digest).
         facts: anything else a reader needs; JSON values.
     """
-    with building(target) as folder:
+    with atomic.building(target) as folder:
         fill_artefact(folder, kind, version, arrays, settings, facts)
 
 
@@ -207,7 +82,7 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Replaces a folder's manifest, atomically; it gets a checksum of its own."""
     content = {key: value for key, value in manifest.items() if key != "checksum"}
     content["checksum"] = settings_module.digest(content)
-    write_text(folder / MANIFEST, json.dumps(content, indent=1, sort_keys=True) + "\n")
+    atomic.write_text(folder / MANIFEST, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 def intact(manifest: Mapping[str, Any]) -> bool:
@@ -260,7 +135,8 @@ def read_manifest(folder: Path, kind: str, version: int, name: str = MANIFEST) -
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ArtefactError(f"{folder} holds no {kind}: it has no {name}") from error
+        what = f"holds no {kind}: it has no {name}" if folder.is_dir() else f"is no {kind}: there is no such folder"
+        raise ArtefactError(f"{folder} {what}") from error
     except (OSError, ValueError) as error:
         raise ArtefactError(f"{path} cannot be read: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("kind") != kind:
@@ -313,12 +189,16 @@ def _read_array(folder: Path, name: str, entry: Mapping[str, Any], verify: bool)
     try:
         array: np.ndarray = np.load(path, mmap_mode=None if 0 in shape else "r", allow_pickle=False)
         damaged = verify and file_sha256(path) != sha256  # the file may have gone since: a reader of an old state
+    except FileNotFoundError as error:
+        raise ArtefactError(f"{path} is missing; {_CURE}") from error
+    except OSError as error:
+        raise ArtefactError(f"{path} cannot be read: {error.strerror or error}; {_CURE}") from error
     except Exception as error:  # numpy parses the header as Python literals, and what that raises is not documented
-        raise ArtefactError(f"{path} cannot be read: {error}; rebuild {folder}") from error
+        raise ArtefactError(f"{path} is damaged or cut off; {_CURE}") from error
     if list(array.shape) != shape or array.dtype.str != dtype:
-        raise ArtefactError(f"{path} does not match its manifest (shape or dtype); rebuild {folder}")
+        raise ArtefactError(f"{path} does not match its manifest (shape or dtype); {_CURE}")
     if damaged:
-        raise ArtefactError(f"{path} is damaged: its sha256 differs from the manifest's; rebuild {folder}")
+        raise ArtefactError(f"{path} is damaged: its sha256 differs from the manifest's; {_CURE}")
     return array
 
 

@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         "Download a benchmark, verify and unpack it.",
         "retrieval download oxford5k --data data",
     )
+    download.set_defaults(goes_on=True)
     download.add_argument("name", choices=("oxford5k", "paris6k", "roxford5k", "rparis6k"))
     download.add_argument("--data", type=Path, default=Path("data"), help="data folder (default: data)")
     return parser

@@ -26,7 +26,8 @@ def add_verb(verbs: Any, name: str, command: Command, summary: str, *examples: s
     Args:
         verbs: what `ArgumentParser.add_subparsers` returned.
         name: on the command line.
-        command: gets the parsed arguments and returns the exit code.
+        command: gets the parsed arguments and returns the exit code. A parser of long work that can be taken up again
+            says so with ``set_defaults(goes_on=True)``.
         summary: one sentence or more.
         examples: command lines.
     """
@@ -62,7 +63,7 @@ def run_command(command: Command, arguments: argparse.Namespace) -> int:
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt as interrupt:
-        return interrupts.stopped(interrupt)
+        return interrupts.stopped(interrupt, getattr(arguments, "goes_on", False))
     return 2
 
 

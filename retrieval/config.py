@@ -215,7 +215,7 @@ class ParallelConfig:
     """How many processes extract features; never changes results."""
 
     jobs: int = -1  # counted as joblib counts n_jobs: -1 = all cores; 1 = everything in this process
-    shard_images: int = 200  # photographs per shard: a restart redoes at most one shard
+    shard_images: int = 200  # most photographs per shard, fewer in small collections: a restart redoes at most one
 
     def __post_init__(self) -> None:
         if self.jobs == 0:

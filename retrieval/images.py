@@ -280,28 +280,59 @@ def display_name(source: str | Path | bytes | np.ndarray) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(source))
 
 
-_log_lock = threading.Lock()
-_log_users = 0
+_CHATTER = (b"Corrupt JPEG data", b"Premature end of JPEG", b"libpng ")
+_quiet_lock = threading.Lock()
+_quiet_users = 0
 _log_level = 0
+_stderr, _held = -1, -1  # file descriptors: where 2 leads otherwise, and what it leads to meanwhile
 
 
 @contextlib.contextmanager
 def _quiet_opencv() -> Iterator[None]:
-    """Keeps OpenCV's own lines off stderr while a file is decoded: the reason travels in `ImageError`.
+    """Keeps OpenCV's own lines, libjpeg's and libpng's off stderr in the block: the reason travels in `ImageError`.
 
-    OpenCV's log level belongs to the process; the first thread in saves it and the last one out restores it.
+    The log level and file descriptor 2 belong to the process; the first thread in saves them and the last one out
+    restores them. What others wrote to the descriptor meanwhile follows then.
     """
-    global _log_users, _log_level
+    global _quiet_users, _log_level
     logging = cv2.utils.logging
-    with _log_lock:
-        if _log_users == 0:
+    with _quiet_lock:
+        if _quiet_users == 0:
             _log_level = logging.getLogLevel()
             logging.setLogLevel(logging.LOG_LEVEL_SILENT)
-        _log_users += 1
+            _hold_stderr()
+        _quiet_users += 1
     try:
         yield
     finally:
-        with _log_lock:
-            _log_users -= 1
-            if _log_users == 0:
+        with _quiet_lock:
+            _quiet_users -= 1
+            if _quiet_users == 0:
                 logging.setLogLevel(_log_level)
+                _release_stderr()
+
+
+def _hold_stderr() -> None:
+    global _stderr, _held
+    if not hasattr(os, "memfd_create"):  # Linux; elsewhere the lines are seen
+        return
+    try:
+        _stderr = os.dup(2)
+    except OSError:  # closed: nobody reads it
+        return
+    _held = os.memfd_create("stderr")
+    os.dup2(_held, 2)
+
+
+def _release_stderr() -> None:
+    global _stderr, _held
+    if _stderr < 0:
+        return
+    os.dup2(_stderr, 2)
+    os.close(_stderr)
+    with os.fdopen(_held, "rb") as held:
+        held.seek(0)
+        others = b"".join(line for line in held if not line.startswith(_CHATTER))
+    _stderr = _held = -1
+    if others:
+        os.write(2, others)

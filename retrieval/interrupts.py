@@ -30,9 +30,10 @@ def terminable() -> Iterator[None]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def stopped(interrupt: KeyboardInterrupt) -> int:
-    """Says how to go on, and returns the exit code."""
-    print("stopped; run the same command again to go on from here", file=sys.stderr)  # noqa: T201
+def stopped(interrupt: KeyboardInterrupt, goes_on: bool) -> int:
+    """Says that a command was stopped, and how to go on where that is possible, and returns the exit code."""
+    how = "; run the same command again to go on from here" if goes_on else ""
+    print(f"stopped{how}", file=sys.stderr)  # noqa: T201
     return int(TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED)
 
 

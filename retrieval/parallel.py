@@ -1,32 +1,32 @@
-"""Work over processes with joblib, in which an item that kills its process costs only itself.
+"""Work over processes (joblib's loky), in which an item that kills its process costs only itself.
 
-When a process dies, joblib ends them all and does not say what the dead one was at. So the next items in turn are done
-alone, each in processes of its own, until the culprit is behind; then the rest goes on as before.
+When a process dies, the whole pool is lost, and nothing says what the dead one was at. So the items that were under way
+are done again one at a time, each in a process of its own, and then the rest goes on as before.
 """
 
+import contextlib
 import functools
 import os
 import signal
 import sys
 import threading
 import time
-import warnings
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import joblib
-from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky import ProcessPoolExecutor
 
 Item = TypeVar("Item")
-WAVE = 64  # for each process: items that are given out at once, so that no more results wait to be taken
-SUSPECTS = 8  # for each process: items that are done alone after a death
-# joblib's tracker of semaphores cleans up behind workers that were ended early, and need not tell the user of it
-_QUIET_TRACKER = "ignore:resource_tracker:UserWarning"
-# and that work is thrown away where results are left early is what is meant
-warnings.filterwarnings("ignore", message=r"\d+ tasks ", module=r"joblib\.parallel")
+AHEAD = 4  # items for each process that are under way or wait to be taken: more would only fill the memory
 MAX_DEATHS = 3  # in a row, of an item that was alone: then it is hardly the items
+_THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+# loky's tracker of semaphores cleans up behind processes that were ended early, and need not tell the user of it
+_QUIET_TRACKER = "ignore:resource_tracker:UserWarning"
 
 
 @dataclass(frozen=True)
@@ -55,67 +55,94 @@ def results(task: Callable[[Item], Any], items: Sequence[Item], jobs: int) -> Ge
         The task's result for each item, or a `Death`.
 
     Raises:
-        WorkersDieError: `MAX_DEATHS` items in a row each killed processes that had nothing else to do.
+        WorkersDieError: `MAX_DEATHS` items in a row each killed a process that had nothing else to do.
     """
     if jobs == 1:
         yield from map(task, items)
         return
-    if _QUIET_TRACKER not in sys.warnoptions:
-        sys.warnoptions.append(_QUIET_TRACKER)  # processes of the interpreter inherit these
-    done = deaths = 0
+    waiting: deque[tuple[Item, Future[Any]]] = deque()
+    given = deaths = 0
+    pool = _pool(jobs)
     try:
-        while done < len(items):
-            try:
-                for result in _together(task, items[done : done + WAVE * jobs], jobs):
-                    done, deaths = done + 1, 0
+        while waiting or given < len(items):
+            broken = False
+            with _interrupt_later():
+                while given < len(items) and len(waiting) < AHEAD * jobs and not broken:
+                    try:
+                        waiting.append((items[given], pool.submit(task, items[given])))
+                        given += 1
+                    except BrokenProcessPool:
+                        broken = True
+            if not broken:
+                try:
+                    result = waiting[0][1].result()
+                except BrokenProcessPool:
+                    broken = True
+                else:
+                    waiting.popleft()
+                    deaths = 0
                     yield result
+            if not broken:
                 continue
-            except BrokenProcessPool:
-                suspects = items[done : done + SUSPECTS * jobs]
-            for item in suspects:
-                result = _alone(task, item)
+            _end(pool)
+            while waiting:
+                item, future = waiting.popleft()
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    result = _alone(task, item)
                 deaths = deaths + 1 if isinstance(result, Death) else 0
                 if deaths == MAX_DEATHS:
                     raise WorkersDieError(f"{deaths} worker processes in a row died")
-                done += 1
                 yield result
-    except BaseException:  # left early, by Ctrl-C for one: what was begun is not finished first
-        get_reusable_executor().shutdown(wait=False, kill_workers=True)
-        raise
-
-
-def _together(task: Callable[[Item], Any], items: Sequence[Item], jobs: int) -> Iterator[Any]:
-    found: Iterator[Any] = joblib.Parallel(n_jobs=jobs, return_as="generator")(
-        joblib.delayed(_work)(task, item) for item in items
-    )
-    return found
+            pool = _pool(jobs)
+    finally:
+        _end(pool)
 
 
 def _alone(task: Callable[[Item], Any], item: Item) -> Any:
+    pool = _pool(1)
     try:
-        (result,) = _together(task, [item], 2)
+        with _interrupt_later():
+            future = pool.submit(task, item)
+        return future.result()
     except BrokenProcessPool:
         return Death()
-    return result
+    finally:
+        _end(pool)
 
 
-def _work(task: Callable[[Item], Any], item: Item) -> Any:
-    _settle()
-    return task(item)
+def _pool(jobs: int) -> ProcessPoolExecutor:
+    if _QUIET_TRACKER not in sys.warnoptions:
+        sys.warnoptions.append(_QUIET_TRACKER)  # processes of the interpreter inherit these
+    threads = str(max(1, joblib.cpu_count() // jobs))  # the cores are shared out, unless the user says otherwise
+    limits = {name: os.environ.get(name, threads) for name in _THREAD_LIMITS}
+    return ProcessPoolExecutor(jobs, timeout=None, initializer=_settle, initargs=(os.getpid(),), env=limits)
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """Ends processes without waiting for what they are at; loky's own way trips over items that are still waiting."""
+    for process in list(pool._processes or ()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    pool.shutdown(wait=True)
+
+
+@contextlib.contextmanager
+def _interrupt_later() -> Iterator[None]:
+    """Ctrl-C waits until the block is over; processes that are started in it never see it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @functools.cache
-def _settle() -> None:
-    """Once in each worker: it leaves when its parent is gone, and Ctrl-C is the parent's affair.
-
-    What image libraries write to file descriptor 2 is not shown; Python's own standard error stays what it was.
-    """
-    threading.Thread(target=_leave_after, args=(os.getppid(),), daemon=True).start()
+def _settle(parent: int) -> None:
+    """Once in each worker: it leaves when its parent is gone, and Ctrl-C is the parent's affair."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    sys.stderr = open(kept, "w", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+    threading.Thread(target=_leave_after, args=(parent,), daemon=True).start()
 
 
 def _leave_after(parent: int) -> None:

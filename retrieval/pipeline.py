@@ -4,6 +4,7 @@
 overwritten.
 """
 
+import contextlib
 import logging
 import shutil
 import tempfile
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from retrieval import artefacts, lock
+from retrieval import artefacts, atomic, lock
 from retrieval import config as settings_module
 from retrieval.config import Config, VocabularyConfig
 from retrieval.datasets.folder import ImageSet, list_images
@@ -192,21 +193,21 @@ def build_collection(
         RetrievalError: no usable photograph, or too few features for the vocabulary.
     """
     partial = partial_folder(target)
-    artefacts.clear_temporary(partial)
+    atomic.clear_temporary(partial)
     partial.mkdir(parents=True, exist_ok=True)
     with lock.writing(partial):
         try:
             return _build(images, target, partial, config, vocabulary)
         finally:  # while the lock is held: it may be another's afterwards
             if partial.is_dir() and {path.name for path in partial.iterdir()} <= {lock.LOCK}:
-                artefacts.discard(partial)
+                atomic.discard(partial)
 
 
 def _build(
     images: ImageSet, target: Path, partial: Path, config: Config, vocabulary: Path | None
 ) -> tuple[Collection, tuple[Failure, ...]]:
     if target.exists():
-        artefacts.discard(partial)  # the folder of the lock, or what a command left that was stopped at its very end
+        _discard_finished(partial, target)
         raise ArtefactError(f"{target} already exists: choose another folder, or use `retrieval add`")
     opened = open_vocabulary(vocabulary) if vocabulary is not None else None
     if opened is not None:
@@ -244,6 +245,13 @@ def _build(
     return collection, store.failures
 
 
+def _discard_finished(partial: Path, target: Path) -> None:
+    """Removes the work towards an index that is there: a command was stopped after its last step but one."""
+    with contextlib.suppress(RetrievalError):
+        if FeatureStore.open(partial / "features").digest == open_index(target).settings["features"]:
+            atomic.discard(partial)
+
+
 def partial_folder(target: Path) -> Path:
     """Where the unfinished work towards `target` lies, so that a second run can take it up."""
     return target.with_name(f"{target.name}.partial")
@@ -251,7 +259,7 @@ def partial_folder(target: Path) -> Path:
 
 def remove_partial(target: Path) -> None:
     """Removes what `partial_folder` held, once `target` is complete."""
-    artefacts.discard(partial_folder(target))
+    atomic.discard(partial_folder(target))
 
 
 def is_store(folder: Path) -> bool:

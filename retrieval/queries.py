@@ -3,7 +3,10 @@
 Words come with signatures where verification or votes compare them, and several to a feature for multiple assignment.
 """
 
+import contextlib
+import hashlib
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +15,12 @@ import numpy as np
 
 from retrieval import artefacts
 from retrieval.config import Config
-from retrieval.errors import ArtefactError, RetrievalError
+from retrieval.errors import ArtefactError, ImageError, RetrievalError
 from retrieval.features import extractor
 from retrieval.features.store import ImageFeatures
 from retrieval.geometry.frames import inside_box
 from retrieval.geometry.putatives import QueryWords
+from retrieval.images import read_photograph
 from retrieval.index.collection import Collection
 
 logger = logging.getLogger(__name__)
@@ -83,6 +87,7 @@ class Queries:
         """
         if not isinstance(image, str) or image not in self.collection.ids:
             return self.encode(self.described(image), box, 1 if signatures else 0)
+        self._tell_of_namesake(image)
         index, image_id = self.collection.snapshot, self.collection.ids[image]
         rows = index.image_rows(image_id)
         size = (int(index.sizes[image_id, 0]), int(index.sizes[image_id, 1]))
@@ -117,8 +122,7 @@ class Queries:
             )
             return stored
         found = self.described(path)
-        count = int(self.collection.snapshot.counts[self.collection.ids[image]])
-        if (found.width, found.height) == stored.size and len(found.codes) == count:
+        if self._is_indexed(image, found):
             return self.encode(found, box, several)
         logger.warning(
             "%s is another photograph than the indexed one: its features keep the one word each that the index "
@@ -126,6 +130,29 @@ class Queries:
             path,
         )
         return stored
+
+    def _tell_of_namesake(self, name: str) -> None:
+        """Warns where an indexed name is that of another file as well."""
+        path, content = Path(name), self.collection.content(name)
+        if content is None or not path.is_file():
+            return
+        with contextlib.suppress(ImageError):  # what cannot be read is not meant
+            if hashlib.sha256(read_photograph(path, self.config.images)).hexdigest() != content:
+                logger.warning(
+                    "%s is an indexed photograph, and a file here with other content: searching with the indexed one; "
+                    "for the file write %s",
+                    name,
+                    os.path.join(".", name),
+                )
+
+    def _is_indexed(self, name: str, found: ImageFeatures) -> bool:
+        """Whether a photograph is the indexed one: by its file's content or, where that is not known, its measures."""
+        content = self.collection.content(name)
+        if content is not None:
+            return found.content == content
+        snapshot, image_id = self.collection.snapshot, self.collection.ids[name]
+        same_size = (found.width, found.height) == tuple(snapshot.sizes[image_id])
+        return same_size and len(found.codes) == int(snapshot.counts[image_id])
 
     def described(self, image: str | Path | np.ndarray) -> ImageFeatures:
         """The features of a photograph, described as the indexed ones were.

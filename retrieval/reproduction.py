@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from retrieval import artefacts, evaluation
+from retrieval import atomic, evaluation
 from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.datasets.benchmarks import Benchmark
@@ -116,7 +116,7 @@ def run(
             "config": settings_module.to_tree(config),
             "versions": versions(),
         }
-        artefacts.write_text(work / "results.json", json.dumps(report, indent=1))  # after every descriptor
+        atomic.write_text(work / "results.json", json.dumps(report, indent=1))  # after every descriptor
     return report
 
 

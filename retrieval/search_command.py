@@ -60,7 +60,7 @@ def add_parser(verbs: Any) -> None:
 
 def _add_search(parser: argparse.ArgumentParser) -> None:
     """The index and the query."""
-    parser.add_argument("index", type=Path)
+    parser.add_argument("index", type=Path, help="the index's folder")
     parser.add_argument("photo", help="path of a photograph, or the name of an indexed one")
     parser.add_argument(
         "--box",
@@ -97,7 +97,7 @@ def _query(arguments: argparse.Namespace) -> int:
         query = {"name": arguments.photo, "box": box, "features": len(features.words)}
         print(json.dumps({"query": query, "hits": rows}))
         return 0
-    print(f"{len(features.words)} query features; {len(hits)} hits")
+    print(f"{len(features.words)} query features; {len(hits)} {'hit' if len(hits) == 1 else 'hits'}")
     print(f"{'rank':>4}  {'score':>9}  {'inliers':>7}  name")
     for hit in hits:
         print(f"{hit.rank:>4}  {hit.score:>9.4f}  {hit.inliers:>7}  {shown(hit.name)}")

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from retrieval import artefacts
+from retrieval import artefacts, atomic
 from retrieval.errors import ArtefactError
 
 
@@ -27,7 +27,7 @@ def test_replacing_is_whole(tmp_path):
     write(tmp_path / "thing", one=np.arange(3))
 
     def fail_half_way():
-        with artefacts.building(tmp_path / "thing") as folder:
+        with atomic.building(tmp_path / "thing") as folder:
             (folder / "half").write_text("half")
             raise RuntimeError
 

@@ -1,6 +1,7 @@
 """An index that grows and shrinks: any sequence of changes gives what a fresh build of the live images gives."""
 
 import functools
+import hashlib
 import json
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from retrieval import config as settings_module
+from retrieval import lock
 from retrieval.datasets.folder import ImageSet, list_images
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.features import extractor
@@ -105,10 +107,26 @@ class Changes(RuleBasedStateMachine):
     def add_some(self, chosen, plain):
         wanted = {f"{letter}.png" for letter in chosen} | ({"plain.png"} if plain else set())
         done = add(self.index, [self.pool / name for name in sorted(wanted)])
-        assert set(done.names) == wanted - self.live
-        assert {name for _, name in done.known} == wanted & self.live
+        assert set(done.names) | {path.name for path, _ in done.known} | {f.name for f in done.failures} == wanted
+        assert all(failure.name in self.live for failure in done.failures)  # other content of that name, from a replace
+        self.live |= set(done.names)
+        self.settled = False
+
+    @rule(data=st.data())
+    def replace_some(self, data):
+        """Photographs under each other's names."""
+        chosen = data.draw(st.lists(st.sampled_from("abcdefghijk"), min_size=1, max_size=3, unique=True))
+        turned = chosen[1:] + chosen[:1]
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        for name, origin in zip(chosen, turned, strict=True):
+            shutil.copy(self.pool / f"{origin}.png", folder / f"{name}.png")
+        done = add(self.index, [folder], replace=True)
         assert not done.failures
-        self.live |= wanted
+        self.live |= set(done.names)
+        for name, origin in zip(chosen, turned, strict=True):  # whatever it is called, its content is there
+            content = hashlib.sha256((self.pool / f"{origin}.png").read_bytes()).hexdigest()
+            assert content in {done.collection.content(live) for live in done.collection.names}
+            assert name in {Path(live).stem for live in done.collection.names} or len(done.known)
         self.settled = False
 
     @rule(data=st.data())
@@ -123,6 +141,7 @@ class Changes(RuleBasedStateMachine):
     def compact_it(self):
         collection = compact(self.index)
         assert len(collection.state.removed) == 0
+        assert [entry["name"] for entry in collection.state.entries] == sorted(self.live)
         assert {entry["name"] for entry in collection.state.entries} == self.live
         self.settled = False
 
@@ -278,12 +297,45 @@ def test_replace_takes_the_place_of_the_older_photograph(pool, index, tmp_path):
 
 def test_a_bad_photograph_costs_only_itself(pool, index, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
-    done = add(index, [pool / "j.png", tmp_path / "broken.jpg", tmp_path / "missing.jpg"])
+    shutil.copy(tmp_path / "broken.jpg", tmp_path / "copy.jpg")
+    done = add(index, [pool / "j.png", tmp_path / "broken.jpg", tmp_path / "copy.jpg"])
     assert done.names == ("j.png",)
-    assert {failure.name for failure in done.failures} == {"broken.jpg", "missing.jpg"}
+    assert done.known == ()
+    assert {failure.name for failure in done.failures} == {"broken.jpg", "copy.jpg"}
     only_bad = add(index, [tmp_path / "broken.jpg"])
     assert only_bad.names == ()
     assert len(only_bad.failures) == 1
+
+
+def test_what_is_no_photograph_at_all_is_wrong_use(pool, index, tmp_path, caplog):
+    before = (index / "failed.jsonl").read_bytes()
+    for wrong in (tmp_path / "missing.jpg", index):
+        with pytest.raises(RetrievalError, match=str(wrong)):
+            add(index, [pool / "j.png", wrong])
+    for prefix in ("/x/", "../", "a/../../"):
+        with pytest.raises(RetrievalError, match="prefix"):
+            add(index, [pool / "j.png"], prefix=prefix)
+    assert (index / "failed.jsonl").read_bytes() == before
+    (tmp_path / "empty").mkdir()
+    assert add(index, [tmp_path / "empty", pool / "j.png"]).names == ("j.png",)
+    assert "holds no file" in caplog.text
+    assert add(index, str(pool / "k.png")).names == ("k.png",)  # one path is as good as a list of one
+
+
+def test_photographs_can_change_their_names(pool, index, tmp_path):
+    """With replace: one that was renamed, whose name another has taken; and two that have changed places."""
+    shutil.copy(pool / "a.png", tmp_path / "z.png")
+    shutil.copy(pool / "k.png", tmp_path / "a.png")
+    done = add(index, [tmp_path / "a.png", tmp_path / "z.png"], replace=True)
+    assert (done.names, done.replaced, done.known) == (("a.png", "z.png"), ("a.png",), ())
+    shutil.copy(pool / "b.png", tmp_path / "c.png")
+    shutil.copy(pool / "c.png", tmp_path / "b.png")
+    done = add(index, [tmp_path / "b.png", tmp_path / "c.png"], replace=True)
+    assert done.names == done.replaced == ("b.png", "c.png")
+    retriever = Retriever(done.collection)
+    for name, origin in (("a.png", "k.png"), ("z.png", "a.png"), ("b.png", "c.png"), ("c.png", "b.png")):
+        assert retriever.query(pool / origin)[0].name == name
+    assert not check(index).problems
 
 
 def test_remove_is_all_or_nothing(index):
@@ -353,6 +405,70 @@ def test_an_addition_goes_on_where_it_stopped(pool, index, monkeypatch):
     monkeypatch.setattr(extractor, "_extract_all", not_again)
     assert len(add(index, [pool]).names) == 12 - FIRST
     assert check(index).leftovers == ()
+
+
+def test_an_addition_that_has_grown_takes_up_the_stopped_one(pool, index, tmp_path, monkeypatch):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("h.png", "i.png"):
+        shutil.copy(pool / name, folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(changes, "_commit_addition", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            add(index, [folder])
+    (folder / "h.png").rename(folder / "renamed.png")
+    shutil.copy(pool / "j.png", folder)
+    seen = []
+    original = extractor._extract_all
+    monkeypatch.setattr(extractor, "_extract_all", lambda *given: (seen.extend(given[1]), original(*given))[1])
+    assert add(index, [folder]).names == ("i.png", "j.png", "renamed.png")
+    assert seen == ["j.png"]
+    assert check(index).leftovers == ()
+    assert Retriever.open(index).query(pool / "h.png")[0].name == "renamed.png"
+
+
+def test_a_photograph_that_changed_is_not_taken_for_the_indexed_one(pool, first, tmp_path, caplog):
+    shutil.copytree(first.parent, tmp_path / "all")
+    index, root = tmp_path / "all" / "index", tmp_path / "all" / "photos"
+    manifest = json.loads((index / "manifest.json").read_text())
+    manifest["facts"]["root"] = str(root)
+    (index / "manifest.json").write_text(json.dumps(manifest))
+    retriever = Retriever.open(index)
+    assert retriever.query("a.png", expand="hqe")[0].name == "a.png"
+    assert "another photograph" not in caplog.text
+    (root / "a.png").write_bytes((root / "a.png").read_bytes() + b"!")
+    assert retriever.query("a.png", expand="hqe")[0].name == "a.png"
+    assert "another photograph" in caplog.text
+
+
+def test_check_finds_what_opening_would_refuse(first, index, tmp_path):
+    other = tmp_path / "other"
+    config = settings_module.load(first / "config.yaml")
+    config = settings_module.load(None, ["seed=5"], base=config)
+    build_collection(list_images(first.parent / "photos"), other, config)
+    shutil.rmtree(index / "vocabulary")
+    shutil.copytree(other / "vocabulary", index / "vocabulary")
+    assert any("vocabulary" in problem for problem in check(index).problems)
+    text = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(text.replace("orientation: upright", "orientation: dominant"))
+    assert any("orientation" in problem for problem in check(other).problems)
+
+
+def test_a_dry_run_needs_no_lock(index):
+    with lock.writing(index):
+        assert remove(index, ["a*"], dry_run=True) == ("a.png",)
+        with pytest.raises(ArtefactError, match="being changed by process"):
+            remove(index, ["a*"])
+
+
+def test_refresh_refuses_an_index_of_other_features(pool, first, index):
+    retriever = Retriever.open(index)
+    shutil.rmtree(index)
+    config = settings_module.load(None, [*SIGNED, "detector.orientation=dominant"])
+    build_collection(list_images(first.parent / "photos"), index, config)
+    with pytest.raises(ArtefactError, match="orientation"):
+        retriever.refresh()
+    assert retriever.query("a.png")[0].name == "a.png"  # it stays what it was
 
 
 def test_what_photographs_cannot_be_added_to(pool, index, tmp_path):

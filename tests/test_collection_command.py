@@ -49,10 +49,10 @@ def test_replace_and_prefix(capsys, copy, new, photos):
     (new / "text.jpg").unlink()
     code, out, err = run(capsys, "add", copy, new / "brick.png")
     assert code == 1
-    assert "replace or rename" in err
+    assert "--replace" in err
     code, out, _ = run(capsys, "add", copy, new / "brick.png", "--replace")
     assert code == 0
-    assert "1 photograph added (1 in place of older ones)" in out
+    assert "0 photographs added, 1 replaced" in out
     code, out, _ = run(capsys, "add", copy, new, "--prefix", "2026/", "--json")
     assert code == 0
     assert set(json.loads(out)["added"]) == {"2026/fresh.jpg", "2026/wall.png"}  # the old brick.png has gone

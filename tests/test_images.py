@@ -1,6 +1,7 @@
 """Decoding: every format and mode, orientation, limits, damage, and the mapping back to original pixels."""
 
 import io
+import os
 import struct
 import time
 import zlib
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from retrieval import images
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError
 from retrieval.images import load_image, read_header, read_photograph
@@ -272,6 +274,14 @@ def test_bytes_read_apart_give_the_same_picture_and_messages(tmp_path):
         assert str(one.value) == str(other.value)
     with pytest.raises(ImageError, match=r"none\.jpg: no such file"):
         read_photograph(tmp_path / "none.jpg")
+
+
+def test_libraries_are_quiet_and_others_heard(capfd):
+    with images._quiet_opencv():
+        os.write(2, b"Corrupt JPEG data: 7 extraneous bytes\nlibpng warning: x\nsomething else\n")
+    os.write(2, b"then\n")
+    load_image(SAMPLES["jpeg"])
+    assert capfd.readouterr().err == "something else\nthen\n"
 
 
 def test_unreadable_file(tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ from survival import (
     without_syncs,
 )
 
-from retrieval import artefacts, cli, lock
+from retrieval import atomic, cli, lock
 from retrieval.datasets.folder import list_images
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.index import changes
@@ -189,7 +189,7 @@ def test_no_space_at_every_operation(world, name, lasting, capsys):
         assert signature_of(target) == after, where
         for path in target.parent.glob(".*.tmp"):  # what this process, which lives, could not remove
             assert not lasting, where
-            artefacts.discard(path)
+            atomic.discard(path)
         require_clean(target)
     told(capsys, f"{name}: no space at {len(points)} of {len(kinds)} operations, told {refused} times")
 

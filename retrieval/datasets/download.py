@@ -20,7 +20,7 @@ import joblib
 import numpy as np
 from tqdm import tqdm
 
-from retrieval import artefacts
+from retrieval import atomic
 from retrieval.datasets.folder import list_images
 from retrieval.datasets.oxford import PARIS_CORRUPT
 from retrieval.datasets.transfer import fetch, read_json, unpack
@@ -170,7 +170,7 @@ def _verify(name: str, root: Path, source: Source, jobs: int) -> Download:
             "that folder and run the command again"
         )
     facts = {"name": name, "images": len(names), "undecodable": undecodable}
-    artefacts.write_text(root / VERIFIED, json.dumps(facts, indent=1, sort_keys=True) + "\n")
+    atomic.write_text(root / VERIFIED, json.dumps(facts, indent=1, sort_keys=True) + "\n")
     log.info("%s is complete: %s (%d photographs)", name, root, len(names))
     return Download(root, len(names), tuple(undecodable), already_there=False)
 

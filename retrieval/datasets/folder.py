@@ -29,7 +29,9 @@ class ImageSet:
         return self.elsewhere.get(name) or self.root / name
 
 
-def list_images(root: str | Path, exclude_stems: Collection[str] = frozenset()) -> ImageSet:
+def list_images(
+    root: str | Path, exclude_stems: Collection[str] = frozenset(), *, may_be_empty: bool = False
+) -> ImageSet:
     """Every non-hidden file below `root`, whatever it is: what is no photograph, the extractor reports.
 
     Links count as files; linked folders are not entered, so a loop cannot happen. Indexes, vocabularies and
@@ -38,6 +40,7 @@ def list_images(root: str | Path, exclude_stems: Collection[str] = frozenset()) 
     Args:
         root: folder, searched recursively.
         exclude_stems: file names without extension that are left out, for example `oxford.PARIS_CORRUPT`.
+        may_be_empty: whether a folder without files is fine.
 
     Raises:
         DatasetError: `root` is missing, no folder, unreadable, or holds no file.
@@ -54,7 +57,7 @@ def list_images(root: str | Path, exclude_stems: Collection[str] = frozenset()) 
             path = Path(folder, file)
             if not file.startswith(".") and path.stem not in exclude_stems:
                 names.append(path.relative_to(root).as_posix())
-    if not names:
+    if not names and not may_be_empty:
         raise DatasetError(f"{root} holds no file: expected a folder of photographs")
     return ImageSet(root, tuple(sorted(names, key=os.fsencode)))
 

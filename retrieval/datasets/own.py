@@ -203,7 +203,7 @@ class _Reader:
     def query(self, line: int, text: Mapping[str, str]) -> Query | None:
         """The query of a record, by column; None where its photograph is unknown."""
         where = f"{self.path}, line {line}"
-        if not text["image"].strip():
+        if not text.get("image", "").strip():
             raise DatasetError(f"{where}: the column image is empty: give a photograph's name or path")
         image, box = self._photograph(line, text["image"]), _box(where, text)
         positives = self._list(line, "positives", text.get("positives", ""))

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from retrieval import artefacts
+from retrieval import atomic
 from retrieval.datasets.planar_views import (
     Crop,
     View,
@@ -133,7 +133,7 @@ def generate(root: str | Path, seed: int = 0, views: ViewRange | None = None) ->
     for crop in (*LANDMARKS, *CONFUSERS, *SCENERY, *VOCABULARY):
         load_crop(crop)
     with (
-        artefacts.building(root) as folder,
+        atomic.building(root) as folder,
         tqdm(total=result.images + result.vocabulary_images, desc="rendering", disable=None) as progress,
     ):
         for name in ("images", "groundtruth", "vocabulary-images"):

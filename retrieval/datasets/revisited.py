@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 import cv2
 
-from retrieval import artefacts
+from retrieval import atomic
 from retrieval.datasets.folder import ImageSet
 from retrieval.datasets.groundtruth import REVISITED, Box, GroundTruth, Query, find_stems
 from retrieval.errors import DatasetError, ImageError
@@ -86,7 +86,7 @@ def write_revisited(revisited: Revisited, path: str | Path) -> None:
             for query in revisited.ground_truth.queries
         ],
     }
-    artefacts.write_text(Path(path), json.dumps(tree) + "\n")
+    atomic.write_text(Path(path), json.dumps(tree) + "\n")
 
 
 def revisited_images(revisited: Revisited, images: ImageSet) -> ImageSet:
@@ -159,7 +159,7 @@ def _crop(query: Query, source: Path, target: Path) -> None:
     encoded, data = cv2.imencode(".png", pixels)
     if not encoded:
         raise DatasetError(f"the query {query.name} cannot be written as {target}")
-    artefacts.write_bytes(target, data.tobytes())
+    atomic.write_bytes(target, data.tobytes())
 
 
 def _size(path: Path) -> tuple[int, int] | None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from retrieval import artefacts
+from retrieval import artefacts, atomic
 from retrieval.errors import RetrievalError
 
 CHUNK = 1 << 20  # bytes read at a time
@@ -62,7 +62,7 @@ def fetch(url: str, path: Path, *, retries: int = 5, pause: float = 1.0) -> None
         _check_sha256(part, path, url)
         os.replace(part, path)
         _validator_path(part).unlink(missing_ok=True)
-        artefacts.sync_directory(path.parent)
+        atomic.sync_directory(path.parent)
     else:
         _check_sha256(path, path, url)
 
@@ -78,7 +78,7 @@ def unpack(archives: Sequence[Path], target: Path) -> None:
     need = int(sum(path.stat().st_size for path in archives) * UNPACKED_RATIO)
     target.parent.mkdir(parents=True, exist_ok=True)
     _require_space(target.parent, need, "unpacking")
-    with artefacts.building(target) as folder:
+    with atomic.building(target) as folder:
         for archive in archives:
             try:
                 with (
@@ -156,7 +156,7 @@ def _receive(response: HTTPResponse, url: str, part: Path, have: int) -> None:
         _require_space(part.parent, int((total - have) + total * UNPACKED_RATIO), f"{url} and its content")
     validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
     if validator and not validator.startswith("W/"):
-        artefacts.write_text(_validator_path(part), json.dumps({"validator": validator}))
+        atomic.write_text(_validator_path(part), json.dumps({"validator": validator}))
     else:
         _validator_path(part).unlink(missing_ok=True)
     name = url.rsplit("/", 1)[-1]
@@ -180,7 +180,7 @@ def _check_sha256(content: Path, path: Path, url: str) -> None:
     known = read_json(record).get("sha256")
     if known is None:
         facts = {"url": url, "sha256": found, "bytes": content.stat().st_size}
-        artefacts.write_text(record, json.dumps(facts, indent=1, sort_keys=True) + "\n")
+        atomic.write_text(record, json.dumps(facts, indent=1, sort_keys=True) + "\n")
         log.info("%s: sha256 %s recorded", path.name, found)
     elif known != found:
         raise RetrievalError(

@@ -33,6 +33,7 @@ from retrieval.images import display_name, load_image, read_photograph
 
 logger = logging.getLogger(__name__)
 
+SHARDS, LEAST_SHARD = 20, 4  # a small collection gets about so many shards, of at least so many photographs
 _KILLED = "the process that read it was killed (out of memory, or a fault of the decoder)"
 
 
@@ -172,7 +173,7 @@ def _plan(images: ImageSet, folder: Path, settings: dict[str, Any], config: Conf
     """Reads the folder's plan and checks that it is this one, or writes it."""
     listed: list[list[Any]] = [[name, *file_state(images.path(name))] for name in images.names]
     if not (folder / PLAN).exists():
-        size = config.parallel.shard_images
+        size = min(config.parallel.shard_images, max(LEAST_SHARD, -(-len(listed) // SHARDS)))
         plan: dict[str, Any] = {
             "settings": settings,
             "quantisation": list(load_descriptor(config.descriptor).quantisation),

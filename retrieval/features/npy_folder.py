@@ -16,7 +16,7 @@ import numpy as np
 
 from hardnet import quantise
 from hardnet.descriptor import NETWORK_QUANTISATION
-from retrieval import artefacts
+from retrieval import atomic
 from retrieval.config import digest
 from retrieval.errors import ArtefactError, DatasetError
 from retrieval.features.sources import check_names
@@ -152,7 +152,7 @@ def export_features(store: FeatureStore, folder: str | Path) -> None:
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ArtefactError(f"{folder} already exists: choose another folder or delete it")
-    with artefacts.building(folder) as target:
+    with atomic.building(folder) as target:
         lines = []
         for image in store.images():
             (target / image.name).parent.mkdir(parents=True, exist_ok=True)

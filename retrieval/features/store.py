@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from retrieval import artefacts
+from retrieval import artefacts, atomic
 from retrieval import config as settings_module
 from retrieval.artefacts import PLAN
 from retrieval.errors import ArtefactError
@@ -224,7 +224,7 @@ def read_shard(folder: Path, index: int) -> Shard:
 def write_plan(folder: Path, plan: Mapping[str, Any]) -> None:
     """Writes the plan of an extraction: settings, photographs, number of shards."""
     folder.mkdir(parents=True, exist_ok=True)
-    artefacts.write_text(folder / PLAN, json.dumps({"kind": STORE_KIND, "version": VERSION, **plan}, indent=1))
+    atomic.write_text(folder / PLAN, json.dumps({"kind": STORE_KIND, "version": VERSION, **plan}, indent=1))
 
 
 def read_plan(folder: Path) -> dict[str, Any]:
@@ -239,4 +239,4 @@ def read_plan(folder: Path) -> dict[str, Any]:
 def write_failures(folder: Path, failures: Sequence[Failure]) -> None:
     """Writes ``failed.jsonl``: one JSON object with name and reason per line (empty when all went well)."""
     lines = [json.dumps({"name": failure.name, "reason": failure.reason}) + "\n" for failure in failures]
-    artefacts.write_text(folder / FAILED, "".join(lines))
+    atomic.write_text(folder / FAILED, "".join(lines))

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from retrieval import artefacts
+from retrieval import atomic
 from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.errors import ArtefactError
@@ -21,7 +21,9 @@ from retrieval.vocabulary.store import Vocabulary, copy_vocabulary, require_feat
 
 logger = logging.getLogger(__name__)
 
-SEGMENT_FEATURES = 1 << 26  # a larger collection gets several segments: one is made in memory, some 100 bytes a feature
+SEGMENT_FEATURES = (
+    1 << 25
+)  # a larger collection gets several segments: one is made in memory, up to 180 bytes a feature
 
 
 def build_index(
@@ -49,16 +51,16 @@ def build_index(
         config = replace(
             config, descriptor=replace(config.descriptor, name=str(Path(config.descriptor.name).resolve()))
         )
-    with artefacts.building(target) as folder:
+    with atomic.building(target) as folder:
         copy_vocabulary(vocabulary, folder / "vocabulary")
         (folder / state.SEGMENTS).mkdir()
         names: list[str] = []
         entries: list[dict[str, Any]] = []
-        for images, arrays in assembled(store, vocabulary, config):
+        for images, arrays in assembled(store.images(), len(store.names), vocabulary, config):
             names.append(f"{len(names) + 1:06d}")
             write_segment(folder / state.SEGMENTS / names[-1], arrays, segment_settings(settings))
             entries += [entry_of(image) for image in images]
-        artefacts.write_text(folder / "config.yaml", settings_module.to_yaml(config))
+        atomic.write_text(folder / "config.yaml", settings_module.to_yaml(config))
         write_failures(folder, store.failures)
         facts = {"root": str(Path(root).resolve()), "images": len(entries), "failed": FAILED}
         state.initial_manifest(folder, settings, names, state.lines_of(entries), facts)
@@ -66,28 +68,33 @@ def build_index(
 
 
 def assembled(
-    store: FeatureStore, vocabulary: Vocabulary, config: Config, most: int = SEGMENT_FEATURES
+    images: Iterable[ImageFeatures],
+    total: int,
+    vocabulary: Vocabulary,
+    config: Config,
+    most: int = SEGMENT_FEATURES,
 ) -> Iterator[tuple[list[ImageFeatures], dict[str, Any]]]:
     """The arrays of one segment after another, each with its images; at least one segment.
 
     Args:
-        store: the features, in the order of the images.
+        images: their features, in order.
+        total: how many images.
         vocabulary: assigns words, and makes signatures.
         config: `index.signatures` and `asmk.binary` count.
         most: a segment ends before it has more features, unless one image has.
     """
-    with tqdm(total=len(store.names), desc="index", unit="image", disable=None) as bar:
+    with tqdm(total=total, desc="index", unit="image", disable=None) as bar:
 
-        def indexed(images: Iterable[ImageFeatures]) -> Iterator[IndexedImage]:
-            for image in images:
+        def indexed(portion: Iterable[ImageFeatures]) -> Iterator[IndexedImage]:
+            for image in portion:
                 yield _indexed(image, vocabulary, config)
                 bar.update()
 
-        for images in _portions(store.images(), most):
-            yield images, build_segment(indexed(images), len(vocabulary.centroids))
+        for portion in _portions(images, most):
+            yield portion, build_segment(indexed(portion), len(vocabulary.centroids))
 
 
-def _portions(images: Iterator[ImageFeatures], most: int) -> Iterator[list[ImageFeatures]]:
+def _portions(images: Iterable[ImageFeatures], most: int) -> Iterator[list[ImageFeatures]]:
     """Consecutive images of at most so many features together; one portion where there are no images."""
     portion: list[ImageFeatures] = []
     features = 0

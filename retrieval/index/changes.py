@@ -1,17 +1,15 @@
 """What changes an index: photographs are added, removed, and segments merged; see `retrieval.index.state` for how.
 
 Each change is one commit: a process that is stopped in the middle leaves the index as it was. What an addition had
-extracted stays in ``INDEX/.adding`` and is taken up by the same command.
+extracted waits for the next one (`retrieval.index.arrivals`).
 """
 
-import contextlib
 import difflib
 import fnmatch
-import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +17,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from retrieval import artefacts
-from retrieval import config as settings_module
 from retrieval.config import Config
-from retrieval.datasets.folder import ImageSet, list_images
-from retrieval.errors import ImageError, RetrievalError
-from retrieval.features.store import FAILED, Failure, FeatureStore, write_failures
-from retrieval.images import read_photograph
-from retrieval.index import building, state
+from retrieval.errors import RetrievalError
+from retrieval.features.store import FAILED, Failure, ImageFeatures, write_failures
+from retrieval.index import arrivals, building, state
 from retrieval.index.assembly import merge_segments
 from retrieval.index.collection import Collection, locate, open_index
 from retrieval.index.segment import Segment, open_segment, write_segment
@@ -34,7 +28,7 @@ from retrieval.index.state import State
 
 logger = logging.getLogger(__name__)
 
-ADDING = ".adding"
+_COMPARED = 10_000  # names that are looked through for one that comes near
 SMALL_SEGMENT = 500_000  # features: an addition is merged with the segments before it that have at most so many
 
 
@@ -55,16 +49,6 @@ class Added:
     replaced: tuple[str, ...]
     known: tuple[tuple[Path, str], ...]
     failures: tuple[Failure, ...]
-
-
-@dataclass
-class _Sorted:
-    """Photographs sorted by what is to be done with them."""
-
-    new: dict[str, Path]
-    replaced: list[str]
-    known: list[tuple[Path, str]]
-    failures: list[Failure]
 
 
 def add(
@@ -88,31 +72,36 @@ def add(
         prefix: put before the names of photographs from elsewhere.
 
     Raises:
-        DatasetError: a path does not exist, or a folder holds no file.
+        DatasetError: a path does not exist, or is an index.
         ArtefactError: the index is being changed by another process, damaged, or of features that photographs do not
-            give; nothing was changed.
-        OSError: the disk is full; nothing was changed.
+            give; or the disk is full. Nothing was changed.
     """
     with state.changing(locate(folder)) as current:
         collection = open_index(current.folder)
-        given = list(_named(photographs, Path(collection.root), prefix))
+        given = arrivals.named(photographs, Path(collection.root), prefix)
         chosen = config or collection.config
-        work = _sort(given, current, chosen, replace)
-        for failure in work.failures:
+        live = {name: current.entries[line].get("content") for name, line in _live_lines(current).items()}
+        found = arrivals.compare(given, live, chosen, replace)
+        for failure in found.failures:
             logger.warning("skipped %s", failure.reason)
-        store = None
-        if work.new:
-            store = _extract(work.new, collection, chosen)
-            work.failures += store.failures
-            work.replaced = [name for name in work.replaced if name in set(store.names)]
-            if store.names:
-                _commit_addition(current, collection, store, work)
-        _note_failures(current.folder, work.failures, store.names if store else ())
-        if store is not None:
-            _discard_features(store.folder)
-    names = store.names if store else ()
-    known, failures = tuple(work.known), tuple(work.failures)
-    return Added(collection.newest(), names, tuple(work.replaced), known, failures)
+        images: list[ImageFeatures] = []
+        failures = list(found.failures)
+        if found.new:
+            images, unusable = arrivals.extract(found, collection, chosen)
+            failures += unusable
+        added = {image.name for image in images}
+        reasons = {failure.name: failure.reason for failure in failures}
+        known = [*found.known, *((path, first) for _, path, first in found.copies if first in added)]
+        failures += [Failure(name, reasons[first]) for name, _, first in found.copies if first not in added]
+        replaced = tuple(name for name in found.replaced if name in added)
+        if images:
+            _commit_addition(current, collection, images, replaced, found.new)
+        fine = {name for name, _ in given}.difference(failure.name for failure in failures)
+        _note_failures(current.folder, failures, fine)
+        newest = collection.newest()
+        assert newest.state is not None
+        arrivals.discard(current.folder, frozenset(entry.get("content") for entry in newest.state.entries))
+    return Added(newest, tuple(image.name for image in images), replaced, tuple(known), tuple(failures))
 
 
 def remove(folder: str | Path, patterns: Sequence[str], *, dry_run: bool = False) -> tuple[str, ...]:
@@ -131,20 +120,31 @@ def remove(folder: str | Path, patterns: Sequence[str], *, dry_run: bool = False
         RetrievalError: a pattern fits no image; nothing was removed.
         ArtefactError: the index is being changed by another process, or damaged.
     """
+    if dry_run:
+        return _fitting(state.read_state(locate(folder)), patterns)
     with state.changing(locate(folder)) as current:
+        names = _fitting(current, patterns)
         lines = _live_lines(current)
-        names = sorted(lines, key=os.fsencode)
-        found: set[str] = set()
-        for pattern in patterns:
-            fitting = [pattern] if pattern in lines else fnmatch.filter(names, pattern)
-            if not fitting:
-                near = difflib.get_close_matches(pattern, names, 1)
-                hint = f"; did you mean {near[0]}?" if near else "; `retrieval info --names` lists them"
-                raise RetrievalError(f"no image of {folder} is named {pattern!r}{hint} (nothing was removed)")
-            found.update(fitting)
-        if not dry_run:
-            removed = np.concatenate([current.removed, np.array([lines[name] for name in found], np.int32)])
-            state.commit(current, removed=removed)
+        removed = np.concatenate([current.removed, np.array([lines[name] for name in names], np.int32)])
+        state.commit(current, removed=removed)
+    return names
+
+
+def _fitting(current: State, patterns: Sequence[str]) -> tuple[str, ...]:
+    """The live names that patterns mean, sorted."""
+    lines = _live_lines(current)
+    names = sorted(lines, key=os.fsencode)
+    found: set[str] = set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        fitting = [pattern] if pattern in lines else fnmatch.filter(names, pattern)
+        if not fitting:
+            near = difflib.get_close_matches(pattern, names[:_COMPARED], 1)
+            folder = pattern.rstrip("/") + "/"
+            hint = f"; did you mean {near[0]}?" if near else "; `retrieval info --names` lists them"
+            if any(name.startswith(folder) for name in names):
+                hint = f"; for the folder write '{folder}*'"
+            raise RetrievalError(f"no image of {current.folder} is named {pattern!r}{hint} (nothing was removed)")
+        found.update(fitting)
     return tuple(name for name in names if name in found)
 
 
@@ -159,7 +159,7 @@ def compact(folder: str | Path) -> Collection:
         lines = _live_lines(current)
         order = [lines[name] for name in sorted(lines, key=os.fsencode)]
         groups = list(_groups(order, current.entries))
-        if not len(current.removed) and len(groups) == len(current.segments):
+        if order == list(range(len(current.entries))) and len(groups) == len(current.segments):
             return open_index(current.folder)
         segments = [open_segment(current.segment_folder(name), verify=True) for name in current.segments]
         names: list[str] = []
@@ -174,96 +174,36 @@ def compact(folder: str | Path) -> Collection:
     return open_index(current.folder)
 
 
-def _named(photographs: Iterable[str | Path], root: Path, prefix: str) -> Iterator[tuple[str, Path]]:
-    """Names and absolute paths of all files that are given."""
-    for given in photographs:
-        path = Path(given)
-        if path.is_dir():
-            images = list_images(path)
-            below = path.resolve()
-            found = [(name, below / name) for name in images.names]
-        else:  # also what does not exist: the reason is told with the failures
-            found = [(path.name, path.parent.resolve() / path.name)]
-        for name, place in found:
-            yield (place.relative_to(root).as_posix() if place.is_relative_to(root) else prefix + name), place
-
-
-def _sort(given: Sequence[tuple[str, Path]], current: State, config: Config, replace: bool) -> _Sorted:
-    """Reads every photograph once, to see which are in the index already."""
-    lines = _live_lines(current)
-    contents = {current.entries[line].get("content"): name for name, line in lines.items()}
-    work = _Sorted({}, [], [], [])
-    for name, path in tqdm(given, desc="compare", unit="image", disable=None):
-        try:
-            content = hashlib.sha256(read_photograph(path, config.images)).hexdigest()
-        except ImageError as error:
-            work.failures.append(Failure(name, str(error)))
-            continue
-        if content in contents:
-            work.known.append((path, contents[content]))
-            continue
-        if name in work.new:
-            reason = f"it would be named as {work.new[name]}: add one of them alone, with a prefix"
-            work.failures.append(Failure(name, f"{path}: {reason}"))
-            continue
-        if name in lines and not replace:
-            reason = "a photograph of this name with other content is in the index: replace or rename it"
-            work.failures.append(Failure(name, f"{path}: {reason}"))
-            continue
-        if name in lines:
-            work.replaced.append(name)
-        contents[content] = name
-        work.new[name] = path
-    return work
-
-
-def _extract(new: dict[str, Path], collection: Collection, config: Config) -> FeatureStore:
-    """The features of new photographs, kept in the index's folder until they are committed."""
-    from retrieval.features import extractor
-
-    settings = extractor.feature_settings(config)
-    stored = {key: collection.settings[key] for key in settings}
-    artefacts.require_settings(f"the index {collection.folder}", stored, settings)
-    root = Path(collection.root)
-    names = tuple(sorted(new, key=os.fsencode))
-    images = ImageSet(root, names, {name: path for name, path in new.items() if root / name != path})
-    listed = [[name, str(new[name]), *extractor.file_state(new[name])] for name in names]
-    work = collection.folder / ADDING / settings_module.digest({"settings": settings, "images": listed})[:16]
-    return extractor.extract_collection(images, work, config, "add")
-
-
-def _discard_features(folder: Path) -> None:
-    """Removes the features of an addition that is finished, and those that a killed one was removing."""
-    artefacts.discard(folder)
-    for path in folder.parent.glob(".*.tmp"):
-        artefacts.discard(path)
-    with contextlib.suppress(OSError):  # there may be another addition's, which was stopped
-        folder.parent.rmdir()
-
-
-def _commit_addition(current: State, collection: Collection, store: FeatureStore, work: _Sorted) -> None:
+def _commit_addition(
+    current: State,
+    collection: Collection,
+    images: Sequence[ImageFeatures],
+    replaced: Sequence[str],
+    paths: Mapping[str, Path],
+) -> None:
     """Writes the segments of new images and makes them part of the index."""
     lines = _live_lines(current)
-    removed = np.concatenate([current.removed, np.array([lines[name] for name in work.replaced], np.int32)])
+    removed = np.concatenate([current.removed, np.array([lines[name] for name in replaced], np.int32)])
+    features = sum(len(image.codes) for image in images)
     segments = list(current.segments)
     small: list[Segment] = []
-    while store.features <= SMALL_SEGMENT and segments:
+    while features <= SMALL_SEGMENT and segments:
         if open_segment(current.segment_folder(segments[-1])).features > SMALL_SEGMENT:
             break
         small.insert(0, open_segment(current.segment_folder(segments.pop()), verify=True))
     entries: list[dict[str, Any]] = []
     written: list[str] = []
-    for images, arrays in building.assembled(store, collection.vocabulary, collection.config):
+    for portion, arrays in building.assembled(images, len(images), collection.vocabulary, collection.config):
         if small:  # then the addition is one segment, too
             parts = [*small, Segment(**arrays)]
             arrays = merge_segments(_parts(parts, np.arange(sum(len(part.sizes) for part in parts), dtype=np.int32)))
         written.append(state.next_segment(current, len(written)))
         _write(current, written[-1], arrays)
-        entries += [building.entry_of(image) for image in images]
+        entries += [building.entry_of(image) for image in portion]
     root = Path(collection.root)
     for entry in entries:
-        if work.new[entry["name"]] != root / entry["name"]:
-            entry["path"] = str(work.new[entry["name"]])
+        if paths[entry["name"]] != root / entry["name"]:
+            entry["path"] = str(paths[entry["name"]])
     lines_now = current.images + state.lines_of(entries)
     state.commit(current, images=lines_now, removed=removed, segments=(*segments, *written))
 
@@ -297,8 +237,8 @@ def _live_lines(current: State) -> dict[str, int]:
     return {entry["name"]: line for line, entry in enumerate(current.entries) if line not in removed}
 
 
-def _note_failures(folder: Path, failures: Sequence[Failure], added: Sequence[str]) -> None:
-    """Brings ``failed.jsonl`` up to date: what has been added since is no failure any more.
+def _note_failures(folder: Path, failures: Sequence[Failure], fine: Set[str]) -> None:
+    """Brings ``failed.jsonl`` up to date: what is in the index by now is no failure any more.
 
     The list is told about in a warning where it cannot be read or written: what was added stays added.
     """
@@ -310,7 +250,7 @@ def _note_failures(folder: Path, failures: Sequence[Failure], added: Sequence[st
             known = {row["name"]: Failure(row["name"], row["reason"]) for row in rows}
     except (OSError, ValueError, TypeError, KeyError) as error:
         logger.warning("%s cannot be read (%s): it is begun anew", path, error)
-    now = {name: failure for name, failure in known.items() if name not in set(added)}
+    now = {name: failure for name, failure in known.items() if name not in fine}
     now.update({failure.name: failure for failure in failures})
     if now != known:
         try:

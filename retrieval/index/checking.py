@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from retrieval import artefacts, lock
+from retrieval import artefacts, atomic, lock
 from retrieval import config as settings_module
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.index import building, segment, state
-from retrieval.index.changes import ADDING
-from retrieval.index.collection import locate, stored_config
+from retrieval.index.arrivals import ADDING
+from retrieval.index.collection import locate, require_vocabulary, stored_config
 from retrieval.index.segment import Segment, openings
 from retrieval.index.state import State
 from retrieval.vocabulary import hamming
@@ -67,7 +67,7 @@ def check(folder: str | Path, repair: bool = False) -> Report:
     if repair and left:
         with lock.writing(folder):
             state.recover(folder)
-            artefacts.discard(folder / ADDING)
+            atomic.discard(folder / ADDING)
         still = [name for name in left if (folder / name).exists()]
         if still:
             raise ArtefactError(f"{folder / still[0]} cannot be removed: see the permissions of the folder it is in")
@@ -128,8 +128,11 @@ def _rules(current: State) -> list[str]:
     problems: list[str] = []
     manifest = current.manifest
     words = vocabulary.open_vocabulary(current.folder / "vocabulary")
-    if words.fingerprint != manifest["settings"]["vocabulary"]["fingerprint"]:
-        problems.append(f"{words.folder} is not the vocabulary this index was built with")
+    try:
+        require_vocabulary(current.folder, manifest["settings"], words)
+    except RetrievalError as error:
+        problems.append(str(error))
+    problems += _config_rules(current)
     sizes, counts = [np.empty((0, 2), np.int32)], [np.empty(0, np.int64)]
     for name in tqdm(current.segments, desc="rules", unit="segment", disable=None):
         folder = current.segment_folder(name)
@@ -149,10 +152,29 @@ def _rules(current: State) -> list[str]:
     if len(removed) and (removed[0] < 0 or removed[-1] >= len(lines) or (np.diff(removed) <= 0).any()):
         problems.append(f"{current.folder / state.REMOVED} does not hold increasing line numbers")
         return problems
-    live = [entry["name"] for line, entry in enumerate(current.entries) if line not in set(removed.tolist())]
+    gone = set(removed.tolist())
+    live = [entry["name"] for line, entry in enumerate(current.entries) if line not in gone]
     if len(set(live)) != len(live):
         problems.append(f"{current.folder / state.IMAGES} has a name twice")
+    facts = current.facts
+    if facts["images"] != len(live) or facts["next_segment"] <= max(map(int, current.segments)):
+        problems.append(f"{current.folder / artefacts.MANIFEST} counts other images or segments than there are")
     return problems
+
+
+def _config_rules(current: State) -> list[str]:
+    """Whether ``config.yaml``, which may be edited, still asks for the features that the index has."""
+    wanted = settings_module.feature_settings(stored_config(current.folder))
+    stored = current.manifest["settings"]
+    if "source" in stored["images"]:  # features made elsewhere: no photograph is described for such an index
+        return []
+    for section in ("images", "detector"):
+        difference = settings_module.first_difference(stored[section], wanted[section])
+        if difference:
+            return [
+                f"{current.folder / 'config.yaml'} asks for other features than the index has: {section}.{difference}"
+            ]
+    return []
 
 
 def segment_rules(one: Segment, n_words: int) -> list[str]:

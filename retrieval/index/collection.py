@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 _ATTEMPTS = 100
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Collection:
     """An opened index.
 
@@ -69,6 +69,9 @@ class Collection:
         """Opens an index; see `open_index`."""
         return open_index(folder, verify)
 
+    def __repr__(self) -> str:
+        return f"Collection({str(self.folder)!r}, {len(self.names)} images, {self.features} features)"
+
     @cached_property
     def ids(self) -> dict[str, int]:
         """Image name -> image id."""
@@ -87,6 +90,18 @@ class Collection:
     def path(self, name: str) -> Path:
         """Where the photograph of an image lay when it was indexed."""
         return Path(self.elsewhere.get(name) or Path(self.root, name))
+
+    def content(self, name: str) -> str | None:
+        """sha256 of the file that an image was made from, in hexadecimal; None where it is not known."""
+        return self._contents.get(name)
+
+    @cached_property
+    def _contents(self) -> dict[str, str]:
+        if self.state is None:
+            return {}
+        removed = set(self.state.removed.tolist())
+        live = (entry for line, entry in enumerate(self.state.entries) if line not in removed)
+        return {entry["name"]: entry["content"] for entry in live if "content" in entry}
 
     def newest(self) -> "Collection":
         """This collection as it is on disk now: itself if nothing changed. Segments that stayed are not read again.
@@ -154,7 +169,7 @@ def open_index(folder: str | Path, verify: bool = False, opened: Collection | No
         )
     for _ in range(_ATTEMPTS):
         state = read_state(folder, verify)
-        if opened is not None and not _same_words(opened.settings, state.manifest["settings"]):
+        if opened is not None and not _same_kind(opened.settings, state.manifest["settings"]):
             opened = None
         try:
             contents = tuple(segment_content(state.segment_folder(name)) for name in state.segments)
@@ -166,8 +181,9 @@ def open_index(folder: str | Path, verify: bool = False, opened: Collection | No
     raise ArtefactError(f"{folder} changes faster than it can be read: try again")
 
 
-def _same_words(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return all(one[key] == other[key] for key in ("vocabulary", "signatures"))
+def _same_kind(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two indexes differ in their images alone."""
+    return {**one, "features": None} == {**other, "features": None}
 
 
 def _segments(state: State, contents: tuple[str, ...], verify: bool, opened: Collection | None) -> tuple[Segment, ...]:
@@ -202,7 +218,7 @@ def _collection(
     else:
         config = stored_config(folder)
         vocabulary = open_vocabulary(folder / "vocabulary", verify=verify)
-        _require_vocabulary(folder, settings, vocabulary)
+        require_vocabulary(folder, settings, vocabulary)
     entries = [state.entries[line] for line in lines]
     elsewhere = {entry["name"]: entry["path"] for entry in entries if "path" in entry}
     root = state.facts["root"]
@@ -224,7 +240,12 @@ def stored_config(folder: Path) -> Config:
         raise ArtefactError(told if str(path) in told else f"{path}: {told}") from error
 
 
-def _require_vocabulary(folder: Path, settings: dict[str, Any], vocabulary: Vocabulary) -> None:
+def require_vocabulary(folder: Path, settings: dict[str, Any], vocabulary: Vocabulary) -> None:
+    """Refuses a vocabulary that an index was not built with.
+
+    Raises:
+        ArtefactError: other words, or another projection of signatures.
+    """
     if vocabulary.fingerprint != settings["vocabulary"]["fingerprint"]:
         raise ArtefactError(f"{folder / 'vocabulary'} is not the vocabulary this index was built with; rebuild it")
     made_by = settings["signatures"].get("hamming")

@@ -29,6 +29,7 @@ def add_parser(verbs: Any) -> None:
         "retrieval index holidays/ -o holidays.index --set vocabulary.words=20000",
         "retrieval index covers/ -o covers.index --config configs/objects.yaml",
     )
+    index.set_defaults(goes_on=True)
     index.add_argument("photos", type=Path, help="folder of photographs, searched recursively")
     index.add_argument("-o", "--output", type=Path, required=True, metavar="INDEX", help="index folder to create")
     index.add_argument(
@@ -47,7 +48,8 @@ def add_parser(verbs: Any) -> None:
         "Add photographs to an index. Those whose content is in it already are left out.",
         "retrieval add holidays.index holidays/2026 tower.jpg",
     )
-    add.add_argument("index", type=Path)
+    add.set_defaults(goes_on=True)
+    add.add_argument("index", type=Path, help="the index's folder")
     add.add_argument("photos", type=Path, nargs="+", metavar="PHOTO|FOLDER", help="folders are searched recursively")
     add.add_argument(
         "--replace", action="store_true", help="a photograph takes the place of one of its name with other content"
@@ -68,7 +70,7 @@ def add_parser(verbs: Any) -> None:
         "retrieval remove holidays.index 2019/tower.jpg",
         "retrieval remove holidays.index '2018/*' --dry-run",
     )
-    remove.add_argument("index", type=Path)
+    remove.add_argument("index", type=Path, help="the index's folder")
     remove.add_argument(
         "names", nargs="+", metavar="NAME|GLOB", help="* stands for any characters, also across folders; quote it"
     )
@@ -82,7 +84,7 @@ def add_parser(verbs: Any) -> None:
         "Merge the parts that additions left and give back the space of what was removed.",
         "retrieval compact holidays.index",
     )
-    compact.add_argument("index", type=Path)
+    compact.add_argument("index", type=Path, help="the index's folder")
 
     check = add_verb(
         verbs,
@@ -92,12 +94,12 @@ def add_parser(verbs: Any) -> None:
         "retrieval check holidays.index",
         "retrieval check holidays.index --repair",
     )
-    check.add_argument("index", type=Path)
+    check.add_argument("index", type=Path, help="the index's folder")
     check.add_argument("--repair", action="store_true", help="remove what stopped commands left")
     check.add_argument("--json", action="store_true", help="print one JSON object")
 
     info = add_verb(verbs, "info", _info, "Describe an index.", "retrieval info holidays.index --json")
-    info.add_argument("index", type=Path)
+    info.add_argument("index", type=Path, help="the index's folder")
     info.add_argument("--names", action="store_true", help="also list the names of the photographs")
     info.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -136,13 +138,15 @@ def _add(arguments: argparse.Namespace) -> int:
         }
         print(json.dumps(facts))
         return SOME_FAILED if done.failures else 0
-    for path, name in done.known[:_TOLD]:
-        print(f"{shown(path)} is in the index already{'' if path.name == Path(name).name else f' as {shown(name)}'}")
-    if len(done.known) > _TOLD:
-        print(f"... and {len(done.known) - _TOLD} more that are in the index already")
-    replaced = f" ({len(done.replaced)} in place of older ones)" if done.replaced else ""
+    others = [(path, name) for path, name in done.known if done.collection.path(name) != path.absolute()]
+    for path, name in others[:_TOLD]:
+        print(f"{shown(path)} is in the index already as {shown(name)}")
+    if len(others) > _TOLD:
+        print(f"... and {len(others) - _TOLD} more that are in the index already under another name")
+    replaced = f", {len(done.replaced)} replaced" if done.replaced else ""
     print(
-        f"{arguments.index}: {_photographs(len(done.names))} added{replaced}, {len(done.known)} there already, "
+        f"{arguments.index}: {_photographs(len(done.names) - len(done.replaced))} added{replaced}, "
+        f"{len(done.known)} there already, "
         f"{len(done.failures)} failed; {len(done.collection.names)} in all"
     )
     return _told(done.failures, done.collection.folder)

@@ -7,6 +7,7 @@ made good by the next one.
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from retrieval import artefacts, lock
+from retrieval import artefacts, atomic, lock
 from retrieval import config as settings_module
 from retrieval.errors import ArtefactError
 
@@ -143,7 +144,7 @@ def changing(folder: Path) -> Iterator[State]:
     """The current state, for the one writer; what a killed writer left unfinished is finished or removed first.
 
     Raises:
-        ArtefactError: there is another writer, or the folder cannot be changed.
+        ArtefactError: there is another writer, the folder cannot be changed, or the disk is full.
     """
     if not (folder / artefacts.MANIFEST).is_file():
         artefacts.read_manifest(folder, KIND, VERSION)  # says what is wrong
@@ -152,9 +153,13 @@ def changing(folder: Path) -> Iterator[State]:
             logger.info("%s: removed %s, which a stopped command left", folder, name)
         try:
             yield read_state(folder, verify=True)
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(OSError, ArtefactError):
                 recover(folder)
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise ArtefactError(
+                    f"{folder}: {error.strerror}; nothing was changed: free some space and run the command again"
+                ) from error
             raise
 
 
@@ -206,7 +211,7 @@ def commit(
     }
     for name, content in data.items():
         if files[name] != state.facts["files"][name]:
-            artefacts.write_bytes(_next(folder, name), content)
+            atomic.write_bytes(_next(folder, name), content)
     artefacts.write_manifest(folder, manifest)  # from here on the new state is the index
     with contextlib.suppress(OSError, ArtefactError):  # the rest tidies up; the next writer would do it as well
         recover(folder)
@@ -234,10 +239,10 @@ def recover(folder: Path) -> list[str]:
         with contextlib.suppress(FileNotFoundError):
             if _checksum(waiting.read_bytes()) == entry and not _matches(folder / name, entry):
                 os.replace(waiting, folder / name)
-                artefacts.sync_directory(folder)
+                atomic.sync_directory(folder)
     dropped = leftovers(folder, manifest)
     for name in dropped:
-        artefacts.discard(folder / name)
+        atomic.discard(folder / name)
     return dropped
 
 

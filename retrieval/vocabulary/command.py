@@ -28,6 +28,7 @@ def add_parser(verbs: Any) -> None:
         "Train visual words.",
         "retrieval vocabulary train landmarks/ -o landmarks.vocabulary --words 100000",
     )
+    train.set_defaults(goes_on=True)
     train.add_argument("source", type=Path, help="folder of photographs, or of features extracted earlier")
     train.add_argument("-o", "--output", type=Path, required=True, metavar="VOCAB", help="vocabulary folder to create")
     train.add_argument("--words", type=int, metavar="N", help="number of words (default: the configuration's)")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from hardnet import quantise
-from retrieval import artefacts
+from retrieval import artefacts, atomic
 from retrieval.config import VocabularyConfig
 from retrieval.errors import ArtefactError
 from retrieval.vocabulary import hamming
@@ -125,7 +125,7 @@ def save_vocabulary(
     arrays["held_out"] = trained.centroids[:0] if held_out is None else held_out
     if trained.mean is not None:
         arrays["mean"] = trained.mean
-    with artefacts.building(Path(path)) as folder:
+    with atomic.building(Path(path)) as folder:
         kind = search_kind(config, words)
         if kind != "exact":
             file = folder / SEARCH_FILE

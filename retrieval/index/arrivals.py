@@ -1,0 +1,198 @@
+"""Photographs on their way into an index: what they are called, which are in it already, and their features.
+
+Features wait in ``INDEX/.adding`` until they are committed. An addition that is stopped leaves them there, and the
+next one that comes upon photographs of the same content takes them up.
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from tqdm import tqdm
+
+from retrieval import artefacts, atomic
+from retrieval import config as settings_module
+from retrieval.config import Config
+from retrieval.datasets.folder import ImageSet, list_images
+from retrieval.errors import ArtefactError, DatasetError, ImageError, RetrievalError
+from retrieval.features import store as features
+from retrieval.features.store import Failure, ImageFeatures, Shard
+from retrieval.images import read_photograph
+from retrieval.index.collection import Collection
+
+logger = logging.getLogger(__name__)
+
+ADDING = ".adding"
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """Photographs sorted by what is to be done with them.
+
+    Attributes:
+        new: name -> path, of those to be added.
+        contents: name -> sha256 of these.
+        replaced: those of them that take the place of a live image.
+        known: path and name, for content that a live image has.
+        copies: name, path, and the name in `new` that the same content has.
+        failures: those that cannot be added, with reasons.
+    """
+
+    new: dict[str, Path]
+    contents: dict[str, str]
+    replaced: tuple[str, ...]
+    known: tuple[tuple[Path, str], ...]
+    copies: tuple[tuple[str, Path, str], ...]
+    failures: tuple[Failure, ...]
+
+
+def named(photographs: Iterable[str | Path], root: Path, prefix: str) -> list[tuple[str, Path]]:
+    """Names and absolute paths of all files that are given.
+
+    Args:
+        photographs: files, and folders that are searched recursively.
+        root: the folder that names are relative to, for what lies below it.
+        prefix: put before the names of what does not.
+
+    Raises:
+        DatasetError: a path does not exist or cannot be read, or is an index itself.
+        RetrievalError: the prefix makes no relative name.
+    """
+    if PurePosixPath(prefix).is_absolute() or ".." in PurePosixPath(prefix).parts:
+        raise RetrievalError(f"--prefix {prefix!r}: names are relative, for example 2026/")
+    if isinstance(photographs, str | Path):
+        photographs = [photographs]
+    paths = [Path(given) for given in photographs]
+    for path in paths:
+        if not os.path.lexists(path):
+            raise DatasetError(f"{path} does not exist: expected a photograph, or a folder of them")
+        if path.is_dir() and artefacts.is_artefact(path):
+            raise DatasetError(f"{path} is no folder of photographs: it was written by this program")
+    return [one for path in paths for one in _below(path, root, prefix)]
+
+
+def _below(path: Path, root: Path, prefix: str) -> Iterator[tuple[str, Path]]:
+    if path.is_dir():
+        place = path.resolve()
+        found = [(name, place / name) for name in list_images(path, may_be_empty=True).names]
+        if not found:
+            logger.warning("%s holds no file", path)
+    else:
+        found = [(path.name, path.parent.resolve() / path.name)]
+    for name, file in found:
+        yield (file.relative_to(root).as_posix() if file.is_relative_to(root) else prefix + name), file
+
+
+def compare(
+    given: Sequence[tuple[str, Path]], live: Mapping[str, str | None], config: Config, replacing: bool
+) -> Arrivals:
+    """Reads every photograph once, to see by its content whether it is in the index already.
+
+    Args:
+        given: from `named`.
+        live: name -> content of the live images, None where it is not known.
+        config: the limits of a photograph's file.
+        replacing: a photograph takes the place of a live image of its name with other content.
+    """
+    failures: list[Failure] = []
+    read: list[tuple[str, Path, str]] = []
+    for name, path in tqdm(given, desc="compare", unit="image", disable=None):
+        try:
+            read.append((name, path, hashlib.sha256(read_photograph(path, config.images)).hexdigest()))
+        except ImageError as error:
+            failures.append(Failure(name, str(error)))
+    leaving = {name for name, _, content in read if replacing and name in live and live[name] != content}
+    known_as = {content: name for name, content in live.items() if content is not None and name not in leaving}
+    new: dict[str, Path] = {}
+    contents: dict[str, str] = {}
+    known: list[tuple[Path, str]] = []
+    copies: list[tuple[str, Path, str]] = []
+    for name, path, content in read:
+        if content in known_as:
+            if known_as[content] in new:
+                copies.append((name, path, known_as[content]))
+            else:
+                known.append((path, known_as[content]))
+        elif name in new:
+            failures.append(Failure(name, f"{path}: it would be named as {new[name]}: add it alone, with a prefix"))
+        elif name in live and name not in leaving:
+            what = "other content" if live[name] is not None else "content that was not recorded"
+            reason = f"{path}: a photograph of this name with {what} is in the index: give --replace, or rename it"
+            failures.append(Failure(name, reason))
+        else:
+            new[name], contents[name], known_as[content] = path, content, name
+    replaced = tuple(name for name in new if name in live)
+    return Arrivals(new, contents, replaced, tuple(known), tuple(copies), tuple(failures))
+
+
+def extract(
+    arrivals: Arrivals, collection: Collection, config: Config
+) -> tuple[list[ImageFeatures], tuple[Failure, ...]]:
+    """The features of new photographs in the order of their names, and those that could not be used.
+
+    Args:
+        arrivals: from `compare`.
+        collection: the index.
+        config: how; it must give the features that the index has.
+
+    Raises:
+        ArtefactError: it does not.
+    """
+    from retrieval.features import extractor  # and torch with it
+
+    settings = extractor.feature_settings(config)
+    stored = {key: collection.settings[key] for key in settings}
+    artefacts.require_settings(f"the index {collection.folder}", stored, settings)
+    folder, root = collection.folder / ADDING, Path(collection.root)
+    ready = {image.content: image for shard in _waiting(folder, settings) for image in shard.images()}
+    names = sorted(arrivals.new, key=os.fsencode)
+    missing = tuple(name for name in names if arrivals.contents[name] not in ready)
+    if len(missing) < len(names):
+        logger.info("%d photographs were read by an addition that was stopped", len(names) - len(missing))
+    found = {}
+    failures: tuple[Failure, ...] = ()
+    if missing:
+        elsewhere = {name: arrivals.new[name] for name in missing if root / name != arrivals.new[name]}
+        listed = [[name, str(arrivals.new[name]), *extractor.file_state(arrivals.new[name])] for name in missing]
+        work = folder / settings_module.digest({"settings": settings, "images": listed})[:16]
+        store = extractor.extract_collection(ImageSet(root, missing, elsewhere), work, config, "add")
+        found, failures = {image.name: image for image in store.images()}, store.failures
+    for name in set(names).difference(missing):
+        found[name] = replace(ready[arrivals.contents[name]], name=name)
+    return [found[name] for name in names if name in found], failures
+
+
+def discard(folder: Path, contents: frozenset[str | None]) -> None:
+    """Removes waiting features whose photographs are all in the index, and what a killed addition was removing.
+
+    Args:
+        folder: of the index.
+        contents: of its live images.
+    """
+    for path in [*(folder / ADDING).glob("*"), *(folder / ADDING).glob(".*.tmp")]:
+        with contextlib.suppress(ArtefactError):
+            waiting = {image.content for shard in _shards(path) for image in shard.images()}
+            if path.suffix != ".tmp" and not waiting <= contents:
+                continue  # another addition's, which was stopped
+        atomic.discard(path)
+    with contextlib.suppress(OSError):
+        (folder / ADDING).rmdir()
+
+
+def _waiting(folder: Path, settings: Mapping[str, Any]) -> Iterator[Shard]:
+    """Finished shards of stopped additions that were made with these settings."""
+    for path in sorted(folder.glob("*")):
+        with contextlib.suppress(ArtefactError):  # stopped before it had a plan
+            if features.read_plan(path)["settings"] == settings:
+                yield from _shards(path)
+
+
+def _shards(folder: Path) -> Iterator[Shard]:
+    for number in range(features.read_plan(folder)["shards"]):
+        if features.shard_folder(folder, number).exists():
+            yield features.read_shard(folder, number)
