@@ -84,7 +84,7 @@ def results(task: Callable[[Item], Any], items: Sequence[Item], jobs: int) -> Ge
                     yield result
             if not broken:
                 continue
-            _end(pool)
+            pool.shutdown(wait=True)
             while waiting:
                 item, future = waiting.popleft()
                 try:
@@ -97,7 +97,9 @@ def results(task: Callable[[Item], Any], items: Sequence[Item], jobs: int) -> Ge
                 yield result
             pool = _pool(jobs)
     finally:
-        _end(pool)
+        for _, future in waiting:
+            future.cancel()
+        pool.shutdown(wait=True)  # for what is under way: whoever is killed while it sends a result blocks the pipe
 
 
 def _alone(task: Callable[[Item], Any], item: Item) -> Any:
@@ -109,7 +111,7 @@ def _alone(task: Callable[[Item], Any], item: Item) -> Any:
     except BrokenProcessPool:
         return Death()
     finally:
-        _end(pool)
+        pool.shutdown(wait=True)
 
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
@@ -118,14 +120,6 @@ def _pool(jobs: int) -> ProcessPoolExecutor:
     threads = str(max(1, joblib.cpu_count() // jobs))  # the cores are shared out, unless the user says otherwise
     limits = {name: os.environ.get(name, threads) for name in _THREAD_LIMITS}
     return ProcessPoolExecutor(jobs, timeout=None, initializer=_settle, initargs=(os.getpid(),), env=limits)
-
-
-def _end(pool: ProcessPoolExecutor) -> None:
-    """Ends processes without waiting for what they are at; loky's own way trips over items that are still waiting."""
-    for process in list(pool._processes or ()):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
-    pool.shutdown(wait=True)
 
 
 @contextlib.contextmanager

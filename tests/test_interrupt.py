@@ -77,7 +77,7 @@ def test_a_signal_ends_a_run_in_order(many, tmp_path, number, code, whole_group)
     assert [line for line in said.splitlines() if not line.startswith("INFO")] == [
         "stopped; run the same command again to go on from here"
     ], said
-    assert taken < 10
+    assert taken < 60
     assert len(workers) >= 2  # joblib has processes of its own beside them
     deadline = time.monotonic() + PATIENCE
     while any(alive(worker) for worker in workers):
