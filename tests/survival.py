@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 import skimage.data
 import yaml
+from tqdm import tqdm
 
 from retrieval import config as settings
 from retrieval.datasets.folder import list_images
@@ -20,6 +22,9 @@ from retrieval.index.checking import check
 from retrieval.index.collection import open_index
 from retrieval.pipeline import build_collection, partial_folder
 from retrieval.retriever import Retriever
+
+# tqdm's own lock is shared with forked processes: one that is killed while it holds it would stop all others
+tqdm.set_lock(threading.RLock())
 
 SOAK = os.environ.get("RETRIEVAL_SOAK") == "1"
 OVERRIDES = [
