@@ -6,24 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from retrieval import cli
 from retrieval.datasets.folder import list_images
 from retrieval.features.extractor import extract_collection
-
-
-def run(capsys, *arguments):
-    try:
-        code = cli.main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        code = stop.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-def error_line(err):
-    lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    return lines[0]
+from tests.command import error_line, run
 
 
 def test_query_prints_the_pinned_object(capsys, index, photos):

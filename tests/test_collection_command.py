@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.test_cli import error_line, run
+from tests.command import error_line, run
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from retrieval import cli
 from retrieval import config as settings_module
 from retrieval.datasets.folder import ImageSet, list_images
 from retrieval.datasets.groundtruth import OWN, GroundTruth, Query
@@ -24,6 +23,7 @@ from retrieval.evaluation import worst_queries
 from retrieval.pipeline import build_collection
 from retrieval.retriever import Retriever
 from retrieval.rows import ROWS
+from tests.command import error_line, run
 
 NAMES = ("a/tower.jpg", "b/tower.jpg", "bridge, old.jpg", "market.png", "old/market.jpg", "park.jpg", "two\nlines.jpg")
 HEAD = HEADER + "\n"
@@ -37,22 +37,6 @@ def write(folder: Path, text: str | bytes, name: str = "queries.csv") -> Path:
 
 def read(folder: Path, text: str | bytes, names: tuple[str, ...] = NAMES) -> GroundTruth:
     return read_own(write(folder, text), ImageSet(folder / "photos", names))
-
-
-def run(capsys, *arguments):
-    try:
-        code = cli.main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        code = stop.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-def error_line(err):
-    lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    assert "Traceback" not in err
-    return lines[0]
 
 
 def test_reads_names_boxes_and_lists(tmp_path):

@@ -10,7 +10,6 @@ import pytest
 import skimage.data
 from conftest import view
 
-from retrieval import cli
 from retrieval import config as settings
 from retrieval.datasets.folder import list_images
 from retrieval.errors import RetrievalError
@@ -20,6 +19,7 @@ from retrieval.geometry.putatives import find_putatives
 from retrieval.index import changes
 from retrieval.pipeline import build_collection
 from retrieval.retriever import Retriever
+from tests.command import run
 
 QUERY, IMAGE, BOX = "scenes/coffee_0.jpg", "scenes/coffee_1.jpg", (100, 80, 400, 350)
 
@@ -43,15 +43,6 @@ def plain(index):
 
 def changed(retriever, *overrides):
     return Retriever(retriever.collection, settings.load(None, list(overrides), base=retriever.config))
-
-
-def run(capsys, *arguments):
-    try:
-        code = cli.main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        code = stop.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 @pytest.mark.parametrize("box", [None, BOX])

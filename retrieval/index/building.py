@@ -1,10 +1,10 @@
 """From the features of a collection to an index: words, signatures, segments."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -20,6 +20,8 @@ from retrieval.index.segment import write_segment
 from retrieval.vocabulary.store import Vocabulary, copy_vocabulary, require_features
 
 logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
 
 SEGMENT_FEATURES = (
     1 << 25
@@ -90,20 +92,21 @@ def assembled(
                 yield _indexed(image, vocabulary, config)
                 bar.update()
 
-        for portion in _portions(images, most):
+        for portion in portions(images, lambda image: len(image.codes), most):
             yield portion, build_segment(indexed(portion), len(vocabulary.centroids))
 
 
-def _portions(images: Iterable[ImageFeatures], most: int) -> Iterator[list[ImageFeatures]]:
-    """Consecutive images of at most so many features together; one portion where there are no images."""
-    portion: list[ImageFeatures] = []
-    features = 0
-    for image in images:
-        if portion and features + len(image.codes) > most:
+def portions(items: Iterable[Item], features: Callable[[Item], int], most: int) -> Iterator[list[Item]]:
+    """Consecutive items of at most so many features together, unless one has more; one portion where there are none."""
+    portion: list[Item] = []
+    total = 0
+    for item in items:
+        count = features(item)
+        if portion and total + count > most:
             yield portion
-            portion, features = [], 0
-        portion.append(image)
-        features += len(image.codes)
+            portion, total = [], 0
+        portion.append(item)
+        total += count
     yield portion
 
 

@@ -9,7 +9,7 @@ import fnmatch
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def add(
         collection = open_index(current.folder)
         given = arrivals.named(photographs, Path(collection.root), prefix)
         chosen = config or collection.config
-        live = {name: current.entries[line].get("content") for name, line in _live_lines(current).items()}
+        live = {name: current.entries[line].get("content") for name, line in current.lines.items()}
         found = arrivals.compare(given, live, chosen, replace)
         for failure in found.failures:
             logger.warning("skipped %s", failure.reason)
@@ -99,8 +99,7 @@ def add(
         fine = {name for name, _ in given}.difference(failure.name for failure in failures)
         _note_failures(current.folder, failures, fine)
         newest = collection.newest()
-        assert newest.state is not None
-        arrivals.discard(current.folder, frozenset(entry.get("content") for entry in newest.state.entries))
+        arrivals.discard(current.folder, frozenset(newest.content(name) for name in newest.names))
     return Added(newest, tuple(image.name for image in images), replaced, tuple(known), tuple(failures))
 
 
@@ -124,15 +123,14 @@ def remove(folder: str | Path, patterns: Sequence[str], *, dry_run: bool = False
         return _fitting(state.read_state(locate(folder)), patterns)
     with state.changing(locate(folder)) as current:
         names = _fitting(current, patterns)
-        lines = _live_lines(current)
-        removed = np.concatenate([current.removed, np.array([lines[name] for name in names], np.int32)])
+        removed = np.concatenate([current.removed, np.array([current.lines[name] for name in names], np.int32)])
         state.commit(current, removed=removed)
     return names
 
 
 def _fitting(current: State, patterns: Sequence[str]) -> tuple[str, ...]:
     """The live names that patterns mean, sorted."""
-    lines = _live_lines(current)
+    lines = current.lines
     names = sorted(lines, key=os.fsencode)
     found: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
@@ -152,13 +150,13 @@ def compact(folder: str | Path) -> Collection:
     """Merges the segments of an index and forgets what was removed; scores stay what they are.
 
     Raises:
-        ArtefactError: the index is being changed by another process, or damaged.
-        OSError: the disk is full; nothing was changed.
+        ArtefactError: the index is being changed by another process, or damaged, or the disk is full. Nothing was
+            changed.
     """
     with state.changing(locate(folder)) as current:
-        lines = _live_lines(current)
-        order = [lines[name] for name in sorted(lines, key=os.fsencode)]
-        groups = list(_groups(order, current.entries))
+        order = [current.lines[name] for name in sorted(current.lines, key=os.fsencode)]
+        counts = [entry["features"] for entry in current.entries]
+        groups = list(building.portions(order, counts.__getitem__, building.SEGMENT_FEATURES))
         if order == list(range(len(current.entries))) and len(groups) == len(current.segments):
             return open_index(current.folder)
         segments = [open_segment(current.segment_folder(name), verify=True) for name in current.segments]
@@ -182,8 +180,7 @@ def _commit_addition(
     paths: Mapping[str, Path],
 ) -> None:
     """Writes the segments of new images and makes them part of the index."""
-    lines = _live_lines(current)
-    removed = np.concatenate([current.removed, np.array([lines[name] for name in replaced], np.int32)])
+    removed = np.concatenate([current.removed, np.array([current.lines[name] for name in replaced], np.int32)])
     features = sum(len(image.codes) for image in images)
     segments = list(current.segments)
     small: list[Segment] = []
@@ -216,25 +213,6 @@ def _parts(segments: Sequence[Segment], ids: np.ndarray) -> list[tuple[Segment, 
     """Segments, each with its share of the new ids of all their images."""
     bounds = np.cumsum([0] + [len(segment.sizes) for segment in segments])
     return [(segment, ids[bounds[i] : bounds[i + 1]]) for i, segment in enumerate(segments)]
-
-
-def _groups(lines: Sequence[int], entries: Sequence[dict[str, Any]]) -> Iterator[list[int]]:
-    """Consecutive lines of at most `building.SEGMENT_FEATURES` features together; one group where there are none."""
-    group: list[int] = []
-    features = 0
-    for line in lines:
-        if group and features + entries[line]["features"] > building.SEGMENT_FEATURES:
-            yield group
-            group, features = [], 0
-        group.append(line)
-        features += entries[line]["features"]
-    yield group
-
-
-def _live_lines(current: State) -> dict[str, int]:
-    """Name -> line of the live images."""
-    removed = set(current.removed.tolist())
-    return {entry["name"]: line for line, entry in enumerate(current.entries) if line not in removed}
 
 
 def _note_failures(folder: Path, failures: Sequence[Failure], fine: Set[str]) -> None:

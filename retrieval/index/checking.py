@@ -152,8 +152,7 @@ def _rules(current: State) -> list[str]:
     if len(removed) and (removed[0] < 0 or removed[-1] >= len(lines) or (np.diff(removed) <= 0).any()):
         problems.append(f"{current.folder / state.REMOVED} does not hold increasing line numbers")
         return problems
-    gone = set(removed.tolist())
-    live = [entry["name"] for line, entry in enumerate(current.entries) if line not in gone]
+    live = [current.entries[line]["name"] for line in current.live]
     if len(set(live)) != len(live):
         problems.append(f"{current.folder / state.IMAGES} has a name twice")
     facts = current.facts

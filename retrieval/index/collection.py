@@ -99,8 +99,7 @@ class Collection:
     def _contents(self) -> dict[str, str]:
         if self.state is None:
             return {}
-        removed = set(self.state.removed.tolist())
-        live = (entry for line, entry in enumerate(self.state.entries) if line not in removed)
+        live = (self.state.entries[line] for line in self.state.live)
         return {entry["name"]: entry["content"] for entry in live if "content" in entry}
 
     def newest(self) -> "Collection":
@@ -207,9 +206,7 @@ def _collection(
             f"{folder}: {len(names)} names, {bounds[-1]} images in the segments and {len(state.removed)} removals do "
             "not go together: make the index anew"
         )
-    live = np.ones(len(names), bool)
-    live[state.removed] = False
-    lines = sorted(np.flatnonzero(live).tolist(), key=lambda line: os.fsencode(names[line]))
+    lines = sorted(state.live, key=lambda line: os.fsencode(names[line]))
     ids = np.full(len(names), -1, np.int32)
     ids[lines] = np.arange(len(lines), dtype=np.int32)
     snapshot = Snapshot(segments, tuple(ids[bounds[i] : bounds[i + 1]] for i in range(len(segments))))

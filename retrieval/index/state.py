@@ -79,6 +79,17 @@ class State:
             raise ArtefactError(f"{self.folder / IMAGES} cannot be read: {error}") from error
         return entries
 
+    @cached_property
+    def live(self) -> list[int]:
+        """The lines that are not removed, increasing."""
+        removed = set(self.removed.tolist())
+        return [line for line in range(len(self.entries)) if line not in removed]
+
+    @cached_property
+    def lines(self) -> dict[str, int]:
+        """Name -> line of the live images."""
+        return {self.entries[line]["name"]: line for line in self.live}
+
     def segment_folder(self, name: str) -> Path:
         """Where a segment lies."""
         return self.folder / SEGMENTS / name
