@@ -7,7 +7,8 @@
     python run_oxford5k.py --config configs/oxford5k-rootsift-hqe.yaml --work runs/ctu --features FEATURES
     python run_oxford5k.py --images DIR --groundtruth DIR --vocabulary-images DIR --set vocabulary.words=20000
 
-A second run reuses every artefact in the work folder. Results go to WORK/results.json and WORK/results.md.
+A second run reuses every artefact in the work folder. Results go to WORK/results.json, WORK/results.md
+and, to be looked at in a browser, WORK/report.html.
 """
 
 import argparse
@@ -22,6 +23,8 @@ from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.datasets.benchmarks import Source, open_benchmark
 from retrieval.errors import RetrievalError
+from retrieval.reporting.gallery import Kept, benchmark_sources, keep
+from retrieval.reporting.report import write_report
 from retrieval.reporting.tables import per_query_table, results_table, shortfalls
 from retrieval.rows import ROWS, check_rows
 
@@ -92,11 +95,20 @@ def _run(arguments: argparse.Namespace) -> int:
         print(planning.plan(source, config, descriptors, work, arguments.stores))
         return 0
     benchmark = open_benchmark(source, config.dataset)
-    report = reproduction.run(benchmark, work, config, descriptors, rows, arguments.features, arguments.stores)
+    kept: dict[str, Kept] = {}
+
+    def watch(descriptor: str, ranked: reproduction.Rankings) -> None:
+        kept[descriptor] = keep(ranked, benchmark.ground_truth)
+
+    report = reproduction.run(benchmark, work, config, descriptors, rows, arguments.features, arguments.stores, watch)
     table = results_table(report)
     atomic.write_text(work / "results.md", table + "\n" + per_query_table(report))
     print(table)
     print(f"per-query results: {work / 'results.md'} and {work / 'results.json'}")
+    if kept:
+        sources = benchmark_sources(benchmark, config.images)
+        write_report(work / "report.html", report, benchmark.ground_truth, kept, sources)
+        print(f"what was found, to look at: {work / 'report.html'}")
     return _check(report, arguments.check, config)
 
 

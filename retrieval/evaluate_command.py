@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from retrieval.command_line import add_common, add_settings, open_retriever, shown
@@ -12,8 +12,9 @@ from retrieval.errors import DatasetError, RetrievalError
 if TYPE_CHECKING:
     from retrieval.datasets.groundtruth import GroundTruth, Query
     from retrieval.evaluation import Diagnosis
-    from retrieval.reproduction import Rankings
+    from retrieval.reproduction import Clock, Rankings
     from retrieval.retriever import Retriever
+    from retrieval.rows import BenchmarkQuery
 
 SUMMARY = "Measure mAP of an index against a table of your own, or against ground truth in the Oxford/Paris format."
 FORMAT = """
@@ -44,6 +45,7 @@ def add_parser(verbs: Any) -> None:
         help=SUMMARY,
         description=SUMMARY + "\n" + FORMAT.rstrip(),
         epilog="examples:\n  retrieval evaluate holidays.index queries.csv --worst 10\n"
+        "  retrieval evaluate holidays.index queries.csv --report holidays.html\n"
         "  retrieval evaluate oxford.index data/oxford5k/groundtruth --rows bow bow+sv",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -72,6 +74,12 @@ def add_parser(verbs: Any) -> None:
         "positive and the first wrong photograph (default 5; 0 for none)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE.html",
+        help="also write a page that shows what every query found: one file, to be opened in a browser",
+    )
     add_settings(parser, with_config=False)
     parser.set_defaults(command=_run)
 
@@ -89,12 +97,18 @@ def _run(arguments: argparse.Namespace) -> int:
             f"{arguments.groundtruth} does not exist: expected a CSV file of queries, or a folder of ground truth in "
             "the Oxford/Paris format"
         )
-    retriever = open_retriever(arguments)
+    if arguments.report is not None:
+        from retrieval.reporting.report import check_report_path
+
+        check_report_path(arguments.report)
+    retriever, clock = open_retriever(arguments), reproduction.Clock()
     rank = _rank_folder if arguments.groundtruth.is_dir() else _rank_own
-    truth, ranked = rank(retriever, arguments.groundtruth, rows)
+    truth, ranked = rank(retriever, arguments.groundtruth, rows, clock)
     results = reproduction.summarise(ranked, truth, "folder", reproduction.descriptor_name(retriever))
     (protocol,) = truth.protocols
     worst = {row: worst_queries(ranked[row], truth, protocol, arguments.worst) for row in rows}
+    if arguments.report is not None:
+        _write_report(arguments, retriever, truth, ranked, results, clock)
     if arguments.json:
         print(json.dumps({row: {**results[row], "worst": [_tree(one) for one in worst[row]]} for row in rows}))
         return 0
@@ -104,7 +118,9 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _rank_folder(retriever: "Retriever", folder: Path, rows: Sequence[str]) -> tuple["GroundTruth", "Rankings"]:
+def _rank_folder(
+    retriever: "Retriever", folder: Path, rows: Sequence[str], clock: "Clock"
+) -> tuple["GroundTruth", "Rankings"]:
     """Ranks the queries of a folder in the Oxford/Paris format, which names images by stem."""
     from retrieval.datasets.benchmarks import Benchmark
     from retrieval.datasets.oxford import read_groundtruth
@@ -113,12 +129,16 @@ def _rank_folder(retriever: "Retriever", folder: Path, rows: Sequence[str]) -> t
     images, truth = retriever.collection.images, read_groundtruth(folder)
     benchmark = Benchmark("folder", images, truth, "folder", images)
     names, labels = benchmark.match(), [benchmark.label(name) for name in images.names]
-    return truth, rank_queries(
-        retriever, truth.queries, lambda query: indexed_query(retriever, names[query.image], query.box), labels, rows
-    )
+
+    def ask(query: "Query") -> "BenchmarkQuery":
+        return indexed_query(retriever, names[query.image], query.box)
+
+    return truth, rank_queries(retriever, truth.queries, ask, labels, rows, clock)
 
 
-def _rank_own(retriever: "Retriever", path: Path, rows: Sequence[str]) -> tuple["GroundTruth", "Rankings"]:
+def _rank_own(
+    retriever: "Retriever", path: Path, rows: Sequence[str], clock: "Clock"
+) -> tuple["GroundTruth", "Rankings"]:
     """Ranks the queries of a CSV file, after a look at every photograph that they take."""
     from retrieval.datasets.own import read_own
     from retrieval.reproduction import indexed_query, rank_queries
@@ -132,7 +152,45 @@ def _rank_own(retriever: "Retriever", path: Path, rows: Sequence[str]) -> tuple[
         return BenchmarkQuery(None, query.box, lambda: retriever.queries.described(Path(query.image)))
 
     truth = read_own(path, collection.images, lambda query: _check(retriever, query, again))
-    return truth, rank_queries(retriever, truth.queries, ask, collection.names, rows)
+    return truth, rank_queries(retriever, truth.queries, ask, collection.names, rows, clock)
+
+
+def _write_report(
+    arguments: argparse.Namespace,
+    retriever: "Retriever",
+    truth: "GroundTruth",
+    ranked: "Rankings",
+    results: dict[str, dict[str, Any]],
+    clock: "Clock",
+) -> None:
+    """The page of ``--report``, of what ``results.json`` would say of a benchmark run."""
+    from retrieval import config as settings_module
+    from retrieval.reporting.gallery import index_sources, keep
+    from retrieval.reporting.report import write_report
+    from retrieval.reproduction import descriptor_name, versions
+
+    collection, descriptor = retriever.collection, descriptor_name(retriever)
+    report = {
+        "dataset": "folder",
+        "vocabulary_from": None,
+        "results": {descriptor: results},
+        "published_as": {descriptor: descriptor},
+        "timings": {
+            descriptor: {
+                "seconds": clock.laps,
+                "images": len(collection.names),
+                "features": collection.features,
+                "words": len(collection.vocabulary.centroids),
+                "queries": len(truth.queries),
+            }
+        },
+        "config": settings_module.to_tree(retriever.config),
+        "versions": versions(),
+    }
+    stems = {PurePosixPath(name).stem: name for name in collection.names} if arguments.groundtruth.is_dir() else None
+    sources = index_sources(collection, retriever.config.images, stems)
+    ran_on = f"an index of your own: {arguments.index}, queries of {arguments.groundtruth}"
+    write_report(arguments.report, report, truth, {descriptor: keep(ranked, truth)}, sources, ran_on)
 
 
 def _check(retriever: "Retriever", query: "Query", again: bool) -> None:

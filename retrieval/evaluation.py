@@ -1,4 +1,4 @@
-"""Retrieval quality: average precision with junk as the Oxford benchmark counts it, precision at k, their means.
+"""Retrieval quality: average precision with junk as the Oxford benchmark counts it, its curve, precision at k, means.
 
 The benchmark's ``compute_ap`` (Philbin et al. 2007, section 5.1) integrates precision over recall by
 trapezoids and treats junk images as if they were absent. Rectangle rules give other numbers. The revisited
@@ -6,9 +6,11 @@ benchmarks (Radenovic et al. 2018, section 3.3) keep it and add the mean precisi
 is ignored is data (`retrieval.datasets.groundtruth.Protocol`): one evaluator serves every protocol.
 """
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
+
+import numpy as np
 
 from retrieval.datasets.groundtruth import GroundTruth, Protocol
 from retrieval.errors import DatasetError
@@ -70,16 +72,35 @@ def average_precision(ranked: Sequence[Image], positives: Collection[Image], jun
         ValueError: no positives, or an image ranked twice.
     """
     wanted, ignored = _checked(ranked, positives, junk, "average precision")
-    area, hits, rank = 0.0, 0, 0
-    for image in ranked:
-        if image in ignored:
-            continue
-        if image in wanted:
-            before = hits / rank if rank else 1.0
-            hits += 1
-            area += (before + hits / (rank + 1)) / (2 * len(wanted))
-        rank += 1
+    area = 0.0
+    for before, after in _trapezoids(ranked, wanted, ignored):
+        area += (before + after) / (2 * len(wanted))
     return area
+
+
+def precision_recall(ranked: Sequence[Image], positives: Collection[Image], junk: Collection[Image]) -> np.ndarray:
+    """The precision-recall curve whose area `average_precision` is.
+
+    The k-th positive (from 0) takes recall from k / |positives| to (k + 1) / |positives|; the curve runs straight from
+    the precision before it to the precision with it. Between two pieces precision falls at one recall, by the wrong
+    images that lie between two positives. The curve ends with the last positive that is found.
+
+    Args:
+        ranked: images, best first; names or numbers.
+        positives: images to find.
+        junk: images that count as absent.
+
+    Returns:
+        (2 n, 2) float64 recall and precision, 0..1, for n positives found: both ends of every piece, in order.
+
+    Raises:
+        ValueError: as for `average_precision`.
+    """
+    wanted, ignored = _checked(ranked, positives, junk, "precision over recall")
+    points: list[tuple[float, float]] = []
+    for hits, (before, after) in enumerate(_trapezoids(ranked, wanted, ignored)):
+        points += [(hits / len(wanted), before), ((hits + 1) / len(wanted), after)]
+    return np.array(points, np.float64).reshape(-1, 2)
 
 
 def precision_at(
@@ -187,6 +208,21 @@ def _evaluate(rankings: Mapping[str, Sequence[str]], ground_truth: GroundTruth, 
     count = len(per_query)
     means = {depth: sum(found[depth] for found in precisions) / count for depth in DEPTHS}
     return Evaluation(sum(per_query.values()) / count, per_query, means)
+
+
+def _trapezoids(
+    ranked: Sequence[Image], wanted: Collection[Image], ignored: Collection[Image]
+) -> Iterator[tuple[float, float]]:
+    """Precision before and with every positive that is found; each is one trapezoid of the benchmark's sum."""
+    hits, rank = 0, 0
+    for image in ranked:
+        if image in ignored:
+            continue
+        if image in wanted:
+            before = hits / rank if rank else 1.0
+            hits += 1
+            yield before, hits / (rank + 1)
+        rank += 1
 
 
 def _checked(

@@ -142,6 +142,18 @@ class Explanation:
         """Whether the image stands high enough by words to be verified."""
         return self.word_rank is not None and self.word_rank <= self.depth
 
+    @property
+    def total(self) -> str | None:
+        """How the score adds up, in a line; None where the image is not found."""
+        if self.hit is None:
+            return None
+        divided = f" / {self.divisor:.4f}" if f"{self.divisor:.4f}" != "1.0000" else ""
+        inliers = f"{self.hit.inliers} {'inlier' if self.hit.inliers == 1 else 'inliers'}"
+        return (
+            f"rank {self.hit.rank} of {self.candidates}: score {self.hit.score:.4f} = {inliers} + "
+            f"cosine {self.cosine:.4f}{divided}"
+        )
+
 
 def explain(
     retriever: Retriever, image: str | Path | np.ndarray, name: str, box: Sequence[float] | None = None
@@ -160,10 +172,26 @@ def explain(
     Raises:
         RetrievalError: no image has this name; or as for `Retriever.query`.
     """
+    _find(name, retriever.collection.ids)  # a wrong name is told before the photograph is read
+    label = "the query array" if isinstance(image, np.ndarray) else str(image)
+    return explain_features(retriever, retriever.prepare(image, box), label, name)
+
+
+def explain_features(retriever: Retriever, query: QueryFeatures, label: str, name: str) -> Explanation:
+    """Like `explain`, for features that are at hand.
+
+    Args:
+        retriever: on the index.
+        query: from `Retriever.prepare`, one word a feature.
+        label: what the query is called.
+        name: of the indexed photograph.
+
+    Raises:
+        RetrievalError: no image has this name.
+    """
     collection, config = retriever.collection, retriever.config.verification
     snapshot = collection.snapshot
     image_id = _find(name, collection.ids)
-    query = retriever.prepare(image, box)
     by_words = retriever.shortlist(query)
     verified = retriever.verify(by_words)
     word_place, place = _place(by_words, image_id), _place(verified, image_id)
@@ -184,7 +212,7 @@ def explain(
         votes = 0.0 if votes_place is None else float(by_votes.scores[votes_place])
         votes_rank = None if votes_place is None else votes_place + 1
     explained = Explanation(
-        query="the query array" if isinstance(image, np.ndarray) else str(image),
+        query=label,
         box=query.box,
         query_size=query.size,
         query_features=len(query.words),

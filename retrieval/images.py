@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,13 +23,24 @@ from retrieval.config import ImageConfig
 from retrieval.errors import ImageError
 from retrieval.image_headers import Header, filled_jpeg, read_header
 
-__all__ = ["Header", "LoadedImage", "display_name", "load_image", "load_pixels", "read_header", "read_photograph"]
+__all__ = [
+    "Header",
+    "LoadedImage",
+    "display_name",
+    "load_image",
+    "load_picture",
+    "load_pixels",
+    "read_header",
+    "read_photograph",
+    "seen_size",
+]
 
 MAX_SIDE = 32_766  # pixels; OpenCV's remap addresses its source with 16 bits
 MIN_SIDE = 16  # pixels; less than the 19-pixel window in which a region's shape is measured
 _FILE_BYTES_PER_PIXEL = 16  # uncompressed 16-bit RGBA takes 8: a larger file is no single photograph
 _FILE_BYTES_EXTRA = 64 << 20  # metadata, thumbnails and further pages of a small photograph
 _DECODE = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
+_REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 
 
 @dataclass(frozen=True)
@@ -148,6 +160,58 @@ def load_pixels(path: str | Path, config: ImageConfig | None = None) -> np.ndarr
     return pixels
 
 
+def load_picture(source: str | Path | bytes, config: ImageConfig | None = None, side: int | None = None) -> np.ndarray:
+    """A photograph in colour and as it is seen, to be shown to people; nothing is measured on it.
+
+    It is turned as `load_image` turns it, so boxes and regions fit. What is missing at the end of a JPEG is grey.
+
+    Args:
+        source: a file that `load_image` takes, or its bytes.
+        config: orientation and limits; None for the defaults.
+        side: longest side in pixels, at most. A JPEG is then decoded at a fraction of its size where that will do.
+
+    Returns:
+        (h, w, 3) uint8, channels in OpenCV's order (blue, green, red).
+
+    Raises:
+        ImageError: as `load_image`, except that uniform pixels are fine.
+    """
+    config = config or ImageConfig()
+    try:
+        return _picture(source if isinstance(source, bytes) else _read_file(Path(source), config), config, side)
+    except ImageError as error:
+        raise ImageError(str(error) if isinstance(source, bytes) else f"{display_name(source)}: {error}") from error
+
+
+def _picture(data: bytes, config: ImageConfig, side: int | None) -> np.ndarray:
+    header = read_header(data)
+    longest = max(header.width, header.height)
+    factor = max((f for f in _REDUCED if side and f * side <= longest), default=1)
+    if factor > 1 and header.format == "JPEG":
+        _check_size(header.width, header.height, config)
+        if header.damage or header.unsupported:
+            raise ImageError(header.damage or f"not supported: {header.unsupported}")
+        pixels = _opencv_samples(data, header.format, _REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION)
+    else:
+        pixels, header = _samples(data, config, whole=False)
+    height, width = pixels.shape[:2]
+    if side and max(height, width) > side:
+        size = max(1, round(width * side / max(height, width))), max(1, round(height * side / max(height, width)))
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    peak = header.peak or np.iinfo(pixels.dtype).max
+    if pixels.dtype != np.uint8 or peak != 255:
+        pixels = cv2.convertScaleAbs(pixels, alpha=255.0 / peak)
+    if pixels.ndim == 2:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
+    return _turn(pixels, header.orientation) if config.exif == "apply" else pixels
+
+
+def seen_size(header: Header, config: ImageConfig) -> tuple[int, int]:
+    """Width and height of a photograph, pixels, as its owner sees it where the configuration says so."""
+    turned = config.exif == "apply" and header.orientation >= 5
+    return (header.height, header.width) if turned else (header.width, header.height)
+
+
 def _decode(data: bytes, config: ImageConfig) -> np.ndarray:
     """(H, W) float32 grey pixels of a file's bytes, at full size and turned as the configuration says."""
     pixels, header = _samples(data, config)
@@ -155,8 +219,11 @@ def _decode(data: bytes, config: ImageConfig) -> np.ndarray:
     return _turn(gray, header.orientation) if config.exif == "apply" else gray
 
 
-def _samples(data: bytes, config: ImageConfig) -> tuple[np.ndarray, Header]:
-    """(H, W) or (H, W, 3) uint8 or uint16 samples of a file's bytes as stored, and the file's header."""
+def _samples(data: bytes, config: ImageConfig, whole: bool = True) -> tuple[np.ndarray, Header]:
+    """(H, W) or (H, W, 3) uint8 or uint16 samples of a file's bytes as stored, and the file's header.
+
+    With `whole`, a JPEG is decoded a second time to find out whether its data end too early.
+    """
     header = read_header(data)
     _check_size(header.width, header.height, config)
     if header.damage or header.unsupported:
@@ -167,7 +234,7 @@ def _samples(data: bytes, config: ImageConfig) -> tuple[np.ndarray, Header]:
     elif header.format == "PNM" and data[1:2] in b"123":
         plain = data + b"\n"  # OpenCV wants white space after the last number
     pixels = _opencv_samples(plain, header.format)
-    if header.format == "JPEG" and (filled := filled_jpeg(data)) is not None:
+    if whole and header.format == "JPEG" and (filled := filled_jpeg(data)) is not None:
         checksum = zlib.crc32(pixels.data)
         del pixels  # never two pictures at once: one of max_megapixels is large
         pixels = _opencv_samples(filled, header.format)
@@ -183,11 +250,11 @@ def _samples(data: bytes, config: ImageConfig) -> tuple[np.ndarray, Header]:
     return pixels, header
 
 
-def _opencv_samples(data: bytes | bytearray, form: str) -> np.ndarray:
+def _opencv_samples(data: bytes | bytearray, form: str, flags: int = _DECODE) -> np.ndarray:
     """What OpenCV decodes from a file's bytes."""
     try:
         with _quiet_opencv():
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _DECODE)
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except (cv2.error, MemoryError) as error:
         raise ImageError(f"damaged {form}: it cannot be decoded") from error
     if pixels is None:
@@ -213,15 +280,15 @@ def _gray(pixels: np.ndarray, peak: int | None = None) -> np.ndarray:
     return np.minimum(gray, 255.0, out=gray)  # a PNM sample may exceed the declared peak
 
 
-def _turn(gray: np.ndarray, orientation: int) -> np.ndarray:
+def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Undoes one of the eight EXIF orientations (EXIF 2.3, tag 274): the photograph as its owner sees it."""
     if orientation >= 5:
-        gray = gray.T
+        pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
-        gray = gray[:, ::-1]
+        pixels = pixels[:, ::-1]
     if orientation in (3, 4, 7, 8):
-        gray = gray[::-1]
-    return np.ascontiguousarray(gray)
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
 
 
 def _working_size(gray: np.ndarray, max_side: int | None) -> np.ndarray:
@@ -284,6 +351,8 @@ _CHATTER = (b"Corrupt JPEG data", b"Premature end of JPEG", b"libpng ")
 _quiet_lock = threading.Lock()
 _quiet_users = 0
 _log_level = 0
+_LOGGING: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV 5 has its log level in a module of its own
+_SILENT = 0
 _stderr, _held = -1, -1  # file descriptors: where 2 leads otherwise, and what it leads to meanwhile
 
 
@@ -295,11 +364,10 @@ def _quiet_opencv() -> Iterator[None]:
     restores them. What others wrote to the descriptor meanwhile follows then.
     """
     global _quiet_users, _log_level
-    logging = cv2.utils.logging
     with _quiet_lock:
         if _quiet_users == 0:
-            _log_level = logging.getLogLevel()
-            logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+            _log_level = _LOGGING.getLogLevel()
+            _LOGGING.setLogLevel(_SILENT)
             _hold_stderr()
         _quiet_users += 1
     try:
@@ -308,7 +376,7 @@ def _quiet_opencv() -> Iterator[None]:
         with _quiet_lock:
             _quiet_users -= 1
             if _quiet_users == 0:
-                logging.setLogLevel(_log_level)
+                _LOGGING.setLogLevel(_log_level)
                 _release_stderr()
 
 

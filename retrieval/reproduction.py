@@ -32,6 +32,7 @@ from retrieval.rows import BenchmarkQuery, check_rows, rank, signatures_for
 logger = logging.getLogger(__name__)
 
 Rankings = dict[str, dict[str, list[str]]]  # row -> query name -> images as the ground truth calls them, best first
+Watch = Callable[[str, Rankings], None]
 
 PACKAGES = (
     "hardnet-retrieval",
@@ -52,6 +53,7 @@ def run(
     rows: Sequence[str],
     imported: Path | None = None,
     features: Path | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Runs the benchmark for every descriptor and writes ``results.json``.
 
@@ -63,6 +65,7 @@ def run(
         rows: row names.
         imported: folder of features made elsewhere (`retrieval.features.imported`); None extracts them.
         features: folder of the feature stores, which several work folders may share; default ``WORK/features``.
+        watch: called with a descriptor's label and its rankings, before the next one is run; they are not kept.
 
     Returns:
         The content of ``results.json``: dataset, results, timings, config, versions.
@@ -84,7 +87,7 @@ def run(
         if imported is None:
             chosen = replace(config, descriptor=replace(config.descriptor, name=descriptor))
         label = folder_name(descriptor)
-        clock = _Clock()
+        clock = Clock()
         database = _features(benchmark.images, benchmark.name, label, stores, chosen, imported)
         queries = None
         if benchmark.queries is not None:
@@ -98,7 +101,10 @@ def run(
         collection = obtain_index(database, vocabulary, work / "index" / label, chosen, benchmark.images.root)
         clock.lap("index")
         retriever = Retriever(collection, chosen)
-        results[label] = evaluate(retriever, benchmark, rows, database, queries, clock)
+        ranked = rank_benchmark(retriever, benchmark, rows, database, queries, clock)
+        results[label] = summarise(ranked, benchmark.ground_truth, benchmark.name, descriptor_name(retriever))
+        if watch is not None:
+            watch(label, ranked)
         published_as[label] = descriptor_name(retriever)
         timings[label] = {
             "seconds": clock.laps,
@@ -156,7 +162,7 @@ def evaluate(
     rows: Sequence[str],
     database: FeatureStore | None = None,
     queries: FeatureStore | None = None,
-    clock: "_Clock | None" = None,
+    clock: "Clock | None" = None,
 ) -> dict[str, dict[str, Any]]:
     """Average precision of every query under every row.
 
@@ -172,14 +178,26 @@ def evaluate(
         row -> {"map", "published", "per_query"}, of the protocol "medium" where there are several; then also
         "protocols": name -> {"map", "mp@1", "mp@5", "mp@10", "per_query"}.
     """
+    ranked = rank_benchmark(retriever, benchmark, rows, database, queries, clock)
+    return summarise(ranked, benchmark.ground_truth, benchmark.name, descriptor_name(retriever))
+
+
+def rank_benchmark(
+    retriever: Retriever,
+    benchmark: Benchmark,
+    rows: Sequence[str],
+    database: FeatureStore | None = None,
+    queries: FeatureStore | None = None,
+    clock: "Clock | None" = None,
+) -> Rankings:
+    """The rankings that `evaluate` measures; arguments are the same."""
     labels = [benchmark.label(name) for name in retriever.collection.names]
     stems = benchmark.match() if benchmark.queries is None else {}
 
     def ask(query: Query) -> BenchmarkQuery:
         return _query(query, retriever, stems, database, queries)
 
-    ranked = rank_queries(retriever, benchmark.ground_truth.queries, ask, labels, rows, clock)
-    return summarise(ranked, benchmark.ground_truth, benchmark.name, descriptor_name(retriever))
+    return rank_queries(retriever, benchmark.ground_truth.queries, ask, labels, rows, clock)
 
 
 def rank_queries(
@@ -188,7 +206,7 @@ def rank_queries(
     ask: Callable[[Query], BenchmarkQuery],
     labels: Sequence[str],
     rows: Sequence[str],
-    clock: "_Clock | None" = None,
+    clock: "Clock | None" = None,
 ) -> Rankings:
     """Ranks the collection for every query under every row.
 
@@ -201,7 +219,7 @@ def rank_queries(
         rows: from `check_rows`.
         clock: takes the seconds of every row.
     """
-    clock = clock or _Clock()
+    clock = clock or Clock()
     ranked: Rankings = {row: {} for row in rows}
     for query in tqdm(queries, desc="queries", unit="query", disable=None):
         for row, ranking in rank(retriever, ask(query), rows):
@@ -292,22 +310,25 @@ def versions() -> dict[str, str]:
     return found
 
 
-class _Clock:
-    """Seconds per stage; `lap` for stages in a row, `add` for stages that recur."""
+class Clock:
+    """Seconds per stage, in `laps`; `lap` for stages in a row, `add` for stages that recur."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
+        """Ends a stage that began with the last call."""
         now = time.perf_counter()
         self.laps[stage] = round(now - self._last, 3)
         self._last = now
 
     def skip(self) -> None:
+        """The time since the last call belongs to no stage."""
         self._last = time.perf_counter()
 
     def add(self, stage: str) -> None:
+        """Adds the time since the last call to a stage."""
         now = time.perf_counter()
         self.laps[stage] = round(self.laps.get(stage, 0.0) + now - self._last, 4)
         self._last = now

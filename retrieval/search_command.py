@@ -11,6 +11,8 @@ import numpy as np
 
 from retrieval.command_line import add_settings, add_verb, open_retriever, shown
 from retrieval.errors import RetrievalError
+from retrieval.hits_json import explanation_tree, search_tree
+from retrieval.search_figures import check_figure, draw_explanation, draw_sheet
 
 if TYPE_CHECKING:
     from retrieval.explanation import Explanation, Placement, SharedWords
@@ -69,9 +71,16 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         metavar=("X1", "Y1", "X2", "Y2"),
         help="search for this part, original pixels",
     )
+    parser.add_argument(
+        "--figure",
+        type=Path,
+        metavar="FILE",
+        help="also draw what was found: a picture, .png, .jpg or .webp",
+    )
 
 
 def _query(arguments: argparse.Namespace) -> int:
+    check_figure(arguments.figure)
     retriever = open_retriever(arguments)
     if arguments.top < 1:
         raise RetrievalError(f"--top {arguments.top}: expected at least 1")
@@ -80,22 +89,10 @@ def _query(arguments: argparse.Namespace) -> int:
         where = "the photograph" if features.box is None else "the box"
         logger.warning("no feature lies in %s, so nothing can be found", where)
     hits = retriever.search(features, arguments.top, verify=not arguments.no_verify, expand=arguments.expand)
+    if arguments.figure is not None:
+        draw_sheet(arguments, retriever, features, hits)
     if arguments.json:
-        rows = []
-        for hit in hits:
-            row: dict[str, Any] = {
-                "rank": hit.rank,
-                "name": hit.name,
-                "score": round(hit.score, 6),
-                "inliers": hit.inliers,
-                "transform": None if hit.transform is None else hit.transform.round(6).tolist(),
-            }
-            if arguments.matches:
-                row["matches"] = _pairs_tree(hit.matches)
-            rows.append(row)
-        box = None if features.box is None else list(features.box)
-        query = {"name": arguments.photo, "box": box, "features": len(features.words)}
-        print(json.dumps({"query": query, "hits": rows}))
+        print(json.dumps(search_tree(arguments.photo, features, hits, arguments.matches)))
         return 0
     print(f"{len(features.words)} query features; {len(hits)} {'hit' if len(hits) == 1 else 'hits'}")
     print(f"{'rank':>4}  {'score':>9}  {'inliers':>7}  name")
@@ -105,75 +102,19 @@ def _query(arguments: argparse.Namespace) -> int:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
+    check_figure(arguments.figure)
     retriever = open_retriever(arguments)
     for option in ("words", "matches"):
         if getattr(arguments, option) < 0:
             raise RetrievalError(f"--{option} {getattr(arguments, option)}: expected at least 0")
     explained = retriever.explain(arguments.photo, arguments.name, arguments.box)
+    if arguments.figure is not None:
+        draw_explanation(arguments, retriever, explained)
     if arguments.json:
-        print(json.dumps(_tree(explained)))
+        print(json.dumps(explanation_tree(explained)))
     else:
         _print_explanation(explained, arguments.words, arguments.matches)
     return 0
-
-
-def _tree(one: "Explanation") -> dict[str, Any]:
-    """An explanation for JSON."""
-    hit, shared, placed = one.hit, one.shared, one.placement
-    matches = [] if hit is None else _pairs_tree(hit.matches)
-    for i, match in enumerate(matches):
-        match["word"] = int(one.match_words[i])
-        match["bits"] = None if one.match_bits is None else int(one.match_bits[i])
-    columns = (
-        ("word", shared.words.tolist()),
-        ("idf", shared.idf.astype(float).round(6).tolist()),
-        ("images", shared.document_frequencies.tolist()),
-        ("query_count", shared.query_counts.tolist()),
-        ("image_count", shared.image_counts.tolist()),
-        ("contribution", shared.contributions.round(9).tolist()),
-        ("query_share", shared.query_shares.round(9).tolist()),
-        ("image_share", shared.image_shares.round(9).tolist()),
-    )
-    names, values = zip(*columns, strict=True)
-    return {
-        "query": {"name": one.query, "box": one.box, "size": one.query_size, "features": one.query_features},
-        "image": {"name": one.name, "size": one.size, "features": one.features},
-        "candidates": one.candidates,
-        "rank": None if hit is None else hit.rank,
-        "score": None if hit is None else round(hit.score, 6),
-        "inliers": 0 if hit is None else hit.inliers,
-        "cosine": round(one.cosine, 6),
-        "divisor": round(one.divisor, 6),
-        "word_rank": one.word_rank,
-        "depth": one.depth,
-        "in_depth": one.in_depth,
-        "votes": None if one.votes is None else round(one.votes, 6),
-        "votes_rank": one.votes_rank,
-        "words": [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)],
-        "possible_pairs": shared.possible_pairs,
-        "pairs": one.pairs,
-        "hypotheses": one.hypotheses,
-        "min_inliers": one.min_inliers,
-        "reason": one.reason,
-        "transform": None if hit is None or hit.transform is None else hit.transform.round(6).tolist(),
-        "placement": None
-        if placed is None
-        else {
-            "scale": round(placed.scale, 6),
-            "rotation_clockwise": round(placed.rotation, 6),
-            "stretch": round(placed.stretch, 6),
-            "upright": placed.upright,
-            "centre": placed.centre.round(3).tolist(),
-            "shift": placed.shift.round(3).tolist(),
-            "corners": placed.corners.round(3).tolist(),
-        },
-        "matches": matches,
-    }
-
-
-def _pairs_tree(matches: np.ndarray) -> list[dict[str, Any]]:
-    """Inlier regions (m, 2, 6) for JSON."""
-    return [{"query": pair[0].round(3).tolist(), "image": pair[1].round(3).tolist()} for pair in matches.astype(float)]
 
 
 def _print_explanation(one: "Explanation", words: int, matches: int) -> None:
@@ -185,11 +126,7 @@ def _print_explanation(one: "Explanation", words: int, matches: int) -> None:
     if one.hit is None:
         print(f"not found: {_reason(one)}")
         return
-    divided = f" / {one.divisor:.4f}" if f"{one.divisor:.4f}" != "1.0000" else ""
-    print(
-        f"rank {one.hit.rank} of {one.candidates}: score {one.hit.score:.4f} = {_count(one.hit.inliers, 'inlier')} + "
-        f"cosine {one.cosine:.4f}{divided}"
-    )
+    print(one.total)
     within = "within" if one.in_depth else "beyond"
     print(f"rank {one.word_rank} of {one.candidates} by words alone, {within} the first {one.depth} that are verified")
     if one.votes is not None:

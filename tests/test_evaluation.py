@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from retrieval.datasets.groundtruth import MEDIUM, OXFORD, GroundTruth, Query
 from retrieval.datasets.oxford import read_groundtruth
 from retrieval.errors import DatasetError
-from retrieval.evaluation import average_precision, evaluate
+from retrieval.evaluation import average_precision, evaluate, precision_recall
 
 
 def reference(ranked: list[int], positives: set[int], junk: set[int]) -> float:
@@ -37,6 +37,41 @@ def test_equals_the_reference_program(seed: int) -> None:
     positives = set(rng.permutation(images)[: int(rng.integers(1, len(images) + 1))].tolist())
     junk = set(rng.permutation(images)[: int(rng.integers(len(images) // 2 + 1))].tolist())
     assert average_precision(ranked, positives, junk) == pytest.approx(reference(ranked, positives, junk), abs=1e-12)
+
+
+def curve_in_loops(ranked: list[int], positives: set[int], junk: set[int]) -> list[tuple[float, float]]:
+    """Precision and recall at every rank without junk; of ranks that find nothing only the last precision matters."""
+    kept = [image for image in ranked if image not in junk]
+    points = []
+    for rank in range(1, len(kept) + 1):
+        if kept[rank - 1] in positives:
+            before = len(positives & set(kept[: rank - 1]))
+            points.append((before / len(positives), before / (rank - 1) if rank > 1 else 1.0))
+            points.append(((before + 1) / len(positives), (before + 1) / rank))
+    return points
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_the_curve_equals_plain_loops_and_its_area_is_the_average_precision(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    images = rng.permutation(int(rng.integers(1, 40)))
+    ranked = images[: int(rng.integers(len(images) + 1))].tolist()
+    positives = set(rng.permutation(images)[: int(rng.integers(1, len(images) + 1))].tolist())
+    junk = set(rng.permutation(images)[: int(rng.integers(len(images) // 2 + 1))].tolist())
+    curve = precision_recall(ranked, positives, junk)
+    assert curve.shape[1] == 2
+    np.testing.assert_allclose(curve, np.reshape(curve_in_loops(ranked, positives, junk), (-1, 2)), atol=1e-15)
+    area = np.trapezoid(curve[:, 1], curve[:, 0]) if len(curve) else 0.0
+    assert area == pytest.approx(average_precision(ranked, positives, junk), abs=1e-12)
+
+
+def test_a_curve_by_hand() -> None:
+    """One positive first, junk, a wrong image, the other positive."""
+    assert precision_recall("ajxb", "ab", "j").tolist() == [[0, 1], [0.5, 1], [0.5, 0.5], [1, 2 / 3]]
+    assert precision_recall("x", "ab", "j").shape == (0, 2)
+    with pytest.raises(ValueError, match="at least one positive"):
+        precision_recall("a", "", "")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from PIL import Image
 from retrieval import images
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError
-from retrieval.images import load_image, read_header, read_photograph
+from retrieval.images import load_image, load_picture, read_header, read_photograph, seen_size
 
 RNG = np.random.default_rng(7)
 COLOUR = RNG.integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -393,6 +393,44 @@ def test_noise_raises_only_image_errors(magic, noise):
 
 
 def test_opencv_s_log_level_is_restored():
-    before = cv2.utils.logging.getLogLevel()
+    before = images._LOGGING.getLogLevel()
     load_image(SAMPLES["png"])
-    assert cv2.utils.logging.getLogLevel() == before
+    assert images._LOGGING.getLogLevel() == before
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("side", [None, 100])
+def test_a_picture_is_what_is_measured(orientation, side):
+    """In colour and turned like the grey image that features are found in, from a JPEG that may be decoded smaller."""
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    pixels = cv2.resize(SMOOTH, (600, 400), interpolation=cv2.INTER_CUBIC)
+    data = pillow(Image.fromarray(pixels[:, :, ::-1]), "JPEG", exif=exif, quality=95)
+    for how in ("apply", "ignore"):
+        config = ImageConfig(exif=how, max_side=side)
+        gray, shown = load_image(data, config), load_picture(data, config, side)
+        assert shown.shape == (*gray.gray.shape, 3)
+        assert seen_size(read_header(data), config) == (gray.width, gray.height)
+        assert np.abs(mean(shown) - gray.gray).mean() < 2
+
+
+def test_pictures_of_every_depth():
+    eight = (COLOUR_16 / 257.0).round()
+    np.testing.assert_allclose(load_picture(encode(".png", COLOUR_16)), eight, atol=1)
+    gray = load_picture(encode(".png", COLOUR[:, :, 0]))
+    np.testing.assert_array_equal(gray, np.repeat(COLOUR[:, :, :1], 3, axis=2))
+    dim = load_picture(b"P5\n20 16\n15\n" + bytes(range(16)) * 20)
+    np.testing.assert_array_equal(dim[0, :16, 0], np.arange(16) * 17)
+    assert load_picture(encode(".png", np.full((30, 30, 3), 9, np.uint8))).max() == 9
+
+
+@pytest.mark.parametrize("side", [None, 32])
+def test_pictures_have_the_same_limits(side):
+    jpeg = encode(".jpg", cv2.resize(SMOOTH, (600, 400)))
+    for data, config in (
+        (jpeg[:-300], ImageConfig()),
+        (b"nothing", ImageConfig()),
+        (jpeg, ImageConfig(max_megapixels=0.1)),
+    ):
+        with pytest.raises(ImageError):
+            load_picture(data, config, side)

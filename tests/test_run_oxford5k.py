@@ -81,6 +81,25 @@ def test_a_second_run_reuses_every_artefact(benchmark, work, capsys):
     assert "BoW + SV" in capsys.readouterr().out
 
 
+def test_report_html_shows_the_run(work):
+    report = json.loads((work / "results.json").read_text())
+    html = (work / "report.html").read_text(encoding="utf-8")
+    assert "mAP on a collection of your own" in html
+    for cell in report["results"]["rootsift"].values():
+        assert f"<b>{100 * cell['map']:.1f}</b>" in html
+    assert html.count('<details class="query">') == 2
+    assert 'class="pic p0"' in html
+    assert '<li class="good"><i class=p' in html
+
+
+def test_a_later_run_with_other_rows_replaces_the_report(benchmark, work, tmp_path):
+    shutil.copytree(work, tmp_path / "work")
+    assert run_oxford5k.main(arguments(benchmark, tmp_path / "work", "--rows", "bow")) == 0
+    html = (tmp_path / "work" / "report.html").read_text(encoding="utf-8")
+    assert "BoW" in html
+    assert "BoW + SV" not in html
+
+
 def test_other_settings_are_refused_and_nothing_is_lost(benchmark, work, capsys):
     before = {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()}
     assert run_oxford5k.main(arguments(benchmark, work, "--set", "detector.threshold=9")) == 2

@@ -60,6 +60,10 @@ def test_the_files_of_ctu_without_photographs(tmp_path, capsys, sizes):
     # what is published for RootSIFT stands beside, with its note
     assert rows["hqe+sv+ma"]["published"] == 0.88
     assert rows["asmk"]["published"] is None
+    page = (tmp_path / "work" / "report.html").read_text(encoding="utf-8")
+    assert "Features were made elsewhere" in page
+    assert "published as rootsift" in page
+    assert page.count("<i class=") == page.count("<i class=gone>") > 2 * 7  # there are no photographs
     out = capsys.readouterr().out
     assert "ASMK*" in out
     assert "published: geometry not stated" in out
@@ -104,6 +108,11 @@ def test_the_revisited_protocol(photos, tmp_path, capsys):
             "hard": 1.0,
         }
         assert cell["protocols"]["medium"]["mp@10"] == 1.0
+    page = (tmp_path / "work" / "report.html").read_text(encoding="utf-8")
+    assert "<td>BoW</td><td>hard</td><td>100.0</td>" in page
+    assert '<li class="easy"><i class=p' in page
+    assert '<span class="pic p0"' in page  # the crop
+    assert "gone>" not in page
     out = capsys.readouterr().out
     assert "ROxford5k" in out
     assert "| HQE + SV + MA | easy | 100.0 | 100.0 | 100.0 | 100.0 |" in out

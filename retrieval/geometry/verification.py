@@ -17,7 +17,8 @@ from retrieval.geometry.frames import to_frames
 from retrieval.geometry.putatives import Putatives
 
 REFERENCE_SIDE = 1024.0  # longest image side at which the tolerance is meant, pixels
-BATCH_ELEMENTS = 1 << 17  # hypothesis x pair cells scored at once: their arrays stay in the processor's cache
+BATCH_ELEMENTS = 1 << 18  # hypothesis x pair cells scored at once: their arrays stay in the processor's cache
+PRODUCT_ELEMENTS = 1 << 15  # of one matrix product: BLAS computes larger ones in threads that wait for each other
 THREADS = joblib.cpu_count()  # batches scored at a time
 MIN_FIT = 4  # pairs needed before least squares re-estimates a transform (protocol: more than three)
 
@@ -85,12 +86,18 @@ def verify(
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Geometry of every pair, at the reference size: positions, hypothesis and log change of area."""
+    """Geometry of every pair, at the reference size: positions, hypothesis and log change of area.
+
+    The error of a pair under a hypothesis is the squared length of two products: its row of `points` with the
+    hypothesis's two rows of `residuals`.
+    """
 
     query: np.ndarray  # (P, 2) float32
     image: np.ndarray  # (P, 2) float32
     linear: np.ndarray  # (P, 2, 2) float32
     shift: np.ndarray  # (P, 2) float32
+    points: np.ndarray  # (P, 5) float32: query x, y, 1, image x, y
+    residuals: np.ndarray  # (2, P, 5) float32
     log_area: np.ndarray  # (P,) float32, log(image area / query area) = log det of the hypothesis
 
 
@@ -115,14 +122,32 @@ def _pairs(
         image.astype(single),
         linear.astype(single),
         shift.astype(single),
+        np.column_stack([query, np.ones(len(query)), image]).astype(single),
+        _residuals(linear, shift).astype(single),
         log_area.astype(single),
     )
 
 
+def _residuals(linear: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """What `_Pairs.residuals` holds: R (L q + s - m) for R^T R = `_metric`, as coefficients of q, 1 and m."""
+    G = _metric(linear)
+    r00 = np.sqrt(G[:, 0, 0])
+    r01 = G[:, 0, 1] / r00
+    r11 = np.sqrt(G[:, 1, 1] - r01**2)
+    forward = np.concatenate([linear, shift[:, :, None], np.broadcast_to(-np.eye(2), linear.shape)], axis=2)
+    x, y = forward[:, 0], forward[:, 1]  # (P, 5)
+    return np.stack([r00[:, None] * x + r01[:, None] * y, r11[:, None] * y])
+
+
 def _metric(linear: np.ndarray) -> np.ndarray:
     """G = I + L^-T L^-1: p^T G p is the squared forward plus backward error of a forward residual p."""
-    inverse = np.linalg.inv(linear.astype(np.float64))
-    return np.eye(2) + inverse.transpose(0, 2, 1) @ inverse
+    (a, b), (c, d) = np.moveaxis(linear.astype(np.float64), 0, -1)
+    squared = (a * d - b * c) ** 2
+    metric = np.empty(linear.shape)
+    metric[:, 0, 0] = 1 + (c * c + d * d) / squared
+    metric[:, 1, 1] = 1 + (a * a + b * b) / squared
+    metric[:, 0, 1] = metric[:, 1, 0] = -(a * c + b * d) / squared
+    return metric
 
 
 def _best_hypotheses(putatives: Putatives, pairs: _Pairs, config: VerificationConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -130,88 +155,120 @@ def _best_hypotheses(putatives: Putatives, pairs: _Pairs, config: VerificationCo
     sizes = np.diff(putatives.starts)
     counts = np.zeros(len(sizes), np.int64)
     best = np.full(len(sizes), -1, np.int64)
-    metric = _metric(pairs.linear).astype(np.float32)
-    order = np.argsort(sizes, kind="stable")
-    order = order[sizes[order] >= config.min_inliers]
+    images = np.flatnonzero(sizes >= max(config.min_inliers, 1))
+    # an image with many pairs is scored in portions of its hypotheses, so that no product is too large
+    width = np.minimum(sizes, np.maximum(1, PRODUCT_ELEMENTS // np.maximum(sizes, 1)))
+    portions = -(-sizes[images] // width[images])
+    slots = np.repeat(images, portions)
+    left = (np.arange(len(slots)) - np.repeat(np.cumsum(portions) - portions, portions)) * width[slots]
+    order = np.argsort(sizes[slots], kind="stable")
     batches, start = [], 0
     while start < len(order):
-        stop = start + 1
-        while stop < len(order) and (stop + 1 - start) * int(sizes[order[stop]]) ** 2 <= BATCH_ELEMENTS:
+        stop, wide = start + 1, int(width[slots[order[start]]])
+        while stop < len(order):
+            size, wide = int(sizes[slots[order[stop]]]), max(wide, int(width[slots[order[stop]]]))
+            if (stop + 1 - start) * size * wide > BATCH_ELEMENTS:
+                break
             stop += 1
         batches.append(order[start:stop])
         start = stop
     # numpy lets go of the interpreter inside its passes, so threads share the work; each batch is its own result
     with ThreadPoolExecutor(max_workers=max(1, min(THREADS, len(batches)))) as pool:
-        scored = pool.map(lambda slots: _score_batch(putatives, pairs, metric, slots, config), batches)
-        for slots, (count, chosen) in zip(batches, scored, strict=True):
-            counts[slots], best[slots] = count, chosen
+        scored = list(pool.map(lambda part: _score_batch(putatives, pairs, slots[part], left[part], config), batches))
+    for part, (found, chosen) in zip(batches, scored, strict=True):
+        for slot, count, pair in zip(slots[part], found, chosen, strict=True):  # an image's portions are in order
+            if count > counts[slot]:
+                counts[slot], best[slot] = count, pair
     return counts, best
 
 
 def _score_batch(
-    putatives: Putatives, pairs: _Pairs, metric: np.ndarray, slots: np.ndarray, config: VerificationConfig
+    putatives: Putatives, pairs: _Pairs, slots: np.ndarray, left: np.ndarray, config: VerificationConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores all hypotheses of some images of similar size; arrays are (images, pairs, hypotheses).
+    """The best hypotheses of portions of images of similar size; arrays are (portions, pairs, hypotheses).
 
-    A word counts no more often than it has features on either side. Plain elementwise passes: threaded matrix products
-    of this size spend their time waiting for each other.
+    Args:
+        putatives: all pairs.
+        pairs: their geometry.
+        slots: (B,) the image of every portion.
+        left: (B,) its first hypothesis; the widest portion says how many are looked at.
+        config: tolerance and area ratio.
+
+    Returns:
+        (B,) inliers, where a word counts no more often than it has features on either side, and (B,) pair indices.
     """
-    starts = putatives.starts[slots]
-    sizes = putatives.starts[slots + 1] - starts
-    steps = np.arange(int(sizes.max()))
-    valid = steps[None] < sizes[:, None]  # (B, P)
-    at = starts[:, None] + np.minimum(steps[None], sizes[:, None] - 1)
-    # where a group of pairs of one word begins; what pads an image out is a group of capacity 0
-    group = putatives.group[at]
-    begins = np.ones(at.shape, bool)
-    begins[:, 1:] = (group[:, 1:] != group[:, :-1]) | (valid[:, 1:] != valid[:, :-1])
-    first = np.flatnonzero(begins)
-    capacity = np.where(valid.ravel()[first], putatives.capacity[group.ravel()[first]], 0).astype(np.int16)
-    of_image = np.searchsorted(first, np.arange(len(slots)) * at.shape[1])
-    counts = np.zeros(len(slots), np.int64)
-    best = starts.copy()
-    width = max(1, BATCH_ELEMENTS // at.size)  # hypotheses at a time
-    for left in range(0, at.shape[1], width):
-        inlier = _inliers(pairs, metric, at, at[:, left : left + width], config)
-        per_group = np.add.reduceat(inlier.reshape(at.size, -1).astype(np.int16), first, axis=0)
-        np.minimum(per_group, capacity[:, None], out=per_group)
-        count = np.add.reduceat(per_group, of_image, axis=0, dtype=np.int64)  # (B, H)
-        count[~valid[:, left : left + width]] = -1
-        top = count.argmax(axis=1)
-        found = count[np.arange(len(slots)), top]
-        better = found > counts
-        counts[better] = found[better]
-        best[better] = (starts + left + top)[better]
-    return counts, best
+    starts, ends = putatives.starts[slots], putatives.starts[slots + 1]
+    sizes = ends - starts
+    size = int(sizes.max())
+    wide = int(np.minimum(sizes, np.maximum(1, PRODUCT_ELEMENTS // sizes)).max())
+    at = starts[:, None] + np.arange(size)  # (B, P)
+    hypotheses = (starts + left)[:, None] + np.arange(wide)  # (B, H)
+    beyond = hypotheses >= ends[:, None]
+    owned, last = at < ends[:, None], ends[:, None] - 1
+    hypotheses = np.minimum(hypotheses, last)
+    inlier = _inliers(pairs, np.minimum(at, last), hypotheses, config)
+    portion, column = np.nonzero(owned)  # what pads a portion out takes no part
+    group = putatives.group[at[owned]]
+    count = _counts(inlier.reshape(at.size, wide), portion * size + column, portion, group, putatives.capacity)
+    count[beyond] = -1
+    top = count.argmax(axis=1)
+    each = np.arange(len(slots))
+    return count[each, top], hypotheses[each, top]
 
 
-def _inliers(
-    pairs: _Pairs, metric: np.ndarray, at: np.ndarray, hypotheses: np.ndarray, config: VerificationConfig
-) -> np.ndarray:
+def _inliers(pairs: _Pairs, at: np.ndarray, hypotheses: np.ndarray, config: VerificationConfig) -> np.ndarray:
     """Which pairs (B, P) agree with which hypotheses (B, H), both given as pair indices.
 
     Returns:
         (B, P, H) bool.
     """
-    query, image = pairs.query[at][:, :, None], pairs.image[at][:, :, None]  # (B, P, 1, 2)
-    linear, shift, G = (values[hypotheses][:, None] for values in (pairs.linear, pairs.shift, metric))  # (B, 1, H, ...)
-    x, y = (query[..., 0] * linear[..., k, 0] for k in (0, 1))  # (B, P, H): forward residuals, built up in place
-    error = np.empty_like(x)
-    for k, residual in enumerate((x, y)):
-        residual += np.multiply(query[..., 1], linear[..., k, 1], out=error)
-        residual += shift[..., k]
-        residual -= image[..., k]
-    # p^T G p = x (g00 x + 2 g01 y) + g11 y^2
-    np.multiply(2 * G[..., 0, 1], y, out=error)
-    y *= y
-    y *= G[..., 1, 1]
-    error += G[..., 0, 0] * x
-    error *= x
-    error += y
+    points = pairs.points[at]  # (B, P, 5)
+    error, other = (points @ rows[hypotheses].swapaxes(1, 2) for rows in pairs.residuals)  # (B, P, H)
+    error *= error
+    other *= other
+    error += other
     inlier = error < config.tolerance**2
-    change = np.subtract(pairs.log_area[at][:, :, None], pairs.log_area[hypotheses][:, None], out=x)
+    change = np.subtract(pairs.log_area[at][:, :, None], pairs.log_area[hypotheses][:, None], out=other)
     inlier &= np.abs(change, out=change) < np.log(config.max_area_ratio)
     return inlier
+
+
+def _counts(
+    inlier: np.ndarray, rows: np.ndarray, portion: np.ndarray, group: np.ndarray, capacity: np.ndarray
+) -> np.ndarray:
+    """Inliers of every portion under every hypothesis, each group of pairs counted up to its capacity.
+
+    Args:
+        inlier: (n, H) bool.
+        rows: (R,) which of them take part, increasing.
+        portion: (R,) of each; non-decreasing, from 0 without gaps.
+        group: (R,) of each; the rows of a group lie together.
+        capacity: of every group.
+
+    Returns:
+        (B, H) int32.
+    """
+    new = np.ones(len(rows), bool)
+    new[1:] = (group[1:] != group[:-1]) | (portion[1:] != portion[:-1])
+    begin = np.flatnonzero(new)
+    length = np.diff(begin, append=len(rows))
+    longest = np.argsort(-length, kind="stable")
+    ordered = begin[longest]
+    reaches = np.cumsum(np.bincount(length)[::-1])[::-1]  # groups with at least so many pairs
+    # the first pairs of all groups, then the second ones of those that have two ...: `reduceat` is slow on short runs
+    values = inlier.view(np.int8)
+    total = values[rows[ordered]]
+    if len(reaches) > 127:
+        total = total.astype(np.int16)
+    for place in range(1, len(reaches) - 1):
+        of_these = ordered[: reaches[place + 1]]
+        total[: len(of_these)] += values[rows[of_these + place]]
+    limits = np.minimum(capacity[group[ordered]], length[longest])
+    np.minimum(total, limits[:, None].astype(total.dtype), out=total)
+    by_portion = np.empty_like(total)
+    by_portion[longest] = total
+    first = np.searchsorted(portion[begin], np.arange(portion[-1] + 1))
+    return np.add.reduceat(by_portion, first, axis=0, dtype=np.int32)
 
 
 def _refine(
@@ -226,7 +283,8 @@ def _refine(
     where = np.concatenate([np.arange(putatives.starts[s], putatives.starts[s + 1]) for s in slots])
     owner = np.repeat(np.arange(n), putatives.starts[slots + 1] - putatives.starts[slots])
     transforms = np.concatenate([pairs.linear[best], pairs.shift[best][..., None]], axis=2).astype(np.float64)
-    chosen = _one_to_one_inliers(putatives, pairs, where, owner, transforms, config)
+    points = pairs.points[where].astype(np.float64).T
+    chosen = _one_to_one_inliers(putatives, pairs, where, points, owner, transforms, config)
     counts = np.bincount(owner[chosen], minlength=n)
     growing = counts >= max(config.min_inliers, MIN_FIT)
     for _ in range(config.refinements):
@@ -235,13 +293,12 @@ def _refine(
         fitted, solvable = _fit(pairs, where[chosen], owner[chosen], n)
         growing &= solvable
         candidates = np.where(growing[:, None, None], fitted, transforms)
-        again = _one_to_one_inliers(putatives, pairs, where, owner, candidates, config)
+        again = _one_to_one_inliers(putatives, pairs, where, points, owner, candidates, config)
         found = np.bincount(owner[again], minlength=n)
         growing &= found > counts
         transforms[growing], counts[growing] = fitted[growing], found[growing]
-        chosen = np.flatnonzero(
-            np.where(growing[owner], np.isin(np.arange(len(owner)), again), np.isin(np.arange(len(owner)), chosen))
-        )
+        kept = np.concatenate([chosen[~growing[owner[chosen]]], again[growing[owner[again]]]])
+        chosen = np.sort(kept)
     return counts, transforms, where[chosen]
 
 
@@ -249,14 +306,21 @@ def _one_to_one_inliers(
     putatives: Putatives,
     pairs: _Pairs,
     where: np.ndarray,
+    points: np.ndarray,
     owner: np.ndarray,
     transforms: np.ndarray,
     config: VerificationConfig,
 ) -> np.ndarray:
-    """Positions in `where` of the inliers of each image's transform, one-to-one by increasing error."""
+    """Positions in `where` of the inliers of each image's transform, one-to-one by increasing error.
+
+    `points` are those of `_Pairs`, at `where`, as (5, P) float64.
+    """
     linear = transforms[:, :, :2]
-    residual = np.einsum("pij,pj->pi", linear[owner], pairs.query[where]) + transforms[owner, :, 2] - pairs.image[where]
-    error = np.einsum("pi,pij,pj->p", residual, _metric(linear)[owner], residual)
+    G = _metric(linear)
+    (a, b, dx), (c, d, dy) = transforms.transpose(1, 2, 0)[:, :, owner]
+    x = a * points[0] + b * points[1] + dx - points[3]
+    y = c * points[0] + d * points[1] + dy - points[4]
+    error = G[owner, 0, 0] * x * x + 2 * G[owner, 0, 1] * x * y + G[owner, 1, 1] * y * y
     log_det = np.log(np.abs(np.linalg.det(linear)))
     similar = np.abs(pairs.log_area[where] - log_det[owner]) < np.log(config.max_area_ratio)
     candidates = np.flatnonzero((error < config.tolerance**2) & similar)
@@ -284,21 +348,35 @@ def one_to_one(owner: np.ndarray, query: np.ndarray, row: np.ndarray, error: np.
     Returns:
         Sorted positions of the chosen pairs.
     """
-    order = np.lexsort((np.arange(len(error)), error))
-    query_key = np.unique(np.stack([owner, query]), axis=1, return_inverse=True)[1].ravel()[order]
-    row_key = np.unique(np.stack([owner, row]), axis=1, return_inverse=True)[1].ravel()[order]
+    order = np.argsort(error, kind="stable")
+    sides = [_dense(owner, values)[order] for values in (query, row)]
     left = np.arange(len(order))
     taken = []
     while len(left):
-        first_query = np.zeros(len(left), bool)
-        first_query[np.unique(query_key[left], return_index=True)[1]] = True
-        first_row = np.zeros(len(left), bool)
-        first_row[np.unique(row_key[left], return_index=True)[1]] = True
-        now = left[first_query & first_row]
+        keys = [side[left] for side in sides]
+        now = left[_is_first(keys[0]) & _is_first(keys[1])]
         taken.append(now)
-        gone = np.isin(query_key[left], query_key[now]) | np.isin(row_key[left], row_key[now])
+        gone = np.zeros(len(left), bool)
+        for side, key in zip(sides, keys, strict=True):
+            used = np.zeros(len(order), bool)
+            used[side[now]] = True
+            gone |= used[key]
         left = left[~gone]
     return np.sort(order[np.concatenate(taken)]) if taken else np.empty(0, np.int64)
+
+
+def _dense(owner: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """A number for every distinct pair of owner and value, from 0 without gaps."""
+    span = int(values.max(initial=0)) + 1
+    return np.unique(owner * span + values, return_inverse=True)[1].ravel()
+
+
+def _is_first(keys: np.ndarray) -> np.ndarray:
+    """Which entries are the first with their key; keys are dense."""
+    places = np.arange(len(keys))
+    first = np.full(int(keys.max(initial=-1)) + 1, len(keys))
+    np.minimum.at(first, keys, places)
+    return first[keys] == places
 
 
 def _fit(pairs: _Pairs, where: np.ndarray, owner: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:

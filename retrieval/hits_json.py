@@ -1,0 +1,100 @@
+"""Hits and explanations as JSON values: what ``retrieval query --json`` prints and what the HTTP API answers."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from retrieval.explanation import Explanation
+    from retrieval.queries import QueryFeatures
+    from retrieval.ranking import Hit
+
+
+def search_tree(name: str, features: "QueryFeatures", hits: Sequence["Hit"], matches: bool = False) -> dict[str, Any]:
+    """A search and what it found.
+
+    Args:
+        name: what the query is called.
+        features: the query.
+        hits: best first.
+        matches: also the inlier regions of every hit.
+    """
+    box = None if features.box is None else list(features.box)
+    return {
+        "query": {"name": name, "box": box, "features": len(features.words)},
+        "hits": [hit_tree(hit, matches) for hit in hits],
+    }
+
+
+def hit_tree(hit: "Hit", matches: bool = False) -> dict[str, Any]:
+    """One hit: rank, name, score, inliers, transform, and its inlier regions where they are asked for."""
+    row: dict[str, Any] = {
+        "rank": hit.rank,
+        "name": hit.name,
+        "score": round(hit.score, 6),
+        "inliers": hit.inliers,
+        "transform": None if hit.transform is None else hit.transform.round(6).tolist(),
+    }
+    if matches:
+        row["matches"] = pairs_tree(hit.matches)
+    return row
+
+
+def explanation_tree(one: "Explanation") -> dict[str, Any]:
+    """An explanation with all its words and matches."""
+    hit, shared, placed = one.hit, one.shared, one.placement
+    matches = [] if hit is None else pairs_tree(hit.matches)
+    for i, match in enumerate(matches):
+        match["word"] = int(one.match_words[i])
+        match["bits"] = None if one.match_bits is None else int(one.match_bits[i])
+    columns = (
+        ("word", shared.words.tolist()),
+        ("idf", shared.idf.astype(float).round(6).tolist()),
+        ("images", shared.document_frequencies.tolist()),
+        ("query_count", shared.query_counts.tolist()),
+        ("image_count", shared.image_counts.tolist()),
+        ("contribution", shared.contributions.round(9).tolist()),
+        ("query_share", shared.query_shares.round(9).tolist()),
+        ("image_share", shared.image_shares.round(9).tolist()),
+    )
+    names, values = zip(*columns, strict=True)
+    return {
+        "query": {"name": one.query, "box": one.box, "size": one.query_size, "features": one.query_features},
+        "image": {"name": one.name, "size": one.size, "features": one.features},
+        "candidates": one.candidates,
+        "rank": None if hit is None else hit.rank,
+        "score": None if hit is None else round(hit.score, 6),
+        "inliers": 0 if hit is None else hit.inliers,
+        "cosine": round(one.cosine, 6),
+        "divisor": round(one.divisor, 6),
+        "word_rank": one.word_rank,
+        "depth": one.depth,
+        "in_depth": one.in_depth,
+        "votes": None if one.votes is None else round(one.votes, 6),
+        "votes_rank": one.votes_rank,
+        "words": [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)],
+        "possible_pairs": shared.possible_pairs,
+        "pairs": one.pairs,
+        "hypotheses": one.hypotheses,
+        "min_inliers": one.min_inliers,
+        "reason": one.reason,
+        "transform": None if hit is None or hit.transform is None else hit.transform.round(6).tolist(),
+        "placement": None
+        if placed is None
+        else {
+            "scale": round(placed.scale, 6),
+            "rotation_clockwise": round(placed.rotation, 6),
+            "stretch": round(placed.stretch, 6),
+            "upright": placed.upright,
+            "centre": placed.centre.round(3).tolist(),
+            "shift": placed.shift.round(3).tolist(),
+            "corners": placed.corners.round(3).tolist(),
+        },
+        "matches": matches,
+    }
+
+
+def pairs_tree(matches: np.ndarray) -> list[dict[str, Any]]:
+    """Inlier regions (m, 2, 6), original pixels."""
+    return [{"query": pair[0].round(3).tolist(), "image": pair[1].round(3).tolist()} for pair in matches.astype(float)]

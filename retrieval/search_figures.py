@@ -1,0 +1,73 @@
+"""``--figure`` of ``retrieval query`` and ``retrieval explain``: what was found, as a picture."""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from retrieval.command_line import shown
+
+if TYPE_CHECKING:
+    from retrieval.explanation import Explanation
+    from retrieval.queries import QueryFeatures
+    from retrieval.retriever import Hit, Retriever
+
+logger = logging.getLogger(__name__)
+
+
+def check_figure(path: Path | None) -> None:
+    """Refuses a bad ``--figure`` before the search.
+
+    Raises:
+        RetrievalError: another suffix, or a path that cannot be written to.
+    """
+    if path is not None:
+        from retrieval.reporting.pictures import check_figure_path
+
+        check_figure_path(path)
+
+
+def draw_sheet(
+    arguments: argparse.Namespace, retriever: "Retriever", features: "QueryFeatures", hits: Sequence["Hit"]
+) -> None:
+    """Draws and writes the figure of ``query``.
+
+    Raises:
+        RetrievalError: it cannot be written.
+    """
+    from retrieval.reporting.figures import query_sheet
+    from retrieval.reporting.pictures import indexed_photograph, query_photograph, write_figure
+
+    collection, images = retriever.collection, retriever.config.images
+    how = "by words alone" if arguments.no_verify else "verified geometrically"
+    expanded = {None: "", "aqe": ", average query expansion", "hqe": ", Hamming query expansion"}[arguments.expand]
+    header = (
+        f"{len(hits) or 'no'} {'hit' if len(hits) == 1 else 'hits'} in an index of {len(collection.names)} photographs",
+        f"query features: {len(features.words)}; {how}{expanded}",
+    )
+    sheet = query_sheet(
+        query_photograph(collection, arguments.photo, images),
+        hits,
+        lambda name: indexed_photograph(collection, name, images),
+        features.box,
+        header,
+    )
+    write_figure(arguments.figure, sheet)
+    logger.info("figure: %s", shown(arguments.figure))
+
+
+def draw_explanation(arguments: argparse.Namespace, retriever: "Retriever", explained: "Explanation") -> None:
+    """Draws and writes the figure of ``explain``.
+
+    Raises:
+        RetrievalError: it cannot be written.
+    """
+    from retrieval.reporting.figures import explanation_drawing
+    from retrieval.reporting.pictures import indexed_photograph, query_photograph, write_figure
+
+    collection, images = retriever.collection, retriever.config.images
+    query = query_photograph(collection, arguments.photo, images)
+    drawing = explanation_drawing(explained, query, indexed_photograph(collection, arguments.name, images))
+    write_figure(arguments.figure, drawing)
+    logger.info("figure: %s", shown(arguments.figure))
