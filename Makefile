@@ -24,7 +24,7 @@ ifndef RETRIEVAL_REAL_DATA
 RETRIEVAL_REAL_DATA := $(abspath $(wildcard ../shared/data))
 endif
 
-.PHONY: help demo test soak lint evaluate-real real-data bench open-patches train clean
+.PHONY: help demo test soak test-web lint evaluate-real real-data bench open-patches train clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do \
@@ -40,6 +40,22 @@ test: $(STAMP) ## Run the tests
 
 soak: $(STAMP) ## Kill 200 writers, read for a minute, fail every write, flip thousands of bits (about 10 minutes)
 	RETRIEVAL_SOAK=1 $(BIN)/python -m pytest tests/test_survival.py tests/test_durability.py tests/test_damage.py --durations=10
+
+# The page in a browser: Debian's Chromium, and axe-core, which npm brings into the cache below runs/ (never committed).
+BROWSER := $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))
+AXE_VERSION := 4.14.1
+AXE := runs/web/cache/axe-core-$(AXE_VERSION)/package/axe.min.js
+
+test-web: $(STAMP) ## Test the search page in a browser (chromium); screenshots in runs/web
+	@[ -n "$(BROWSER)" ] || { echo "skipped: no browser to test the search page in (sudo apt-get install chromium)"; exit 0; }; \
+	if [ ! -f $(AXE) ]; then $(MAKE) --no-print-directory $(AXE) || \
+		echo "axe-core could not be fetched with npm: accessibility is not checked" >&2; fi; \
+	axe=$$([ -f $(AXE) ] && echo "$(abspath $(AXE))" || true); \
+	RETRIEVAL_BROWSER="$(BROWSER)" RETRIEVAL_AXE="$$axe" $(BIN)/python -m pytest tests/web/test_web_browser.py -rs
+
+$(AXE):
+	@mkdir -p $(dir $@).. && cd $(dir $@).. && npm pack --silent axe-core@$(AXE_VERSION) > /dev/null && \
+		tar xzf axe-core-$(AXE_VERSION).tgz package/axe.min.js && rm axe-core-$(AXE_VERSION).tgz
 
 lint: $(STAMP) ## Check style and types
 	$(BIN)/ruff check .

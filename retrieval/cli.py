@@ -1,4 +1,4 @@
-"""The command line: ``retrieval index | add | remove | query | ...``; verbs are declared where their code is.
+"""The command line: ``retrieval index | add | remove | query | serve | ...``; verbs are declared where their code is.
 
 Exit codes: see `retrieval.command_line`.
 """
@@ -13,6 +13,7 @@ from retrieval.command_line import add_verb, run_command
 from retrieval.index import command as index
 from retrieval.patchsets import command as patches
 from retrieval.vocabulary import command as vocabulary
+from retrieval.web import command as web
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate_command.add_parser(verbs)
     vocabulary.add_parser(verbs)
     patches.add_parser(verbs)
+    web.add_parser(verbs)
     download = add_verb(
         verbs,
         "download",

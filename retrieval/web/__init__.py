@@ -1,0 +1,1 @@
+"""A search page and an HTTP API on one index; needs the extra ``web``."""

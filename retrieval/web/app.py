@@ -1,0 +1,253 @@
+"""The routes: each reads its request, gives the work to a worker thread, and answers."""
+
+import contextlib
+import json
+import logging
+import mimetypes
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from retrieval.errors import RetrievalError
+from retrieval.web import forms, openapi, pictures
+from retrieval.web.guard import Guard, Policy
+from retrieval.web.problems import RequestError
+from retrieval.web.service import Service
+from retrieval.web.workers import Workers
+
+logger = logging.getLogger(__name__)
+
+MAX_UPLOAD = 25_000_000  # bytes
+MAX_PAGE = 200  # photographs
+_BODIES = 8  # the longest bodies that memory is held for
+_THUMBNAIL = 320  # pixels
+_KEEP = {"cache-control": "private, max-age=3600"}
+_PICTURE_THREADS, _PICTURES_WAITING = 2, 256
+_NOT_SAID = "something went wrong on the server; its log says what"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client can ask of the server.
+
+    Attributes:
+        threads: searches at once.
+        waiting: searches that may wait.
+        upload_bytes: longest body.
+    """
+
+    threads: int = os.cpu_count() or 1
+    waiting: int = 64
+    upload_bytes: int = MAX_UPLOAD
+
+
+def make_app(service: Service, policy: Policy, limits: Limits | None = None) -> Guard:
+    """The application.
+
+    Args:
+        service: does the work.
+        policy: who is let in.
+        limits: of requests.
+    """
+    routes = _Routes(service, limits or Limits())
+    handlers: dict[Any, Any] = {
+        RequestError: _refused,
+        RetrievalError: _failed,
+        HTTPException: _unknown,
+        Exception: _broken,
+    }
+    app = Starlette(routes=routes.table(), exception_handlers=handlers, lifespan=routes.lifespan)
+    app.router.redirect_slashes = False  # a redirection would repeat whatever name the client called the server
+    return Guard(app, policy)
+
+
+class _Routes:
+    def __init__(self, service: Service, limits: Limits):
+        self.service = service
+        self.limits = limits
+        self._searches = Workers(limits.threads, limits.waiting, "search")
+        self._pictures = Workers(_PICTURE_THREADS, _PICTURES_WAITING, "picture")
+        self._memory = forms.Memory(_BODIES * limits.upload_bytes)
+        self._static = _static_files()
+        self._description = openapi.description(limits.upload_bytes)
+
+    def table(self) -> list[Route]:
+        return [
+            Route("/", self.page),
+            Route("/docs", self.docs),
+            Route("/static/{name}", self.static),
+            Route("/openapi.json", self.openapi),
+            Route("/healthz", self.healthz),
+            Route("/api/index", self.about),
+            Route("/api/images", self.images),
+            Route("/api/images/{id}", self.image),
+            Route("/api/images/{id}/picture", self.picture),
+            Route("/thumbnails/{id}", self.thumbnail),
+            Route("/api/uploads", self.upload, methods=["POST"]),
+            Route("/api/search", self.search, methods=["POST"]),
+            Route("/api/explain", self.explain),
+        ]
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            self._searches.close()
+            self._pictures.close()
+            self.service.uploads.clear()
+
+    async def page(self, _: Request) -> Response:
+        return self._file("index.html")
+
+    async def docs(self, _: Request) -> Response:
+        return self._file("docs.html")
+
+    async def static(self, request: Request) -> Response:
+        return self._file(request.path_params["name"])
+
+    async def openapi(self, _: Request) -> Response:
+        return answer(self._description)
+
+    async def healthz(self, _: Request) -> Response:
+        return answer({"status": "ok"})
+
+    async def about(self, _: Request) -> Response:
+        about = await self._pictures.run(self.service.about)
+        return answer({**about, "max_upload": self.limits.upload_bytes})
+
+    async def images(self, request: Request) -> Response:
+        given = _parameters(request, "page", "size", "q")
+        page = forms.integer(given.get("page", "1"), "page", 1, 10**8)
+        size = forms.integer(given.get("size", "48"), "size", 1, MAX_PAGE)
+        return answer(await self._pictures.run(self.service.images, page, size, given.get("q", "")[:200]))
+
+    async def image(self, request: Request) -> Response:
+        _parameters(request)
+        return answer((await self._pictures.run(self.service.photograph, request.path_params["id"])).tree())
+
+    async def picture(self, request: Request) -> Response:
+        side = _parameters(request, "side").get("side", "1280")
+        if side not in map(str, pictures.SIDES):
+            raise RequestError(400, f"side: expected one of {', '.join(map(str, pictures.SIDES))}")
+        return await self._picture(request, int(side))
+
+    async def thumbnail(self, request: Request) -> Response:
+        return await self._picture(request, _THUMBNAIL)
+
+    async def _picture(self, request: Request, side: int) -> Response:
+        data, tag = await self._pictures.run(self.service.picture, request.path_params["id"], side)
+        headers = {**_KEEP, "etag": f'"{tag}-{side}"'}
+        if headers["etag"] in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        return Response(data, media_type="image/jpeg", headers=headers)
+
+    async def upload(self, request: Request) -> Response:
+        with self._memory.share() as share:
+            body = await self._form(request, share)
+            _, file = await self._searches.run(forms.parse_form, body, request.headers["content-type"])
+            photograph = await self._searches.run(self.service.upload, file.name, file.data)
+        return answer(photograph.tree(), 201)
+
+    async def search(self, request: Request) -> Response:
+        kind = forms.media_type(request)
+        if kind == "application/json":
+            wanted = forms.search_from_json(await forms.read_body(request, forms.MAX_JSON))
+            return answer(await self._searches.run(self._search, wanted))
+        with self._memory.share() as share:
+            body = await self._form(request, share, "application/json or ")
+            wanted = await self._searches.run(forms.search_from_form, body, request.headers["content-type"])
+            return answer(await self._searches.run(self._search, wanted))
+
+    def _search(self, wanted: forms.SearchRequest) -> dict[str, Any]:
+        key = wanted.id
+        if wanted.file is not None:
+            key = self.service.upload(wanted.file.name, wanted.file.data).id
+        assert key is not None
+        return self.service.search(key, wanted.box, wanted.top, wanted.verify, wanted.expand, wanted.matches)
+
+    async def explain(self, request: Request) -> Response:
+        given = _parameters(request, "query", "box", "hit")
+        for key in ("query", "hit"):
+            if key not in given:
+                raise RequestError(400, f"{key}: expected the id of a photograph")
+        box = forms.box_of_text(given.get("box", ""))
+        return answer(await self._searches.run(self.service.explain, given["query"], box, given["hit"]))
+
+    async def _form(self, request: Request, share: forms.Share, others: str = "") -> bytes:
+        """The body of a multipart request."""
+        if forms.media_type(request) != "multipart/form-data":
+            raise RequestError(415, f"expected {others}multipart/form-data", close=True)
+        return await forms.read_body(request, self.limits.upload_bytes, share)
+
+    def _file(self, name: str) -> Response:
+        if name not in self._static:
+            raise HTTPException(404)
+        data, kind = self._static[name]
+        return Response(data, media_type=kind, headers={"cache-control": "no-cache"})
+
+
+def answer(tree: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """JSON in ASCII: names may hold bytes that are not text, as lone surrogates, which UTF-8 does not take."""
+    return Response(json.dumps(tree), status, headers, "application/json")
+
+
+def _static_files() -> dict[str, tuple[bytes, str]]:
+    """All files of the page, by name, read once: no name from a request reaches the file system."""
+    folder = resources.files("retrieval.web").joinpath("static")
+    found = {}
+    for item in folder.iterdir():
+        kind = {".js": "text/javascript", ".svg": "image/svg+xml"}.get(os.path.splitext(item.name)[1])
+        kind = kind or mimetypes.guess_type(item.name)[0] or "application/octet-stream"
+        found[item.name] = item.read_bytes(), kind
+    return found
+
+
+def _parameters(request: Request, *known: str) -> dict[str, str]:
+    """The query string's parameters.
+
+    Raises:
+        RequestError: one that is not known, or that comes twice.
+    """
+    items = request.query_params.multi_items()
+    if len({key for key, _ in items}) < len(items) or any(key not in known for key, _ in items):
+        raise RequestError(400, f"a parameter comes twice or is not known; known: {', '.join(known) or 'none'}")
+    return dict(items)
+
+
+Handler = Callable[[Request, Exception], Awaitable[Response]]
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    headers = {}
+    if error.retry_after is not None:
+        headers["retry-after"] = str(error.retry_after)
+    if error.close:
+        headers["connection"] = "close"
+    return answer({"error": str(error)}, error.status, headers)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    logger.error("%s %s: %s", request.method, request.url.path, error)
+    return answer({"error": _NOT_SAID}, 500)
+
+
+async def _unknown(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    allowed = (error.headers or {}).get("Allow", "")
+    if error.status_code == 405:
+        return answer({"error": f"this address takes {allowed} only"}, 405, {"allow": allowed})
+    return answer({"error": "there is nothing at this address; /docs says what there is"}, error.status_code)
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    return answer({"error": _NOT_SAID}, 500)

@@ -1,0 +1,272 @@
+"""The description of the API in OpenAPI 3.1, which /docs shows."""
+
+from typing import Any
+
+from retrieval import __version__
+from retrieval.web import pictures
+from retrieval.web.forms import MAX_TOP
+
+_INDEXED_OR_UPLOADED = "of a photograph of the index (16 hexadecimal digits), or of an uploaded one (32)"
+_ID_SCHEMA = {"type": "string", "pattern": "^[0-9a-f]{16}([0-9a-f]{16})?$"}
+_SIZE = {
+    "type": "array",
+    "items": {"type": "integer", "minimum": 1},
+    "minItems": 2,
+    "maxItems": 2,
+    "description": "width, height, pixels",
+}
+_BOX = {
+    "type": ["array", "null"],
+    "items": {"type": "number"},
+    "minItems": 4,
+    "maxItems": 4,
+    "description": "x1, y1, x2, y2 in pixels of the photograph as it is seen; null: all of it",
+}
+_TRANSFORM = {
+    "type": ["array", "null"],
+    "items": {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3},
+    "minItems": 2,
+    "maxItems": 2,
+    "description": "2 x 3, query to image, pixels; null where geometry does not confirm the hit",
+}
+_REGION = {"type": "array", "items": {"type": "number"}, "minItems": 6, "maxItems": 6}
+_MATCHES = {
+    "type": "array",
+    "description": "pairs of regions x, y, a, b, c, angle; [[a, 0], [b, c]] takes the unit circle to the ellipse",
+    "items": {"type": "object", "required": ["query", "image"], "properties": {"query": _REGION, "image": _REGION}},
+}
+
+
+def description(upload_bytes: int) -> dict[str, Any]:
+    """The document.
+
+    Args:
+        upload_bytes: longest body that is taken.
+    """
+    options = {
+        "top": {"type": "integer", "minimum": 1, "maximum": MAX_TOP, "default": 20, "description": "number of hits"},
+        "verify": {"type": "boolean", "default": True, "description": "confirm the best candidates by geometry"},
+        "expand": {
+            "type": ["string", "null"],
+            "enum": ["aqe", "hqe", None],
+            "default": None,
+            "description": "search again with what was confirmed: average or Hamming query expansion",
+        },
+        "matches": {"type": "boolean", "default": False, "description": "also the matching regions of every hit"},
+    }
+    by_id = _object({"id": {**_ID_SCHEMA, "description": f"id {_INDEXED_OR_UPLOADED}"}, "box": _BOX, **options}, "id")
+    file = {"type": "string", "contentMediaType": "application/octet-stream", "description": "JPEG, PNG, WebP, TIFF …"}
+    form_options = {**options, "expand": {"type": "string", "enum": ["aqe", "hqe"]}}
+    box_text = {"type": "string", "description": "x1,y1,x2,y2"}
+    by_file = _object({"photograph": file, "box": box_text, **form_options}, "photograph")
+    refused = ("400", "404", "410", "503")
+    sent = ("400", "408", "413", "415", "422", "503")
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Image retrieval",
+            "version": __version__,
+            "description": "Finds the photographs of a collection that show the same thing as a photograph, or a box "
+            "in it. Errors are JSON objects with a sentence under the key error.",
+        },
+        "paths": {
+            "/api/search": {
+                "post": {
+                    "summary": "Search with a photograph of the index, an uploaded one, or one that comes along",
+                    "requestBody": {
+                        "required": True,
+                        "content": {
+                            "application/json": {"schema": by_id},
+                            "multipart/form-data": {"schema": by_file},
+                        },
+                    },
+                    "responses": _responses("What was found, best first", _ref("Found"), *refused, *sent),
+                }
+            },
+            "/api/uploads": {
+                "post": {
+                    "summary": "Upload a photograph to search with",
+                    "description": f"At most {upload_bytes / 1e6:g} megabytes; kept in memory while there is room.",
+                    "requestBody": {
+                        "required": True,
+                        "content": {"multipart/form-data": {"schema": _object({"photograph": file}, "photograph")}},
+                    },
+                    "responses": _responses("It is kept", _ref("Photograph"), *sent, status="201"),
+                }
+            },
+            "/api/images": {
+                "get": {
+                    "summary": "The photographs of the index, by name",
+                    "parameters": [
+                        _query("page", {"type": "integer", "minimum": 1, "maximum": 10**8, "default": 1}),
+                        _query("size", {"type": "integer", "minimum": 1, "maximum": 200, "default": 48}),
+                        _query("q", {"type": "string", "maxLength": 200}, "only names that contain this"),
+                    ],
+                    "responses": _responses("One page", _ref("Page"), "400", "503"),
+                }
+            },
+            "/api/images/{id}": {
+                "get": {
+                    "summary": "Facts about a photograph",
+                    "parameters": [_id()],
+                    "responses": _responses("Facts", _ref("Photograph"), *refused),
+                }
+            },
+            "/api/images/{id}/picture": {
+                "get": {
+                    "summary": "A photograph as a JPEG",
+                    "parameters": [
+                        _id(),
+                        _query("side", {"type": "integer", "enum": list(pictures.SIDES), "default": 1280}),
+                    ],
+                    "responses": _picture(*refused),
+                }
+            },
+            "/thumbnails/{id}": {
+                "get": {
+                    "summary": "A small JPEG of a photograph",
+                    "parameters": [_id()],
+                    "responses": _picture(*refused),
+                }
+            },
+            "/api/explain": {
+                "get": {
+                    "summary": "Why a photograph of the index gets its score: words, matching regions, transform",
+                    "description": "Of the search with geometry and without expansion.",
+                    "parameters": [
+                        _query("query", _ID_SCHEMA, f"id {_INDEXED_OR_UPLOADED}", required=True),
+                        _query("hit", _ID_SCHEMA, "id of a photograph of the index", required=True),
+                        _query("box", {"type": "string"}, "x1,y1,x2,y2"),
+                    ],
+                    "responses": _responses("The account", _ref("Explanation"), *refused),
+                }
+            },
+            "/api/index": {
+                "get": {
+                    "summary": "Facts about the index and what the server takes",
+                    "responses": _responses("Facts", _ref("Index"), "503"),
+                }
+            },
+            "/healthz": {
+                "get": {
+                    "summary": "Whether the server is there",
+                    "security": [],
+                    "responses": _responses("It is", _object({"status": {"const": "ok"}}, "status")),
+                }
+            },
+        },
+        "components": {
+            "schemas": _schemas(),
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "with --token only"}},
+        },
+        "security": [{}, {"token": []}],
+    }
+
+
+def _schemas() -> dict[str, Any]:
+    photograph = {
+        "id": {**_ID_SCHEMA},
+        "name": {"type": "string"},
+        "size": _SIZE,
+        "features": {"type": "integer", "minimum": 0},
+        "uploaded": {"type": "boolean"},
+    }
+    hit = {
+        "rank": {"type": "integer", "minimum": 1},
+        "name": {"type": "string"},
+        "score": {"type": "number"},
+        "inliers": {"type": "integer", "minimum": 0},
+        "transform": _TRANSFORM,
+        "id": _ID_SCHEMA,
+        "size": _SIZE,
+    }
+    query = {"name": {"type": "string"}, "box": _BOX, "features": {"type": "integer"}, "id": _ID_SCHEMA, "size": _SIZE}
+    side = {"name": {"type": "string"}, "id": _ID_SCHEMA, "size": _SIZE, "features": {"type": "integer"}}
+    found = {
+        "query": _object(query, *query),
+        "hits": {"type": "array", "items": _ref("Hit")},
+        "depth": {"type": "integer", "description": "how many candidates geometry looked at"},
+        "seconds": {"type": "number"},
+    }
+    page = {
+        "images": {"type": "array", "items": _ref("Photograph")},
+        "page": {"type": "integer"},
+        "pages": {"type": "integer"},
+        "total": {"type": "integer"},
+    }
+    explanation = {
+        "query": _object({**side, "box": _BOX}, "name", "id", "size"),
+        "image": _object(side, "name", "id", "size"),
+        "rank": {"type": ["integer", "null"]},
+        "score": {"type": ["number", "null"]},
+        "inliers": {"type": "integer"},
+        "cosine": {"type": "number"},
+        "words": {"type": "array", "items": {"type": "object"}},
+        "reason": {"type": ["string", "null"], "description": "why there is no transform"},
+        "transform": _TRANSFORM,
+        "placement": {"type": ["object", "null"]},
+        "matches": _MATCHES,
+    }
+    index = {
+        "name": {"type": "string"},
+        "images": {"type": "integer"},
+        "features": {"type": "integer"},
+        "signatures": {"type": "boolean", "description": "whether expand: hqe is possible"},
+        "depth": {"type": "integer"},
+        "max_megapixels": {"type": "number"},
+        "max_upload": {"type": "integer", "description": "bytes"},
+    }
+    return {
+        "Photograph": _object(photograph, *photograph),
+        "Hit": _object({**hit, "matches": _MATCHES}, *hit),
+        "Found": _object(found, *found),
+        "Page": _object(page, *page),
+        "Explanation": _object(explanation, *explanation),
+        "Index": _object(index, *index),
+        "Error": _object({"error": {"type": "string"}}, "error"),
+    }
+
+
+def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(required)}
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _id() -> dict[str, Any]:
+    return {"name": "id", "in": "path", "required": True, "description": _INDEXED_OR_UPLOADED, "schema": _ID_SCHEMA}
+
+
+def _query(name: str, schema: dict[str, Any], text: str = "", required: bool = False) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": required, "description": text or name, "schema": schema}
+
+
+def _responses(text: str, schema: dict[str, Any], *errors: str, status: str = "200") -> dict[str, Any]:
+    found = {status: {"description": text, "content": {"application/json": {"schema": schema}}}}
+    return {**found, **_errors(errors)}
+
+
+def _picture(*errors: str) -> dict[str, Any]:
+    found = {"description": "The picture", "content": {"image/jpeg": {"schema": {"type": "string"}}}}
+    return {"200": found, "304": {"description": "It has not changed"}, **_errors(errors)}
+
+
+def _errors(statuses: tuple[str, ...]) -> dict[str, Any]:
+    texts = {
+        "400": "The request is not as it should be",
+        "404": "No photograph has this id, or it is not kept any more",
+        "408": "The request came too slowly",
+        "410": "The photograph's file has gone or changed",
+        "413": "Too large",
+        "415": "Of another type than expected",
+        "422": "No usable photograph",
+        "503": "Too much to do; Retry-After says when to try again",
+    }
+    statuses = tuple(dict.fromkeys(("401", "421", *statuses)))
+    texts |= {"401": "A token is needed", "421": "The server is not known by the name it was called"}
+    return {
+        status: {"description": texts[status], "content": {"application/json": {"schema": _ref("Error")}}}
+        for status in sorted(statuses)
+    }

@@ -1,0 +1,83 @@
+"""Photographs made small for the page: thumbnails, and pictures to draw boxes and matches on."""
+
+import hashlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from retrieval.config import ImageConfig
+from retrieval.errors import ImageError
+from retrieval.images import load_picture, read_header, read_photograph, seen_size
+from retrieval.web.bounded import BoundedCache
+from retrieval.web.problems import RequestError
+
+SIDES = (320, 640, 1280, 1920)
+"""Longest sides that are offered, pixels; few, so that pictures are found in caches."""
+UPLOAD_SIDE = 1280  # pixels of the picture that is kept of an uploaded photograph
+_QUALITY = 85
+
+
+def encode(pixels: np.ndarray) -> bytes:
+    """A JPEG file of (H, W, 3) uint8 pixels (blue, green, red), without any metadata."""
+    good, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    if not good:
+        raise ImageError("it cannot be written as a JPEG")
+    return data.tobytes()
+
+
+def reduce(picture: bytes, side: int) -> bytes:
+    """A JPEG made by `encode`, with its longest side at most `side` pixels."""
+    pixels = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise ImageError("it cannot be decoded")
+    height, width = pixels.shape[:2]
+    if max(height, width) <= side:
+        return picture
+    size = max(1, round(width * side / max(height, width))), max(1, round(height * side / max(height, width)))
+    return encode(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+
+
+class Pictures:
+    """Small pictures of indexed photographs, kept in memory as far as they fit.
+
+    Args:
+        capacity: bytes.
+    """
+
+    def __init__(self, capacity: int):
+        self._cache: BoundedCache[bytes] = BoundedCache(capacity)
+
+    def get(self, path: Path, size: tuple[int, int], config: ImageConfig, side: int) -> tuple[bytes, str]:
+        """A picture, as a JPEG file, and a tag that changes with the photograph's file.
+
+        Args:
+            path: the photograph.
+            size: its width and height when it was indexed, pixels.
+            config: orientation and limits.
+            side: one of `SIDES`.
+
+        Raises:
+            RequestError: the photograph is gone, has changed, or cannot be read.
+        """
+        try:
+            status = path.stat()
+        except (OSError, ValueError):
+            raise RequestError(410, "the photograph is not where it was when it was indexed") from None
+        key = (str(path), size, status.st_mtime_ns, status.st_size, side)
+        tag = hashlib.sha256(repr(key).encode("utf-8", "backslashreplace")).hexdigest()[:16]
+        found = self._cache.get(key)
+        if found is None:
+            found = self._make(path, size, config, side)
+            self._cache.put(key, found, len(found) + 500)
+        return found, tag
+
+    @staticmethod
+    def _make(path: Path, size: tuple[int, int], config: ImageConfig, side: int) -> bytes:
+        try:
+            data = read_photograph(path, config)
+            if seen_size(read_header(data), config) != size:
+                raise RequestError(410, "the photograph's file has changed since it was indexed")
+            return encode(load_picture(data, config, side))
+        except ImageError:
+            raise RequestError(410, "the photograph's file cannot be read any more") from None

@@ -1,0 +1,56 @@
+// Requests to the server; whatever goes wrong becomes an Error with a sentence for people.
+
+const PATIENCE = 4; // attempts while the server has too much to do
+
+async function ask(url, options = {}, attempt = 1) {
+  let response;
+  try {
+    response = await fetch(url, { credentials: "same-origin", ...options });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("The server does not answer. Is it still running?");
+  }
+  if (response.status === 503 && attempt < PATIENCE) {
+    const seconds = Number(response.headers.get("retry-after")) || 2;
+    await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+    options.signal?.throwIfAborted();
+    return ask(url, options, attempt + 1);
+  }
+  let answer = null;
+  try {
+    answer = await response.json();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+  }
+  if (!response.ok || answer === null) {
+    const said = answer?.error ?? `the server answered with status ${response.status}`;
+    const error = new Error(`${said[0].toUpperCase()}${said.slice(1)}.`);
+    error.status = response.status;
+    throw error;
+  }
+  return answer;
+}
+
+export const about = () => ask("/api/index");
+export const photograph = (id, signal) => ask(`/api/images/${encodeURIComponent(id)}`, { signal });
+
+export function images(page, size, text, signal) {
+  return ask(`/api/images?${new URLSearchParams({ page, size, q: text })}`, { signal });
+}
+
+export function search(wanted, signal) {
+  const headers = { "content-type": "application/json" };
+  return ask("/api/search", { method: "POST", headers, body: JSON.stringify(wanted), signal });
+}
+
+export function explain(query, box, hit, signal) {
+  const parameters = new URLSearchParams({ query, hit });
+  if (box) parameters.set("box", box.join(","));
+  return ask(`/api/explain?${parameters}`, { signal });
+}
+
+export function upload(file) {
+  const form = new FormData();
+  form.append("photograph", file, file.name || "pasted photograph");
+  return ask("/api/uploads", { method: "POST", body: form });
+}

@@ -1,0 +1,39 @@
+// The photographs of the index, a page at a time.
+
+import * as api from "./api.js";
+import { breakable, byId, html, plural, shown } from "./dom.js";
+import { address, browsing, searching } from "./state.js";
+
+const PAGE = 48;
+
+export function card(photograph, href) {
+  const image = html("img", { src: `/thumbnails/${photograph.id}`, alt: "", loading: "lazy", decoding: "async" });
+  const frame = html("span", { class: "thumb" }, image);
+  image.addEventListener("error", () => frame.replaceChildren(html("span", { class: "gone" }, "picture not there")));
+  return html("li", {}, html("a", { class: "card", href, "data-inner": true }, frame, html("span", { class: "name" }, ...breakable(photograph.name))));
+}
+
+export async function show(state, signal) {
+  byId("find-text").value = state.find;
+  const found = await api.images(state.page, PAGE, state.find, signal);
+  byId("images").replaceChildren(...found.images.map((one) => card(one, address(searching(one.id)))));
+  const which = state.find ? ` with “${shown(state.find)}” in the name` : "";
+  byId("collection-status").textContent = found.total
+    ? `${plural(found.total, "photograph")}${which}${found.pages > 1 ? `; page ${state.page} of ${found.pages}` : ""}.`
+    : `No photograph${which}.`;
+  byId("pager").replaceChildren(...links(state, found.pages));
+}
+
+function links(state, pages) {
+  if (pages < 2) return [];
+  const wanted = new Set([1, state.page - 1, state.page, state.page + 1, pages]);
+  const numbers = [...wanted].filter((page) => page >= 1 && page <= pages).sort((a, b) => a - b);
+  const parts = [];
+  numbers.forEach((page, i) => {
+    if (i && page > numbers[i - 1] + 1) parts.push(html("span", { "aria-hidden": "true" }, "…"));
+    const href = address(browsing(page, state.find));
+    const current = page === state.page ? "page" : null;
+    parts.push(html("a", { href, "data-inner": true, "aria-current": current, "aria-label": `Page ${page}` }, String(page)));
+  });
+  return parts;
+}

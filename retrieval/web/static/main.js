@@ -1,0 +1,169 @@
+// Puts the page together: the address says what is shown, and everything that happens changes the address.
+
+import * as api from "./api.js";
+import { BoxEditor } from "./boxes.js";
+import * as collection from "./collection.js";
+import { byId, plural, shown } from "./dom.js";
+import { isBox } from "./geometry.js";
+import * as match from "./match.js";
+import * as results from "./results.js";
+import { address, browsing, read, searching } from "./state.js";
+import { listen } from "./uploads.js";
+
+const TITLE = "Find the same place";
+const tools = byId("tools");
+const editor = new BoxEditor(byId("stage"), (box) => go({ ...read(), box, hit: null }));
+let index = null;
+let work = new AbortController();
+let last = { key: null, found: null, photograph: null }; // the search that is on the page
+
+function tell(text) {
+  byId("problem").textContent = text;
+  byId("problem").hidden = !text;
+}
+
+function only(...shownIds) {
+  for (const id of ["intro", "query", "results", "match", "collection"]) byId(id).hidden = !shownIds.includes(id);
+}
+
+function go(state, focus = null) {
+  const href = address(state);
+  if (href !== location.pathname + location.search) history.pushState(null, "", href);
+  return render(focus);
+}
+
+async function render(focus = null) {
+  work.abort();
+  work = new AbortController();
+  const { signal } = work, state = read();
+  tell("");
+  try {
+    index ??= await api.about();
+    describe();
+    if (!state.q) await browse(state, signal);
+    else if (state.hit) await explain(state, signal);
+    else await search(state, signal);
+    if (focus) byId(focus)?.focus({ preventScroll: focus === "results-title" });
+  } catch (error) {
+    if (error.name === "AbortError" || signal.aborted) return;
+    document.title = TITLE;
+    byId("results").removeAttribute("aria-busy");
+    byId("status").textContent = "";
+    tell(error.message);
+    if (error.status === 404) await instead(signal);
+  }
+}
+
+function describe() {
+  byId("about").textContent = `${plural(index.images, "photograph")} in ${shown(index.name)}`;
+  byId("depth-note").textContent = `for the best ${index.depth} candidates`;
+  const hqe = tools.querySelector("[value=hqe]");
+  hqe.disabled = !index.signatures;
+  byId("hqe-note").textContent = index.signatures ? "Hamming query expansion" : "not possible: this index keeps no signatures";
+}
+
+async function browse(state, signal) {
+  document.title = TITLE;
+  only("intro", "collection");
+  await collection.show(state, signal);
+}
+
+// What stood there belongs to something else: the collection offers a way on.
+async function instead(signal) {
+  only("intro", "collection");
+  await collection.show(browsing(1, ""), signal).catch(() => only("intro"));
+}
+
+async function search(state, signal) {
+  const key = address({ ...state, hit: null });
+  const wanted = { id: state.q, box: state.box, top: state.top, verify: state.verify, expand: state.expand || null };
+  const searched = last.key === key ? null : api.search(wanted, signal); // the photograph's facts come meanwhile
+  searched?.catch(() => {}); // what went wrong is told where the answer is awaited
+  if (last.photograph?.id !== state.q) {
+    only();
+    last = { key: null, found: null, photograph: await api.photograph(state.q, signal) };
+    byId("hits").replaceChildren();
+  }
+  const { photograph } = last;
+  only("query", "results");
+  document.title = `${shown(photograph.name)} – ${TITLE}`;
+  byId("query-name").textContent = `${shown(photograph.name)}${photograph.uploaded ? " (uploaded)" : ""}, ${photograph.size.join(" × ")} pixels`;
+  fill(state);
+  editor.show(photograph, state.box);
+  if (searched) {
+    byId("status").textContent = "Searching …";
+    byId("results").setAttribute("aria-busy", "true");
+    last.found = await searched.finally(() => setTimeout(() => editor.sharpen())); // after the hits have been put in
+    last.key = key;
+    byId("results").removeAttribute("aria-busy");
+  }
+  results.show(state, last.found, index.signatures);
+}
+
+async function explain(state, signal) {
+  only("match");
+  byId("match").replaceChildren();
+  tell("");
+  const one = await api.explain(state.q, state.box, state.hit, signal);
+  document.title = `${shown(one.image.name)} – ${TITLE}`;
+  match.show(state, one, signal);
+}
+
+function fill(state) {
+  ["x1", "y1", "x2", "y2"].forEach((name, i) => (tools.elements[name].value = state.box ? state.box[i] : ""));
+  tools.elements.verify.checked = state.verify || state.expand === "aqe";
+  tools.elements.verify.disabled = state.expand === "aqe";
+  tools.elements.expand.value = state.expand;
+}
+
+function boxOfFields() {
+  const texts = ["x1", "y1", "x2", "y2"].map((name) => tools.elements[name].value.trim());
+  if (texts.every((text) => text === "")) return null;
+  const box = texts.map((text) => (text === "" ? Number.NaN : Number(text)));
+  if (!isBox(box)) throw new Error("The box needs four numbers: right must exceed left, and bottom must exceed top.");
+  return box;
+}
+
+tools.addEventListener("submit", (event) => {
+  event.preventDefault();
+  try {
+    go({ ...read(), box: boxOfFields() });
+  } catch (error) {
+    tell(error.message);
+  }
+});
+tools.addEventListener("change", (event) => {
+  const { verify, expand } = tools.elements;
+  if (event.target === verify) go({ ...read(), verify: verify.checked });
+  else if (event.target.name === "expand") go({ ...read(), expand: expand.value });
+});
+byId("whole").addEventListener("click", () => go({ ...read(), box: null }));
+byId("more").addEventListener("click", () => {
+  const state = read();
+  go({ ...state, top: Math.min(state.top * 4, 1000) });
+});
+byId("find").addEventListener("submit", (event) => {
+  event.preventDefault();
+  go(browsing(1, byId("find-text").value.trim()));
+});
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[data-inner]");
+  if (!link || event.button !== 0 || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
+  event.preventDefault();
+  const state = read(link.search);
+  scrollTo(0, 0);
+  go(state, state.hit ? "match-title" : state.q ? "query-title" : "content");
+});
+addEventListener("popstate", () => render());
+if (matchMedia("(max-width: 56rem)").matches) byId("settings").open = false; // results come first on small screens
+listen({
+  begin: () => tell("Sending the photograph …"),
+  done: (photograph) => {
+    last = { key: null, found: null, photograph };
+    byId("hits").replaceChildren();
+    go(searching(photograph.id));
+  },
+  failed: tell,
+  limit: () => index?.max_upload ?? Infinity,
+});
+render();

@@ -1,0 +1,52 @@
+// What a search found: cards in order, with the place of the box drawn on each.
+
+import { card } from "./collection.js";
+import { byId, html, plural, svg, viewBox } from "./dom.js";
+import { apply, corners, points, wholeBox } from "./geometry.js";
+import { address } from "./state.js";
+
+// From how many matching details on a hit is hardly ever chance, and below how many it often is: a rule of thumb, from
+// what the documentation says of indexes with signatures and without.
+const SURE = { true: 12, false: 25 };
+const CHANCE = { true: 6, false: 15 };
+
+export function grade(hit, signatures) {
+  if (!hit.transform) return { kind: "words", text: "similar details only" };
+  if (hit.inliers >= SURE[signatures]) return { kind: "sure", text: "very likely the same" };
+  if (hit.inliers >= CHANCE[signatures]) return { kind: "perhaps", text: "perhaps the same" };
+  return { kind: "chance", text: "may be chance" };
+}
+
+export function show(state, found, signatures) {
+  byId("hits").replaceChildren(...found.hits.map((hit) => hitCard(state, hit, found.query, signatures)));
+  const confirmed = found.hits.filter((hit) => grade(hit, signatures).kind === "sure").length;
+  byId("status").textContent = summary(found, confirmed);
+  byId("more").hidden = found.hits.length < state.top || state.top >= 1000;
+}
+
+function summary(found, confirmed) {
+  if (!found.query.features) {
+    return "There is nothing to search for in this box: it holds no distinctive details. Draw a larger one.";
+  }
+  if (!found.hits.length) return "Nothing was found.";
+  const likely = found.depth ? ` ${confirmed || "None"} very likely ${confirmed === 1 ? "shows" : "show"} the same.` : "";
+  const checked = found.depth ? ` Geometry was checked for the best ${found.depth}.` : "";
+  return `${plural(found.hits.length, "photograph")} in ${found.seconds.toFixed(2)} seconds.${likely}${checked}`;
+}
+
+function hitCard(state, hit, query, signatures) {
+  const item = card(hit, address({ ...state, hit: hit.id })), link = item.firstChild;
+  const { kind, text } = grade(hit, signatures);
+  if (hit.transform) {
+    const outline = corners(query.box ?? wholeBox(query.size)).map((corner) => apply(hit.transform, corner));
+    const shape = svg("polygon", { class: "outline", points: points(outline) });
+    link.firstChild.append(svg("svg", { viewBox: viewBox(hit.size), class: "over", "aria-hidden": "true" }, shape));
+  }
+  link.prepend(html("span", { class: "rank" }, html("span", { class: "spoken" }, "Rank "), String(hit.rank)));
+  link.append(
+    html("span", { class: `grade ${kind}` }, text),
+    html("span", { class: "quiet numbers" }, hit.transform ? html("span", {}, plural(hit.inliers, "matching detail")) : null,
+      html("span", {}, `score ${hit.score.toFixed(3)}`)),
+  );
+  return item;
+}

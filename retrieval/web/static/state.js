@@ -1,0 +1,37 @@
+// What is shown is a function of the address, so that every search can be shared and the back button works.
+
+export function read(search = location.search) {
+  const given = new URLSearchParams(search);
+  const box = (given.get("box") ?? "").split(",").map(Number);
+  return {
+    q: given.get("q"),
+    box: box.length === 4 && box.every(Number.isFinite) ? box : null,
+    verify: given.get("verify") !== "0",
+    expand: ["aqe", "hqe"].includes(given.get("expand")) ? given.get("expand") : "",
+    top: Math.min(Math.max(Number.parseInt(given.get("top") ?? "24", 10) || 24, 1), 1000),
+    hit: given.get("hit"),
+    page: Math.max(Number.parseInt(given.get("page") ?? "1", 10) || 1, 1),
+    find: given.get("find") ?? "",
+  };
+}
+
+export function address(state) {
+  const parameters = new URLSearchParams();
+  if (state.q) {
+    parameters.set("q", state.q);
+    if (state.box) parameters.set("box", state.box.join(","));
+    if (!state.verify) parameters.set("verify", "0");
+    if (state.expand) parameters.set("expand", state.expand);
+    if (state.top !== 24) parameters.set("top", state.top);
+    if (state.hit) parameters.set("hit", state.hit);
+  } else {
+    if (state.find) parameters.set("find", state.find);
+    if (state.page > 1) parameters.set("page", state.page);
+  }
+  const text = parameters.toString().replaceAll("%2C", ",");
+  return text ? `/?${text}` : "/";
+}
+
+const FRESH = { q: null, box: null, verify: true, expand: "", top: 24, hit: null, page: 1, find: "" };
+export const searching = (q) => ({ ...FRESH, q });
+export const browsing = (page, find) => ({ ...FRESH, page, find });

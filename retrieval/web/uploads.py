@@ -1,0 +1,101 @@
+"""Photographs that were sent to be searched with: checked, described once, and kept in memory while there is room."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+import cv2
+
+from retrieval.config import Config
+from retrieval.errors import ImageError
+from retrieval.features.extractor import extract_image
+from retrieval.features.store import ImageFeatures
+from retrieval.images import display_name, load_picture, read_header
+from retrieval.web import pictures
+from retrieval.web.bounded import BoundedCache
+from retrieval.web.problems import RequestError
+
+NAME_LENGTH = 120  # characters that are shown of a file's name
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An uploaded photograph; its file itself is not kept.
+
+    Attributes:
+        id: 32 hexadecimal digits of the sha256 of the file.
+        name: to be shown; never a path.
+        features: in original pixels.
+        picture: a JPEG file, longest side at most `pictures.UPLOAD_SIDE`.
+    """
+
+    id: str
+    name: str
+    features: ImageFeatures
+    picture: bytes
+
+
+class Uploads:
+    """The latest uploads.
+
+    Args:
+        capacity: bytes that they take together.
+        max_megapixels: of a photograph.
+    """
+
+    def __init__(self, capacity: int, max_megapixels: float):
+        self.max_megapixels = max_megapixels
+        self._cache: BoundedCache[Upload] = BoundedCache(capacity)
+
+    def get(self, key: str) -> Upload | None:
+        """The upload of this id, while it is kept."""
+        return self._cache.get(key)
+
+    def clear(self) -> None:
+        """Forgets them all."""
+        self._cache.clear()
+
+    def add(self, name: str, data: bytes, config: Config) -> Upload:
+        """Takes a photograph in; one that is there already is not described again.
+
+        Args:
+            name: as the client calls the file.
+            data: the file.
+            config: of the index.
+
+        Raises:
+            RequestError: no photograph, damaged, or too large.
+        """
+        key = hashlib.sha256(data).hexdigest()[:32]
+        known = self.get(key)
+        if known is not None:
+            return known
+        try:
+            header = read_header(data)
+            if header.width * header.height > self.max_megapixels * 1e6:
+                raise RequestError(
+                    413,
+                    f"the photograph has {header.width} x {header.height} pixels; at most {self.max_megapixels:g} "
+                    "megapixels are taken here: send a smaller copy",
+                )
+            features = extract_image(data, name, config)
+            picture = pictures.encode(load_picture(data, config.images, pictures.UPLOAD_SIDE))
+        except ImageError as error:
+            reason = str(error).removeprefix("photograph: ")
+            raise RequestError(422, f"this file cannot be used as a photograph: {reason}") from error
+        except (cv2.error, MemoryError) as error:
+            raise RequestError(422, "this file cannot be used as a photograph: it cannot be decoded") from error
+        upload = Upload(key, shown_name(name), features, picture)
+        size = features.regions.nbytes + features.codes.nbytes + len(picture) + 1000
+        if not self._cache.put(key, upload, size):
+            raise RequestError(413, "the photograph is larger than the server's whole cache: send a smaller copy")
+        return upload
+
+
+def shown_name(name: str) -> str:
+    """A file's name without any folders, as one line of bounded length."""
+    name = re.split(r"[/\\]", name)[-1].encode("utf-8", "replace").decode()
+    name = display_name(name).strip()
+    if len(name) > NAME_LENGTH:
+        name = f"{name[: NAME_LENGTH - 1]}…"
+    return name or "photograph"
