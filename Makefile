@@ -24,7 +24,7 @@ ifndef RETRIEVAL_REAL_DATA
 RETRIEVAL_REAL_DATA := $(abspath $(wildcard ../shared/data))
 endif
 
-.PHONY: help demo test soak test-web lint evaluate-real real-data bench open-patches train clean
+.PHONY: help demo test test-web soak lint evaluate-real real-data bench open-patches train clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do \
@@ -38,8 +38,9 @@ demo: $(STAMP) ## Generate photographs, index and search them, print the table
 test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest
 
-soak: $(STAMP) ## Kill 200 writers, read for a minute, fail every write, flip thousands of bits (about 10 minutes)
+soak: $(STAMP) ## Kill 200 writers, read for a minute, fail every write, flip thousands of bits, search as 64 clients (about 12 minutes)
 	RETRIEVAL_SOAK=1 $(BIN)/python -m pytest tests/test_survival.py tests/test_durability.py tests/test_damage.py --durations=10
+	RETRIEVAL_SOAK=1 $(BIN)/python -m pytest tests/web/test_web_server.py -k test_many_at_once -s
 
 # The page in a browser: Debian's Chromium, and axe-core, which npm brings into the cache below runs/ (never committed).
 BROWSER := $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))

@@ -75,11 +75,15 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         "--figure",
         type=Path,
         metavar="FILE",
-        help="also draw what was found: a picture, .png, .jpg or .webp",
+        help="also draw it: a picture, .png, .jpg or .webp",
     )
 
 
 def _query(arguments: argparse.Namespace) -> int:
+    if arguments.no_verify and arguments.expand == "aqe":
+        raise RetrievalError("--expand aqe takes in what geometry confirms: leave out --no-verify, or --expand")
+    if arguments.matches and not arguments.json:
+        raise RetrievalError("--matches belongs to --json (or draw them: retrieval explain ... --figure FILE)")
     check_figure(arguments.figure)
     retriever = open_retriever(arguments)
     if arguments.top < 1:

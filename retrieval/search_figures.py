@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrieval.command_line import shown
+from retrieval.grades import grades
 
 if TYPE_CHECKING:
     from retrieval.explanation import Explanation
     from retrieval.queries import QueryFeatures
+    from retrieval.reporting.pictures import Photograph
     from retrieval.retriever import Hit, Retriever
 
 logger = logging.getLogger(__name__)
@@ -42,16 +44,19 @@ def draw_sheet(
     collection, images = retriever.collection, retriever.config.images
     how = "by words alone" if arguments.no_verify else "verified geometrically"
     expanded = {None: "", "aqe": ", average query expansion", "hqe": ", Hamming query expansion"}[arguments.expand]
+    if not len(features.words):
+        how, expanded = f"no feature lies in the {'photograph' if features.box is None else 'box'}", ""
     header = (
         f"{len(hits) or 'no'} {'hit' if len(hits) == 1 else 'hits'} in an index of {len(collection.names)} photographs",
         f"query features: {len(features.words)}; {how}{expanded}",
     )
     sheet = query_sheet(
-        query_photograph(collection, arguments.photo, images),
+        _warned(query_photograph(collection, arguments.photo, images)),
         hits,
-        lambda name: indexed_photograph(collection, name, images),
+        lambda name: _warned(indexed_photograph(collection, name, images)),
         features.box,
         header,
+        grades(collection.snapshot.has_signatures, arguments.expand),
     )
     write_figure(arguments.figure, sheet)
     logger.info("figure: %s", shown(arguments.figure))
@@ -67,7 +72,14 @@ def draw_explanation(arguments: argparse.Namespace, retriever: "Retriever", expl
     from retrieval.reporting.pictures import indexed_photograph, query_photograph, write_figure
 
     collection, images = retriever.collection, retriever.config.images
-    query = query_photograph(collection, arguments.photo, images)
-    drawing = explanation_drawing(explained, query, indexed_photograph(collection, arguments.name, images))
+    query = _warned(query_photograph(collection, arguments.photo, images))
+    drawing = explanation_drawing(explained, query, _warned(indexed_photograph(collection, arguments.name, images)))
     write_figure(arguments.figure, drawing)
     logger.info("figure: %s", shown(arguments.figure))
+
+
+def _warned(photograph: "Photograph") -> "Photograph":
+    """The photograph, after a word in the log where a grey tile will stand for it."""
+    if photograph.pixels is None:
+        logger.warning("figure, %s: %s", shown(photograph.name), photograph.problem)
+    return photograph

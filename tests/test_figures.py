@@ -14,10 +14,20 @@ from PIL import Image
 from retrieval import cli
 from retrieval.config import ImageConfig
 from retrieval.errors import RetrievalError
+from retrieval.grades import Grades
 from retrieval.images import load_image, load_picture
 from retrieval.index.collection import Collection
 from retrieval.reporting import figures, lettering, strokes
-from retrieval.reporting.figures import BOX, QUERY, UNVERIFIED, VERIFIED, match_drawing, match_layout, query_sheet
+from retrieval.reporting.figures import (
+    BOX,
+    PERHAPS,
+    QUERY,
+    UNVERIFIED,
+    VERIFIED,
+    match_drawing,
+    match_layout,
+    query_sheet,
+)
 from retrieval.reporting.figures import sheet_layout as lay_sheet
 from retrieval.reporting.pictures import (
     TILE,
@@ -202,20 +212,33 @@ def hit(name, rank, transform=None, inliers=0):
     return Hit(name, rank, inliers + 0.25, inliers, transform, np.empty((0, 2, 6), np.float32))
 
 
-def test_a_sheet_frames_hits_by_verification_and_carries_the_box():
+def test_two_elongated_photographs():
+    for size in ((32000, 16), (16, 32000)):
+        height, ours, theirs = match_layout(size, size, 1)
+        assert min(ours.left, ours.width, theirs.width, ours.height) >= 1
+        assert ours.left + ours.width < theirs.left
+        assert theirs.left + theirs.width <= 1600
+        assert theirs.top + theirs.height < height
+
+
+def test_a_sheet_frames_hits_by_grade_and_carries_the_box():
     query = flat("query.jpg", 400, 300)
     hits = [
         hit("a", 1, np.array([[0.5, 0, 20.0], [0, 0.5, 30.0]]), 12),
         hit("b", 2),
         hit("gone", 3),
-        *(hit(f"n{n}", n) for n in range(4, 12)),
+        hit("perhaps", 4, np.eye(2, 3), 11),
+        hit("chance", 5, np.eye(2, 3), 8),
+        *(hit(f"n{n}", n) for n in range(6, 12)),
     ]
     shown = {"a": flat("a", 400, 300), "b": flat("b", 300, 400), "gone": Photograph("gone", (400, 300), None, "gone")}
-    sheet = query_sheet(query, hits, lambda name: shown.get(name, flat(name, 64, 48)), (40, 30, 240, 230), ["title"])
+    opened = lambda name: shown.get(name, flat(name, 64, 48))  # noqa: E731
+    sheet = query_sheet(query, hits, opened, (40, 30, 240, 230), ["title"], Grades(sure=12, perhaps=9))
     layout = lay_sheet(len(hits), 1)
     assert sheet.shape == (layout.height, 1600, 3)
     assert len(layout.hits) == len(hits)
-    for cell, colour in zip(layout.hits, [VERIFIED] + [UNVERIFIED] * 10, strict=True):
+    frames = [VERIFIED, UNVERIFIED, UNVERIFIED, PERHAPS, *[UNVERIFIED] * 7]
+    for cell, colour in zip(layout.hits, frames, strict=True):
         left, top, width, height = cell
         middle = top + height // 2
         line = sheet[middle, left : left + width]
@@ -396,7 +419,9 @@ def test_query_figure(capsys, index, photos, tmp_path):
     layout = lay_sheet(len(hits), 2)
     assert sheet.shape == (layout.height, 1600, 3)
     for one, (left, top, width, height) in zip(hits, layout.hits, strict=True):
-        colour = UNVERIFIED if one["transform"] is None else VERIFIED
+        sure = one["transform"] is not None and one["inliers"] >= 25  # this index has no signatures
+        colour = VERIFIED if sure else UNVERIFIED
+        assert sure or one["inliers"] < 15
         assert (sheet[top + height // 2, left : left + width] == colour).all(axis=1).sum() >= 8
     # a path, no verification, an expansion
     for more in (["--no-verify"], ["--expand", "aqe"]):

@@ -12,6 +12,7 @@ import numpy as np
 
 from retrieval.explanation import Explanation
 from retrieval.geometry.frames import apply
+from retrieval.grades import SAID, WITHOUT, Grades
 from retrieval.queries import Box, whole_box
 from retrieval.reporting.lettering import BOLD, REGULAR, Colour, measure, shortened, write
 from retrieval.reporting.pictures import INK, MUTED, PAPER, Photograph, fitted, resized, thumbnail
@@ -21,6 +22,7 @@ from retrieval.retriever import Hit
 __all__ = ["explanation_drawing", "match_drawing", "match_layout", "query_sheet", "sheet_layout", "thumbnail"]
 
 VERIFIED: Colour = (69, 150, 35)
+PERHAPS: Colour = (20, 140, 205)
 UNVERIFIED: Colour = (176, 168, 160)
 QUERY: Colour = (201, 108, 24)
 BOX: Colour = (43, 212, 255)
@@ -83,13 +85,14 @@ def query_sheet(
     photograph: Callable[[str], Photograph],
     box: Box | None = None,
     header: Sequence[str] = (),
+    rule: Grades = WITHOUT,
     width: int = WIDTH,
     limit: int = SHEET_HITS,
 ) -> np.ndarray:
     """A contact sheet: the query with its box, and its hits with rank, name, score and inliers.
 
-    Verified hits have a green frame and show where the query (its box) lies in them; the others have a grey one, and
-    the caption says which they are.
+    Verified hits show where the query (its box) lies in them. The frame is green for those that are very likely the
+    same, amber for those that perhaps are, and grey for the others; the caption says so in words.
 
     Args:
         query: the query's photograph.
@@ -97,6 +100,7 @@ def query_sheet(
         photograph: opens a hit's photograph by name; called for one after another.
         box: of the query, original pixels.
         header: lines of text above, the first as a title.
+        rule: what inliers say.
         width: of the sheet, pixels.
         limit: at most so many hits are shown; a line says so.
 
@@ -116,14 +120,15 @@ def query_sheet(
     _caption(canvas, layout.query, "query  ", query.name, "" if box is None else "with the box searched for", MUTED)
     outline = corners(whole_box(box, query.size))
     for hit, cell in zip(shown, layout.hits, strict=True):
-        verified = hit.transform is not None
-        placed = _place(canvas, photograph(hit.name), cell, VERIFIED if verified else UNVERIFIED)
+        grade = rule.of(hit.inliers, hit.transform is not None)
+        frame = {"sure": VERIFIED, "perhaps": PERHAPS}.get(grade, UNVERIFIED)
+        placed = _place(canvas, photograph(hit.name), cell, frame)
         if hit.transform is not None:
             points = placed.to_canvas(apply(hit.transform, outline)) - (placed.left, placed.top)
             stroke(placed.view(canvas), points, BOX, 1, closed=True)
-        found = f"{hit.inliers} inliers" if verified else "not verified"
-        colour = VERIFIED if verified else MUTED
-        _caption(canvas, cell, f"{hit.rank}  ", hit.name, f"{found}, score {hit.score:.4f}", colour)
+        found = SAID[grade] if grade == "words" else f"{hit.inliers} inliers: {SAID[grade]}"
+        colour = MUTED if frame == UNVERIFIED else frame
+        _caption(canvas, cell, f"{hit.rank}  ", hit.name, f"{found}, score {hit.score:.3f}", colour)
     return canvas
 
 
@@ -142,8 +147,8 @@ def match_layout(
         The drawing's height, and where the two lie.
     """
     room = width - 2 * MARGIN - GAP
-    tall = min(_TALLEST, round(room / (query[0] / query[1] + image[0] / image[1])))
-    sizes = [fitted(size, (room, max(1, tall))) for size in (query, image)]
+    tall = min(_TALLEST, int(room / (query[0] / query[1] + image[0] / image[1])))
+    sizes = [fitted(size, (room // 2 if tall < 1 else room, max(1, tall))) for size in (query, image)]
     top = _header_height(header)
     left = (width - GAP - sizes[0][0] - sizes[1][0]) // 2
     high = max(sizes[0][1], sizes[1][1])

@@ -29,7 +29,7 @@ MAX_UPLOAD = 25_000_000  # bytes
 MAX_PAGE = 200  # photographs
 _BODIES = 8  # the longest bodies that memory is held for
 _THUMBNAIL = 320  # pixels
-_KEEP = {"cache-control": "private, max-age=3600"}
+_ASK = {"cache-control": "private, no-cache"}  # kept, but asked for each time: the photograph may be replaced
 _PICTURE_THREADS, _PICTURES_WAITING = 2, 256
 _NOT_SAID = "something went wrong on the server; its log says what"
 
@@ -144,9 +144,10 @@ class _Routes:
         return await self._picture(request, _THUMBNAIL)
 
     async def _picture(self, request: Request, side: int) -> Response:
-        data, tag = await self._pictures.run(self.service.picture, request.path_params["id"], side)
-        headers = {**_KEEP, "etag": f'"{tag}-{side}"'}
-        if headers["etag"] in request.headers.get("if-none-match", ""):
+        known = request.headers.get("if-none-match", "")
+        data, tag = await self._pictures.run(self.service.picture, request.path_params["id"], side, known)
+        headers = {**_ASK, "etag": f'"{tag}"'}
+        if data is None:
             return Response(status_code=304, headers=headers)
         return Response(data, media_type="image/jpeg", headers=headers)
 

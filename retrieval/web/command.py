@@ -19,6 +19,8 @@ MEGAPIXELS = 24.0
 UPLOAD_MEGABYTES = 25.0
 CACHE_MEGABYTES = 256
 TOKEN_VARIABLE = "RETRIEVAL_TOKEN"
+_ANY = ("0.0.0.0", "::")
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _NEEDED = ("starlette", "uvicorn", "python_multipart")
 
 
@@ -73,7 +75,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise RetrievalError(
-            f"retrieval serve needs {', '.join(missing)}: install the extra, pip install 'hardnet-retrieval[web]'"
+            f"retrieval serve needs {', '.join(missing)}: install the extra web, in the checkout: "
+            "pip install -c constraints.txt -e '.[web]'"
         )
     for name, least in (("depth", 1), ("queue", 0), ("max_upload", 0.001), ("max_megapixels", 0.001), ("cache", 1)):
         if not getattr(arguments, name) >= least:
@@ -150,10 +153,18 @@ def is_loopback(host: str) -> bool:
 
 def _hosts(host: str, allowed: list[str]) -> frozenset[str] | None:
     """The names that requests may call the server by; None where it serves other machines and none was given."""
-    names = {name.lower() for name in allowed}
+    names = {_bracketed(name.lower()) for name in allowed}
     if is_loopback(host):
-        return frozenset({"127.0.0.1", "localhost", "[::1]", f"[{host}]" if ":" in host else host, *names})
-    return frozenset({host.lower(), *names}) if names else None
+        return frozenset({*_LOOPBACK, _bracketed(host), *names})
+    if not names:
+        return None
+    ours = {*_LOOPBACK, socket.gethostname().lower()} if host in _ANY else {_bracketed(host.lower())}
+    return frozenset({*ours, *names})
+
+
+def _bracketed(host: str) -> str:
+    """A host as requests have it: IPv6 addresses in brackets."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def _read_something(retriever: Any) -> None:
@@ -163,8 +174,6 @@ def _read_something(retriever: Any) -> None:
 
 
 def _announce(host: str, port: int, token: str | None) -> None:
-    if host in ("0.0.0.0", "::"):
-        host = socket.gethostname()
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    address = f"http://{_bracketed(socket.gethostname() if host in _ANY else host)}:{port}/"
     secret = f"{address}?token=TOKEN" if token else ""
     print(f"search page: {secret or address}   API: {address}docs   Ctrl-C stops", flush=True)

@@ -6,8 +6,8 @@ import html
 import json
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -18,7 +18,7 @@ OPEN = ("/healthz",)  # answered to everybody: it says nothing but that the serv
 MIN_TOKEN = 12  # characters
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 _POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 SECURITY_HEADERS = {
@@ -61,6 +61,7 @@ class Guard:
     def __init__(self, app: ASGIApp, policy: Policy):
         self.app = app
         self.policy = policy
+        self.crowded: Callable[[], bool] = lambda: False  # whether there are too many connections; the server knows
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, or passes it on; adds the headers to either answer."""
@@ -87,10 +88,14 @@ class Guard:
             await self.app(scope, receive, guarded)
 
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, bytes, str, dict[str, str]] | None:
+        if self.crowded():
+            status, body, kind, _ = _error(503, "too many connections: try again in a few seconds")
+            return status, body, kind, {"retry-after": "2", "connection": "close"}
         hosts = headers.getlist("host")
         if self.policy.hosts is not None and (len(hosts) != 1 or _host_name(hosts[0]) not in self.policy.hosts):
             return _error(421, "this server is not known by that name: open it by the address that it printed")
-        if scope["method"] not in ("GET", "HEAD") and _from_elsewhere(headers):
+        linked = scope["path"] in PAGES and scope["method"] in ("GET", "HEAD")
+        if not linked and _from_elsewhere(headers):
             return _error(403, "requests that another site makes are not answered")
         if self.policy.token is None or scope["path"] in OPEN or self._is_known(headers):
             return None
@@ -98,7 +103,8 @@ class Guard:
             return None
         if scope["path"] in PAGES:
             body = _page(
-                "A token is needed", "<p>Open this page by the address with the token that the server printed.</p>"
+                "A token is needed",
+                "<p>Open this page by the address that the server printed, with the token in place of TOKEN.</p>",
             )
             return 401, body, "text/html; charset=utf-8", {"www-authenticate": "Bearer"}
         status, body, kind, _ = _error(401, "a token is needed, or this one is wrong: Authorization: Bearer TOKEN")
@@ -113,11 +119,9 @@ class Guard:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             return self._is_token(given.strip())
-        try:
-            morsel = SimpleCookie(headers.get("cookie", "")).get(self.policy.cookie)
-        except CookieError:
-            return False
-        return morsel is not None and _same(morsel.value, self.policy.session)
+        # other programs on this machine set cookies too, some of which no strict parser gets past
+        cookies = (part.strip().partition("=") for line in headers.getlist("cookie") for part in line.split(";"))
+        return any(name == self.policy.cookie and _same(value, self.policy.session) for name, _, value in cookies)
 
     def _is_token(self, given: str) -> bool:
         return self.policy.token is not None and _same(given, self.policy.token)

@@ -212,6 +212,13 @@ def _schemas() -> dict[str, Any]:
         "images": {"type": "integer"},
         "features": {"type": "integer"},
         "signatures": {"type": "boolean", "description": "whether expand: hqe is possible"},
+        "grades": {
+            "type": "object",
+            "description": "once, aqe, hqe: the inliers from which the page calls a hit sure, or perhaps the same",
+            "additionalProperties": _object(
+                {"sure": {"type": "integer"}, "perhaps": {"type": "integer"}}, "sure", "perhaps"
+            ),
+        },
         "depth": {"type": "integer"},
         "max_megapixels": {"type": "number"},
         "max_upload": {"type": "integer", "description": "bytes"},
@@ -256,6 +263,7 @@ def _picture(*errors: str) -> dict[str, Any]:
 def _errors(statuses: tuple[str, ...]) -> dict[str, Any]:
     texts = {
         "400": "The request is not as it should be",
+        "403": "Another site made the request",
         "404": "No photograph has this id, or it is not kept any more",
         "408": "The request came too slowly",
         "410": "The photograph's file has gone or changed",
@@ -264,7 +272,7 @@ def _errors(statuses: tuple[str, ...]) -> dict[str, Any]:
         "422": "No usable photograph",
         "503": "Too much to do; Retry-After says when to try again",
     }
-    statuses = tuple(dict.fromkeys(("401", "421", *statuses)))
+    statuses = tuple(dict.fromkeys(("401", "403", "421", *statuses)))
     texts |= {"401": "A token is needed", "421": "The server is not known by the name it was called"}
     return {
         status: {"description": texts[status], "content": {"application/json": {"schema": _ref("Error")}}}

@@ -27,7 +27,9 @@ def encode(pixels: np.ndarray) -> bytes:
 
 
 def reduce(picture: bytes, side: int) -> bytes:
-    """A JPEG made by `encode`, with its longest side at most `side` pixels."""
+    """An upload's JPEG, made by `encode`, with its longest side at most `side` pixels."""
+    if side >= UPLOAD_SIDE:
+        return picture
     pixels = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
     if pixels is None:
         raise ImageError("it cannot be decoded")
@@ -48,7 +50,9 @@ class Pictures:
     def __init__(self, capacity: int):
         self._cache: BoundedCache[bytes] = BoundedCache(capacity)
 
-    def get(self, path: Path, size: tuple[int, int], config: ImageConfig, side: int) -> tuple[bytes, str]:
+    def get(
+        self, path: Path, size: tuple[int, int], config: ImageConfig, side: int, known: str = ""
+    ) -> tuple[bytes | None, str]:
         """A picture, as a JPEG file, and a tag that changes with the photograph's file.
 
         Args:
@@ -56,6 +60,7 @@ class Pictures:
             size: its width and height when it was indexed, pixels.
             config: orientation and limits.
             side: one of `SIDES`.
+            known: tags that the client has; for one of them there is no picture.
 
         Raises:
             RequestError: the photograph is gone, has changed, or cannot be read.
@@ -66,6 +71,8 @@ class Pictures:
             raise RequestError(410, "the photograph is not where it was when it was indexed") from None
         key = (str(path), size, status.st_mtime_ns, status.st_size, side)
         tag = hashlib.sha256(repr(key).encode("utf-8", "backslashreplace")).hexdigest()[:16]
+        if tag in known:
+            return None, tag
         found = self._cache.get(key)
         if found is None:
             found = self._make(path, size, config, side)

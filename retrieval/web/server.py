@@ -17,7 +17,8 @@ from retrieval.errors import RetrievalError
 from retrieval.web.guard import Guard
 
 HEAD_TIMEOUT = 15.0  # seconds from a connection's first sign, or from the last answer on it, to a whole request head
-CONNECTIONS = 500  # beyond them uvicorn answers 503
+CONNECTIONS = 500  # beyond them `Guard` answers 503
+_BACKSTOP = 200  # further ones, which get that answer; uvicorn refuses the rest
 STOP_TIMEOUT = 5  # seconds for requests that run when the server is told to stop
 
 
@@ -36,16 +37,21 @@ class PatientProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Waits for the rest of a head, or has it."""
         super().data_received(data)
-        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+        if self._owes():
             self._wait()
         else:
             self._done()
 
     def on_response_complete(self) -> None:
-        """Begins to wait for the next request, of which a part may be there already."""
+        """Begins to wait for the next request, or for the rest of a body that was answered before its end."""
         super().on_response_complete()
-        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+        if self._owes():
             self._wait()
+
+    def _owes(self) -> bool:
+        """Whether it is the client's turn, while nobody else waits for it: `forms.read_body` has its own patience."""
+        answered = self.cycle is None or self.cycle.response_complete
+        return answered and self.conn.their_state in (h11.IDLE, h11.SEND_BODY) and not self.transport.is_closing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Waits no longer."""
@@ -63,7 +69,7 @@ class PatientProtocol(H11Protocol):
 
     def _give_up(self) -> None:
         self._head_timer = None
-        if self.conn.their_state is h11.IDLE:
+        if self._owes():
             self.transport.close()
 
 
@@ -126,11 +132,13 @@ def make_server(app: Guard, **options: Any) -> uvicorn.Server:
         access_log=False,  # addresses may hold a token
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=CONNECTIONS,
+        limit_concurrency=CONNECTIONS + _BACKSTOP,
         timeout_keep_alive=int(HEAD_TIMEOUT),
         timeout_graceful_shutdown=STOP_TIMEOUT,
         h11_max_incomplete_event_size=32 << 10,
         **options,
     )
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    return uvicorn.Server(config)
+    server = uvicorn.Server(config)
+    app.crowded = lambda: len(server.server_state.connections) > CONNECTIONS
+    return server

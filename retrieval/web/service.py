@@ -1,18 +1,20 @@
 """The searches behind the page: an index that is taken up again when it changes, uploads, and ids for both."""
 
 import hashlib
+import json
 import logging
 import os
 import re
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from retrieval import hits_json
 from retrieval.errors import ImageError, RetrievalError
 from retrieval.explanation import explain_features
+from retrieval.grades import grades
 from retrieval.images import display_name
 from retrieval.index.collection import Collection, open_index
 from retrieval.queries import Box, QueryFeatures
@@ -23,6 +25,7 @@ from retrieval.web.uploads import Upload, Uploads
 
 logger = logging.getLogger(__name__)
 
+EXPLAINED = 1000  # rank by words up to which a single hit is verified, whatever the depth of searches
 CHECK_EVERY = 2.0  # seconds between looks at the index's manifest
 _ID = re.compile(r"[0-9a-f]{16}|[0-9a-f]{32}")
 
@@ -34,10 +37,12 @@ class Opened:
     Attributes:
         retriever: on it.
         names: image id of the API -> name.
+        kind: of its features; a photograph that is described for one kind is of no use for another.
     """
 
     retriever: Retriever
     names: dict[str, str]
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,6 @@ class Service:
         if newest.settings != ours.collection.settings:  # another index has taken the folder
             newest = open_index(newest.folder)
             config = replace(newest.config, verification=config.verification)
-            self.uploads.clear()  # they were described for the old one
         retriever = Retriever(newest, config)
         warm_up(retriever)
         self._opened = _opened(retriever)
@@ -134,6 +138,9 @@ class Service:
             "images": len(retriever.collection.names),
             "features": int(snapshot.features),
             "signatures": snapshot.has_signatures,
+            "grades": {
+                expand or "once": asdict(grades(snapshot.has_signatures, expand)) for expand in (None, "aqe", "hqe")
+            },
             "depth": retriever.config.verification.depth,
             "max_megapixels": self.uploads.max_megapixels,
         }
@@ -167,7 +174,7 @@ class Service:
         opened = opened or self.current()
         if key in opened.names:
             return self._indexed(opened, opened.names[key])
-        upload = self.uploads.get(key)
+        upload = self.uploads.get(key, opened.kind)
         if upload is not None:
             features = upload.features
             return Photograph(upload.id, upload.name, (features.width, features.height), len(features.codes), upload)
@@ -180,12 +187,13 @@ class Service:
             "this uploaded photograph is not kept any more, or was uploaded to another server: upload it again",
         )
 
-    def picture(self, key: str, side: int) -> tuple[bytes, str]:
+    def picture(self, key: str, side: int, known: str = "") -> tuple[bytes | None, str]:
         """A JPEG file, and a tag that changes with it.
 
         Args:
             key: of an indexed or uploaded photograph.
             side: one of `pictures.SIDES`.
+            known: tags that the client has; for one of them there is no file.
 
         Raises:
             RequestError: no such photograph, or it cannot be read any more.
@@ -193,15 +201,16 @@ class Service:
         opened = self.current()
         photograph = self.photograph(key, opened)
         if photograph.upload is not None:
-            return pictures.reduce(photograph.upload.picture, side), photograph.id
+            tag = f"{photograph.id}-{side}"
+            return None if tag in known else pictures.reduce(photograph.upload.picture, side), tag
         collection = opened.retriever.collection
         path = collection.path(photograph.name)
-        return self._pictures.get(path, photograph.size, collection.config.images, side)
+        return self._pictures.get(path, photograph.size, collection.config.images, side, known)
 
     def upload(self, name: str, data: bytes) -> Photograph:
         """Takes a photograph in; see `Uploads.add`."""
         opened = self.current()
-        return self.photograph(self.uploads.add(name, data, opened.retriever.config).id, opened)
+        return self.photograph(self.uploads.add(name, data, opened.retriever.config, opened.kind).id, opened)
 
     def search(
         self, key: str, box: Box | None, top: int, verify: bool, expand: str | None, matches: bool
@@ -229,7 +238,8 @@ class Service:
         for row in found["hits"]:
             hit = self._indexed(opened, row["name"])
             row |= {"id": hit.id, "size": list(hit.size)}
-        depth = opened.retriever.config.verification.depth if verify or expand == "aqe" else 0
+        checked = min(opened.retriever.config.verification.depth, len(opened.names))
+        depth = checked if verify or expand == "aqe" else 0
         return {**found, "depth": depth, "seconds": round(time.perf_counter() - start, 4)}
 
     def explain(self, key: str, box: Box | None, hit: str) -> dict[str, Any]:
@@ -243,7 +253,14 @@ class Service:
         if found.upload is not None:
             raise RequestError(404, "the hit is an uploaded photograph: only those of the index are found")
         features = self._features(opened, photograph, box, None)
-        tree = hits_json.explanation_tree(explain_features(opened.retriever, features, photograph.name, found.name))
+        retriever = opened.retriever
+        explained = explain_features(retriever, features, photograph.name, found.name)
+        place = explained.word_rank
+        if explained.reason == "beyond depth" and place is not None and place <= EXPLAINED:  # expansion may find it
+            verification = replace(retriever.config.verification, depth=place)
+            deeper = Retriever(retriever.collection, replace(retriever.config, verification=verification))
+            explained = explain_features(deeper, features, photograph.name, found.name)
+        tree = hits_json.explanation_tree(explained)
         tree["query"]["id"], tree["image"]["id"] = photograph.id, found.id
         return tree
 
@@ -293,4 +310,6 @@ def _opened(retriever: Retriever) -> Opened:
                 raise RetrievalError(
                     f"{display_name(name)} and {display_name(other)} have the same id: rename one of them"
                 )
-    return Opened(retriever, names)
+    settings = retriever.collection.settings
+    kind = json.dumps([settings[part] for part in ("images", "detector", "descriptor")], sort_keys=True)
+    return Opened(retriever, names, hashlib.sha256(kind.encode()).hexdigest())

@@ -47,27 +47,28 @@ class Uploads:
         self.max_megapixels = max_megapixels
         self._cache: BoundedCache[Upload] = BoundedCache(capacity)
 
-    def get(self, key: str) -> Upload | None:
-        """The upload of this id, while it is kept."""
-        return self._cache.get(key)
+    def get(self, key: str, kind: str) -> Upload | None:
+        """The upload of this id, while it is kept, as described for one kind of index."""
+        return self._cache.get((key, kind))
 
     def clear(self) -> None:
         """Forgets them all."""
         self._cache.clear()
 
-    def add(self, name: str, data: bytes, config: Config) -> Upload:
+    def add(self, name: str, data: bytes, config: Config, kind: str) -> Upload:
         """Takes a photograph in; one that is there already is not described again.
 
         Args:
             name: as the client calls the file.
             data: the file.
             config: of the index.
+            kind: what tells indexes apart whose features do not fit each other.
 
         Raises:
             RequestError: no photograph, damaged, or too large.
         """
         key = hashlib.sha256(data).hexdigest()[:32]
-        known = self.get(key)
+        known = self.get(key, kind)
         if known is not None:
             return known
         try:
@@ -87,7 +88,7 @@ class Uploads:
             raise RequestError(422, "this file cannot be used as a photograph: it cannot be decoded") from error
         upload = Upload(key, shown_name(name), features, picture)
         size = features.regions.nbytes + features.codes.nbytes + len(picture) + 1000
-        if not self._cache.put(key, upload, size):
+        if not self._cache.put((key, kind), upload, size):
             raise RequestError(413, "the photograph is larger than the server's whole cache: send a smaller copy")
         return upload
 

@@ -60,7 +60,7 @@ class Workers:
 
 
 def _one_thread_each() -> None:
-    """Within a worker nothing is spread over further threads: the workers themselves are as many as there are cores.
+    """Libraries spread nothing over further threads: the workers themselves are as many as there are cores.
 
     OpenMP counts its threads for each thread that calls it (torch and faiss); OpenCV's number is the process's.
     """

@@ -63,7 +63,7 @@ def test_search_equals_the_retriever(client, retriever, photos, box, verify, exp
     assert [hit["id"] for hit in found["hits"]] == [image_id(hit.name) for hit in hits]
     assert found["query"]["id"] == key
     assert found["query"]["size"] == found["hits"][0]["size"] == [480, 400]
-    assert found["depth"] == (200 if verify or expand else 0)
+    assert found["depth"] == (9 if verify or expand else 0)  # as many as there are
 
 
 def test_search_is_what_the_command_line_prints(capsys, client, index):
@@ -312,3 +312,35 @@ def test_all_kinds_of_files_are_taken(client):
         answer = client.post("/api/uploads", files={"photograph": (name, io.BytesIO(data))})
         assert answer.status_code == 201, (name, answer.text)
         assert client.get(f"/thumbnails/{answer.json()['id']}").status_code == 200
+
+
+def test_uploads_are_described_for_one_kind_of_index(photos, config):
+    from retrieval.web.uploads import Uploads
+
+    uploads = Uploads(1 << 24, 24)
+    data = (photos / "cat.png").read_bytes()
+    first = uploads.add("cat.png", data, config, "one")
+    assert uploads.get(first.id, "one") is first
+    assert uploads.add("again.png", data, config, "one") is first
+    assert uploads.get(first.id, "other") is None
+    assert uploads.add("cat.png", data, config, "other") is not first
+
+
+def test_a_hit_beyond_the_depth_is_explained(index):
+    from dataclasses import replace
+
+    from retrieval.retriever import Retriever
+    from retrieval.web.service import Service
+    from retrieval.web.uploads import Uploads
+
+    found = Retriever.open(index)
+    shallow = replace(found.config, verification=replace(found.config.verification, depth=1))
+    service = Service(Retriever(found.collection, shallow), Uploads(1 << 20, 24))
+    keys = [image_id(f"scenes/coffee_{i}.jpg") for i in range(2)]
+    hits = service.search(keys[0], None, 9, True, None, False)
+    assert hits["depth"] == 1
+    assert [hit["inliers"] > 0 for hit in hits["hits"][:2]] == [True, False]
+    one = service.explain(keys[0], None, keys[1])
+    assert one["transform"] is not None
+    assert one["inliers"] > 20
+    assert one["depth"] > 1

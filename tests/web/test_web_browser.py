@@ -136,12 +136,14 @@ def test_from_a_photograph_to_its_matches_and_back(open_page, address):
     found = names(page)
     assert found[0] == QUERY
     assert set(found[:3]) == {f"scenes/coffee_{i}.jpg" for i in range(3)}
-    assert "very likely" in page.inner_text("#status")
+    assert "2 very likely" in page.inner_text("#status")  # besides the photograph itself
+    assert page.locator("#hits .grade").first.inner_text() == "this photograph"
     shared = page.url
     page.click(f"#hits a[href*='hit={image_id(ANSWER)}']")
     page.wait_for_selector(".pairs image")
     assert page.locator(".pair").count() > 20
     assert "same arrangement" in page.inner_text(".lead")
+    assert "very likely the same" in page.inner_text(".lead")
     assert page.locator(".pairs .outline").count() == 2
     assert page.evaluate("document.activeElement.id") == "match-title"
     page.click("button:has-text('Swap')")
@@ -151,6 +153,7 @@ def test_from_a_photograph_to_its_matches_and_back(open_page, address):
     page.click("button:has-text('Stop')")
     page.go_back()
     finished(page)
+    page.wait_for_function(f"document.activeElement.href?.includes('hit={image_id(ANSWER)}')")  # where one had been
     assert page.url == shared
     assert names(page) == found
     page.go_forward()

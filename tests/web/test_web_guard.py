@@ -1,6 +1,7 @@
 """Who is let in, and what every answer says to the browser."""
 
 import re
+import socket
 
 import pytest
 
@@ -82,6 +83,10 @@ def test_only_by_known_names(client, host, good):
 def test_other_sites_cannot_search(client, headers, good):
     answer = client.post("/api/search", json={"id": image_id("brick.png")}, headers=headers)
     assert answer.status_code == (200 if good else 403)
+    for path in ("/api/images", "/openapi.json", f"/thumbnails/{image_id('brick.png')}"):
+        assert client.get(path, headers=headers).status_code == (200 if good else 403)
+    for path in ("/", "/docs", "/?q=1"):
+        assert client.get(path, headers={"sec-fetch-site": "cross-site"}).status_code == 200  # a link may lead there
 
 
 @pytest.mark.parametrize("path", sorted(ASKED - {"/healthz"}))
@@ -123,6 +128,12 @@ def test_a_browser_gets_a_cookie_for_it(index):
         assert "<script" not in first.text
         assert client.get("/").status_code == 200
         assert client.get("/api/images").status_code == 200
+        session = cookie.partition(";")[0]
+        client.cookies.clear()
+        assert client.get("/api/images").status_code == 401
+        for others in ('prefs={"a": 1}', "a=x y", "flag", "a[0]=1", "a@b=1", "="):  # of other programs on this machine
+            for header in (f"{others}; {session}", f"{session}; {others}"):
+                assert client.get("/api/images", headers={"cookie": header}).status_code == 200
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "photos.example"])
@@ -143,6 +154,25 @@ def test_addresses_of_this_machine():
     assert not any(map(command.is_loopback, ("0.0.0.0", "::", "10.0.0.1", "example.org", "")))
 
 
+def test_names_that_requests_may_use():
+    assert command._hosts("127.0.0.1", []) == {"127.0.0.1", "localhost", "[::1]"}
+    assert command._hosts("0.0.0.0", []) is None
+    ours = socket.gethostname().lower()
+    for host in ("0.0.0.0", "::"):  # what is printed is answered
+        assert command._hosts(host, ["Search.Example"]) == {"127.0.0.1", "localhost", "[::1]", ours, "search.example"}
+    assert command._hosts("fe80::1", ["search.example", "::2"]) == {"[fe80::1]", "search.example", "[::2]"}
+
+
+def test_too_many_connections(index):
+    with make_client(index) as client:
+        client.app.crowded = lambda: True
+        answer = client.get("/api/images")
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"] == "2"
+        assert "content-security-policy" in answer.headers
+        assert "too many connections" in answer.json()["error"]
+
+
 def test_the_extra_may_be_missing(capsys, monkeypatch, index):
     found = command.importlib.util.find_spec
     monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None if name == "uvicorn" else found(name))
@@ -150,7 +180,7 @@ def test_the_extra_may_be_missing(capsys, monkeypatch, index):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "needs uvicorn" in error
-    assert "hardnet-retrieval[web]" in error
+    assert "pip install -c constraints.txt -e '.[web]'" in error
 
 
 @pytest.mark.parametrize(

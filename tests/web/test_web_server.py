@@ -129,14 +129,33 @@ def test_heads_that_do_not_come_are_waited_for_no_longer(index, monkeypatch):
     try:
         wait_for(lambda: running.started)
         whole = f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{address[1]}\r\n\r\n".encode()
-        for data in (b"", b"GET /heal", whole + b"GET /heal"):
+        unread = whole[:-2] + b"Content-Length: 100000\r\n\r\n"  # answered before its body has come
+        foreign = unread.replace(b"GET /healthz", b"POST /api/search").replace(b"Host:", b"Origin: http://x\r\nHost:")
+        for data, more in (
+            (b"", b""),
+            (b"GET /heal", b""),
+            (whole + b"GET /heal", b""),
+            (unread, b"x"),
+            (foreign, b"x"),
+        ):
             with socket.create_connection(address, timeout=20) as connection:
                 connection.sendall(data)
                 begin, answer = time.monotonic(), b""
                 while piece := connection.recv(4096):
                     answer += piece
+                    connection.sendall(more)
             assert time.monotonic() - begin < 10
             assert answer.count(b"HTTP/1.1 200") == (data[:12] == whole[:12])
+            assert answer.count(b"HTTP/1.1 403") == (data is foreign)
+        with socket.create_connection(address, timeout=20) as connection:  # a body that nobody read, and then more
+            connection.sendall(unread)
+            answer = b""
+            while b'"ok"}' not in answer:
+                answer += connection.recv(4096)
+            connection.sendall(b"x" * 100000 + whole)
+            while answer.count(b'"ok"}') < 2:
+                assert (piece := connection.recv(4096))
+                answer += piece
     finally:
         running.should_exit = True
         thread.join()

@@ -7,7 +7,7 @@ const EVERY = 800; // milliseconds; well below three flashes a second
 
 export function blinker(one, signal) {
   const over = svg("g", { transform: matrix(one.transform) }, picture(one.query.id, one.query.size));
-  const slider = html("input", { type: "range", min: "0", max: "100", value: "0", id: "blend" });
+  const slider = html("input", { type: "range", min: "0", max: "100", value: "50", id: "blend" });
   const swap = html("button", { type: "button" }, "Swap");
   const blink = html("button", { type: "button", "aria-pressed": "false" }, "Blink");
   const still = matchMedia("(prefers-reduced-motion: reduce)");
@@ -18,7 +18,7 @@ export function blinker(one, signal) {
     slider.value = percent;
     over.setAttribute("opacity", percent / 100);
   }
-  const turn = () => set(Number(slider.value) < 50 ? 100 : 0);
+  const turn = () => set(Number(slider.value) < 100 ? 100 : 0);
   function stop() {
     clearInterval(timer);
     timer = null;
@@ -49,7 +49,7 @@ export function blinker(one, signal) {
   still.addEventListener("change", obey, { signal });
   signal.addEventListener("abort", stop);
   obey();
-  set(0);
+  set(50);
   const label = `${shown(one.image.name)}, with ${shown(one.query.name)} laid over it`;
   return [
     html("h2", {}, "One over the other"),

@@ -15,6 +15,7 @@ const tools = byId("tools");
 const editor = new BoxEditor(byId("stage"), (box) => go({ ...read(), box, hit: null }));
 let index = null;
 let work = new AbortController();
+let before = null; // what was shown last
 let last = { key: null, found: null, photograph: null }; // the search that is on the page
 
 function tell(text) {
@@ -35,7 +36,8 @@ function go(state, focus = null) {
 async function render(focus = null) {
   work.abort();
   work = new AbortController();
-  const { signal } = work, state = read();
+  const { signal } = work, state = read(), from = before;
+  before = state;
   tell("");
   try {
     index ??= await api.about();
@@ -43,6 +45,7 @@ async function render(focus = null) {
     if (!state.q) await browse(state, signal);
     else if (state.hit) await explain(state, signal);
     else await search(state, signal);
+    if (returned(from, state)) return;
     if (focus) byId(focus)?.focus({ preventScroll: focus === "results-title" });
   } catch (error) {
     if (error.name === "AbortError" || signal.aborted) return;
@@ -52,6 +55,16 @@ async function render(focus = null) {
     tell(error.message);
     if (error.status === 404) await instead(signal);
   }
+}
+
+// Back from a hit or a photograph: to the card that led there, not to the top of the page.
+function returned(from, state) {
+  const [list, key] = state.q ? ["hits", "hit"] : ["images", "q"];
+  if (!from?.[key] || state[key]) return false;
+  const link = [...byId(list).querySelectorAll("a")].find((one) => new URLSearchParams(one.search).get(key) === from[key]);
+  link?.focus({ preventScroll: true });
+  link?.scrollIntoView({ block: "center" });
+  return Boolean(link);
 }
 
 function describe() {
@@ -97,7 +110,7 @@ async function search(state, signal) {
     last.key = key;
     byId("results").removeAttribute("aria-busy");
   }
-  results.show(state, last.found, index.signatures);
+  results.show(state, last.found, index.grades[state.expand || "once"]);
 }
 
 async function explain(state, signal) {
@@ -106,7 +119,7 @@ async function explain(state, signal) {
   tell("");
   const one = await api.explain(state.q, state.box, state.hit, signal);
   document.title = `${shown(one.image.name)} – ${TITLE}`;
-  match.show(state, one, signal);
+  match.show(state, one, index.grades.once, signal);
 }
 
 function fill(state) {

@@ -3,13 +3,14 @@
 import { blinker } from "./blink.js";
 import { byId, html, picture, plural, shown, svg } from "./dom.js";
 import { corners, ellipse, points, wholeBox } from "./geometry.js";
+import { grade } from "./results.js";
 import { address, searching } from "./state.js";
 
 const FEW = 60; // matches drawn at first: more lines than that hide the photographs
 const NARROW = 640; // screen pixels below which photographs stand one above the other
 const GAP = 20, UNIT = 600;
 
-export function show(state, one, signal) {
+export function show(state, one, rule, signal) {
   const box = one.query.box ?? null, figure = html("div", { class: "pair-figure" });
   const all = html("input", { type: "checkbox", name: "all" });
   let wide = null;
@@ -27,7 +28,8 @@ export function show(state, one, signal) {
   const parts = [
     html("p", {}, html("a", { class: "quiet-link", href: address({ ...state, hit: null }), "data-inner": true }, "← Back to what was found")),
     html("h1", { id: "match-title", tabindex: "-1" }, "Why this photograph?"),
-    html("p", { class: "lead" }, sentence(one)),
+    html("p", { class: "lead" }, sentence(one), one.transform && one.query.id !== one.image.id ? verdict(one, rule) : null),
+    state.expand ? html("p", { class: "quiet" }, "This compares the two photographs alone; what searching again added is left out.") : null,
     html("p", { class: "quiet names" }, `${shown(one.query.name)} and ${shown(one.image.name)}`),
     figure,
     many ? html("p", {}, html("label", { class: "check" }, all, html("span", {}, `Show all ${one.matches.length} matching details, not just the ${FEW} rarest`))) : null,
@@ -45,6 +47,11 @@ function sentence(one) {
   const turned = Math.abs(turn) < 1 ? "" : `, turned by ${Math.abs(turn).toFixed(0)}° ${turn > 0 ? "clockwise" : "anticlockwise"}`;
   const seen = stretch > 1.15 ? ", and seen at another angle" : "";
   return `${plural(one.inliers, "detail")} lie in the same arrangement in both: the second photograph shows it ${size}${turned}${seen}.`;
+}
+
+function verdict(one, rule) {
+  const { kind, text } = grade(one, rule);
+  return html("span", { class: `grade ${kind}` }, text);
 }
 
 function reason(one) {
@@ -101,7 +108,6 @@ function numbers(one) {
   ];
   return html(
     "details", {}, html("summary", {}, "In numbers"),
-    html("p", { class: "quiet" }, "Of a search once, with geometry; what searching again adds is not in these figures."),
     html("dl", {}, ...rows.flatMap(([name, value]) => [html("dt", {}, name), html("dd", {}, String(value))])),
   );
 }

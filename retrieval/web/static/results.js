@@ -5,21 +5,18 @@ import { byId, html, plural, svg, viewBox } from "./dom.js";
 import { apply, corners, points, wholeBox } from "./geometry.js";
 import { address } from "./state.js";
 
-// From how many matching details on a hit is hardly ever chance, and below how many it often is: a rule of thumb, from
-// what the documentation says of indexes with signatures and without.
-const SURE = { true: 12, false: 25 };
-const CHANCE = { true: 6, false: 15 };
-
-export function grade(hit, signatures) {
+// What a number of matching details says: `rule` is the index's rule of thumb for this kind of search.
+export function grade(hit, rule) {
   if (!hit.transform) return { kind: "words", text: "similar details only" };
-  if (hit.inliers >= SURE[signatures]) return { kind: "sure", text: "very likely the same" };
-  if (hit.inliers >= CHANCE[signatures]) return { kind: "perhaps", text: "perhaps the same" };
+  if (hit.inliers >= rule.sure) return { kind: "sure", text: "very likely the same" };
+  if (hit.inliers >= rule.perhaps) return { kind: "perhaps", text: "perhaps the same" };
   return { kind: "chance", text: "may be chance" };
 }
 
-export function show(state, found, signatures) {
-  byId("hits").replaceChildren(...found.hits.map((hit) => hitCard(state, hit, found.query, signatures)));
-  const confirmed = found.hits.filter((hit) => grade(hit, signatures).kind === "sure").length;
+export function show(state, found, rule) {
+  byId("hits").replaceChildren(...found.hits.map((hit) => hitCard(state, hit, found.query, rule)));
+  const others = found.hits.filter((hit) => hit.id !== found.query.id);
+  const confirmed = others.filter((hit) => grade(hit, rule).kind === "sure").length;
   byId("status").textContent = summary(found, confirmed);
   byId("more").hidden = found.hits.length < state.top || state.top >= 1000;
 }
@@ -34,9 +31,9 @@ function summary(found, confirmed) {
   return `${plural(found.hits.length, "photograph")} in ${found.seconds.toFixed(2)} seconds.${likely}${checked}`;
 }
 
-function hitCard(state, hit, query, signatures) {
+function hitCard(state, hit, query, rule) {
   const item = card(hit, address({ ...state, hit: hit.id })), link = item.firstChild;
-  const { kind, text } = grade(hit, signatures);
+  const { kind, text } = hit.id === query.id ? { kind: "itself", text: "this photograph" } : grade(hit, rule);
   if (hit.transform) {
     const outline = corners(query.box ?? wholeBox(query.size)).map((corner) => apply(hit.transform, corner));
     const shape = svg("polygon", { class: "outline", points: points(outline) });

@@ -1,0 +1,41 @@
+"""What inliers say to people: a rule of thumb, for the figures and the page, that no ranking and no number depends on.
+
+Geometry holds by chance too. Without signatures every pair of regions with one visual word counts, so chance brings
+more inliers; the same holds of an average expanded query, whose regions are verified without signatures.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Grades:
+    """From how many inliers on a hit is called what.
+
+    Attributes:
+        sure: very likely the same.
+        perhaps: perhaps the same; fewer may be chance.
+    """
+
+    sure: int
+    perhaps: int
+
+    def of(self, inliers: int, verified: bool) -> str:
+        """One of "sure", "perhaps", "chance", or "words" for a hit that geometry does not confirm."""
+        if not verified:
+            return "words"
+        return "sure" if inliers >= self.sure else "perhaps" if inliers >= self.perhaps else "chance"
+
+
+WITH_SIGNATURES = Grades(sure=12, perhaps=7)
+WITHOUT = Grades(sure=25, perhaps=15)
+SAID = {"sure": "very likely", "perhaps": "perhaps", "chance": "may be chance", "words": "not verified"}
+
+
+def grades(signatures: bool, expand: str | None = None) -> Grades:
+    """The rule for a search.
+
+    Args:
+        signatures: whether the index has Hamming signatures.
+        expand: None, "aqe" or "hqe".
+    """
+    return WITH_SIGNATURES if signatures and expand != "aqe" else WITHOUT
