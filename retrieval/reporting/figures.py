@@ -128,7 +128,7 @@ def query_sheet(
             stroke(placed.view(canvas), points, BOX, 1, closed=True)
         found = SAID[grade] if grade == "words" else f"{hit.inliers} inliers: {SAID[grade]}"
         colour = MUTED if frame == UNVERIFIED else frame
-        _caption(canvas, cell, f"{hit.rank}  ", hit.name, f"{found}, score {hit.score:.3f}", colour)
+        _caption(canvas, cell, f"{hit.rank}  ", hit.name, f"{found}, score {hit.score:.4g}", colour)
     return canvas
 
 

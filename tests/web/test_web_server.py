@@ -154,7 +154,8 @@ def test_heads_that_do_not_come_are_waited_for_no_longer(index, monkeypatch):
                 answer += connection.recv(4096)
             connection.sendall(b"x" * 100000 + whole)
             while answer.count(b'"ok"}') < 2:
-                assert (piece := connection.recv(4096))
+                piece = connection.recv(4096)
+                assert piece
                 answer += piece
     finally:
         running.should_exit = True
