@@ -16,6 +16,10 @@ class ImageError(RetrievalError):
     """A photograph that cannot be used; the message names the file and the reason."""
 
 
+class BoxError(RetrievalError):
+    """A box that is none, is empty, or lies outside the photograph."""
+
+
 class ArtefactError(RetrievalError):
     """A stored artefact that is missing, damaged, or made with settings that do not fit."""
 

@@ -16,7 +16,7 @@ from retrieval.errors import RetrievalError
 from retrieval.geometry.frames import apply
 from retrieval.geometry.putatives import find_putatives
 from retrieval.index import scoring
-from retrieval.queries import Box, QueryFeatures, whole_box
+from retrieval.queries import Box, QueryFeatures, corners, whole_box
 from retrieval.retriever import Hit, Ranking, Retriever
 
 Unverified = Literal[
@@ -247,10 +247,10 @@ def place_box(transform: np.ndarray, box: Box | None, size: tuple[int, int]) -> 
         box: in the query, or None for the whole photograph.
         size: width, height of the query photograph, pixels.
     """
-    x1, y1, x2, y2 = whole_box(box, size)
+    outline = corners(whole_box(box, size))
     linear = transform[:, :2]
     stretches = np.linalg.svd(linear, compute_uv=False)
-    centre = np.array([(x1 + x2) / 2, (y1 + y2) / 2])
+    centre = (outline[0] + outline[2]) / 2
     return Placement(
         scale=float(np.sqrt(np.linalg.det(linear))),
         # y points down, so what turns x towards y turns clockwise
@@ -259,7 +259,7 @@ def place_box(transform: np.ndarray, box: Box | None, size: tuple[int, int]) -> 
         upright=bool(linear[0, 1] == 0),
         centre=centre,
         shift=apply(transform, centre[None])[0] - centre,
-        corners=apply(transform, np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])),
+        corners=apply(transform, outline),
     )
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "read_header",
     "read_photograph",
     "seen_size",
+    "shrunk_to",
 ]
 
 MAX_SIDE = 32_766  # pixels; OpenCV's remap addresses its source with 16 bits
@@ -188,22 +189,28 @@ def _picture(data: bytes, config: ImageConfig, side: int | None) -> np.ndarray:
     longest = max(header.width, header.height)
     factor = max((f for f in _REDUCED if side and f * side <= longest), default=1)
     if factor > 1 and header.format == "JPEG":
-        _check_size(header.width, header.height, config)
-        if header.damage or header.unsupported:
-            raise ImageError(header.damage or f"not supported: {header.unsupported}")
+        _check_header(header, config)
         pixels = _opencv_samples(data, header.format, _REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION)
     else:
         pixels, header = _samples(data, config, whole=False)
-    height, width = pixels.shape[:2]
-    if side and max(height, width) > side:
-        size = max(1, round(width * side / max(height, width))), max(1, round(height * side / max(height, width)))
-        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    if side:
+        pixels = shrunk_to(pixels, side)
     peak = header.peak or np.iinfo(pixels.dtype).max
     if pixels.dtype != np.uint8 or peak != 255:
         pixels = cv2.convertScaleAbs(pixels, alpha=255.0 / peak)
     if pixels.ndim == 2:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
     return _turn(pixels, header.orientation) if config.exif == "apply" else pixels
+
+
+def shrunk_to(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Pixels (H, W) or (H, W, 3) with their longest side at most `side`; they are never enlarged."""
+    height, width = pixels.shape[:2]
+    longest = max(height, width)
+    if longest <= side:
+        return pixels
+    size = max(1, round(width * side / longest)), max(1, round(height * side / longest))
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
 def seen_size(header: Header, config: ImageConfig) -> tuple[int, int]:
@@ -225,9 +232,7 @@ def _samples(data: bytes, config: ImageConfig, whole: bool = True) -> tuple[np.n
     With `whole`, a JPEG is decoded a second time to find out whether its data end too early.
     """
     header = read_header(data)
-    _check_size(header.width, header.height, config)
-    if header.damage or header.unsupported:
-        raise ImageError(header.damage or f"not supported: {header.unsupported}")
+    _check_header(header, config)
     plain: bytes | bytearray = data
     if header.format == "TIFF":
         plain = tiff.plain(data)
@@ -299,6 +304,13 @@ def _working_size(gray: np.ndarray, max_side: int | None) -> np.ndarray:
         return gray
     size = max(1, round(width * max_side / longest)), max(1, round(height * max_side / longest))
     return cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
+
+
+def _check_header(header: Header, config: ImageConfig) -> None:
+    """Refuses before it is decoded what is too large or too small, damaged, or of a kind that is not read."""
+    _check_size(header.width, header.height, config)
+    if header.damage or header.unsupported:
+        raise ImageError(header.damage or f"not supported: {header.unsupported}")
 
 
 def _check_size(width: int, height: int, config: ImageConfig) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from retrieval import artefacts
 from retrieval.config import Config
-from retrieval.errors import ArtefactError, ImageError, RetrievalError
+from retrieval.errors import ArtefactError, BoxError, ImageError
 from retrieval.features import extractor
 from retrieval.features.store import ImageFeatures
 from retrieval.geometry.frames import inside_box
@@ -217,7 +217,7 @@ def check_box(box: Sequence[float] | None, width: int, height: int) -> Box | Non
     """A box as four floats, after checking that it is one and that it overlaps the photograph.
 
     Raises:
-        RetrievalError: not four finite numbers, empty, or outside the photograph.
+        BoxError: not four finite numbers, empty, or outside the photograph.
     """
     if box is None:
         return None
@@ -226,15 +226,21 @@ def check_box(box: Sequence[float] | None, width: int, height: int) -> Box | Non
     except (TypeError, ValueError):
         numbers = []
     if len(numbers) != 4 or not np.isfinite(numbers).all():
-        raise RetrievalError(f"a box is four finite numbers x1 y1 x2 y2, got {list(box)}")
+        raise BoxError(f"a box is four finite numbers x1 y1 x2 y2, got {list(box)}")
     x1, y1, x2, y2 = numbers
     if x2 <= x1 or y2 <= y1:
-        raise RetrievalError(f"the box {numbers} is empty: x2 must exceed x1 and y2 must exceed y1")
+        raise BoxError(f"the box {numbers} is empty: x2 must exceed x1 and y2 must exceed y1")
     if x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
-        raise RetrievalError(f"the box {numbers} lies outside the photograph of {width} x {height} pixels")
+        raise BoxError(f"the box {numbers} lies outside the photograph of {width} x {height} pixels")
     return x1, y1, x2, y2
 
 
 def whole_box(box: Box | None, size: tuple[int, int]) -> Box:
     """The box, or one around the whole photograph of this width and height where there is none."""
     return box or (-0.5, -0.5, size[0] - 0.5, size[1] - 0.5)
+
+
+def corners(box: Box) -> np.ndarray:
+    """(4, 2) float64 corners of a box: top left, top right, bottom right, bottom left."""
+    x1, y1, x2, y2 = box
+    return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]], np.float64)

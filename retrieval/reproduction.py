@@ -247,7 +247,7 @@ def summarise(ranked: Rankings, ground_truth: GroundTruth, dataset: str, descrip
     for row in ranked:
         reference = published(dataset, descriptor, row)
         found = evaluation.evaluate(ranked[row], ground_truth)
-        main = found.get("medium") or next(iter(found.values()))
+        main = found[ground_truth.main.name]
         results[row] = {
             "map": main.map,
             "published": reference.map if reference else None,

@@ -7,17 +7,18 @@ import os
 import cv2
 import numpy as np
 import pytest
+from command import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from retrieval import cli
+from retrieval import queries
 from retrieval.config import ImageConfig
 from retrieval.errors import RetrievalError
 from retrieval.grades import Grades
 from retrieval.images import load_image, load_picture
 from retrieval.index.collection import Collection
-from retrieval.reporting import figures, lettering, strokes
+from retrieval.reporting import figures, lettering
 from retrieval.reporting.figures import (
     BOX,
     PERHAPS,
@@ -55,15 +56,6 @@ ODD = [
 
 def flat(name, width, height, value=GREY):
     return Photograph(name, (width, height), np.full((height, width, 3), value, np.uint8))
-
-
-def run(capsys, *arguments):
-    try:
-        code = cli.main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        code = stop.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def near(canvas, point, colour, reach=1, tolerance=60):
@@ -500,4 +492,4 @@ def test_the_colours_of_a_file_written_by_others(tmp_path):
     stream = io.BytesIO(encode(np.full((20, 20, 3), RED, np.uint8), ".png"))
     assert Image.open(stream).convert("RGB").getpixel((5, 5)) == (250, 10, 10)
     assert near(load_picture(picture(tmp_path / "p.png", form="PNG")), (5, 5), RED, tolerance=0)
-    assert strokes.corners((1, 2, 3, 4)).tolist() == [[1, 2], [3, 2], [3, 4], [1, 4]]
+    assert queries.corners((1, 2, 3, 4)).tolist() == [[1, 2], [3, 2], [3, 4], [1, 4]]

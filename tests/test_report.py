@@ -10,10 +10,10 @@ from html.parser import HTMLParser
 import cv2
 import numpy as np
 import pytest
+from command import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval import cli
 from retrieval.config import ImageConfig
 from retrieval.datasets.groundtruth import OWN, OXFORD, REVISITED, GroundTruth, Query
 from retrieval.errors import RetrievalError
@@ -211,7 +211,7 @@ def test_labels_of_other_protocols():
     assert [label_of(own, image, OWN) for image in "abz"] == ["positive", "junk", "wrong"]
     labels = {"easy": frozenset("a"), "hard": frozenset("b"), "junk": frozenset("c")}
     revisited = Query("q", "q", None, labels)
-    medium = gallery.main_protocol(GroundTruth((revisited,), REVISITED))
+    medium = GroundTruth((revisited,), REVISITED).main
     assert medium.name == "medium"
     assert [label_of(revisited, image, medium) for image in "abcz"] == ["easy", "hard", "junk", "wrong"]
     assert [label_of(revisited, image, REVISITED[2]) for image in "abc"] == ["easy", "hard", "junk"]
@@ -415,15 +415,6 @@ def test_a_report_is_written_whole_or_not_at_all(photographs, tmp_path):
     path = tmp_path / "report.html"
     write_report(path, results_of(RANKED, truth), truth, kept, sources(photographs), "an <index>")
     assert "mAP on an &lt;index&gt;" in path.read_text(encoding="utf-8")
-
-
-def run(capsys, *arguments):
-    try:
-        code = cli.main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        code = stop.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 @pytest.fixture

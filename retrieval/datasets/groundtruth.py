@@ -90,6 +90,11 @@ class GroundTruth:
     protocols: tuple[Protocol, ...]
     queries_in_database: bool = True
 
+    @property
+    def main(self) -> Protocol:
+        """The protocol of a result's ``map``: medium where there are several."""
+        return next((one for one in self.protocols if one.name == MEDIUM.name), self.protocols[0])
+
 
 def match_images(ground_truth: GroundTruth, images: ImageSet) -> dict[str, str]:
     """Finds every database image that the ground truth mentions.

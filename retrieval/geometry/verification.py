@@ -14,7 +14,7 @@ import numpy as np
 
 from retrieval.config import VerificationConfig
 from retrieval.geometry.frames import to_frames
-from retrieval.geometry.putatives import Putatives
+from retrieval.geometry.putatives import Putatives, concatenate_ranges
 
 REFERENCE_SIDE = 1024.0  # longest image side at which the tolerance is meant, pixels
 BATCH_ELEMENTS = 1 << 18  # hypothesis x pair cells scored at once: their arrays stay in the processor's cache
@@ -86,14 +86,12 @@ def verify(
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Geometry of every pair, at the reference size: positions, hypothesis and log change of area.
+    """Geometry of every pair, at the reference size: hypothesis, positions and log change of area.
 
     The error of a pair under a hypothesis is the squared length of two products: its row of `points` with the
     hypothesis's two rows of `residuals`.
     """
 
-    query: np.ndarray  # (P, 2) float32
-    image: np.ndarray  # (P, 2) float32
     linear: np.ndarray  # (P, 2, 2) float32
     shift: np.ndarray  # (P, 2) float32
     points: np.ndarray  # (P, 5) float32: query x, y, 1, image x, y
@@ -118,8 +116,6 @@ def _pairs(
     log_area = np.log(np.abs(linear[:, 0, 0] * linear[:, 1, 1] - linear[:, 0, 1] * linear[:, 1, 0]))
     single = np.float32
     return _Pairs(
-        query.astype(single),
-        image.astype(single),
         linear.astype(single),
         shift.astype(single),
         np.column_stack([query, np.ones(len(query)), image]).astype(single),
@@ -157,10 +153,10 @@ def _best_hypotheses(putatives: Putatives, pairs: _Pairs, config: VerificationCo
     best = np.full(len(sizes), -1, np.int64)
     images = np.flatnonzero(sizes >= max(config.min_inliers, 1))
     # an image with many pairs is scored in portions of its hypotheses, so that no product is too large
-    width = np.minimum(sizes, np.maximum(1, PRODUCT_ELEMENTS // np.maximum(sizes, 1)))
+    width = _width(sizes)
     portions = -(-sizes[images] // width[images])
     slots = np.repeat(images, portions)
-    left = (np.arange(len(slots)) - np.repeat(np.cumsum(portions) - portions, portions)) * width[slots]
+    left = concatenate_ranges(np.zeros_like(portions), portions) * width[slots]
     order = np.argsort(sizes[slots], kind="stable")
     batches, start = [], 0
     while start < len(order):
@@ -182,6 +178,11 @@ def _best_hypotheses(putatives: Putatives, pairs: _Pairs, config: VerificationCo
     return counts, best
 
 
+def _width(sizes: np.ndarray) -> np.ndarray:
+    """How many hypotheses of an image with so many pairs go into one product."""
+    return np.minimum(sizes, np.maximum(1, PRODUCT_ELEMENTS // np.maximum(sizes, 1)))
+
+
 def _score_batch(
     putatives: Putatives, pairs: _Pairs, slots: np.ndarray, left: np.ndarray, config: VerificationConfig
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -200,7 +201,7 @@ def _score_batch(
     starts, ends = putatives.starts[slots], putatives.starts[slots + 1]
     sizes = ends - starts
     size = int(sizes.max())
-    wide = int(np.minimum(sizes, np.maximum(1, PRODUCT_ELEMENTS // sizes)).max())
+    wide = int(_width(sizes).max())
     at = starts[:, None] + np.arange(size)  # (B, P)
     hypotheses = (starts + left)[:, None] + np.arange(wide)  # (B, H)
     beyond = hypotheses >= ends[:, None]
@@ -280,8 +281,9 @@ def _refine(
         counts (n,), transforms (n, 2, 3) at the reference size, indices of the inlier pairs, sorted.
     """
     n = len(slots)
-    where = np.concatenate([np.arange(putatives.starts[s], putatives.starts[s + 1]) for s in slots])
-    owner = np.repeat(np.arange(n), putatives.starts[slots + 1] - putatives.starts[slots])
+    starts, ends = putatives.starts[slots], putatives.starts[slots + 1]
+    where = concatenate_ranges(starts, ends)
+    owner = np.repeat(np.arange(n), ends - starts)
     transforms = np.concatenate([pairs.linear[best], pairs.shift[best][..., None]], axis=2).astype(np.float64)
     points = pairs.points[where].astype(np.float64).T
     chosen = _one_to_one_inliers(putatives, pairs, where, points, owner, transforms, config)
@@ -391,7 +393,8 @@ def _fit(pairs: _Pairs, where: np.ndarray, owner: np.ndarray, n: int) -> tuple[n
         columns = [np.bincount(owner, values[:, k], minlength=n) for k in range(values.shape[1])]
         return np.stack(columns, axis=1) / count
 
-    query, image = pairs.query[where].astype(np.float64), pairs.image[where].astype(np.float64)
+    points = pairs.points[where].astype(np.float64)
+    query, image = points[:, :2], points[:, 3:]
     query_mean, image_mean = mean(query), mean(image)
     q, d = query - query_mean[owner], image - image_mean[owner]
     spread = mean((q[:, :, None] * q[:, None, :]).reshape(-1, 4)).reshape(n, 2, 2)

@@ -19,9 +19,10 @@ from retrieval.datasets.benchmarks import Benchmark
 from retrieval.datasets.groundtruth import Box, GroundTruth, Protocol, Query
 from retrieval.evaluation import precision_recall
 from retrieval.index.collection import Collection
+from retrieval.queries import corners
 from retrieval.reporting.figures import BOX
 from retrieval.reporting.pictures import Photograph, encode, fitted, open_photograph, resized, shrunk
-from retrieval.reporting.strokes import Placed, corners, stroke
+from retrieval.reporting.strokes import Placed, stroke
 from retrieval.reproduction import Rankings
 
 TOP = 20  # hits of a query that are shown under every row
@@ -59,14 +60,9 @@ class Sources:
     query: Callable[[Query], tuple[Path, Box | None]]
 
 
-def main_protocol(ground_truth: GroundTruth) -> Protocol:
-    """The protocol of a result's ``map``: medium where there are several."""
-    return next((one for one in ground_truth.protocols if one.name == "medium"), ground_truth.protocols[0])
-
-
 def keep(ranked: Rankings, ground_truth: GroundTruth) -> Kept:
     """Keeps of complete rankings what a report shows; queries without positives have no curve."""
-    protocol = main_protocol(ground_truth)
+    protocol = ground_truth.main
     heads = {row: {query: tuple(images[:TOP]) for query, images in found.items()} for row, found in ranked.items()}
     curves: dict[str, dict[str, np.ndarray]] = {row: {} for row in ranked}
     for query in ground_truth.queries:

@@ -7,7 +7,7 @@ from typing import Any
 from retrieval.datasets.groundtruth import GroundTruth, Query
 from retrieval.images import display_name
 from retrieval.reporting.curves import chart, mean_curve
-from retrieval.reporting.gallery import TOP, Album, Kept, label_of, main_protocol
+from retrieval.reporting.gallery import TOP, Album, Kept, label_of
 from retrieval.rows import HEADINGS, ROWS
 
 _LONGEST_NAME = 80  # characters of a hit's name
@@ -34,7 +34,7 @@ class Section:
         self.label, self.number = label, number
         self.cells = results["results"][label]
         self.truth, self.kept, self.album, self.shown = ground_truth, kept, album, shown
-        self.protocol = main_protocol(ground_truth)
+        self.protocol = ground_truth.main
         self.queries = {query.name: query for query in ground_truth.queries}
 
     def html(self, order: Sequence[str]) -> str:

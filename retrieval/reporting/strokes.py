@@ -60,12 +60,6 @@ def ellipses(regions: np.ndarray) -> np.ndarray:
     return centres + np.swapaxes(to_frames(regions) @ circle, 1, 2)
 
 
-def corners(box: tuple[float, float, float, float]) -> np.ndarray:
-    """(4, 2) float64 corners of a box: top left, top right, bottom right, bottom left."""
-    x1, y1, x2, y2 = box
-    return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
-
-
 def stroke(
     canvas: np.ndarray, points: np.ndarray, colour: Colour, width: int = 1, closed: bool = False, rim: bool = True
 ) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError
-from retrieval.images import load_picture, read_header, read_photograph, seen_size
+from retrieval.images import load_picture, read_header, read_photograph, seen_size, shrunk_to
+from retrieval.reporting.pictures import encode as figure_bytes
 from retrieval.web.bounded import BoundedCache
 from retrieval.web.problems import RequestError
 
@@ -20,24 +21,18 @@ _QUALITY = 85
 
 def encode(pixels: np.ndarray) -> bytes:
     """A JPEG file of (H, W, 3) uint8 pixels (blue, green, red), without any metadata."""
-    good, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    if not good:
-        raise ImageError("it cannot be written as a JPEG")
-    return data.tobytes()
+    return figure_bytes(pixels, ".jpg", _QUALITY)
 
 
 def reduce(picture: bytes, side: int) -> bytes:
     """An upload's JPEG, made by `encode`, with its longest side at most `side` pixels."""
-    if side >= UPLOAD_SIDE:
+    header = read_header(picture)
+    if max(header.width, header.height) <= side:
         return picture
     pixels = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
     if pixels is None:
         raise ImageError("it cannot be decoded")
-    height, width = pixels.shape[:2]
-    if max(height, width) <= side:
-        return picture
-    size = max(1, round(width * side / max(height, width))), max(1, round(height * side / max(height, width)))
-    return encode(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+    return encode(shrunk_to(pixels, side))
 
 
 class Pictures:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from retrieval import hits_json
-from retrieval.errors import ImageError, RetrievalError
+from retrieval.errors import BoxError, ImageError, RetrievalError
 from retrieval.explanation import explain_features
 from retrieval.grades import grades
 from retrieval.images import display_name
@@ -283,10 +283,8 @@ class Service:
             return retriever.queries.encode(photograph.upload.features, box, several)
         except ImageError as error:
             raise RequestError(410, "the photograph's file, which is read again for this, cannot be used") from error
-        except RetrievalError as error:
-            if box is not None and str(error).startswith("the box"):
-                raise RequestError(400, str(error)) from error
-            raise
+        except BoxError as error:
+            raise RequestError(400, str(error)) from error
 
 
 def warm_up(retriever: Retriever) -> None:
