@@ -13,8 +13,8 @@ from typing import Any
 
 import hardnet
 from retrieval import config as settings_module
-from retrieval import interrupts
 from retrieval.errors import RetrievalError
+from retrieval.running import interrupts
 
 Command = Callable[[argparse.Namespace], int]
 SOME_FAILED = 1

@@ -13,12 +13,12 @@ import pytest
 
 import hardnet
 from retrieval import config as settings
-from retrieval import parallel
 from retrieval.datasets.folder import ImageSet, list_images
 from retrieval.errors import ArtefactError, ImageError, RetrievalError
 from retrieval.features import describe_regions, detect_regions, extractor, store
 from retrieval.features.store import FeatureStore
 from retrieval.images import load_image
+from retrieval.running import processes
 
 
 @pytest.fixture(scope="module")
@@ -173,9 +173,9 @@ def kill_at(photograph, victims, **rest):
 
 
 def killing(monkeypatch, *victims):
-    original = parallel.results
+    original = processes.results
     monkeypatch.setattr(
-        parallel,
+        processes,
         "results",
         lambda task, *rest: original(functools.partial(kill_at, victims=victims, **task.keywords), *rest),
     )

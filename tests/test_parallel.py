@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval import parallel
+from retrieval.running import processes
 
 
 def process_of(item):
@@ -45,14 +45,14 @@ def dies_in_company(item, folder):
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_results_come_in_order_and_large_ones_whole(jobs):
     item = -1
-    for item, result in enumerate(parallel.results(scaled, range(40), jobs)):
+    for item, result in enumerate(processes.results(scaled, range(40), jobs)):
         assert (result == item).all()
     assert item == 39
-    assert list(parallel.results(scaled, [], jobs)) == []
+    assert list(processes.results(scaled, [], jobs)) == []
 
 
 def test_processes_are_others_and_end_when_the_iterator_is_left():
-    results = parallel.results(process_of, range(1000), 2)
+    results = processes.results(process_of, range(1000), 2)
     seen = {next(results) for _ in range(20)}
     assert os.getpid() not in seen
     assert 1 <= len(seen) <= 2
@@ -64,33 +64,33 @@ def test_processes_are_others_and_end_when_the_iterator_is_left():
 
 
 def test_one_job_works_here():
-    assert list(parallel.results(process_of, range(3), 1)) == [os.getpid()] * 3
-    assert parallel.effective_jobs(-1, 1) == 1
-    assert parallel.effective_jobs(2, 5) == 2
-    assert parallel.effective_jobs(2, 0) == 1
+    assert list(processes.results(process_of, range(3), 1)) == [os.getpid()] * 3
+    assert processes.effective_jobs(-1, 1) == 1
+    assert processes.effective_jobs(2, 5) == 2
+    assert processes.effective_jobs(2, 0) == 1
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_an_exception_is_raised_here(jobs):
     with pytest.raises(ValueError, match="item 5"):
-        list(parallel.results(functools.partial(fails_at, wrong=5), range(10), jobs))
+        list(processes.results(functools.partial(fails_at, wrong=5), range(10), jobs))
 
 
 def test_a_death_stands_for_its_item():
     victims = (0, 7, 8, 25)
-    found = list(parallel.results(functools.partial(dies_at, victims=victims), range(30), 2))
-    assert found == [parallel.Death() if item in victims else item for item in range(30)]
+    found = list(processes.results(functools.partial(dies_at, victims=victims), range(30), 2))
+    assert found == [processes.Death() if item in victims else item for item in range(30)]
 
 
 def test_who_dies_in_company_has_another_chance(tmp_path):
-    found = list(parallel.results(functools.partial(dies_in_company, folder=str(tmp_path)), range(12), 2))
+    found = list(processes.results(functools.partial(dies_in_company, folder=str(tmp_path)), range(12), 2))
     # the first death ends the company; what dies alone, for the first time, is taken for the culprit
     assert found[0] == 0
-    assert {item for item in found if not isinstance(item, parallel.Death)} >= {1, 2, 4, 5, 7, 8, 10, 11}
+    assert {item for item in found if not isinstance(item, processes.Death)} >= {1, 2, 4, 5, 7, 8, 10, 11}
 
 
 def test_deaths_in_a_row_end_it():
     found = []
-    with pytest.raises(parallel.WorkersDieError):
-        found.extend(parallel.results(functools.partial(dies_at, victims=range(4, 100)), range(100), 2))
-    assert found == [0, 1, 2, 3, parallel.Death(), parallel.Death()]
+    with pytest.raises(processes.WorkersDieError):
+        found.extend(processes.results(functools.partial(dies_at, victims=range(4, 100)), range(100), 2))
+    assert found == [0, 1, 2, 3, processes.Death(), processes.Death()]

@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 import hardnet
 from retrieval import config as settings_module
-from retrieval import parallel
 from retrieval.artefacts import PLAN, require_settings
 from retrieval.config import Config, DescriptorConfig
 from retrieval.datasets.folder import ImageSet
@@ -30,6 +29,7 @@ from retrieval.features.detector import detect_regions
 from retrieval.features.patches import cut_patches
 from retrieval.features.store import Failure, FeatureStore, ImageFeatures
 from retrieval.images import display_name, load_image, read_photograph
+from retrieval.running import processes
 
 logger = logging.getLogger(__name__)
 
@@ -211,22 +211,22 @@ def _extract_all(
     images: ImageSet, names: Sequence[str], config: Config, descriptor: "hardnet.PatchDescriptor"
 ) -> Generator[ImageFeatures | Failure, None, None]:
     """Results in the order of `names`, computed by worker processes; a GPU describes in this process."""
-    jobs = parallel.effective_jobs(config.parallel.jobs, len(names))
+    jobs = processes.effective_jobs(config.parallel.jobs, len(names))
     threads = max(1, joblib.cpu_count() // jobs)
     patch_size = None if str(descriptor.device).startswith("cpu") else descriptor.patch_size
     task = functools.partial(_extract_task, config=config, threads=threads, patch_size=patch_size)
     items = [(name, images.path(name)) for name in names]
-    with contextlib.closing(parallel.results(task, items, jobs)) as results:
+    with contextlib.closing(processes.results(task, items, jobs)) as results:
         try:
             for (name, path), result in zip(items, results, strict=True):
-                if isinstance(result, parallel.Death):
+                if isinstance(result, processes.Death):
                     yield Failure(name, f"{display_name(path)}: {_KILLED}")
                 elif isinstance(result, tuple):
                     features, patches = result
                     yield _describe(features, patches, descriptor)
                 else:
                     yield result
-        except parallel.WorkersDieError as error:
+        except processes.WorkersDieError as error:
             raise RetrievalError(
                 "one worker process after another was killed, probably for want of memory: run the same command again "
                 "with fewer of them, for example --set parallel.jobs=1 (finished shards are kept)"
