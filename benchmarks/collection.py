@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 import hardnet
 from benchmarks import record
-from retrieval import atomic
 from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.features import extractor
@@ -29,6 +28,7 @@ from retrieval.index.assembly import IndexedImage, build_segment
 from retrieval.index.changes import add, compact, remove
 from retrieval.index.collection import open_index
 from retrieval.index.segment import write_segment
+from retrieval.storage import atomic
 from retrieval.vocabulary.kmeans import TrainedVocabulary
 from retrieval.vocabulary.store import copy_vocabulary, open_vocabulary, save_vocabulary
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from retrieval import artefacts, atomic, lock
 from retrieval import config as settings_module
 from retrieval.config import Config, VocabularyConfig
 from retrieval.datasets.folder import ImageSet, list_images
@@ -24,6 +23,7 @@ from retrieval.features import extractor
 from retrieval.features.store import Failure, FeatureStore
 from retrieval.index.building import build_index, index_settings
 from retrieval.index.collection import Collection, open_index
+from retrieval.storage import artefacts, atomic, lock
 from retrieval.vocabulary import hamming, kmeans
 from retrieval.vocabulary.store import (
     Vocabulary,

@@ -13,7 +13,6 @@ import cv2
 import joblib
 import numpy as np
 
-from retrieval import artefacts
 from retrieval.config import Config
 from retrieval.datasets.benchmarks import PHOTOGRAPHS, R1M, Source, database_images, open_benchmark
 from retrieval.datasets.folder import ImageSet, list_images
@@ -22,6 +21,7 @@ from retrieval.features import extractor
 from retrieval.features.store import read_plan, shard_folder
 from retrieval.reproduction import folder_name
 from retrieval.rows import signatures_for
+from retrieval.storage import artefacts
 from retrieval.vocabulary.quantizer import Quantizer
 
 CALIBRATION_IMAGES = 6

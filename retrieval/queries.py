@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval import artefacts
 from retrieval.config import Config
 from retrieval.errors import ArtefactError, BoxError, ImageError
 from retrieval.features import extractor
@@ -22,6 +21,7 @@ from retrieval.geometry.frames import inside_box
 from retrieval.geometry.putatives import QueryWords
 from retrieval.images import read_photograph
 from retrieval.index.collection import Collection
+from retrieval.storage import artefacts
 
 logger = logging.getLogger(__name__)
 

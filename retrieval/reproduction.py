@@ -12,8 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from retrieval import atomic, evaluation
 from retrieval import config as settings_module
+from retrieval import evaluation
 from retrieval.config import Config
 from retrieval.datasets.benchmarks import Benchmark
 from retrieval.datasets.folder import ImageSet
@@ -28,6 +28,7 @@ from retrieval.queries import check_box
 from retrieval.reporting.published import published
 from retrieval.retriever import Retriever
 from retrieval.rows import BenchmarkQuery, check_rows, rank, signatures_for
+from retrieval.storage import atomic
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hardnet.descriptor import choose_device
-from retrieval import artefacts
 from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.errors import ArtefactError, ConfigError, RetrievalError
@@ -30,6 +29,7 @@ from retrieval.index import scoring
 from retrieval.index.collection import Collection, open_index
 from retrieval.queries import Queries, QueryFeatures, check_box
 from retrieval.ranking import Hit, Ranking, ranked
+from retrieval.storage import artefacts
 
 if TYPE_CHECKING:
     from retrieval.explanation import Explanation

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from retrieval import artefacts, atomic
 from retrieval.errors import ArtefactError
+from retrieval.storage import artefacts, atomic
 
 
 def write(folder, **arrays):

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from retrieval import config as settings_module
-from retrieval import lock
 from retrieval.datasets.folder import ImageSet, list_images
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.features import extractor
@@ -29,6 +28,7 @@ from retrieval.index.checking import check
 from retrieval.index.collection import Collection, open_index
 from retrieval.pipeline import build_collection, obtain_index
 from retrieval.retriever import Retriever
+from retrieval.storage import lock
 from tests.conftest import OVERRIDES, view
 
 SIGNED = [*OVERRIDES, "vocabulary.words=120", "index.signatures=[hamming, asmk]", "hqe.min_matches=2"]

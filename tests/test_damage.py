@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from survival import SOAK, make_world, one_thread, signature_of, told, without_detection, without_syncs
 
-from retrieval import artefacts
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.index import changes
 from retrieval.index.checking import check
 from retrieval.index.collection import open_index
+from retrieval.storage import artefacts
 
 FLIPS = 100 if SOAK else 4
 HEADER = 128  # bytes of a .npy file before its values

@@ -35,7 +35,7 @@ from survival import (
     without_syncs,
 )
 
-from retrieval import atomic, cli, lock
+from retrieval import cli
 from retrieval.datasets.folder import list_images
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.index import changes
@@ -43,6 +43,7 @@ from retrieval.index.checking import check
 from retrieval.index.collection import describe_index, open_index
 from retrieval.pipeline import build_collection, partial_folder
 from retrieval.retriever import Retriever
+from retrieval.storage import atomic, lock
 
 KILLS = 200 if SOAK else 20
 SECONDS = 60.0 if SOAK else 5.0

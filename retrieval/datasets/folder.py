@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from retrieval.artefacts import is_artefact
 from retrieval.errors import DatasetError
+from retrieval.storage.artefacts import is_artefact
 
 
 @dataclass(frozen=True)

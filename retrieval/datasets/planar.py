@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from retrieval import atomic
 from retrieval.datasets.planar_views import (
     Crop,
     View,
@@ -28,6 +27,7 @@ from retrieval.datasets.planar_views import (
     sample_view,
 )
 from retrieval.errors import DatasetError, RetrievalError
+from retrieval.storage import atomic
 
 VERSION = 1  # raised whenever the same seed would give other bytes
 QUERIES_PER_LANDMARK = 5  # as in Oxford5k

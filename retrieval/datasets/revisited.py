@@ -20,11 +20,11 @@ from typing import Any, NoReturn
 
 import cv2
 
-from retrieval import atomic
 from retrieval.datasets.folder import ImageSet
 from retrieval.datasets.groundtruth import REVISITED, Box, GroundTruth, Query, find_stems
 from retrieval.errors import DatasetError, ImageError
 from retrieval.images import load_pixels, read_header
+from retrieval.storage import atomic
 
 LABELS = ("easy", "hard", "junk")
 MAX_BYTES = 16 << 20  # the published files have 0.15 and 0.28 MB

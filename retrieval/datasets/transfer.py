@@ -19,8 +19,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from retrieval import artefacts, atomic
 from retrieval.errors import RetrievalError
+from retrieval.storage import artefacts, atomic
 
 CHUNK = 1 << 20  # bytes read at a time
 TIMEOUT = 60.0  # seconds without a byte before an attempt counts as failed

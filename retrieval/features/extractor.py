@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 import hardnet
 from retrieval import config as settings_module
-from retrieval.artefacts import PLAN, require_settings
 from retrieval.config import Config, DescriptorConfig
 from retrieval.datasets.folder import ImageSet
 from retrieval.errors import ArtefactError, ConfigError, ImageError, RetrievalError
@@ -30,6 +29,7 @@ from retrieval.features.patches import cut_patches
 from retrieval.features.store import Failure, FeatureStore, ImageFeatures
 from retrieval.images import display_name, load_image, read_photograph
 from retrieval.running import processes
+from retrieval.storage.artefacts import PLAN, require_settings
 
 logger = logging.getLogger(__name__)
 

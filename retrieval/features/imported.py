@@ -11,11 +11,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from retrieval.artefacts import PLAN, require_settings
 from retrieval.errors import ArtefactError, DatasetError
 from retrieval.features import ctu, npy_folder, store
 from retrieval.features.sources import Source
 from retrieval.features.store import FeatureStore
+from retrieval.storage.artefacts import PLAN, require_settings
 
 logger = logging.getLogger(__name__)
 

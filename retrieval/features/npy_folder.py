@@ -16,11 +16,11 @@ import numpy as np
 
 from hardnet import quantise
 from hardnet.descriptor import NETWORK_QUANTISATION
-from retrieval import atomic
 from retrieval.config import digest
 from retrieval.errors import ArtefactError, DatasetError
 from retrieval.features.sources import check_names
 from retrieval.features.store import FeatureStore, ImageFeatures
+from retrieval.storage import atomic
 
 IMAGES, ABOUT = "images.jsonl", "features.json"
 REGIONS, DESCRIPTORS = ".regions.npy", ".descriptors.npy"

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from retrieval import artefacts, atomic
 from retrieval import config as settings_module
-from retrieval.artefacts import PLAN
 from retrieval.errors import ArtefactError
+from retrieval.storage import artefacts, atomic
+from retrieval.storage.artefacts import PLAN
 
 VERSION = 0
 SHARD_KIND = "feature shard"

@@ -15,7 +15,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from retrieval import artefacts, atomic
 from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.datasets.folder import ImageSet, list_images
@@ -24,6 +23,7 @@ from retrieval.features import store as features
 from retrieval.features.store import Failure, ImageFeatures, Shard
 from retrieval.images import read_photograph
 from retrieval.index.collection import Collection
+from retrieval.storage import artefacts, atomic
 
 logger = logging.getLogger(__name__)
 

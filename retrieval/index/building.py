@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from retrieval import atomic
 from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.errors import ArtefactError
@@ -17,6 +16,7 @@ from retrieval.index import scoring, state
 from retrieval.index.assembly import IndexedImage, build_segment
 from retrieval.index.collection import Collection, open_index, require_embedding
 from retrieval.index.segment import write_segment
+from retrieval.storage import atomic
 from retrieval.vocabulary.store import Vocabulary, copy_vocabulary, require_features
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from retrieval import artefacts, atomic, lock
 from retrieval import config as settings_module
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.index import building, segment, state
@@ -17,6 +16,7 @@ from retrieval.index.arrivals import ADDING
 from retrieval.index.collection import locate, require_vocabulary, stored_config
 from retrieval.index.segment import Segment, openings
 from retrieval.index.state import State
+from retrieval.storage import artefacts, atomic, lock
 from retrieval.vocabulary import hamming
 from retrieval.vocabulary import store as vocabulary
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from retrieval import artefacts
 from retrieval import config as settings_module
 from retrieval.errors import ArtefactError
+from retrieval.storage import artefacts
 
 KIND = "index segment"
 VERSION = 1

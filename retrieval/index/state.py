@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from retrieval import artefacts, atomic, lock
 from retrieval import config as settings_module
 from retrieval.errors import ArtefactError
+from retrieval.storage import artefacts, atomic, lock
 
 logger = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from retrieval import atomic
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError, RetrievalError
 from retrieval.images import load_picture
 from retrieval.index.collection import Collection
 from retrieval.reporting.lettering import Colour, measure, shortened, write
+from retrieval.storage import atomic
 
 INK: Colour = (46, 40, 36)
 MUTED: Colour = (125, 117, 110)

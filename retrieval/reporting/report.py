@@ -14,7 +14,6 @@ from typing import Any
 
 import yaml
 
-from retrieval import atomic
 from retrieval.datasets.groundtruth import GroundTruth
 from retrieval.errors import RetrievalError
 from retrieval.reporting import gallery
@@ -24,6 +23,7 @@ from retrieval.reporting.published import published
 from retrieval.reporting.section import Section, text
 from retrieval.reporting.tables import DATASETS
 from retrieval.rows import HEADINGS
+from retrieval.storage import atomic
 
 logger = logging.getLogger(__name__)
 

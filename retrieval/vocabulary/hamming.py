@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from retrieval import artefacts
 from retrieval.errors import ArtefactError, RetrievalError
+from retrieval.storage import artefacts
 
 logger = logging.getLogger(__name__)
 

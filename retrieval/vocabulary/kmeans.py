@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from retrieval.artefacts import read_arrays, read_manifest, write_artefact
 from retrieval.config import VocabularyConfig, digest
 from retrieval.errors import ArtefactError, RetrievalError
+from retrieval.storage.artefacts import read_arrays, read_manifest, write_artefact
 from retrieval.vocabulary.quantizer import cell_index, exact_words, import_faiss
 
 logger = logging.getLogger(__name__)

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from hardnet import quantise
-from retrieval import artefacts, atomic
 from retrieval.config import VocabularyConfig
 from retrieval.errors import ArtefactError
+from retrieval.storage import artefacts, atomic
 from retrieval.vocabulary import hamming
 from retrieval.vocabulary.hamming import Embedding
 from retrieval.vocabulary.kmeans import TrainedVocabulary, centre, dequantise
