@@ -18,7 +18,7 @@ from benchmarks import record
 from retrieval.config import ImageConfig
 from retrieval.features import describe_regions, detect_regions
 from retrieval.features.detector import MEASUREMENT_SCALE
-from retrieval.images import load_image
+from retrieval.photographs.decoding import load_image
 
 MAX_DISTANCE = 1.0  # pixels
 MAX_OVERLAP_ERROR = 0.2

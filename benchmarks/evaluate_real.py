@@ -19,10 +19,10 @@ from retrieval import config as settings_module
 from retrieval import reproduction
 from retrieval.config import Config
 from retrieval.datasets.benchmarks import Benchmark
-from retrieval.datasets.folder import ImageSet, list_images
 from retrieval.datasets.groundtruth import GroundTruth
 from retrieval.datasets.oxford import read_groundtruth
 from retrieval.index.collection import open_index
+from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.reproduction import folder_name
 from retrieval.retriever import Retriever
 from retrieval.rows import ROWS

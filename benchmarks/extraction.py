@@ -17,8 +17,8 @@ import pyhesaff
 
 from benchmarks import record
 from retrieval.config import Config, ImageConfig
-from retrieval.datasets.folder import ImageSet
 from retrieval.features.extractor import extract_collection
+from retrieval.photographs.folder import ImageSet
 
 BAR = 0.5  # ours / reference, photographs per second
 

@@ -23,9 +23,9 @@ from tqdm import tqdm
 from benchmarks import record
 from retrieval import config as settings_module
 from retrieval.datasets import planar
-from retrieval.datasets.folder import list_images
 from retrieval.datasets.oxford import read_groundtruth
 from retrieval.features.extractor import extract_collection
+from retrieval.photographs.folder import list_images
 from retrieval.pipeline import build_collection
 from retrieval.retriever import Retriever
 

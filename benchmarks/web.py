@@ -29,8 +29,8 @@ import cv2
 from benchmarks import record
 from retrieval import config as settings_module
 from retrieval.datasets import planar
-from retrieval.datasets.folder import list_images
-from retrieval.images import load_picture
+from retrieval.photographs.decoding import load_picture
+from retrieval.photographs.folder import list_images
 from retrieval.pipeline import build_collection
 from retrieval.web.service import image_id
 

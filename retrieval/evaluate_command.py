@@ -204,7 +204,7 @@ def _check(retriever: "Retriever", query: "Query", again: bool) -> None:
     Raises:
         RetrievalError: it cannot, the box lies outside, or the photograph is not the indexed one any more.
     """
-    from retrieval.images import load_image
+    from retrieval.photographs.decoding import load_image
     from retrieval.queries import check_box
     from retrieval.rows import ROWS, need_descriptors
 

@@ -17,12 +17,12 @@ from tqdm import tqdm
 
 from retrieval import config as settings_module
 from retrieval.config import Config, VocabularyConfig
-from retrieval.datasets.folder import ImageSet, list_images
 from retrieval.errors import ArtefactError, ConfigError, RetrievalError
 from retrieval.features import extractor
 from retrieval.features.store import Failure, FeatureStore
 from retrieval.index.building import build_index, index_settings
 from retrieval.index.collection import Collection, open_index
+from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.storage import artefacts, atomic, lock
 from retrieval.vocabulary import hamming, kmeans
 from retrieval.vocabulary.store import (

@@ -19,8 +19,8 @@ from retrieval.features import extractor
 from retrieval.features.store import ImageFeatures
 from retrieval.geometry.frames import inside_box
 from retrieval.geometry.putatives import QueryWords
-from retrieval.images import read_photograph
 from retrieval.index.collection import Collection
+from retrieval.photographs.decoding import read_photograph
 from retrieval.storage import artefacts
 
 logger = logging.getLogger(__name__)

@@ -16,13 +16,13 @@ from retrieval import config as settings_module
 from retrieval import evaluation
 from retrieval.config import Config
 from retrieval.datasets.benchmarks import Benchmark
-from retrieval.datasets.folder import ImageSet
 from retrieval.datasets.groundtruth import Box, GroundTruth, Query
 from retrieval.errors import DatasetError, RetrievalError
 from retrieval.features.ctu import CtuFiles
 from retrieval.features.extractor import extract_collection
 from retrieval.features.imported import import_features
 from retrieval.features.store import FeatureStore
+from retrieval.photographs.folder import ImageSet
 from retrieval.pipeline import obtain_index, obtain_vocabulary
 from retrieval.queries import check_box
 from retrieval.reporting.published import published

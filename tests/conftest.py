@@ -6,7 +6,7 @@ import pytest
 import skimage.data
 
 from retrieval import config as settings
-from retrieval.datasets.folder import list_images
+from retrieval.photographs.folder import list_images
 from retrieval.pipeline import build_collection, remove_partial
 
 ROOTSIFT = "descriptor.name=rootsift"  # quick; the default has tests of its own (test_bundled.py)

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 
 from retrieval import config as settings
-from retrieval.datasets.folder import list_images
 from retrieval.index import changes
+from retrieval.photographs.folder import list_images
 from retrieval.pipeline import build_collection
 
 SETTINGS = [

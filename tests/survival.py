@@ -14,12 +14,12 @@ import yaml
 from tqdm import tqdm
 
 from retrieval import config as settings
-from retrieval.datasets.folder import list_images
 from retrieval.errors import RetrievalError
 from retrieval.features import extractor
 from retrieval.index import changes
 from retrieval.index.checking import check
 from retrieval.index.collection import open_index
+from retrieval.photographs.folder import list_images
 from retrieval.pipeline import build_collection, partial_folder
 from retrieval.retriever import Retriever
 

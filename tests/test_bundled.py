@@ -10,9 +10,9 @@ import hardnet
 from hardnet import weights
 from retrieval import config as settings
 from retrieval.cli import main
-from retrieval.datasets.folder import list_images
 from retrieval.errors import ArtefactError
 from retrieval.features.extractor import feature_settings
+from retrieval.photographs.folder import list_images
 from retrieval.pipeline import build_collection
 from retrieval.retriever import Retriever
 from retrieval.vocabulary.store import bundled, open_vocabulary, save_compact
@@ -82,7 +82,7 @@ def test_stored_bytes_of_the_default_descriptor_keep_its_direction(photos):
     from retrieval.config import DetectorConfig, ImageConfig
     from retrieval.features import detect_regions
     from retrieval.features.extractor import describe_regions
-    from retrieval.images import load_image
+    from retrieval.photographs.decoding import load_image
 
     gray = load_image(photos / "scenes" / "coffee_0.jpg", ImageConfig()).gray
     rows = describe_regions(gray, detect_regions(gray, DetectorConfig(max_features=300)))

@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from retrieval.datasets.folder import list_images
 from retrieval.features.extractor import extract_collection
+from retrieval.photographs.folder import list_images
 from tests.command import error_line, run
 
 

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from retrieval import config as settings_module
-from retrieval.datasets.folder import ImageSet, list_images
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.features import extractor
 from retrieval.index import building, changes
@@ -26,6 +25,7 @@ from retrieval.index.building import build_index
 from retrieval.index.changes import add, compact, remove
 from retrieval.index.checking import check
 from retrieval.index.collection import Collection, open_index
+from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.pipeline import build_collection, obtain_index
 from retrieval.retriever import Retriever
 from retrieval.storage import lock

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from retrieval import config as settings_module
-from retrieval.datasets.folder import ImageSet, list_images
 from retrieval.datasets.groundtruth import OWN, GroundTruth, Query
 from retrieval.datasets.own import HEADER, read_own
 from retrieval.errors import DatasetError, RetrievalError
 from retrieval.evaluation import worst_queries
+from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.pipeline import build_collection
 from retrieval.retriever import Retriever
 from retrieval.rows import ROWS

@@ -11,12 +11,12 @@ import skimage.data
 from conftest import view
 
 from retrieval import config as settings
-from retrieval.datasets.folder import list_images
 from retrieval.errors import RetrievalError
 from retrieval.explanation import place_box
 from retrieval.geometry import frames
 from retrieval.geometry.putatives import find_putatives
 from retrieval.index import changes
+from retrieval.photographs.folder import list_images
 from retrieval.pipeline import build_collection
 from retrieval.retriever import Retriever
 from tests.command import run

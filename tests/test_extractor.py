@@ -13,11 +13,11 @@ import pytest
 
 import hardnet
 from retrieval import config as settings
-from retrieval.datasets.folder import ImageSet, list_images
 from retrieval.errors import ArtefactError, ImageError, RetrievalError
 from retrieval.features import describe_regions, detect_regions, extractor, store
 from retrieval.features.store import FeatureStore
-from retrieval.images import load_image
+from retrieval.photographs.decoding import load_image
+from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.running import processes
 
 

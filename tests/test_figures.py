@@ -16,8 +16,8 @@ from retrieval import queries
 from retrieval.config import ImageConfig
 from retrieval.errors import RetrievalError
 from retrieval.grades import Grades
-from retrieval.images import load_image, load_picture
 from retrieval.index.collection import Collection
+from retrieval.photographs.decoding import load_image, load_picture
 from retrieval.reporting import figures, lettering
 from retrieval.reporting.figures import (
     BOX,

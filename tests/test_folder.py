@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.datasets.folder import ImageSet, by_stem, list_images
 from retrieval.errors import DatasetError, ImageError
-from retrieval.images import load_image
+from retrieval.photographs.decoding import load_image
+from retrieval.photographs.folder import ImageSet, by_stem, list_images
 
 
 def test_lists_recursively_and_sorts_bytewise(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from retrieval.errors import ImageError
-from retrieval.images import load_image, read_header
+from retrieval.photographs.decoding import load_image, read_header
 
 GOOD = hostile.odd_but_good()
 MEMORY = 2 << 30  # bytes, of all processes together
@@ -23,7 +23,7 @@ SETTINGS = ["descriptor.name=rootsift", "parallel.jobs=2", "parallel.shard_image
 EXTRACT = """
 import logging, sys
 from retrieval import config
-from retrieval.datasets.folder import list_images
+from retrieval.photographs.folder import list_images
 from retrieval.features.extractor import extract_collection
 logging.basicConfig(format="%(levelname)s: %(message)s")
 extract_collection(list_images(sys.argv[1]), sys.argv[2], config.load(None, sys.argv[3:]))
@@ -166,7 +166,7 @@ FUZZ = """
 import pathlib, re, sys
 import numpy as np
 from retrieval.errors import ImageError
-from retrieval.images import load_image
+from retrieval.photographs.decoding import load_image
 taken = 0
 for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
     try:

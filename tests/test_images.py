@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from retrieval import images
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError
-from retrieval.images import load_image, load_picture, read_header, read_photograph, seen_size
+from retrieval.photographs import decoding
+from retrieval.photographs.decoding import load_image, load_picture, read_header, read_photograph, seen_size
 
 RNG = np.random.default_rng(7)
 COLOUR = RNG.integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -277,7 +277,7 @@ def test_bytes_read_apart_give_the_same_picture_and_messages(tmp_path):
 
 
 def test_libraries_are_quiet_and_others_heard(capfd):
-    with images._quiet_opencv():
+    with decoding._quiet_opencv():
         os.write(2, b"Corrupt JPEG data: 7 extraneous bytes\nlibpng warning: x\nsomething else\n")
     os.write(2, b"then\n")
     load_image(SAMPLES["jpeg"])
@@ -393,9 +393,9 @@ def test_noise_raises_only_image_errors(magic, noise):
 
 
 def test_opencv_s_log_level_is_restored():
-    before = images._LOGGING.getLogLevel()
+    before = decoding._LOGGING.getLogLevel()
     load_image(SAMPLES["png"])
-    assert images._LOGGING.getLogLevel() == before
+    assert decoding._LOGGING.getLogLevel() == before
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 import hardnet
 from hardnet import rootsift
 from retrieval import config as settings
-from retrieval.datasets.folder import list_images
 from retrieval.errors import ArtefactError, DatasetError
 from retrieval.features import ctu, extractor, store
 from retrieval.features.imported import import_features
 from retrieval.features.npy_folder import export_features
 from retrieval.features.store import FeatureStore
+from retrieval.photographs.folder import list_images
 from retrieval.pipeline import obtain_index, obtain_vocabulary
 from retrieval.retriever import Retriever
 

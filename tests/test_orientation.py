@@ -14,7 +14,6 @@ from scipy.spatial import cKDTree
 
 from benchmarks.rotation import turned_about_centre
 from retrieval.config import DetectorConfig, ImageConfig
-from retrieval.datasets.folder import list_images
 from retrieval.features import detect_regions
 from retrieval.features.detector import MEASUREMENT_SCALE, ellipse_inside, measurement_inside
 from retrieval.features.extractor import extract_image
@@ -30,9 +29,10 @@ from retrieval.features.orientation import (
 )
 from retrieval.features.patches import cut_patches
 from retrieval.geometry.frames import apply, to_frames
-from retrieval.images import LoadedImage
 from retrieval.index.assembly import IndexedImage, build_segment
 from retrieval.index.segment import Segment
+from retrieval.photographs.decoding import LoadedImage
+from retrieval.photographs.folder import list_images
 from retrieval.pipeline import build_collection
 from retrieval.retriever import Retriever
 

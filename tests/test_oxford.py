@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.datasets.folder import ImageSet
 from retrieval.datasets.groundtruth import OXFORD
 from retrieval.datasets.oxford import PARIS_CORRUPT, match_images, read_groundtruth
 from retrieval.errors import DatasetError
+from retrieval.photographs.folder import ImageSet
 
 FILES = {
     "tower_1_query.txt": "oxc1_tower_000001 1.5 2 30.5 40\n",

@@ -10,12 +10,12 @@ pytest.importorskip("skimage", reason="the demo extra is not installed")
 pytest.importorskip("sklearn", reason="the demo extra is not installed")
 
 from retrieval.datasets import planar
-from retrieval.datasets.folder import list_images
 from retrieval.datasets.groundtruth import OXFORD
 from retrieval.datasets.oxford import match_images, read_groundtruth
 from retrieval.datasets.planar import generate
 from retrieval.datasets.planar_views import Crop, View, ViewRange, load_crop, sample_view, visible_part
 from retrieval.errors import DatasetError
+from retrieval.photographs.folder import list_images
 
 SMALL = ViewRange(good=3, ok=2, junk=1, distractors=4, vocabulary=4)
 

@@ -18,7 +18,7 @@ from retrieval.config import ImageConfig
 from retrieval.datasets.groundtruth import OWN, OXFORD, REVISITED, GroundTruth, Query
 from retrieval.errors import RetrievalError
 from retrieval.evaluation import average_precision, precision_recall
-from retrieval.images import display_name
+from retrieval.photographs.decoding import display_name
 from retrieval.reporting import gallery
 from retrieval.reporting.curves import area, chart, mean_curve
 from retrieval.reporting.gallery import Album, Sources, keep, label_of

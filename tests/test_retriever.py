@@ -9,9 +9,9 @@ import skimage.data
 from conftest import view
 
 from retrieval import config as settings
-from retrieval.datasets.folder import list_images
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.geometry import frames
+from retrieval.photographs.folder import list_images
 from retrieval.pipeline import build_collection
 from retrieval.retriever import Retriever
 

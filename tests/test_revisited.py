@@ -19,7 +19,6 @@ from PIL import Image
 from retrieval.config import DatasetConfig, ImageConfig
 from retrieval.datasets import revisited as module
 from retrieval.datasets.benchmarks import Benchmark, Source, open_benchmark
-from retrieval.datasets.folder import ImageSet, list_images
 from retrieval.datasets.groundtruth import EASY, HARD, MEDIUM, REVISITED, GroundTruth, Query, match_images
 from retrieval.datasets.revisited import (
     Revisited,
@@ -30,7 +29,8 @@ from retrieval.datasets.revisited import (
 )
 from retrieval.errors import ConfigError, DatasetError, ImageError
 from retrieval.evaluation import DEPTHS, average_precision, evaluate, precision_at
-from retrieval.images import load_image, load_pixels
+from retrieval.photographs.decoding import load_image, load_pixels
+from retrieval.photographs.folder import ImageSet, list_images
 
 IMAGES = ("a", "b", "c", "d", "e")
 TREE: dict[str, Any] = {

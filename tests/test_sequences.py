@@ -10,11 +10,11 @@ import pytest
 
 from retrieval import config as settings
 from retrieval.errors import DatasetError
-from retrieval.images import load_image
 from retrieval.patchsets.registration import register
 from retrieval.patchsets.sequences import read_sequence, sequence_patches, write_hpatches
 from retrieval.patchsets.transfer import LEVELS
 from retrieval.patchsets.writing import DEFAULTS
+from retrieval.photographs.decoding import load_image
 
 ANGLES, SCALES = (0, 0, 5, 20, -12, 3), (1, 0.97, 1.05, 1.0, 0.9, 0.8)
 

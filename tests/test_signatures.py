@@ -11,10 +11,10 @@ from retrieval import config as settings
 from retrieval import reproduction
 from retrieval.cli import main
 from retrieval.datasets.benchmarks import Benchmark
-from retrieval.datasets.folder import list_images
 from retrieval.datasets.groundtruth import OXFORD, GroundTruth, Query
 from retrieval.errors import ArtefactError, ConfigError
 from retrieval.index.collection import open_index
+from retrieval.photographs.folder import list_images
 from retrieval.pipeline import build_collection, obtain_index, obtain_vocabulary
 from retrieval.retriever import Retriever
 from retrieval.rows import ROWS, check_rows, signatures_for

@@ -36,11 +36,11 @@ from survival import (
 )
 
 from retrieval import cli
-from retrieval.datasets.folder import list_images
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.index import changes
 from retrieval.index.checking import check
 from retrieval.index.collection import describe_index, open_index
+from retrieval.photographs.folder import list_images
 from retrieval.pipeline import build_collection, partial_folder
 from retrieval.retriever import Retriever
 from retrieval.storage import atomic, lock

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from retrieval.config import DatasetConfig
-from retrieval.datasets.folder import ImageSet, list_images
 from retrieval.datasets.groundtruth import GroundTruth, match_images
 from retrieval.datasets.oxford import PARIS_CORRUPT, read_groundtruth
 from retrieval.datasets.revisited import crop_queries, read_revisited, revisited_images
 from retrieval.errors import DatasetError
 from retrieval.features.imported import open_source
+from retrieval.photographs.folder import ImageSet, list_images
 
 PHOTOGRAPHS = {"roxford5k": "oxford5k", "rparis6k": "paris6k"}  # a revisited benchmark -> the set it is made of
 R1M = "revisitop1m"  # folder of the distractors (Radenovic et al. 2018, section 3.4)

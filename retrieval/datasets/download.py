@@ -20,10 +20,10 @@ import joblib
 import numpy as np
 from tqdm import tqdm
 
-from retrieval.datasets.folder import list_images
 from retrieval.datasets.oxford import PARIS_CORRUPT
 from retrieval.datasets.transfer import fetch, read_json, unpack
 from retrieval.errors import RetrievalError
+from retrieval.photographs.folder import list_images
 from retrieval.storage import atomic
 
 VERIFIED = "verified.json"

@@ -7,8 +7,8 @@ A protocol is data. Philbin et al. 2007 take good and ok as positives and ignore
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from retrieval.datasets.folder import ImageSet, by_stem
 from retrieval.errors import DatasetError
+from retrieval.photographs.folder import ImageSet, by_stem
 
 Box = tuple[float, float, float, float]
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from retrieval.datasets.folder import ImageSet
 from retrieval.datasets.groundtruth import OWN, Box, GroundTruth, Query
 from retrieval.errors import DatasetError, RetrievalError
+from retrieval.photographs.folder import ImageSet
 
 BOX = ("x1", "y1", "x2", "y2")
 COLUMNS = ("image", *BOX, "positives", "junk")

@@ -20,10 +20,10 @@ from typing import Any, NoReturn
 
 import cv2
 
-from retrieval.datasets.folder import ImageSet
 from retrieval.datasets.groundtruth import REVISITED, Box, GroundTruth, Query, find_stems
 from retrieval.errors import DatasetError, ImageError
-from retrieval.images import load_pixels, read_header
+from retrieval.photographs.decoding import load_pixels, read_header
+from retrieval.photographs.folder import ImageSet
 from retrieval.storage import atomic
 
 LABELS = ("easy", "hard", "junk")

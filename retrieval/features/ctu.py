@@ -27,7 +27,6 @@ import numpy as np
 
 from hardnet import quantise, rootsift
 from hardnet.descriptor import unit_rows
-from retrieval.datasets.oxford import PREFIX
 from retrieval.errors import DatasetError
 from retrieval.features.detector import MEASUREMENT_SCALE
 from retrieval.features.sources import check_names
@@ -36,6 +35,7 @@ from retrieval.features.store import ImageFeatures
 logger = logging.getLogger(__name__)
 
 DIMENSIONS = 128
+PREFIX = "oxc1_"  # the lists name Oxford's photographs as the benchmark's own query files do
 ELLIPSE = 5  # float32 per feature: x, y, a, b, c
 SIFT_FILE, COUNT_FILE, GEOMETRY_FILE = "{}_sift.uint8", "{}_nsift.uint32", "{}_geom_sift.float"
 NAMES_FILE, SIZES_FILE = "{}_names.txt", "{}_sizes.txt"

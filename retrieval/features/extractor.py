@@ -21,13 +21,13 @@ from tqdm import tqdm
 import hardnet
 from retrieval import config as settings_module
 from retrieval.config import Config, DescriptorConfig
-from retrieval.datasets.folder import ImageSet
 from retrieval.errors import ArtefactError, ConfigError, ImageError, RetrievalError
 from retrieval.features import store
 from retrieval.features.detector import detect_regions
 from retrieval.features.patches import cut_patches
 from retrieval.features.store import Failure, FeatureStore, ImageFeatures
-from retrieval.images import display_name, load_image, read_photograph
+from retrieval.photographs.decoding import display_name, load_image, read_photograph
+from retrieval.photographs.folder import ImageSet
 from retrieval.running import processes
 from retrieval.storage.artefacts import PLAN, require_settings
 

@@ -17,12 +17,12 @@ from tqdm import tqdm
 
 from retrieval import config as settings_module
 from retrieval.config import Config
-from retrieval.datasets.folder import ImageSet, list_images
 from retrieval.errors import ArtefactError, DatasetError, ImageError, RetrievalError
 from retrieval.features import store as features
 from retrieval.features.store import Failure, ImageFeatures, Shard
-from retrieval.images import read_photograph
 from retrieval.index.collection import Collection
+from retrieval.photographs.decoding import read_photograph
+from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.storage import artefacts, atomic
 
 logger = logging.getLogger(__name__)

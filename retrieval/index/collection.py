@@ -17,12 +17,12 @@ import numpy as np
 
 from retrieval import config as settings_module
 from retrieval.config import Config
-from retrieval.datasets.folder import ImageSet
 from retrieval.errors import ArtefactError, ConfigError
 from retrieval.features.store import FAILED
 from retrieval.index.segment import Segment, open_segment, segment_content
 from retrieval.index.snapshot import Snapshot
 from retrieval.index.state import KIND, VERSION, State, read_state, require_moved
+from retrieval.photographs.folder import ImageSet
 from retrieval.storage import artefacts
 from retrieval.vocabulary.hamming import Embedding
 from retrieval.vocabulary.store import Vocabulary, open_vocabulary

@@ -106,7 +106,7 @@ def add_parser(verbs: Any) -> None:
 
 def _index(arguments: argparse.Namespace) -> int:
     from retrieval import pipeline
-    from retrieval.datasets.folder import list_images
+    from retrieval.photographs.folder import list_images
 
     config = settings_module.load(arguments.config, arguments.overrides)
     images = list_images(arguments.photos)

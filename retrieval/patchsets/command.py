@@ -218,8 +218,8 @@ def _add_sequences(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_synthetic(arguments: argparse.Namespace) -> int:
-    from retrieval.datasets.folder import list_images
     from retrieval.patchsets.synthetic import Cameras, synthetic_patches
+    from retrieval.photographs.folder import list_images
 
     require_free(arguments.output)
     config, cameras = settings_of(arguments), Cameras(views=arguments.views)

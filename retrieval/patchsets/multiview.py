@@ -19,7 +19,6 @@ from retrieval.config import Config
 from retrieval.errors import DatasetError
 from retrieval.features.detector import MEASUREMENT_SCALE, detect_regions
 from retrieval.features.extractor import describe_regions, load_descriptor
-from retrieval.images import load_image
 from retrieval.patchsets.distinct import distinct, first_of_each, near_pairs
 from retrieval.patchsets.matching import mutual_matches
 from retrieval.patchsets.surface import Surface, span, surface_matches
@@ -34,6 +33,7 @@ from retrieval.patchsets.writing import (
     training_patches,
     working_to_original,
 )
+from retrieval.photographs.decoding import load_image
 
 NEAR_POINTS = 0.5  # 3-D points closer than this, in half-widths of the larger measurement region, are one
 ALIKE_SIZES = 1.5  # and their physical sizes within this factor; wider than `distinct`: depths are noisy

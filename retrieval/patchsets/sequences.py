@@ -23,7 +23,6 @@ from retrieval.config import Config
 from retrieval.errors import DatasetError
 from retrieval.features.detector import MEASUREMENT_SCALE, detect_regions
 from retrieval.features.patches import cut_patches
-from retrieval.images import LoadedImage, load_image
 from retrieval.patchsets.distinct import distinct
 from retrieval.patchsets.folders import EXTENSIONS, read_numbers
 from retrieval.patchsets.overlap import overlap
@@ -41,6 +40,7 @@ from retrieval.patchsets.writing import (
     training_patches,
     working_to_original,
 )
+from retrieval.photographs.decoding import LoadedImage, load_image
 
 HPATCHES_IMAGES = 6  # a reference and five others
 SMALLEST_SCALE = 1.0  # pixels; a region carried to less than this has no detail left to learn from

@@ -21,11 +21,11 @@ from hardnet.patchsets import PatchSet
 from retrieval.config import Config
 from retrieval.errors import DatasetError, ImageError
 from retrieval.features.detector import detect_regions
-from retrieval.images import load_image
 from retrieval.patchsets.distinct import distinct
 from retrieval.patchsets.overlap import found_again
 from retrieval.patchsets.transfer import inside, transfer
 from retrieval.patchsets.writing import CONTEXT, DEFAULTS, training_patches
+from retrieval.photographs.decoding import load_image
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from retrieval.config import Config, DescriptorConfig, ImageConfig
 from retrieval.features.patches import cut_patches
-from retrieval.images import LoadedImage
 from retrieval.patchsets.transfer import scaled
+from retrieval.photographs.decoding import LoadedImage
 
 NETWORK_SIDE = 32  # pixels of the measurement region that a network sees
 CONTEXT = 2.0  # side of a patch in sides of the measurement region

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from retrieval.images import display_name
+from retrieval.photographs.decoding import display_name
 
 Colour = tuple[int, int, int]  # blue, green, red
 

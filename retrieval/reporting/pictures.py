@@ -14,8 +14,8 @@ import numpy as np
 
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError, RetrievalError
-from retrieval.images import load_picture
 from retrieval.index.collection import Collection
+from retrieval.photographs.decoding import load_picture
 from retrieval.reporting.lettering import Colour, measure, shortened, write
 from retrieval.storage import atomic
 

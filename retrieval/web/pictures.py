@@ -8,7 +8,7 @@ import numpy as np
 
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError
-from retrieval.images import load_picture, read_header, read_photograph, seen_size, shrunk_to
+from retrieval.photographs.decoding import load_picture, read_header, read_photograph, seen_size, shrunk_to
 from retrieval.reporting.pictures import encode as figure_bytes
 from retrieval.web.bounded import BoundedCache
 from retrieval.web.problems import RequestError

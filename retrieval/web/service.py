@@ -15,8 +15,8 @@ from retrieval import hits_json
 from retrieval.errors import BoxError, ImageError, RetrievalError
 from retrieval.explanation import explain_features
 from retrieval.grades import grades
-from retrieval.images import display_name
 from retrieval.index.collection import Collection, open_index
+from retrieval.photographs.decoding import display_name
 from retrieval.queries import Box, QueryFeatures
 from retrieval.retriever import Retriever
 from retrieval.web import pictures

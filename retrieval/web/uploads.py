@@ -10,7 +10,7 @@ from retrieval.config import Config
 from retrieval.errors import ImageError
 from retrieval.features.extractor import extract_image
 from retrieval.features.store import ImageFeatures
-from retrieval.images import display_name, load_picture, read_header
+from retrieval.photographs.decoding import display_name, load_picture, read_header
 from retrieval.web import pictures
 from retrieval.web.bounded import BoundedCache
 from retrieval.web.problems import RequestError

@@ -21,8 +21,8 @@ from playwright.sync_api import sync_playwright
 from web_client import serving
 
 from retrieval import config as settings
-from retrieval.datasets.folder import list_images
 from retrieval.index import changes
+from retrieval.photographs.folder import list_images
 from retrieval.pipeline import build_collection
 from retrieval.web.service import image_id
 

@@ -18,10 +18,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from retrieval import tiff
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError
-from retrieval.image_headers import Header, filled_jpeg, read_header
+from retrieval.photographs import tiff
+from retrieval.photographs.headers import Header, filled_jpeg, read_header
 
 __all__ = [
     "Header",

@@ -10,8 +10,8 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from retrieval import tiff
 from retrieval.errors import ImageError
+from retrieval.photographs import tiff
 
 # A JPEG marker that ends entropy-coded data: not a stuffed byte (00), a restart (D0-D7) or fill (FF).
 # ITU-T T.81, B.1.1.
