@@ -6,9 +6,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from hardnet import describing, train_command, weights
+from hardnet import describing, train_command
 from hardnet.benchmarks import command
 from hardnet.errors import HardnetError
+from hardnet.weights import table
 
 _WEIGHTS_HELP = """\
 Lists the named weights and which of them are at hand, or fetches one.
@@ -68,10 +69,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _weights(arguments: argparse.Namespace) -> int:
     if arguments.download:
-        path = str(weights.download(arguments.download))
+        path = str(table.download(arguments.download))
         print(json.dumps({"name": arguments.download, "path": path}) if arguments.json else path)
         return 0
-    rows = [_row(row) for row in weights.TABLE.values()]
+    rows = [_row(row) for row in table.TABLE.values()]
     if arguments.json:
         print(json.dumps({"weights": rows}, indent=1))
         return 0
@@ -89,9 +90,9 @@ def _weights(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _row(row: weights.NamedWeights) -> dict[str, Any]:
+def _row(row: table.NamedWeights) -> dict[str, Any]:
     """One row for output; `path` is where the file lies or has to be put."""
-    path = weights.location(row.name)
+    path = table.location(row.name)
     return {
         "name": row.name,
         "network": row.network,

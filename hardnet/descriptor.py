@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hardnet import rootsift, weights
+from hardnet import rootsift
+from hardnet.weights import table
 
 if TYPE_CHECKING:
     import torch
@@ -147,7 +148,7 @@ def load(name_or_path: str | Path = "hardnet", device: str = "auto", batch_size:
     """Loads a descriptor by name or by the path of a weights file.
 
     Args:
-        name_or_path: ``"rootsift"``, a name of `hardnet.weights.TABLE` (published files are fetched once), or
+        name_or_path: ``"rootsift"``, a name of `hardnet.weights.table.TABLE` (published files are fetched once), or
             a ``.pth``, ``.params``, ``.safetensors`` or ``.mat`` file; or an ``.onnx`` file, which runs in ONNX
             Runtime (see `hardnet.onnx`).
         device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:<n>"``. RootSIFT runs on
@@ -169,8 +170,8 @@ def load(name_or_path: str | Path = "hardnet", device: str = "auto", batch_size:
 
         return OnnxDescriptor(name_or_path, device, batch_size)
     chosen = choose_device(device)
-    resolved = weights.resolve(name_or_path)
-    _, network = weights.load_network(resolved)
+    resolved = table.resolve(name_or_path)
+    _, network = table.load_network(resolved)
     return NetworkDescriptor(network, resolved.name, resolved.sha256, chosen, batch_size)
 
 

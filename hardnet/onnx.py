@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hardnet import weights
 from hardnet.descriptor import NETWORK_QUANTISATION, NetworkDescriptor, PatchDescriptor, unit_rows
 from hardnet.errors import WeightsError
 from hardnet.files import replacing
+from hardnet.weights import table
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +81,7 @@ def export_network(name_or_path: str | Path, path: Path) -> float:
     `quantisation_lo`, `quantisation_scale` and `hardnet_version`.
 
     Args:
-        name_or_path: a name of `hardnet.weights.TABLE` or the path of a weights file.
+        name_or_path: a name of `hardnet.weights.table.TABLE` or the path of a weights file.
         path: the ``.onnx`` file; one that exists is replaced when the new one has passed the comparison.
 
     Returns:
@@ -98,8 +98,8 @@ def export_network(name_or_path: str | Path, path: Path) -> float:
         raise WeightsError("rootsift is no network and cannot be exported; give a weights name or file")
     onnx = _package("onnx")
     _package("onnxruntime")
-    resolved = weights.resolve(name_or_path)
-    kind, network = weights.load_network(resolved)
+    resolved = table.resolve(name_or_path)
+    kind, network = table.load_network(resolved)
     lo, scale = NETWORK_QUANTISATION
     properties = {
         "network": kind,

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from hardnet import weights
-from hardnet.checkpoints import read_network
 from hardnet.errors import TrainingError
 from hardnet.files import replacing
 from hardnet.networks import HardNet
 from hardnet.recipe import Recipe, fingerprint
+from hardnet.weights import table
+from hardnet.weights.checkpoints import read_network
 
 
 def initialise(network: nn.Module, gain: float, seed: int) -> None:
@@ -44,7 +44,7 @@ class State:
         self.step = 0
         self.network = HardNet(recipe.dropout)
         if recipe.start:
-            resolved = weights.resolve(recipe.start)
+            resolved = table.resolve(recipe.start)
             self.network.load_state_dict(read_network(resolved.path, "hardnet")[1].state_dict())
         else:
             initialise(self.network, recipe.gain, recipe.seed)

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from hardnet import checkpoints, weights
 from hardnet.descriptor import choose_device
 from hardnet.errors import TrainingError
 from hardnet.loss import hardest_in_batch
@@ -30,6 +29,7 @@ from hardnet.recipe import Recipe, SetSettings, ValidationSettings, fingerprint
 from hardnet.sampling import PairSampler
 from hardnet.state import State, diverged
 from hardnet.views import ViewSettings, draw_views, flip_alike
+from hardnet.weights import checkpoints, table
 
 CHECKPOINT = "checkpoint.pth"
 LOG_EVERY = 20  # steps between points of the curves
@@ -96,7 +96,7 @@ def train(
         "data": [digest(patch_set) for patch_set in patch_sets],
         "precision": "bfloat16" if half else "single",
         "processes": team.size,
-        "start": weights.resolve(recipe.start).sha256 if recipe.start else "",
+        "start": table.resolve(recipe.start).sha256 if recipe.start else "",
     }
     state = State(recipe, target, surroundings)
     checkpoint = run / CHECKPOINT

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import hardnet
-from hardnet import weights
+from hardnet.weights import table
 from retrieval import config as settings
 from retrieval.cli import main
 from retrieval.errors import ArtefactError
@@ -21,10 +21,10 @@ DEFAULTS = settings.load(None, ["parallel.jobs=1"])
 
 
 def test_the_bundled_weights_are_those_of_the_table():
-    row = weights.TABLE["hardnet"]
-    path = weights.location("hardnet")
+    row = table.TABLE["hardnet"]
+    path = table.location("hardnet")
     assert path.stat().st_size < 2.8e6
-    assert weights.resolve("hardnet").sha256 == row.sha256
+    assert table.resolve("hardnet").sha256 == row.sha256
     card = path.with_suffix(".md").read_text(encoding="utf-8")
     assert row.sha256 in card
     assert DEFAULTS.descriptor.name == "hardnet"

@@ -17,9 +17,9 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 
-from hardnet import transfer
 from hardnet.errors import PatchSetError
 from hardnet.patchsets.arrays import PATCHES, PatchSet
+from hardnet.weights import transfer
 
 INFO, PAIRS = "info.txt", "m50_100000_100000_0.txt"
 PUBLISHED = {"liberty": 450_092, "notredame": 468_159, "yosemite": 633_587}

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from hardnet import weights
 from hardnet.cli import main
+from hardnet.weights import table
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def test_table_lists_every_name(cache, capsys):
     (cache / "tfeat-liberty.params").write_bytes(b"there")
     assert main(["weights"]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")}
-    assert set(lines) == set(weights.TABLE)
+    assert set(lines) == set(table.TABLE)
     assert lines["tfeat-lib"].endswith(str(cache / "tfeat-liberty.params"))
     assert lines["hardnet++"].endswith("not downloaded")
     assert lines["rootsift"].endswith("needs no weights")
@@ -27,14 +27,14 @@ def test_table_lists_every_name(cache, capsys):
 def test_json(cache, capsys):
     assert main(["weights", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["weights"]}
-    assert set(rows) == set(weights.TABLE)
+    assert set(rows) == set(table.TABLE)
     assert rows["hardnet++"]["available"] is False
     assert rows["hardnet++"]["path"] == str(cache / "HardNet++.pth")
     assert rows["rootsift"] == rows["rootsift"] | {"available": True, "path": None, "url": None}
 
 
 def test_download(cache, capsys, monkeypatch):
-    monkeypatch.setattr(weights, "download", lambda name: cache / name)
+    monkeypatch.setattr(table, "download", lambda name: cache / name)
     assert main(["weights", "--download", "hardnet++"]) == 0
     assert capsys.readouterr().out == f"{cache / 'hardnet++'}\n"
     assert main(["weights", "--download", "hardnet++", "--json"]) == 0

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import hardnet
-from hardnet.checkpoints import write_network
 from hardnet.cli import main
 from hardnet.describing import describe_file
 from hardnet.errors import HardnetError
 from hardnet.networks import HardNet
 from hardnet.patchsets.resize import resize_patches
+from hardnet.weights.checkpoints import write_network
 
 
 @pytest.fixture(scope="module")

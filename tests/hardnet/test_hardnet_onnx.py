@@ -16,11 +16,11 @@ import torch
 from onnx import TensorProto, helper
 
 import hardnet
-from hardnet.checkpoints import write_network
 from hardnet.cli import main
 from hardnet.errors import WeightsError
 from hardnet.networks import NETWORKS
 from hardnet.onnx import OnnxDescriptor, export_network
+from hardnet.weights.checkpoints import write_network
 
 every_network = pytest.mark.parametrize("kind", sorted(NETWORKS))
 

@@ -8,9 +8,9 @@ import threading
 import pytest
 import torch
 
-from hardnet import weights
 from hardnet.errors import WeightsError
 from hardnet.networks import TFeat
+from hardnet.weights import table
 
 CONTENT = hashlib.sha256(b"seed").digest() * 10_000  # 320 kB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -67,16 +67,16 @@ def publish(server, monkeypatch):
     """Points a row of the table at the server."""
 
     def change(name="hardnet++", sha256=SHA256, url=None):
-        row = dataclasses.replace(weights.TABLE[name], url=url or server.url, sha256=sha256)
-        monkeypatch.setitem(weights.TABLE, name, row)
+        row = dataclasses.replace(table.TABLE[name], url=url or server.url, sha256=sha256)
+        monkeypatch.setitem(table.TABLE, name, row)
 
     return change
 
 
 def test_table_has_the_promised_names():
     names = {"hardnet", "hardnet++", "hardnet-lib+", "hardnet-lib", "tfeat-lib", "l2net-lib+", "rootsift"}
-    assert set(weights.TABLE) == names
-    for row in weights.TABLE.values():
+    assert set(table.TABLE) == names
+    for row in table.TABLE.values():
         assert row.licence
         assert row.citation
         assert not row.url or row.url.startswith("https://")
@@ -84,11 +84,11 @@ def test_table_has_the_promised_names():
 
 def test_download_lands_in_the_cache(cache, server, publish, capfd):
     publish()
-    resolved = weights.resolve("hardnet++")
-    assert resolved == weights.ResolvedWeights("hardnet++", "hardnet", cache / "HardNet++.pth", SHA256)
+    resolved = table.resolve("hardnet++")
+    assert resolved == table.ResolvedWeights("hardnet++", "hardnet", cache / "HardNet++.pth", SHA256)
     assert resolved.path.read_bytes() == CONTENT
     assert [path.name for path in cache.iterdir()] == ["HardNet++.pth"]
-    assert weights.download("hardnet++") == resolved.path
+    assert table.download("hardnet++") == resolved.path
     assert len(server.requests) == 1
     assert capfd.readouterr().err == ""  # no progress bar where there is no terminal
 
@@ -96,7 +96,7 @@ def test_download_lands_in_the_cache(cache, server, publish, capfd):
 def test_a_cut_is_resumed_within_one_call(cache, server, publish):
     publish()
     server.cuts = 2
-    assert weights.download("hardnet++").read_bytes() == CONTENT
+    assert table.download("hardnet++").read_bytes() == CONTENT
     assert server.requests == [None, "bytes=160000-", "bytes=240000-"]
 
 
@@ -104,23 +104,23 @@ def test_a_cut_is_resumed_by_the_next_call(cache, server, publish):
     publish()
     server.cuts = 3
     with pytest.raises(WeightsError, match=r"the connection was cut.*HardNet\+\+\.pth"):
-        weights.download("hardnet++")
+        table.download("hardnet++")
     assert not (cache / "HardNet++.pth").exists()
-    assert weights.download("hardnet++").read_bytes() == CONTENT
+    assert table.download("hardnet++").read_bytes() == CONTENT
     assert server.requests[-1] == "bytes=280000-"
 
 
 def test_a_server_without_ranges_starts_again(cache, server, publish):
     publish()
     server.cuts, server.ranges = 1, False
-    assert weights.download("hardnet++").read_bytes() == CONTENT
+    assert table.download("hardnet++").read_bytes() == CONTENT
 
 
 def test_a_partial_file_that_is_too_long_is_dropped(cache, server, publish):
     publish()
     cache.mkdir()
     (cache / "HardNet++.pth.part").write_bytes(CONTENT + b"more")
-    assert weights.download("hardnet++").read_bytes() == CONTENT
+    assert table.download("hardnet++").read_bytes() == CONTENT
 
 
 def test_a_foreign_partial_file_ends_as_a_checksum_mismatch(cache, server, publish):
@@ -128,24 +128,24 @@ def test_a_foreign_partial_file_ends_as_a_checksum_mismatch(cache, server, publi
     cache.mkdir()
     (cache / "HardNet++.pth.part").write_bytes(b"something else")
     with pytest.raises(WeightsError, match="expected " + SHA256):
-        weights.download("hardnet++")
+        table.download("hardnet++")
     assert list(cache.iterdir()) == []
-    assert weights.download("hardnet++").read_bytes() == CONTENT
+    assert table.download("hardnet++").read_bytes() == CONTENT
 
 
 def test_checksum_of_the_first_download_is_recorded(cache, server, publish):
     publish("hardnet-lib", sha256=None)
-    path = weights.resolve("hardnet-lib").path
+    path = table.resolve("hardnet-lib").path
     assert path.with_name(path.name + ".sha256").read_text() == f"{SHA256}  {path.name}\n"
     path.write_bytes(CONTENT + b"!")
     with pytest.raises(WeightsError, match="remove it"):
-        weights.resolve("hardnet-lib")
+        table.resolve("hardnet-lib")
 
 
 def test_without_network_the_message_says_what_to_put_where(cache, publish):
     publish(url="http://127.0.0.1:9/HardNet++.pth")  # port 9: nothing listens
     with pytest.raises(WeightsError) as caught:
-        weights.resolve("hardnet++")
+        table.resolve("hardnet++")
     message = str(caught.value)
     assert "http://127.0.0.1:9/HardNet++.pth" in message
     assert str(cache / "HardNet++.pth") in message
@@ -156,14 +156,14 @@ def test_not_found_is_not_retried(cache, server, publish):
     publish()
     server.status = 404
     with pytest.raises(WeightsError, match="404"):
-        weights.download("hardnet++")
+        table.download("hardnet++")
     assert len(server.requests) == 1
 
 
 def test_resolve_without_fetching(cache, server, publish):
     publish()
     with pytest.raises(WeightsError, match="--download hardnet"):
-        weights.resolve("hardnet++", fetch=False)
+        table.resolve("hardnet++", fetch=False)
     assert server.requests == []
 
 
@@ -172,10 +172,10 @@ def test_a_file_put_there_by_hand_is_checked(cache, server, publish):
     cache.mkdir()
     path = cache / "HardNet++.pth"
     path.write_bytes(CONTENT)
-    assert weights.resolve("hardnet++").sha256 == SHA256
+    assert table.resolve("hardnet++").sha256 == SHA256
     path.write_bytes(b"wrong")
     with pytest.raises(WeightsError, match="remove it"):
-        weights.resolve("hardnet++")
+        table.resolve("hardnet++")
     assert server.requests == []
 
 
@@ -184,34 +184,34 @@ def test_the_cache_folder_cannot_be_made(tmp_path, monkeypatch, publish):
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("HARDNET_WEIGHTS", str(tmp_path / "file" / "below"))
     with pytest.raises(WeightsError, match="HARDNET_WEIGHTS"):
-        weights.download("hardnet++")
+        table.download("hardnet++")
 
 
 def test_bundled_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "__file__", str(tmp_path / "weights.py"))
+    monkeypatch.setattr(table, "__file__", str(tmp_path / "weights" / "table.py"))
     with pytest.raises(WeightsError, match=r"bundled weights .*hardnet\.safetensors do not exist.*use hardnet\+\+"):
-        weights.resolve("hardnet")
+        table.resolve("hardnet")
     (tmp_path / "pretrained").mkdir()
     (tmp_path / "pretrained" / "hardnet.safetensors").write_bytes(CONTENT)
     with pytest.raises(WeightsError, match=f"sha256 {SHA256}, expected .*: install that again"):
-        weights.resolve("hardnet")
-    monkeypatch.setitem(weights.TABLE, "hardnet", dataclasses.replace(weights.TABLE["hardnet"], sha256=SHA256))
-    assert weights.resolve("hardnet").sha256 == SHA256
+        table.resolve("hardnet")
+    monkeypatch.setitem(table.TABLE, "hardnet", dataclasses.replace(table.TABLE["hardnet"], sha256=SHA256))
+    assert table.resolve("hardnet").sha256 == SHA256
     with pytest.raises(WeightsError, match="part of this package"):
-        weights.download("hardnet")
+        table.download("hardnet")
 
 
 def test_paths_and_unknown_names(tmp_path):
     torch.manual_seed(0)
     path = tmp_path / "mine.pth"
     torch.save(TFeat().state_dict(), path)
-    resolved = weights.resolve(path)
+    resolved = table.resolve(path)
     assert (resolved.name, resolved.network, resolved.path) == ("mine.pth", None, path)
-    assert weights.resolve(str(path)) == resolved
-    assert weights.load_network(resolved)[0] == "tfeat"
+    assert table.resolve(str(path)) == resolved
+    assert table.load_network(resolved)[0] == "tfeat"
     with pytest.raises(WeightsError, match=r"did you mean hardnet\+\+"):
-        weights.resolve("hardnet+++")
+        table.resolve("hardnet+++")
     with pytest.raises(WeightsError, match="is no file and no weights name"):
-        weights.resolve(str(tmp_path / "other.pth"))
+        table.resolve(str(tmp_path / "other.pth"))
     with pytest.raises(WeightsError, match="needs no weights"):
-        weights.resolve("rootsift")
+        table.resolve("rootsift")

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hardnet import transfer
 from hardnet.errors import WeightsError
+from hardnet.weights import transfer
 
 if TYPE_CHECKING:
     import torch
@@ -154,7 +154,7 @@ def location(name: str) -> Path | None:
     row = _row(name)
     if not row.file_name:
         return None
-    folder = cache_folder() if row.url else Path(__file__).parent / "pretrained"
+    folder = cache_folder() if row.url else Path(__file__).parents[1] / "pretrained"
     return folder / row.file_name
 
 
@@ -194,9 +194,9 @@ def load_network(weights: ResolvedWeights) -> "tuple[str, torch.nn.Module]":
     """The network's name and the network of resolved weights, in evaluation mode on the CPU.
 
     Raises:
-        WeightsError: see `hardnet.checkpoints.read_network`.
+        WeightsError: see `hardnet.weights.checkpoints.read_network`.
     """
-    from hardnet.checkpoints import read_network
+    from hardnet.weights.checkpoints import read_network
 
     return read_network(weights.path, weights.network)
 

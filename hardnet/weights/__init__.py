@@ -1,0 +1,1 @@
+"""Weights: the table of named ones, fetching them, and files to tensors."""
