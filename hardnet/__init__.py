@@ -5,7 +5,8 @@
 >>> rows = descriptor.describe(patches)             # (N, 41, 41) -> (N, 128) float32 unit rows
 """
 
-from hardnet.descriptor import PatchDescriptor, dequantise, load, quantise
+from hardnet.descriptors.descriptor import PatchDescriptor, dequantise, quantise
+from hardnet.descriptors.loading import load
 from hardnet.errors import HardnetError, PatchSetError, TrainingError, WeightsError
 
 __all__ = [

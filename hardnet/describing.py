@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from hardnet.descriptor import PatchDescriptor, load
+from hardnet.descriptors.descriptor import PatchDescriptor
+from hardnet.descriptors.loading import load
 from hardnet.errors import HardnetError
 from hardnet.files import replacing
 from hardnet.patchsets.hpatches import read_strip
@@ -142,7 +143,7 @@ def _describe(arguments: argparse.Namespace) -> int:
         if arguments.onnx is None:
             descriptor = load(arguments.descriptor, arguments.device, arguments.batch_size)
         else:
-            from hardnet.onnx import OnnxDescriptor
+            from hardnet.descriptors.onnx import OnnxDescriptor
 
             descriptor = OnnxDescriptor(arguments.onnx, arguments.device, arguments.batch_size)
     except ValueError as error:  # the device
@@ -153,7 +154,7 @@ def _describe(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from hardnet.onnx import export_network
+    from hardnet.descriptors.onnx import export_network
 
     difference = export_network(arguments.descriptor, arguments.onnx)
     print(f"{arguments.onnx}: {arguments.descriptor}, entries differ from torch's by at most {difference:.1e}")  # noqa: T201

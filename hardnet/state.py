@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from hardnet.descriptors.networks import HardNet, read_network
 from hardnet.errors import TrainingError
 from hardnet.files import replacing
-from hardnet.networks import HardNet
 from hardnet.recipe import Recipe, fingerprint
 from hardnet.weights import table
-from hardnet.weights.checkpoints import read_network
 
 
 def initialise(network: nn.Module, gain: float, seed: int) -> None:

@@ -65,7 +65,7 @@ def _train(arguments: argparse.Namespace) -> int:
     recipe = load_recipe(arguments.recipe, arguments.set)
     if arguments.steps < 0:
         raise TrainingError(f"--steps {arguments.steps}: expected a number from 1 (or 0 for all)")
-    from hardnet.descriptor import choose_device
+    from hardnet.descriptors.loading import choose_device
     from hardnet.training import train
 
     try:

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from hardnet.descriptor import choose_device
+from hardnet.descriptors.loading import choose_device
+from hardnet.descriptors.networks import PATCH_SIZE, HardNet
 from hardnet.errors import TrainingError
 from hardnet.loss import hardest_in_batch
-from hardnet.networks import PATCH_SIZE, HardNet
 from hardnet.parallel import Team
 from hardnet.patchsets import PatchSet, digest, read_arrays
 from hardnet.recipe import Recipe, SetSettings, ValidationSettings, fingerprint
@@ -163,14 +163,14 @@ class _Validation:
     def measure(self, network: HardNet, device: str) -> float:
         """The share 0..1 of false matches."""
         from hardnet.benchmarks.brown import evaluate_brown
-        from hardnet.descriptor import NetworkDescriptor
+        from hardnet.descriptors.network import NetworkDescriptor
 
-        level = logging.getLogger("hardnet.descriptor").level
-        logging.getLogger("hardnet.descriptor").setLevel(logging.WARNING)
+        level = logging.getLogger("hardnet.descriptors.network").level
+        logging.getLogger("hardnet.descriptors.network").setLevel(logging.WARNING)
         try:
             descriptor = NetworkDescriptor(network, "validation", "validation", device)
         finally:
-            logging.getLogger("hardnet.descriptor").setLevel(level)
+            logging.getLogger("hardnet.descriptors.network").setLevel(level)
         self.last = evaluate_brown(descriptor, self._patches, *self._pairs)
         return self.last
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from hardnet.descriptors.networks import PATCH_SIZE
 from hardnet.errors import SettingsError
-from hardnet.networks import PATCH_SIZE
 from hardnet.settings import at_least
 
 LOUDEST = 0.15  # contrast, of grey values 0..1, beyond which noise does not grow with it

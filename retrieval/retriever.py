@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hardnet.descriptor import choose_device
+from hardnet.descriptors.loading import choose_device
 from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.errors import ArtefactError, ConfigError, RetrievalError

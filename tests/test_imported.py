@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import hardnet
-from hardnet import rootsift
+from hardnet.descriptors import rootsift
 from retrieval import config as settings
 from retrieval.errors import ArtefactError, DatasetError
 from retrieval.features import ctu, extractor, store

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hardnet.descriptor import PatchDescriptor
+from hardnet.descriptors.descriptor import PatchDescriptor
 from hardnet.errors import PatchSetError
 from hardnet.patchsets.arrays import PatchSet
 from hardnet.patchsets.resize import measurement_patches

@@ -11,7 +11,7 @@ import hardnet
 from hardnet.benchmarks import published
 from hardnet.benchmarks.brown import draw_pairs, evaluate_brown
 from hardnet.benchmarks.hpatches import TASKS, HPatchesResult, evaluate_hpatches
-from hardnet.descriptor import PatchDescriptor
+from hardnet.descriptors.descriptor import PatchDescriptor
 from hardnet.errors import HardnetError, PatchSetError
 from hardnet.patchsets.arrays import POINTS, read_arrays
 from hardnet.patchsets.hpatches import LEVELS, split_sequences

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from hardnet.benchmarks.brown import pair_distances
-from hardnet.descriptor import PatchDescriptor
+from hardnet.descriptors.descriptor import PatchDescriptor
 from hardnet.errors import PatchSetError
 from hardnet.patchsets.hpatches import LEVELS, STRIPS, TARGETS, iterate_sequences, sequence_names
 from hardnet.patchsets.resize import resize_patches

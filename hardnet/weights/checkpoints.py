@@ -1,4 +1,4 @@
-"""Weights files to networks: torch checkpoints, safetensors and MatConvNet files, none of which runs code.
+"""Weights files to tensors and back: torch checkpoints, safetensors and MatConvNet files, none of which runs code.
 
 A torch file goes through `torch.load(weights_only=True)`; a pickle with anything but tensors and plain
 containers in it is refused. Which network a file holds is read off its keys (or, in safetensors, off its
@@ -27,47 +27,8 @@ _NORM_EPSILON = 1e-5  # of torch.nn.BatchNorm2d, added there to the variance
 State = dict[str, "torch.Tensor"]
 
 
-def read_network(path: Path, network: str | None = None) -> "tuple[str, torch.nn.Module]":
-    """Reads a weights file into a network in evaluation mode.
-
-    Args:
-        path: a file with one of `SUFFIXES`.
-        network: ``"hardnet"``, ``"l2net"`` or ``"tfeat"``; None to infer it.
-
-    Returns:
-        The network's name and the module, on the CPU.
-
-    Raises:
-        WeightsError: the file cannot be read, would have to be unpickled, or does not fit the network.
-    """
-    from hardnet.networks import NETWORKS
-
-    state, declared = read_state(path)
-    kind = network or declared or infer_network(state, path)
-    if kind not in NETWORKS:
-        raise WeightsError(f"{path} says it holds a {kind!r} network; this program knows {', '.join(NETWORKS)}")
-    module = NETWORKS[kind]()
-    expected = module.state_dict()
-    for key, tensor in expected.items():
-        counter = key.endswith("num_batches_tracked")  # unused in evaluation; files of early torch lack it
-        if key not in state:
-            if not counter:
-                raise WeightsError(f"{path} is no {kind} network: it has no {key}; use the file of a {kind}")
-            state[key] = tensor
-        elif state[key].shape != tensor.shape:
-            found, wanted = tuple(state[key].shape), tuple(tensor.shape)
-            raise WeightsError(f"{path} is no {kind} network: {key} has shape {found}, expected {wanted}")
-        elif not counter and not bool(state[key].isfinite().all()):
-            raise WeightsError(f"{path} is damaged: {key} holds values that are not finite; fetch it again")
-    unknown = sorted(set(state) - set(expected))
-    if unknown:
-        raise WeightsError(f"{path} is no {kind} network: unexpected {unknown[0]} ({len(unknown)} such keys)")
-    module.load_state_dict(state)
-    return kind, module.eval().requires_grad_(False)
-
-
 def read_state(path: Path) -> tuple[State, str | None]:
-    """The tensors of a weights file, keyed as in the state dicts of `hardnet.networks`.
+    """The tensors of a weights file, keyed as in the state dicts of `hardnet.descriptors.networks`.
 
     Returns:
         The state dict (float32) and the network's name where the file states it, else None.
@@ -89,11 +50,11 @@ def read_state(path: Path) -> tuple[State, str | None]:
 def write_network(
     path: Path, module: "torch.nn.Module", network: str, metadata: Mapping[str, str], half: bool = True
 ) -> None:
-    """Writes the weights of a network as safetensors, for `read_network`; equal input gives equal bytes.
+    """Writes the weights of a network as safetensors; equal input gives equal bytes.
 
     Args:
         path: a ``.safetensors`` file; one that exists is replaced when the new one is complete.
-        module: a network of `hardnet.networks`, on any device; it is not changed.
+        module: a network of `hardnet.descriptors.networks`, on any device; it is not changed.
         network: its name there: ``"hardnet"``, ``"l2net"`` or ``"tfeat"``.
         metadata: more texts for the file's header, beside ``network``.
         half: whether trained parameters are rounded to half precision (HardNet: 2.7 MB instead of 5.3 MB, and

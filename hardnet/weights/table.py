@@ -16,7 +16,7 @@ from hardnet.errors import WeightsError
 from hardnet.weights import transfer
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 _HARDNET = "Mishchuk et al. 2017, Working hard to know your neighbor's margins"
 _HARDNET_FOLDER = "https://github.com/DagnyT/hardnet/raw/master/pretrained"
@@ -188,17 +188,6 @@ def resolve(name_or_path: str | Path, fetch: bool = True) -> ResolvedWeights:
             _row(str(name_or_path))
         raise WeightsError(f"{path} is no file and no weights name; the names are {', '.join(TABLE)}")
     return ResolvedWeights(path.name, None, path, _sha256(path))
-
-
-def load_network(weights: ResolvedWeights) -> "tuple[str, torch.nn.Module]":
-    """The network's name and the network of resolved weights, in evaluation mode on the CPU.
-
-    Raises:
-        WeightsError: see `hardnet.weights.checkpoints.read_network`.
-    """
-    from hardnet.weights.checkpoints import read_network
-
-    return read_network(weights.path, weights.network)
 
 
 def download(name: str) -> Path:

@@ -25,8 +25,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from hardnet import quantise, rootsift
-from hardnet.descriptor import unit_rows
+from hardnet import quantise
+from hardnet.descriptors import rootsift
+from hardnet.descriptors.descriptor import unit_rows
 from retrieval.errors import DatasetError
 from retrieval.features.detector import MEASUREMENT_SCALE
 from retrieval.features.sources import check_names

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hardnet import quantise
-from hardnet.descriptor import NETWORK_QUANTISATION
+from hardnet.descriptors.descriptor import NETWORK_QUANTISATION
 from retrieval.config import digest
 from retrieval.errors import ArtefactError, DatasetError
 from retrieval.features.sources import check_names

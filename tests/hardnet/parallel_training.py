@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from hardnet import training
+from hardnet.descriptors.networks import unit_rows
 from hardnet.loss import hardest_in_batch
-from hardnet.networks import unit_rows
 from hardnet.recipe import PhaseSettings, Recipe, SetSettings
 
 

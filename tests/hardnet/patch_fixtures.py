@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from hardnet.descriptor import PatchDescriptor
+from hardnet.descriptors.descriptor import PatchDescriptor
 from hardnet.patchsets.hpatches import LEVELS, STRIPS
 
 

@@ -10,10 +10,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from hardnet.descriptor import NetworkDescriptor
+from hardnet.descriptors.network import NetworkDescriptor
+from hardnet.descriptors.networks import HardNet, L2Net, TFeat, read_network
 from hardnet.errors import HardnetError, WeightsError
-from hardnet.networks import HardNet, L2Net, TFeat
-from hardnet.weights.checkpoints import read_network, write_network
+from hardnet.weights.checkpoints import write_network
 
 
 def trained(network_class: type, seed: int = 0) -> torch.nn.Module:

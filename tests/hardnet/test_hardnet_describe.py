@@ -11,8 +11,8 @@ import torch
 import hardnet
 from hardnet.cli import main
 from hardnet.describing import describe_file
+from hardnet.descriptors.networks import HardNet
 from hardnet.errors import HardnetError
-from hardnet.networks import HardNet
 from hardnet.patchsets.resize import resize_patches
 from hardnet.weights.checkpoints import write_network
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hardnet
-from hardnet.descriptor import NetworkDescriptor, choose_device
-from hardnet.networks import NETWORKS
+from hardnet.descriptors.loading import choose_device
+from hardnet.descriptors.network import NetworkDescriptor
+from hardnet.descriptors.networks import NETWORKS
 
 
 def network_descriptor(kind: str, batch_size: int = 512) -> NetworkDescriptor:

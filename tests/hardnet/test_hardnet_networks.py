@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hardnet.networks import NETWORKS, HardNet, L2Net, TFeat, fold_batchnorm, standardise
-from hardnet.weights.checkpoints import read_network
+from hardnet.descriptors.networks import NETWORKS, HardNet, L2Net, TFeat, fold_batchnorm, read_network, standardise
 
 PATCHES = torch.from_numpy(np.random.default_rng(0).uniform(0, 255, (8, 1, 32, 32)).astype(np.float32))
 

@@ -17,9 +17,9 @@ from onnx import TensorProto, helper
 
 import hardnet
 from hardnet.cli import main
+from hardnet.descriptors.networks import NETWORKS
+from hardnet.descriptors.onnx import OnnxDescriptor, export_network
 from hardnet.errors import WeightsError
-from hardnet.networks import NETWORKS
-from hardnet.onnx import OnnxDescriptor, export_network
 from hardnet.weights.checkpoints import write_network
 
 every_network = pytest.mark.parametrize("kind", sorted(NETWORKS))
@@ -199,7 +199,7 @@ def test_damaged_metadata(folder, tmp_path):
 
 
 def test_a_file_that_differs_from_torch_is_not_kept(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("hardnet.onnx.TOLERANCE", 0.0)
+    monkeypatch.setattr("hardnet.descriptors.onnx.TOLERANCE", 0.0)
     (tmp_path / "out.onnx").write_bytes(b"old")
     with pytest.raises(WeightsError, match=r"out\.onnx is not written: its descriptors differ"):
         export_network(folder / "tfeat.safetensors", tmp_path / "out.onnx")
@@ -215,7 +215,7 @@ def test_packages_that_are_not_installed(folder, tmp_path, monkeypatch):
             raise ModuleNotFoundError(name)
         return original(name)
 
-    monkeypatch.setattr("hardnet.onnx.importlib.import_module", absent)
+    monkeypatch.setattr("hardnet.descriptors.onnx.importlib.import_module", absent)
     with pytest.raises(WeightsError, match=r"pip install 'hardnet-retrieval\[onnx\]'"):
         hardnet.load(folder / "tfeat.onnx", "cpu")
     with pytest.raises(WeightsError, match=r"pip install 'hardnet-retrieval\[onnx\]'"):

@@ -8,7 +8,7 @@ import pyhesaff
 import pytest
 import skimage.data
 
-from hardnet.rootsift import rootsift
+from hardnet.descriptors.rootsift import rootsift
 
 
 def plain_rootsift(patch: np.ndarray) -> np.ndarray:

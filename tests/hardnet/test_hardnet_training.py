@@ -15,15 +15,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import hardnet
 from hardnet.benchmarks.brown import draw_pairs, evaluate_brown
 from hardnet.cli import main
-from hardnet.descriptor import NetworkDescriptor
+from hardnet.descriptors.network import NetworkDescriptor
+from hardnet.descriptors.networks import HardNet, read_network
 from hardnet.errors import PatchSetError, SettingsError, TrainingError, WeightsError
-from hardnet.networks import HardNet
 from hardnet.patchsets import PatchSet, write_arrays
 from hardnet.recipe import OptimiserSettings, PhaseSettings, Recipe, SetSettings, load_recipe
 from hardnet.state import initialise
 from hardnet.training import CHECKPOINT, train
 from hardnet.views import ViewSettings
-from hardnet.weights.checkpoints import read_network
 from tests.hardnet.patch_fixtures import write_hpatches, write_phototour
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "hardnet"

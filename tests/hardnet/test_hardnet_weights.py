@@ -8,8 +8,8 @@ import threading
 import pytest
 import torch
 
+from hardnet.descriptors.networks import TFeat, load_network
 from hardnet.errors import WeightsError
-from hardnet.networks import TFeat
 from hardnet.weights import table
 
 CONTENT = hashlib.sha256(b"seed").digest() * 10_000  # 320 kB
@@ -208,7 +208,7 @@ def test_paths_and_unknown_names(tmp_path):
     resolved = table.resolve(path)
     assert (resolved.name, resolved.network, resolved.path) == ("mine.pth", None, path)
     assert table.resolve(str(path)) == resolved
-    assert table.load_network(resolved)[0] == "tfeat"
+    assert load_network(resolved)[0] == "tfeat"
     with pytest.raises(WeightsError, match=r"did you mean hardnet\+\+"):
         table.resolve("hardnet+++")
     with pytest.raises(WeightsError, match="is no file and no weights name"):

@@ -6,9 +6,14 @@ TFeat: Balntas et al. 2016, "Learning local feature descriptors with triplets an
 """
 
 import copy
+from pathlib import Path
 
 import torch
 from torch import nn
+
+from hardnet.errors import WeightsError
+from hardnet.weights import checkpoints
+from hardnet.weights.table import ResolvedWeights
 
 PATCH_SIZE = 32
 DIMENSIONS = 128
@@ -136,6 +141,52 @@ def fold_batchnorm(network: nn.Module) -> nn.Module:
             layers.append(layer)
     folded.features = nn.Sequential(*layers)
     return folded
+
+
+def read_network(path: Path, network: str | None = None) -> tuple[str, nn.Module]:
+    """Reads a weights file into a network in evaluation mode.
+
+    Args:
+        path: a file with one of `hardnet.weights.checkpoints.SUFFIXES`.
+        network: ``"hardnet"``, ``"l2net"`` or ``"tfeat"``; None to infer it.
+
+    Returns:
+        The network's name and the module, on the CPU.
+
+    Raises:
+        WeightsError: the file cannot be read, would have to be unpickled, or does not fit the network.
+    """
+    state, declared = checkpoints.read_state(path)
+    kind = network or declared or checkpoints.infer_network(state, path)
+    if kind not in NETWORKS:
+        raise WeightsError(f"{path} says it holds a {kind!r} network; this program knows {', '.join(NETWORKS)}")
+    module = NETWORKS[kind]()
+    expected = module.state_dict()
+    for key, tensor in expected.items():
+        counter = key.endswith("num_batches_tracked")  # unused in evaluation; files of early torch lack it
+        if key not in state:
+            if not counter:
+                raise WeightsError(f"{path} is no {kind} network: it has no {key}; use the file of a {kind}")
+            state[key] = tensor
+        elif state[key].shape != tensor.shape:
+            found, wanted = tuple(state[key].shape), tuple(tensor.shape)
+            raise WeightsError(f"{path} is no {kind} network: {key} has shape {found}, expected {wanted}")
+        elif not counter and not bool(state[key].isfinite().all()):
+            raise WeightsError(f"{path} is damaged: {key} holds values that are not finite; fetch it again")
+    unknown = sorted(set(state) - set(expected))
+    if unknown:
+        raise WeightsError(f"{path} is no {kind} network: unexpected {unknown[0]} ({len(unknown)} such keys)")
+    module.load_state_dict(state)
+    return kind, module.eval().requires_grad_(False)
+
+
+def load_network(weights: ResolvedWeights) -> tuple[str, nn.Module]:
+    """The network's name and the network of resolved weights, in evaluation mode on the CPU.
+
+    Raises:
+        WeightsError: see `read_network`.
+    """
+    return read_network(weights.path, weights.network)
 
 
 def _features(dropout: float) -> nn.Sequential:

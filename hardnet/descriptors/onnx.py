@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hardnet.descriptor import NETWORK_QUANTISATION, NetworkDescriptor, PatchDescriptor, unit_rows
+from hardnet.descriptors.descriptor import NETWORK_QUANTISATION, PatchDescriptor, unit_rows
 from hardnet.errors import WeightsError
 from hardnet.files import replacing
 from hardnet.weights import table
@@ -31,7 +31,7 @@ TOLERANCE = 1e-5
 """Largest difference between an entry computed by torch and by an exported file."""
 
 _INPUT, _OUTPUT = "patches", "descriptors"
-_PATCH_SIZE, _DIMENSIONS = 32, 128  # of `hardnet.networks`, which would import torch
+_PATCH_SIZE, _DIMENSIONS = 32, 128  # of `hardnet.descriptors.networks`, which would import torch
 _OPSET = 17  # ONNX 1.12 of 2022, read by every ONNX Runtime since 1.12
 _CPU_BATCH = 64  # patches; measured: 16 to 512 take the same time, and a layer of 512 takes 64 MiB
 
@@ -98,8 +98,11 @@ def export_network(name_or_path: str | Path, path: Path) -> float:
         raise WeightsError("rootsift is no network and cannot be exported; give a weights name or file")
     onnx = _package("onnx")
     _package("onnxruntime")
+    from hardnet.descriptors.network import NetworkDescriptor
+    from hardnet.descriptors.networks import load_network
+
     resolved = table.resolve(name_or_path)
-    kind, network = table.load_network(resolved)
+    kind, network = load_network(resolved)
     lo, scale = NETWORK_QUANTISATION
     properties = {
         "network": kind,
@@ -129,7 +132,7 @@ def _export(network: "torch.nn.Module", path: Path) -> None:
     """Writes a network, from grey patches to unit rows."""
     import torch
 
-    from hardnet.networks import fold_batchnorm
+    from hardnet.descriptors.networks import fold_batchnorm
 
     class WholeDescriptor(torch.nn.Module):
         def __init__(self) -> None:

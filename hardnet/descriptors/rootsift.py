@@ -8,6 +8,8 @@ the detector's own descriptors on the detector's own patches; they are equal up 
 
 import numpy as np
 
+from hardnet.descriptors.descriptor import PatchDescriptor
+
 PATCH_SIZE = 41
 SPATIAL_BINS = 4
 ORIENTATION_BINS = 8
@@ -55,6 +57,22 @@ def rootsift(patches: np.ndarray) -> np.ndarray:
         histograms = _gradient_histograms(_photometric_normalisation(chunk))
         descriptors[start : start + _CHUNK] = _square_root(_sift_normalisation(histograms))
     return descriptors
+
+
+class RootSiftDescriptor(PatchDescriptor):
+    """RootSIFT on the CPU (see this module)."""
+
+    def __init__(self, batch_size: int = 512) -> None:
+        self.name = "rootsift"
+        self.patch_size = PATCH_SIZE
+        self.dimensions = DIMENSIONS
+        self.quantisation = QUANTISATION
+        self.fingerprint = "rootsift-1"  # to be raised whenever this module computes something else
+        self.device = "cpu"
+        self.batch_size = batch_size
+
+    def _describe_batch(self, batch: np.ndarray) -> np.ndarray:
+        return rootsift(batch)
 
 
 def _photometric_normalisation(patches: np.ndarray) -> np.ndarray:

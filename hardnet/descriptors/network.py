@@ -1,0 +1,56 @@
+"""A network in torch as a `PatchDescriptor`: weights, device and precision behind one method."""
+
+import logging
+
+import numpy as np
+import torch
+
+from hardnet.descriptors import networks
+from hardnet.descriptors.descriptor import NETWORK_QUANTISATION, PatchDescriptor, unit_rows
+
+_CPU_BATCH = 128  # patches; measured: 32 to 128 are fastest, 512 leave the cache and take 1.4 times as long
+
+_log = logging.getLogger(__name__)
+
+
+class NetworkDescriptor(PatchDescriptor):
+    """A network of `hardnet.descriptors.networks` on one device: BatchNorm folded, half precision on a GPU.
+
+    Args:
+        network: in evaluation mode; it is copied.
+        name: for messages and manifests.
+        fingerprint: of the weights.
+        device: a torch device that exists.
+        batch_size: largest batch; smaller on the CPU, where activations should stay in cache.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        name: str,
+        fingerprint: str,
+        device: str = "cpu",
+        batch_size: int = 512,
+    ) -> None:
+        self.name = name
+        self.patch_size = networks.PATCH_SIZE
+        self.dimensions = networks.DIMENSIONS
+        self.quantisation = NETWORK_QUANTISATION
+        self.fingerprint = fingerprint
+        self.device = device
+        on_cpu = torch.device(device).type == "cpu"
+        self.batch_size = min(batch_size, _CPU_BATCH) if on_cpu else batch_size
+        self._half = torch.device(device).type == "cuda"
+        folded = networks.fold_batchnorm(network).to(device)
+        self._network = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        hardware = torch.cuda.get_device_name(device) if self._half else f"{torch.get_num_threads()} threads"
+        precision = "half" if self._half else "single"
+        _log.info("%s runs on %s (%s), %s precision", name, device, hardware, precision)
+
+    def _describe_batch(self, batch: np.ndarray) -> np.ndarray:
+        dtype = np.uint8 if batch.dtype == np.uint8 else np.float32
+        host = torch.from_numpy(np.array(batch, dtype, order="C"))  # a copy: the caller's array may be read-only
+        with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=self._half):
+            patches = host.to(self.device)[:, None].float()
+            rows = self._network(patches.contiguous(memory_format=torch.channels_last))
+            return unit_rows(rows.float().cpu().numpy())
