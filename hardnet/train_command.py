@@ -60,13 +60,13 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from hardnet.recipe import load_recipe
+    from hardnet.training.recipe import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.set)
     if arguments.steps < 0:
         raise TrainingError(f"--steps {arguments.steps}: expected a number from 1 (or 0 for all)")
     from hardnet.descriptors.loading import choose_device
-    from hardnet.training import train
+    from hardnet.training.loop import train
 
     try:
         choose_device(arguments.device)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from hardnet import training
 from hardnet.descriptors.networks import unit_rows
-from hardnet.loss import hardest_in_batch
-from hardnet.recipe import PhaseSettings, Recipe, SetSettings
+from hardnet.training import loop
+from hardnet.training.loss import hardest_in_batch
+from hardnet.training.recipe import PhaseSettings, Recipe, SetSettings
 
 
 def gradients(team):
@@ -29,7 +29,7 @@ def gradients(team):
 def main(patches, folder):
     phase = PhaseSettings(pairs=48, batch=16, learning_rate=5.0)
     recipe = Recipe(name="toy", sets=(SetSettings(patches),), phases=(phase,), precision="single", averaging=0.9)
-    run_steps = training._run_steps
+    run_steps = loop._run_steps
 
     def observed(recipe, state, patch_sets, sampler, team, *rest):
         content = gradients(team)
@@ -38,8 +38,8 @@ def main(patches, folder):
         torch.save(content, folder / f"rank{team.rank}.pth")
         return loss
 
-    training._run_steps = observed
-    training.train(recipe, folder / "run", "cpu", None)
+    loop._run_steps = observed
+    loop.train(recipe, folder / "run", "cpu", None)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hardnet.loss import hardest_in_batch
+from hardnet.training.loss import hardest_in_batch
 
 
 def unit(rows):

@@ -1,8 +1,8 @@
 import pytest
 
 from hardnet.errors import SettingsError
-from hardnet.recipe import PhaseSettings, Recipe, fingerprint, load_recipe
 from hardnet.settings import build, to_tree
+from hardnet.training.recipe import PhaseSettings, Recipe, fingerprint, load_recipe
 
 
 def test_a_recipe_survives_the_way_through_plain_values():

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from hardnet.errors import TrainingError
 from hardnet.patchsets import PatchSet
-from hardnet.sampling import PairSampler
+from hardnet.training.sampling import PairSampler
 
 
 def points_set(counts, first=0):

@@ -19,10 +19,10 @@ from hardnet.descriptors.network import NetworkDescriptor
 from hardnet.descriptors.networks import HardNet, read_network
 from hardnet.errors import PatchSetError, SettingsError, TrainingError, WeightsError
 from hardnet.patchsets import PatchSet, write_arrays
-from hardnet.recipe import OptimiserSettings, PhaseSettings, Recipe, SetSettings, load_recipe
-from hardnet.state import initialise
-from hardnet.training import CHECKPOINT, train
-from hardnet.views import ViewSettings
+from hardnet.training.loop import CHECKPOINT, train
+from hardnet.training.recipe import OptimiserSettings, PhaseSettings, Recipe, SetSettings, load_recipe
+from hardnet.training.state import initialise
+from hardnet.training.views import ViewSettings
 from tests.hardnet.patch_fixtures import write_hpatches, write_phototour
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "hardnet"

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from hardnet.views import ViewSettings, draw_views, flip_alike
+from hardnet.training.views import ViewSettings, draw_views, flip_alike
 
 PLAIN = ViewSettings()
 ALL = ViewSettings(

@@ -22,13 +22,13 @@ from tqdm import tqdm
 from hardnet.descriptors.loading import choose_device
 from hardnet.descriptors.networks import PATCH_SIZE, HardNet
 from hardnet.errors import TrainingError
-from hardnet.loss import hardest_in_batch
-from hardnet.parallel import Team
 from hardnet.patchsets import PatchSet, digest, read_arrays
-from hardnet.recipe import Recipe, SetSettings, ValidationSettings, fingerprint
-from hardnet.sampling import PairSampler
-from hardnet.state import State, diverged
-from hardnet.views import ViewSettings, draw_views, flip_alike
+from hardnet.training.loss import hardest_in_batch
+from hardnet.training.recipe import Recipe, SetSettings, ValidationSettings, fingerprint
+from hardnet.training.sampling import PairSampler
+from hardnet.training.state import State, diverged
+from hardnet.training.team import Team
+from hardnet.training.views import ViewSettings, draw_views, flip_alike
 from hardnet.weights import checkpoints, table
 
 CHECKPOINT = "checkpoint.pth"

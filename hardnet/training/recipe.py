@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hardnet import settings as settings_module
 from hardnet.settings import at_least, one_of
-from hardnet.views import ViewSettings
+from hardnet.training.views import ViewSettings
 
 KINDS = ("arrays", "phototour", "hpatches")
 PRECISIONS = ("auto", "single", "bfloat16")

@@ -10,7 +10,7 @@ from torch import nn
 from hardnet.descriptors.networks import HardNet, read_network
 from hardnet.errors import TrainingError
 from hardnet.files import replacing
-from hardnet.recipe import Recipe, fingerprint
+from hardnet.training.recipe import Recipe, fingerprint
 from hardnet.weights import table
 
 

@@ -1,0 +1,1 @@
+"""Training: a recipe, pairs drawn from patch sets, views drawn anew, the hardest negatives of a batch."""
