@@ -93,7 +93,7 @@ def test_stored_bytes_of_the_default_descriptor_keep_its_direction(photos):
 
 
 def test_weights_verb_lists_the_bundled_ones(capsys):
-    from hardnet.cli import main as hardnet_main
+    from hardnet.commands.cli import main as hardnet_main
 
     assert hardnet_main(["weights", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["weights"]}

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_curve
 import hardnet
 from hardnet.benchmarks import published
 from hardnet.benchmarks.brown import draw_pairs, evaluate_brown, fpr95
-from hardnet.cli import main
+from hardnet.commands.cli import main
 from hardnet.errors import PatchSetError
 from hardnet.patchsets.arrays import PatchSet, write_arrays
 from hardnet.patchsets.phototour import read_pairs, read_phototour

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hardnet.cli import main
+from hardnet.commands.cli import main
 from hardnet.weights import table
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import hardnet
-from hardnet.cli import main
-from hardnet.describing import describe_file
+from hardnet.commands.cli import main
+from hardnet.commands.describe import describe_file
 from hardnet.descriptors.networks import HardNet
 from hardnet.errors import HardnetError
 from hardnet.patchsets.resize import resize_patches
@@ -61,7 +61,7 @@ def test_csv_is_what_the_benchmark_reads(tmp_path, weights):
 
 
 def test_more_patches_than_are_resized_together(tmp_path, monkeypatch):
-    monkeypatch.setattr("hardnet.describing._TOGETHER", 3)
+    monkeypatch.setattr("hardnet.commands.describe._TOGETHER", 3)
     patches = write_strip(tmp_path / "ref.png", 8, 50)
     descriptor = hardnet.load("rootsift")
     assert describe_file(tmp_path / "ref.png", tmp_path / "rows.npy", descriptor) == 8

@@ -13,7 +13,7 @@ from patch_fixtures import PixelDescriptor, write_hpatches
 import hardnet
 from hardnet.benchmarks import hpatches
 from hardnet.benchmarks.hpatches import average_precision, evaluate_hpatches
-from hardnet.cli import main
+from hardnet.commands.cli import main
 from hardnet.errors import PatchSetError
 from hardnet.patchsets.hpatches import read_strip
 from hardnet.patchsets.resize import resize_patches

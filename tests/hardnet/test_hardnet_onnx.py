@@ -16,7 +16,7 @@ import torch
 from onnx import TensorProto, helper
 
 import hardnet
-from hardnet.cli import main
+from hardnet.commands.cli import main
 from hardnet.descriptors.networks import NETWORKS
 from hardnet.descriptors.onnx import OnnxDescriptor, export_network
 from hardnet.errors import WeightsError

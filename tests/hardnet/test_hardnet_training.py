@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import hardnet
 from hardnet.benchmarks.brown import draw_pairs, evaluate_brown
-from hardnet.cli import main
+from hardnet.commands.cli import main
 from hardnet.descriptors.network import NetworkDescriptor
 from hardnet.descriptors.networks import HardNet, read_network
 from hardnet.errors import PatchSetError, SettingsError, TrainingError, WeightsError
@@ -169,7 +169,7 @@ def test_a_killed_run_gives_the_same_weights_as_one_left_alone(toy, tmp_path):
     )
     (tmp_path / "toy.yaml").write_text(text)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "hardnet.cli", "train", "toy.yaml", "--device", "cpu", "--run"]
+    command = [sys.executable, "-m", "hardnet.commands.cli", "train", "toy.yaml", "--device", "cpu", "--run"]
 
     def start(run, log):
         with (tmp_path / log).open("wb") as stream:

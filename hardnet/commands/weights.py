@@ -1,14 +1,9 @@
-"""The `hardnet` command."""
+"""The `weights` verb of the `hardnet` command."""
 
 import argparse
 import json
-import sys
-from collections.abc import Sequence
 from typing import Any
 
-from hardnet import describing, train_command
-from hardnet.benchmarks import command
-from hardnet.errors import HardnetError
 from hardnet.weights import table
 
 _WEIGHTS_HELP = """\
@@ -22,35 +17,8 @@ examples:
   hardnet weights --download hardnet++   fetch one into the cache folder"""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line.
-
-    Args:
-        argv: arguments without the program's name; None for those of the process.
-
-    Returns:
-        The exit code: 0, or 2 after an error that was told in one line.
-    """
-    arguments = _parser().parse_args(argv)
-    try:
-        return arguments.run(arguments)
-    except HardnetError as error:
-        print(f"hardnet: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(
-            f"hardnet: {where}{error.strerror or error}; check the path, its permissions and the disk", file=sys.stderr
-        )
-        return 2
-    except KeyboardInterrupt:
-        print("\nhardnet: stopped", file=sys.stderr)
-        return 130
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hardnet", description="Patch descriptors: HardNet and its peers.")
-    verbs = parser.add_subparsers(metavar="verb", required=True)
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the verb."""
     listing = verbs.add_parser(
         "weights",
         help="list or fetch named weights",
@@ -61,10 +29,6 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--json", action="store_true", help="print JSON instead of a table")
     listing.add_argument("--download", metavar="NAME", help="fetch this one and print its path")
     listing.set_defaults(run=_weights)
-    command.add_parser(verbs)
-    describing.add_parser(verbs)
-    train_command.add_parser(verbs)
-    return parser
 
 
 def _weights(arguments: argparse.Namespace) -> int:
@@ -104,7 +68,3 @@ def _row(row: table.NamedWeights) -> dict[str, Any]:
         "citation": row.citation,
         "verified": row.verified,
     }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -149,7 +149,7 @@ def _describe(arguments: argparse.Namespace) -> int:
     except ValueError as error:  # the device
         raise HardnetError(str(error)) from error
     count = describe_file(arguments.patches, arguments.output, descriptor)
-    print(f"{arguments.output}: {count} patches described by {descriptor.name}")  # noqa: T201
+    print(f"{arguments.output}: {count} patches described by {descriptor.name}")
     return 0
 
 
@@ -157,7 +157,7 @@ def _export(arguments: argparse.Namespace) -> int:
     from hardnet.descriptors.onnx import export_network
 
     difference = export_network(arguments.descriptor, arguments.onnx)
-    print(f"{arguments.onnx}: {arguments.descriptor}, entries differ from torch's by at most {difference:.1e}")  # noqa: T201
+    print(f"{arguments.onnx}: {arguments.descriptor}, entries differ from torch's by at most {difference:.1e}")
     return 0
 
 

@@ -13,7 +13,7 @@ Trains HardNet by a recipe, or goes on where an earlier call with the same --run
 
 A run is a folder: checkpoint.pth while it goes, NAME.safetensors when it is done. It may be cut off at any time;
 the same command takes it up again from the last checkpoint and ends with the same weights.
-Curves: tensorboard --logdir logs. Several GPUs: torchrun --nproc-per-node N -m hardnet.cli train ..."""
+Curves: tensorboard --logdir logs. Several GPUs: torchrun --nproc-per-node N -m hardnet.commands.cli train ..."""
 
 _TRAIN_EXAMPLES = """\
 examples:
