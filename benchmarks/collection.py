@@ -40,7 +40,7 @@ _OPEN = """
 import json, sys, time
 from pathlib import Path
 import faiss, numpy, scipy.sparse
-from retrieval.retriever import Retriever
+from retrieval.search.retriever import Retriever
 from retrieval.features import extractor
 
 def resident():

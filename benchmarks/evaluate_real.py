@@ -24,8 +24,8 @@ from retrieval.datasets.oxford import read_groundtruth
 from retrieval.index.collection import open_index
 from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.reproduction import folder_name
-from retrieval.retriever import Retriever
 from retrieval.rows import ROWS
+from retrieval.search.retriever import Retriever
 
 WORDS = 20_000
 SIGNED_WORDS = 16_384  # of the rows that compare signatures

@@ -20,7 +20,7 @@ from retrieval import reproduction
 from retrieval.features.store import FeatureStore
 from retrieval.index.collection import Collection, open_index
 from retrieval.index.segment import Segment
-from retrieval.retriever import Retriever
+from retrieval.search.retriever import Retriever
 
 ROWS = ("bow+sv", "bow+sv+qe")
 BAR = 0.002  # largest change of mAP

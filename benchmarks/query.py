@@ -20,8 +20,8 @@ from retrieval.config import VerificationConfig
 from retrieval.geometry.putatives import find_putatives
 from retrieval.index.assembly import IndexedImage
 from retrieval.index.collection import Collection
-from retrieval.queries import QueryFeatures
-from retrieval.retriever import Retriever
+from retrieval.search.queries import QueryFeatures
+from retrieval.search.retriever import Retriever
 
 IMAGES, IMAGE_FEATURES = 5_000, 400
 QUERIES, QUERY_FEATURES = 30, 1_500

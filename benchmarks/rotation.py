@@ -27,7 +27,7 @@ from retrieval.datasets.oxford import read_groundtruth
 from retrieval.features.extractor import extract_collection
 from retrieval.photographs.folder import list_images
 from retrieval.pipeline import build_collection
-from retrieval.retriever import Retriever
+from retrieval.search.retriever import Retriever
 
 ANGLES = (37, 90, 180)  # degrees, counter-clockwise
 CONFIGS = ("buildings", "objects")

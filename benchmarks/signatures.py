@@ -26,14 +26,14 @@ from benchmarks import drawn, record
 from benchmarks.drawn import Drawn, Photographs
 from retrieval import config as settings_module
 from retrieval.config import AsmkConfig, Config
-from retrieval.expansion import hamming as hqe
 from retrieval.geometry.putatives import QueryWords
 from retrieval.index import scoring
 from retrieval.index.assembly import IndexedImage
 from retrieval.index.collection import Collection
 from retrieval.index.segment import Segment
-from retrieval.queries import QueryFeatures
-from retrieval.retriever import Retriever
+from retrieval.search.expansion import hamming as hqe
+from retrieval.search.queries import QueryFeatures
+from retrieval.search.retriever import Retriever
 from retrieval.vocabulary import hamming
 from retrieval.vocabulary.hamming import Embedding
 

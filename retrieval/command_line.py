@@ -90,7 +90,7 @@ def add_settings(parser: argparse.ArgumentParser, with_config: bool = True) -> N
 
 def open_retriever(arguments: argparse.Namespace) -> Any:
     """The retriever of ``arguments.index``, with ``--set`` applied to the index's own configuration."""
-    from retrieval.retriever import Retriever
+    from retrieval.search.retriever import Retriever
 
     retriever = Retriever.open(arguments.index)
     if arguments.overrides:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from retrieval.datasets.groundtruth import GroundTruth, Query
     from retrieval.evaluation import Diagnosis
     from retrieval.reproduction import Clock, Rankings
-    from retrieval.retriever import Retriever
     from retrieval.rows import BenchmarkQuery
+    from retrieval.search.retriever import Retriever
 
 SUMMARY = "Measure mAP of an index against a table of your own, or against ground truth in the Oxford/Paris format."
 FORMAT = """
@@ -205,8 +205,8 @@ def _check(retriever: "Retriever", query: "Query", again: bool) -> None:
         RetrievalError: it cannot, the box lies outside, or the photograph is not the indexed one any more.
     """
     from retrieval.photographs.decoding import load_image
-    from retrieval.queries import check_box
     from retrieval.rows import ROWS, need_descriptors
+    from retrieval.search.queries import check_box
 
     stored = None
     if query.image in retriever.collection.ids:

@@ -24,10 +24,10 @@ from retrieval.features.imported import import_features
 from retrieval.features.store import FeatureStore
 from retrieval.photographs.folder import ImageSet
 from retrieval.pipeline import obtain_index, obtain_vocabulary
-from retrieval.queries import check_box
 from retrieval.reporting.published import published
-from retrieval.retriever import Retriever
 from retrieval.rows import BenchmarkQuery, check_rows, rank, signatures_for
+from retrieval.search.queries import check_box
+from retrieval.search.retriever import Retriever
 from retrieval.storage import atomic
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from functools import cached_property
 
 from retrieval.errors import ConfigError
 from retrieval.features.store import ImageFeatures
-from retrieval.queries import Box, QueryFeatures
-from retrieval.retriever import Ranking, Retriever
+from retrieval.search.queries import Box, QueryFeatures
+from retrieval.search.retriever import Ranking, Retriever
 
 ROWS = ("bow", "bow+sv", "bow+sv+qe", "hqe", "hqe+ma", "hqe+sv", "hqe+sv+ma", "asmk", "asmk+sv")
 HEADINGS = {

@@ -11,11 +11,11 @@ import numpy as np
 
 from retrieval.command_line import add_settings, add_verb, open_retriever, shown
 from retrieval.errors import RetrievalError
-from retrieval.hits_json import explanation_tree, search_tree
+from retrieval.search.as_json import explanation_tree, search_tree
 from retrieval.search_figures import check_figure, draw_explanation, draw_sheet
 
 if TYPE_CHECKING:
-    from retrieval.explanation import Explanation, Placement, SharedWords
+    from retrieval.search.explanation import Explanation, Placement, SharedWords
 
 logger = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrieval.command_line import shown
-from retrieval.grades import grades
+from retrieval.search.grades import grades
 
 if TYPE_CHECKING:
-    from retrieval.explanation import Explanation
-    from retrieval.queries import QueryFeatures
     from retrieval.reporting.pictures import Photograph
-    from retrieval.retriever import Hit, Retriever
+    from retrieval.search.explanation import Explanation
+    from retrieval.search.queries import QueryFeatures
+    from retrieval.search.retriever import Hit, Retriever
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from retrieval.index.checking import check
 from retrieval.index.collection import open_index
 from retrieval.photographs.folder import list_images
 from retrieval.pipeline import build_collection, partial_folder
-from retrieval.retriever import Retriever
+from retrieval.search.retriever import Retriever
 
 # tqdm's own lock is shared with forked processes: one that is killed while it holds it would stop all others
 tqdm.set_lock(threading.RLock())

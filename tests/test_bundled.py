@@ -14,7 +14,7 @@ from retrieval.errors import ArtefactError
 from retrieval.features.extractor import feature_settings
 from retrieval.photographs.folder import list_images
 from retrieval.pipeline import build_collection
-from retrieval.retriever import Retriever
+from retrieval.search.retriever import Retriever
 from retrieval.vocabulary.store import bundled, open_vocabulary, save_compact
 
 DEFAULTS = settings.load(None, ["parallel.jobs=1"])

@@ -27,7 +27,7 @@ from retrieval.index.checking import check
 from retrieval.index.collection import Collection, open_index
 from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.pipeline import build_collection, obtain_index
-from retrieval.retriever import Retriever
+from retrieval.search.retriever import Retriever
 from retrieval.storage import lock
 from tests.conftest import OVERRIDES, view
 

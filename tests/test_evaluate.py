@@ -21,8 +21,8 @@ from retrieval.errors import DatasetError, RetrievalError
 from retrieval.evaluation import worst_queries
 from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.pipeline import build_collection
-from retrieval.retriever import Retriever
 from retrieval.rows import ROWS
+from retrieval.search.retriever import Retriever
 from tests.command import error_line, run
 
 NAMES = ("a/tower.jpg", "b/tower.jpg", "bridge, old.jpg", "market.png", "old/market.jpg", "park.jpg", "two\nlines.jpg")

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from retrieval.expansion.average import Source, consolidate, expand
 from retrieval.geometry import frames
-from retrieval.queries import QueryFeatures
+from retrieval.search.expansion.average import Source, consolidate, expand
+from retrieval.search.queries import QueryFeatures
 
 
 def query(box=None):

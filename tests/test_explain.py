@@ -12,13 +12,13 @@ from conftest import view
 
 from retrieval import config as settings
 from retrieval.errors import RetrievalError
-from retrieval.explanation import place_box
 from retrieval.geometry import frames
 from retrieval.geometry.putatives import find_putatives
 from retrieval.index import changes
 from retrieval.photographs.folder import list_images
 from retrieval.pipeline import build_collection
-from retrieval.retriever import Retriever
+from retrieval.search.explanation import place_box
+from retrieval.search.retriever import Retriever
 from tests.command import run
 
 QUERY, IMAGE, BOX = "scenes/coffee_0.jpg", "scenes/coffee_1.jpg", (100, 80, 400, 350)

@@ -12,10 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from retrieval import queries
 from retrieval.config import ImageConfig
 from retrieval.errors import RetrievalError
-from retrieval.grades import Grades
 from retrieval.index.collection import Collection
 from retrieval.photographs.decoding import load_image, load_picture
 from retrieval.reporting import figures, lettering
@@ -39,7 +37,9 @@ from retrieval.reporting.pictures import (
     write_figure,
 )
 from retrieval.reporting.strokes import Placed, distinct_colours, ellipses, stroke
-from retrieval.retriever import Hit, Retriever
+from retrieval.search import queries
+from retrieval.search.grades import Grades
+from retrieval.search.retriever import Hit, Retriever
 
 GREY = 128
 ODD = [

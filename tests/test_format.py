@@ -12,7 +12,7 @@ from retrieval.errors import ArtefactError
 from retrieval.index.changes import add, compact, remove
 from retrieval.index.checking import check
 from retrieval.index.collection import open_index
-from retrieval.retriever import Retriever
+from retrieval.search.retriever import Retriever
 from tests.make_index import ODD, PLAIN, REMOVED
 
 STORED = Path(__file__).parent / "data" / "index-v1"

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from retrieval.config import AsmkConfig, HammingConfig, HqeConfig
 from retrieval.errors import ArtefactError, RetrievalError
-from retrieval.expansion import hamming as hqe
 from retrieval.geometry.putatives import QueryWords
 from retrieval.index import scoring
 from retrieval.index.assembly import IndexedImage, build_segment
 from retrieval.index.segment import Segment
 from retrieval.index.snapshot import Snapshot
+from retrieval.search.expansion import hamming as hqe
 from retrieval.vocabulary import hamming
 
 WORDS, BITS, D = 12, 128, 128

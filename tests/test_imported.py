@@ -21,7 +21,7 @@ from retrieval.features.npy_folder import export_features
 from retrieval.features.store import FeatureStore
 from retrieval.photographs.folder import list_images
 from retrieval.pipeline import obtain_index, obtain_vocabulary
-from retrieval.retriever import Retriever
+from retrieval.search.retriever import Retriever
 
 NAMES = ("a/one.jpg", "two.jpg", "empty.jpg", "three", "b/odd \udcff.jpg")
 WIDTH, HEIGHT = 640, 480

@@ -34,7 +34,7 @@ from retrieval.index.segment import Segment
 from retrieval.photographs.decoding import LoadedImage
 from retrieval.photographs.folder import list_images
 from retrieval.pipeline import build_collection
-from retrieval.retriever import Retriever
+from retrieval.search.retriever import Retriever
 
 DOMINANT = DetectorConfig(orientation="dominant")
 

@@ -13,7 +13,7 @@ from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.geometry import frames
 from retrieval.photographs.folder import list_images
 from retrieval.pipeline import build_collection
-from retrieval.retriever import Retriever
+from retrieval.search.retriever import Retriever
 
 COFFEE = {f"scenes/coffee_{i}.jpg" for i in range(3)}
 

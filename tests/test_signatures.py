@@ -16,8 +16,8 @@ from retrieval.errors import ArtefactError, ConfigError
 from retrieval.index.collection import open_index
 from retrieval.photographs.folder import list_images
 from retrieval.pipeline import build_collection, obtain_index, obtain_vocabulary
-from retrieval.retriever import Retriever
 from retrieval.rows import ROWS, check_rows, signatures_for
+from retrieval.search.retriever import Retriever
 from retrieval.vocabulary.store import open_vocabulary
 
 COFFEE = {f"scenes/coffee_{i}.jpg" for i in range(3)}

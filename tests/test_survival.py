@@ -42,7 +42,7 @@ from retrieval.index.checking import check
 from retrieval.index.collection import describe_index, open_index
 from retrieval.photographs.folder import list_images
 from retrieval.pipeline import build_collection, partial_folder
-from retrieval.retriever import Retriever
+from retrieval.search.retriever import Retriever
 from retrieval.storage import atomic, lock
 
 KILLS = 200 if SOAK else 20

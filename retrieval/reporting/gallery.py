@@ -19,11 +19,11 @@ from retrieval.datasets.benchmarks import Benchmark
 from retrieval.datasets.groundtruth import Box, GroundTruth, Protocol, Query
 from retrieval.evaluation import precision_recall
 from retrieval.index.collection import Collection
-from retrieval.queries import corners
 from retrieval.reporting.figures import BOX
 from retrieval.reporting.pictures import Photograph, encode, fitted, open_photograph, resized, shrunk
 from retrieval.reporting.strokes import Placed, stroke
 from retrieval.reproduction import Rankings
+from retrieval.search.queries import corners
 
 TOP = 20  # hits of a query that are shown under every row
 MAX_PLACES = 50_000  # hits in a report, some 100 bytes each; 55 queries under 9 rows are 9,900

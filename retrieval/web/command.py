@@ -87,7 +87,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         raise RetrievalError(f"--port {arguments.port}: expected 0 to 65535")
     token = _token(arguments)
 
-    from retrieval.retriever import Retriever
+    from retrieval.search.retriever import Retriever
     from retrieval.web import server
     from retrieval.web.app import Limits, make_app
     from retrieval.web.guard import Policy

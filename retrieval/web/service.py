@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from retrieval import hits_json
 from retrieval.errors import BoxError, ImageError, RetrievalError
-from retrieval.explanation import explain_features
-from retrieval.grades import grades
 from retrieval.index.collection import Collection, open_index
 from retrieval.photographs.decoding import display_name
-from retrieval.queries import Box, QueryFeatures
-from retrieval.retriever import Retriever
+from retrieval.search import as_json
+from retrieval.search.explanation import explain_features
+from retrieval.search.grades import grades
+from retrieval.search.queries import Box, QueryFeatures
+from retrieval.search.retriever import Retriever
 from retrieval.web import pictures
 from retrieval.web.problems import RequestError
 from retrieval.web.uploads import Upload, Uploads
@@ -233,7 +233,7 @@ class Service:
         photograph = self.photograph(key, opened)
         features = self._features(opened, photograph, box, expand)
         hits = opened.retriever.search(features, top, verify, expand)
-        found = hits_json.search_tree(photograph.name, features, hits, matches)
+        found = as_json.search_tree(photograph.name, features, hits, matches)
         found["query"] |= {"id": photograph.id, "size": list(photograph.size)}
         for row in found["hits"]:
             hit = self._indexed(opened, row["name"])
@@ -260,7 +260,7 @@ class Service:
             verification = replace(retriever.config.verification, depth=place)
             deeper = Retriever(retriever.collection, replace(retriever.config, verification=verification))
             explained = explain_features(deeper, features, photograph.name, found.name)
-        tree = hits_json.explanation_tree(explained)
+        tree = as_json.explanation_tree(explained)
         tree["query"]["id"], tree["image"]["id"] = photograph.id, found.id
         return tree
 

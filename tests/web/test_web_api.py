@@ -13,7 +13,7 @@ pytest.importorskip("httpx2", reason="needs the extra dev")
 from web_client import FROZEN, make_client, opened
 
 from retrieval import cli
-from retrieval.hits_json import search_tree
+from retrieval.search.as_json import search_tree
 from retrieval.web.service import image_id
 
 BOX = [100, 80, 400, 350]
@@ -329,7 +329,7 @@ def test_uploads_are_described_for_one_kind_of_index(photos, config):
 def test_a_hit_beyond_the_depth_is_explained(index):
     from dataclasses import replace
 
-    from retrieval.retriever import Retriever
+    from retrieval.search.retriever import Retriever
     from retrieval.web.service import Service
     from retrieval.web.uploads import Uploads
 

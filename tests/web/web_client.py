@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from retrieval.retriever import Retriever
+from retrieval.search.retriever import Retriever
 
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line for every request
 BASE = "http://127.0.0.1:8000"

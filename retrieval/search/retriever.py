@@ -18,21 +18,21 @@ from hardnet.descriptors.loading import choose_device
 from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.errors import ArtefactError, ConfigError, RetrievalError
-from retrieval.expansion import average
-from retrieval.expansion import hamming as hqe
-from retrieval.expansion.average import Source
 from retrieval.features.store import ImageFeatures
 from retrieval.geometry.frames import inside_box
 from retrieval.geometry.putatives import QueryWords, find_putatives
 from retrieval.geometry.verification import verify
 from retrieval.index import scoring
 from retrieval.index.collection import Collection, open_index
-from retrieval.queries import Queries, QueryFeatures, check_box
-from retrieval.ranking import Hit, Ranking, ranked
+from retrieval.search.expansion import average
+from retrieval.search.expansion import hamming as hqe
+from retrieval.search.expansion.average import Source
+from retrieval.search.queries import Queries, QueryFeatures, check_box
+from retrieval.search.ranking import Hit, Ranking, ranked
 from retrieval.storage import artefacts
 
 if TYPE_CHECKING:
-    from retrieval.explanation import Explanation
+    from retrieval.search.explanation import Explanation
 
 __all__ = ["Hit", "Ranking", "Retriever"]
 
@@ -116,8 +116,8 @@ class Retriever:
         return self.search(self.prepare(image, box, expand), top, verify, expand)
 
     def explain(self, image: str | Path | np.ndarray, name: str, box: Sequence[float] | None = None) -> "Explanation":
-        """Why an indexed photograph gets its score for a query; see `retrieval.explanation.explain`."""
-        from retrieval.explanation import explain
+        """Why an indexed photograph gets its score for a query; see `retrieval.search.explanation.explain`."""
+        from retrieval.search.explanation import explain
 
         return explain(self, image, name, box)
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from retrieval.explanation import Explanation
-    from retrieval.queries import QueryFeatures
-    from retrieval.ranking import Hit
+    from retrieval.search.explanation import Explanation
+    from retrieval.search.queries import QueryFeatures
+    from retrieval.search.ranking import Hit
 
 
 def search_tree(name: str, features: "QueryFeatures", hits: Sequence["Hit"], matches: bool = False) -> dict[str, Any]:

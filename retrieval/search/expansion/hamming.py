@@ -13,7 +13,7 @@ from retrieval.geometry import frames
 from retrieval.geometry.putatives import QueryWords
 from retrieval.index.scoring import Votes
 from retrieval.index.snapshot import Snapshot
-from retrieval.queries import whole_box
+from retrieval.search.queries import whole_box
 from retrieval.vocabulary import hamming
 
 

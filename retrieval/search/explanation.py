@@ -16,8 +16,8 @@ from retrieval.errors import RetrievalError
 from retrieval.geometry.frames import apply
 from retrieval.geometry.putatives import find_putatives
 from retrieval.index import scoring
-from retrieval.queries import Box, QueryFeatures, corners, whole_box
-from retrieval.retriever import Hit, Ranking, Retriever
+from retrieval.search.queries import Box, QueryFeatures, corners, whole_box
+from retrieval.search.retriever import Hit, Ranking, Retriever
 
 Unverified = Literal[
     "no query features", "no image features", "no shared words", "beyond depth", "no pairs", "too few inliers"

@@ -13,7 +13,7 @@ import numpy as np
 
 from retrieval.geometry import frames
 from retrieval.geometry.verification import REFERENCE_SIDE
-from retrieval.queries import QueryFeatures, whole_box
+from retrieval.search.queries import QueryFeatures, whole_box
 
 SAME_PLACE = 32.0  # pixels at a 1024-pixel longest side: the cell in which features of one word are one
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from retrieval.geometry.verification import Verified
-from retrieval.queries import QueryFeatures
+from retrieval.search.queries import QueryFeatures
 
 
 @dataclass(frozen=True)

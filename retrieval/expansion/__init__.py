@@ -1,1 +1,0 @@
-"""Query expansion: what verified results add to a query."""

@@ -1,0 +1,1 @@
+"""Query expansion: what the expanded query is. It does not search."""
