@@ -47,9 +47,9 @@ def main() -> int:
         assignment.append(time.perf_counter() - start)
         query = QueryFeatures(words, one.regions, np.ones(len(words), np.float32), one.size, None)
         start = time.perf_counter()
-        ranking = retriever.shortlist(query)
+        ranking = retriever.ranker.shortlist(query)
         middle = time.perf_counter()
-        outcome = retriever.verify(ranking)
+        outcome = retriever.ranker.verify(ranking)
         verification.append(time.perf_counter() - middle)
         bow.append(middle - start)
         assert outcome.verified is not None

@@ -210,9 +210,11 @@ def _vote(retriever: Retriever, embedding: Embedding, query: Drawn, words: np.nd
     entries = QueryWords(words.ravel(), owners, signatures.reshape(len(owners), -1))
     weights = np.ones(len(words), np.float32)
     asked = QueryFeatures(words[:, 0], query.regions, weights, query.size, None, entries)
-    _timed(found["votes, seconds"], retriever.vote, asked)
-    _timed(found["HQE, seconds"], retriever.expand_hamming, asked, geometry=False)
-    verified = _timed(found["HQE with geometry, seconds"], retriever.expand_hamming, asked, geometry=True).verified
+    _timed(found["votes, seconds"], retriever.ranker.vote, asked)
+    _timed(found["HQE, seconds"], retriever.ranker.expand_hamming, asked, geometry=False)
+    verified = _timed(
+        found["HQE with geometry, seconds"], retriever.ranker.expand_hamming, asked, geometry=True
+    ).verified
     found["images verified"].append(0 if verified is None else int((verified.inliers > 0).sum()))
     config, segment = retriever.config, retriever.collection.snapshot.segments[0]
     first = scoring.hamming_votes(
@@ -222,7 +224,7 @@ def _vote(retriever: Retriever, embedding: Embedding, query: Drawn, words: np.nd
 
 
 def _match(collection: Collection, words: np.ndarray, aggregates: np.ndarray) -> Found:
-    """What `Retriever.match` does once it has the query's aggregates."""
+    """What `Ranker.match` does once it has the query's aggregates."""
     scores = collection.snapshot.kernel(words, aggregates, ASMK)
     ids = np.argsort(-scores, kind="stable")
     return ids, scores[ids]

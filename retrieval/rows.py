@@ -10,7 +10,8 @@ from functools import cached_property
 from retrieval.errors import ConfigError
 from retrieval.features.store import ImageFeatures
 from retrieval.search.queries import Box, QueryFeatures
-from retrieval.search.retriever import Ranking, Retriever
+from retrieval.search.ranking import Ranking
+from retrieval.search.retriever import Retriever
 
 ROWS = ("bow", "bow+sv", "bow+sv+qe", "hqe", "hqe+ma", "hqe+sv", "hqe+sv+ma", "asmk", "asmk+sv")
 HEADINGS = {
@@ -104,22 +105,22 @@ def rank(retriever: Retriever, query: BenchmarkQuery, rows: Iterable[str]) -> It
         if row.startswith("hqe"):
             words = retriever.config.hamming.assignments if row.endswith("+ma") else 1
             entries = retriever.queries.encode(query.features, query.box, words)
-            yield row, retriever.expand_hamming(entries, geometry="+sv" in row)
+            yield row, retriever.ranker.expand_hamming(entries, geometry="+sv" in row)
     if any(row.startswith("asmk") for row in rows):
-        matched = retriever.match(query.features, query.box)
+        matched = retriever.ranker.match(query.features, query.box)
         if "asmk" in rows:
             yield "asmk", matched
         if "asmk+sv" in rows:
-            yield "asmk+sv", retriever.verify(matched)
+            yield "asmk+sv", retriever.ranker.verify(matched)
 
 
 def _bow(retriever: Retriever, query: QueryFeatures, rows: tuple[str, ...]) -> Iterator[tuple[str, Ranking]]:
-    ranking = retriever.shortlist(query)
+    ranking = retriever.ranker.shortlist(query)
     if "bow" in rows:
         yield "bow", ranking
     if "bow+sv" in rows or "bow+sv+qe" in rows:
-        verified = retriever.verify(ranking)
+        verified = retriever.ranker.verify(ranking)
         if "bow+sv" in rows:
             yield "bow+sv", verified
         if "bow+sv+qe" in rows:
-            yield "bow+sv+qe", retriever.expand(verified)
+            yield "bow+sv+qe", retriever.ranker.expand(verified)

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from retrieval.reporting.pictures import Photograph
     from retrieval.search.explanation import Explanation
     from retrieval.search.queries import QueryFeatures
-    from retrieval.search.retriever import Hit, Retriever
+    from retrieval.search.ranking import Hit
+    from retrieval.search.retriever import Retriever
 
 logger = logging.getLogger(__name__)
 

@@ -76,8 +76,10 @@ def answers(collection, names):
         found[name, "aqe"] = retriever.query(name, top=None, expand="aqe")
         entries = retriever.queries.features(name, signatures=True)
         for geometry in (False, True):
-            found[name, "hqe", geometry] = retriever.hits(retriever.expand_hamming(entries, geometry))
-        found[name, "asmk"] = retriever.hits(retriever.match(retriever.queries.described(collection.path(name))))
+            found[name, "hqe", geometry] = retriever.ranker.hits(retriever.ranker.expand_hamming(entries, geometry))
+        found[name, "asmk"] = retriever.ranker.hits(
+            retriever.ranker.match(retriever.queries.described(collection.path(name)))
+        )
     return found
 
 

@@ -149,7 +149,7 @@ def test_correspondences_have_their_words_and_bits(retriever):
     frequencies = snapshot.document_frequencies[one.match_words]
     assert (np.diff(frequencies) >= 0).all()  # the rarest first
     # the pairs are those that verification of the whole shortlist looks at
-    ids = retriever.shortlist(query).ids
+    ids = retriever.ranker.shortlist(query).ids
     starts = find_putatives(query.paired, ids, snapshot, retriever.config.verification).starts
     for place, other in enumerate(ids):
         explained = retriever.explain(QUERY, retriever.collection.names[other], BOX)
@@ -172,7 +172,7 @@ def test_votes_by_plain_loops(signed):
             total += float(snapshot.idf[word]) ** 2 * sum(weights) / math.sqrt(len(weights))
     norm = math.sqrt(sum(float(snapshot.idf[word]) ** 2 for word in set(words.tolist())))
     assert one.votes == pytest.approx(total / norm)
-    ranking = retriever.vote(query)
+    ranking = retriever.ranker.vote(query)
     assert retriever.collection.names[ranking.ids[one.votes_rank - 1]] == IMAGE
     stranger = retriever.explain(QUERY, "ramp.png")
     assert (stranger.votes, stranger.votes_rank) == (0, None)

@@ -39,7 +39,8 @@ from retrieval.reporting.pictures import (
 from retrieval.reporting.strokes import Placed, distinct_colours, ellipses, stroke
 from retrieval.search import queries
 from retrieval.search.grades import Grades
-from retrieval.search.retriever import Hit, Retriever
+from retrieval.search.ranking import Hit
+from retrieval.search.retriever import Retriever
 
 GREY = 128
 ODD = [

@@ -57,12 +57,12 @@ def test_verification_compares_signatures_where_there_are_any(retriever, index):
 
 def test_asmk_ranks_the_scene_first(retriever, photos):
     image = retriever.queries.described(photos / "scenes" / "coffee_0.jpg")
-    ranking = retriever.match(image)
+    ranking = retriever.ranker.match(image)
     names = [retriever.collection.names[i] for i in ranking.ids]
     assert names[0] == "scenes/coffee_0.jpg"
     assert set(names[:3]) == COFFEE
     assert ranking.scores[0] <= 1 + 1e-6
-    verified = retriever.verify(ranking)
+    verified = retriever.ranker.verify(ranking)
     assert {retriever.collection.names[i] for i in verified.ids[:3]} == COFFEE
 
 
@@ -71,17 +71,17 @@ def test_a_query_whose_expansion_finds_nothing_keeps_its_votes(signed):
     config = settings.load(None, ["hqe.min_matches=100000", "hqe.min_inliers=100000"], base=base)
     lonely = Retriever.open(signed, config)
     query = lonely.prepare("scenes/coffee_0.jpg", expand="hqe")
-    first, expanded = lonely.vote(query), lonely.expand_hamming(query, geometry=False)
+    first, expanded = lonely.ranker.vote(query), lonely.ranker.expand_hamming(query, geometry=False)
     np.testing.assert_array_equal(first.ids, expanded.ids)
     np.testing.assert_array_equal(first.scores, expanded.scores)
-    verified = lonely.expand_hamming(query, geometry=True)
-    np.testing.assert_array_equal(verified.ids, lonely.verify(first).ids)
+    verified = lonely.ranker.expand_hamming(query, geometry=True)
+    np.testing.assert_array_equal(verified.ids, lonely.ranker.verify(first).ids)
 
 
 def test_images_without_features_are_queries_and_results_of_nothing(retriever, photos):
     assert retriever.query("ramp.png", expand="hqe") == []
     assert retriever.query(str(photos / "ramp.png"), expand="hqe", verify=False) == []
-    assert len(retriever.match(retriever.queries.described(photos / "ramp.png")).ids) == 0
+    assert len(retriever.ranker.match(retriever.queries.described(photos / "ramp.png")).ids) == 0
     everything = retriever.query("scenes/coffee_0.jpg", expand="hqe", top=None)
     assert "ramp.png" not in {hit.name for hit in everything}
 
@@ -121,7 +121,7 @@ def test_what_needs_signatures_is_refused_without_them(index, photos):
     with pytest.raises(ArtefactError, match=r"no signatures.*index\.signatures"):
         retriever.query("scenes/coffee_0.jpg", expand="hqe")
     with pytest.raises(ArtefactError, match="no ASMK signs: build one"):
-        retriever.match(retriever.queries.described(photos / "scenes" / "coffee_0.jpg"))
+        retriever.ranker.match(retriever.queries.described(photos / "scenes" / "coffee_0.jpg"))
 
 
 def test_signatures_of_another_projection_are_refused(signed, photos, config, tmp_path):
@@ -144,11 +144,11 @@ def test_vectors_instead_of_signs(photos, config, tmp_path):
     assert collection.snapshot.segments[0].aggregates.dtype == np.float16
     assert collection.snapshot.segments[0].signatures is None
     retriever = Retriever(collection)
-    ranking = retriever.match(retriever.queries.described(photos / "scenes" / "coffee_0.jpg"))
+    ranking = retriever.ranker.match(retriever.queries.described(photos / "scenes" / "coffee_0.jpg"))
     assert {collection.names[i] for i in ranking.ids[:3]} == COFFEE
     signs = settings.load(None, ["asmk.binary=true"], base=chosen)
     with pytest.raises(ArtefactError, match="no ASMK signs but vectors"):
-        Retriever(collection, signs).match(retriever.queries.described(photos / "scenes" / "coffee_0.jpg"))
+        Retriever(collection, signs).ranker.match(retriever.queries.described(photos / "scenes" / "coffee_0.jpg"))
 
 
 def test_centred_descriptors(photos, config, tmp_path):

@@ -17,7 +17,7 @@ from retrieval.reporting.strokes import RIM, Placed, distinct_colours, ellipses,
 from retrieval.search.explanation import Explanation
 from retrieval.search.grades import SAID, WITHOUT, Grades
 from retrieval.search.queries import Box, corners, whole_box
-from retrieval.search.retriever import Hit
+from retrieval.search.ranking import Hit
 
 __all__ = ["explanation_drawing", "match_drawing", "match_layout", "query_sheet", "sheet_layout", "thumbnail"]
 

@@ -5,9 +5,8 @@ collection; the parts of the cosine come from the vectors that `retrieval.index.
 """
 
 import difflib
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -16,8 +15,11 @@ from retrieval.errors import RetrievalError
 from retrieval.geometry.frames import apply
 from retrieval.geometry.putatives import find_putatives
 from retrieval.index import scoring
+from retrieval.index.collection import Collection
+from retrieval.index.snapshot import Snapshot
 from retrieval.search.queries import Box, QueryFeatures, corners, whole_box
-from retrieval.search.retriever import Hit, Ranking, Retriever
+from retrieval.search.ranker import Ranker
+from retrieval.search.ranking import Hit, Ranking
 
 Unverified = Literal[
     "no query features", "no image features", "no shared words", "beyond depth", "no pairs", "too few inliers"
@@ -155,33 +157,11 @@ class Explanation:
         )
 
 
-def explain(
-    retriever: Retriever, image: str | Path | np.ndarray, name: str, box: Sequence[float] | None = None
-) -> Explanation:
-    """Accounts for the score of an indexed photograph; takes as long as the search.
+def explain(ranker: Ranker, query: QueryFeatures, label: str, name: str) -> Explanation:
+    """Accounts for the score that an indexed photograph gets for a query; takes as long as the search.
 
     Args:
-        retriever: on the index.
-        image: the query, as in `Retriever.query`.
-        name: of the indexed photograph.
-        box: as in `Retriever.query`.
-
-    Returns:
-        What ``retriever.query(image, box)`` finds for `name`, and why.
-
-    Raises:
-        RetrievalError: no image has this name; or as for `Retriever.query`.
-    """
-    _find(name, retriever.collection.ids)  # a wrong name is told before the photograph is read
-    label = "the query array" if isinstance(image, np.ndarray) else str(image)
-    return explain_features(retriever, retriever.prepare(image, box), label, name)
-
-
-def explain_features(retriever: Retriever, query: QueryFeatures, label: str, name: str) -> Explanation:
-    """Like `explain`, for features that are at hand.
-
-    Args:
-        retriever: on the index.
+        ranker: makes the rankings that are explained.
         query: from `Retriever.prepare`, one word a feature.
         label: what the query is called.
         name: of the indexed photograph.
@@ -189,16 +169,16 @@ def explain_features(retriever: Retriever, query: QueryFeatures, label: str, nam
     Raises:
         RetrievalError: no image has this name.
     """
-    collection, config = retriever.collection, retriever.config.verification
+    collection, config = ranker.collection, ranker.config.verification
     snapshot = collection.snapshot
-    image_id = _find(name, collection.ids)
-    by_words = retriever.shortlist(query)
-    verified = retriever.verify(by_words)
+    image_id = require_name(collection, name)
+    by_words = ranker.shortlist(query)
+    verified = ranker.verify(by_words)
     word_place, place = _place(by_words, image_id), _place(verified, image_id)
     hit, pairs = None, 0
     match_rows, match_query = np.empty(0, np.int64), np.empty(0, np.int64)
     if word_place is not None and place is not None:
-        hit = _hit(retriever, verified, place)
+        hit = _hit(ranker, verified, place)
         if word_place < config.depth:
             pairs = len(find_putatives(query.paired, np.array([image_id]), snapshot, config).row)
         if hit.transform is not None and verified.verified is not None:
@@ -207,7 +187,7 @@ def explain_features(retriever: Retriever, query: QueryFeatures, label: str, nam
     if query.assigned is not None and query.assigned.signatures is not None:
         # one word a feature, so the entries of `assigned` are the query's features
         bits = snapshot.distances(match_rows, query.assigned.signatures, match_query).astype(np.int64)
-        by_votes = retriever.vote(query)
+        by_votes = ranker.vote(query)
         votes_place = _place(by_votes, image_id)
         votes = 0.0 if votes_place is None else float(by_votes.scores[votes_place])
         votes_rank = None if votes_place is None else votes_place + 1
@@ -226,7 +206,7 @@ def explain_features(retriever: Retriever, query: QueryFeatures, label: str, nam
         depth=config.depth,
         min_inliers=config.min_inliers,
         hit=hit,
-        shared=_shared_words(retriever, query, image_id),
+        shared=_shared_words(snapshot, query, image_id),
         pairs=pairs,
         hypotheses=pairs if pairs >= config.min_inliers else 0,
         match_words=snapshot.words_at(match_rows),
@@ -237,6 +217,22 @@ def explain_features(retriever: Retriever, query: QueryFeatures, label: str, nam
         votes_rank=votes_rank,
     )
     return replace(explained, reason=_reason(explained))
+
+
+def require_name(collection: Collection, name: str) -> int:
+    """The id of an image.
+
+    Raises:
+        RetrievalError: no image has this name; the message has names that come near.
+    """
+    ids = collection.ids
+    if name in ids:
+        return ids[name]
+    file = PurePosixPath(name).name
+    near = [known for known in ids if PurePosixPath(known).name == file][:3]  # the folder was left out or is another
+    near = near or difflib.get_close_matches(name, ids, 3)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "give the name as `retrieval query` prints it"
+    raise RetrievalError(f"no indexed photograph is named {name!r}: {hint}")
 
 
 def place_box(transform: np.ndarray, box: Box | None, size: tuple[int, int]) -> Placement:
@@ -263,37 +259,21 @@ def place_box(transform: np.ndarray, box: Box | None, size: tuple[int, int]) -> 
     )
 
 
-def _find(name: str, ids: dict[str, int]) -> int:
-    """The id of an image.
-
-    Raises:
-        RetrievalError: no image has this name.
-    """
-    if name in ids:
-        return ids[name]
-    file = PurePosixPath(name).name
-    near = [known for known in ids if PurePosixPath(known).name == file][:3]  # the folder was left out or is another
-    near = near or difflib.get_close_matches(name, ids, 3)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "give the name as `retrieval query` prints it"
-    raise RetrievalError(f"no indexed photograph is named {name!r}: {hint}")
-
-
 def _place(ranking: Ranking, image_id: int) -> int | None:
     """Where an image stands in a ranking, from 0."""
     places = np.flatnonzero(ranking.ids == image_id)
     return int(places[0]) if len(places) else None
 
 
-def _hit(retriever: Retriever, ranking: Ranking, place: int) -> Hit:
+def _hit(ranker: Ranker, ranking: Ranking, place: int) -> Hit:
     """One hit of a ranking, without making those of all others."""
     at = slice(place, place + 1)
     alone = replace(ranking, ids=ranking.ids[at], scores=ranking.scores[at], places=ranking.places[at])
-    (hit,) = retriever.hits(alone)
+    (hit,) = ranker.hits(alone)
     return replace(hit, rank=place + 1)
 
 
-def _shared_words(retriever: Retriever, query: QueryFeatures, image_id: int) -> SharedWords:
-    snapshot = retriever.collection.snapshot
+def _shared_words(snapshot: Snapshot, query: QueryFeatures, image_id: int) -> SharedWords:
     query_words, query_weights = query.terms()
     image_words, image_weights = np.unique(snapshot.image(image_id)[0], return_counts=True)
     words, ours, theirs = np.intersect1d(query_words, image_words, assume_unique=True, return_indices=True)

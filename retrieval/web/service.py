@@ -15,7 +15,7 @@ from retrieval.errors import BoxError, ImageError, RetrievalError
 from retrieval.index.collection import Collection, open_index
 from retrieval.photographs.decoding import display_name
 from retrieval.search import as_json
-from retrieval.search.explanation import explain_features
+from retrieval.search.explanation import explain
 from retrieval.search.grades import grades
 from retrieval.search.queries import Box, QueryFeatures
 from retrieval.search.retriever import Retriever
@@ -254,12 +254,12 @@ class Service:
             raise RequestError(404, "the hit is an uploaded photograph: only those of the index are found")
         features = self._features(opened, photograph, box, None)
         retriever = opened.retriever
-        explained = explain_features(retriever, features, photograph.name, found.name)
+        explained = explain(retriever.ranker, features, photograph.name, found.name)
         place = explained.word_rank
         if explained.reason == "beyond depth" and place is not None and place <= EXPLAINED:  # expansion may find it
             verification = replace(retriever.config.verification, depth=place)
             deeper = Retriever(retriever.collection, replace(retriever.config, verification=verification))
-            explained = explain_features(deeper, features, photograph.name, found.name)
+            explained = explain(deeper.ranker, features, photograph.name, found.name)
         tree = as_json.explanation_tree(explained)
         tree["query"]["id"], tree["image"]["id"] = photograph.id, found.id
         return tree
@@ -296,7 +296,7 @@ def warm_up(retriever: Retriever) -> None:
     query = retriever.prepare(name)
     retriever.search(query, 1)
     if query.assigned is not None and query.assigned.signatures is not None:
-        retriever.vote(query)
+        retriever.ranker.vote(query)
 
 
 def _opened(retriever: Retriever) -> Opened:
