@@ -26,7 +26,7 @@ from retrieval.features import extractor
 from retrieval.index import building, state
 from retrieval.index.assembly import IndexedImage, build_segment
 from retrieval.index.changes import add, compact, remove
-from retrieval.index.collection import open_index
+from retrieval.index.collection import Collection
 from retrieval.index.segment import write_segment
 from retrieval.storage import atomic
 from retrieval.vocabulary.kmeans import TrainedVocabulary
@@ -80,7 +80,7 @@ def main() -> int:
         for path in pictures:
             extraction.append(_seconds(extractor.extract_image, path, path.name, config))
             beyond.append(_seconds(add, index, [path]) - extraction[-1])
-        names = open_index(index).names
+        names = Collection.open(index).names
         removal = _seconds(remove, index, [names[0], names[-1]])
         compaction = _seconds(compact, index)
         size = sum(path.stat().st_size for path in index.rglob("*") if path.is_file())

@@ -21,7 +21,7 @@ from retrieval.config import Config
 from retrieval.datasets.benchmarks import Benchmark
 from retrieval.datasets.groundtruth import GroundTruth
 from retrieval.datasets.oxford import read_groundtruth
-from retrieval.index.collection import open_index
+from retrieval.index.collection import Collection
 from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.reproduction import folder_name
 from retrieval.rows import ROWS
@@ -148,7 +148,7 @@ def restricted(truth: GroundTruth, stems: set[str]) -> GroundTruth:
 
 def rerank_modes(benchmark: Benchmark, index: Path, config: Config) -> dict[str, float]:
     """MAP of BoW + SV + QE for every way to re-rank."""
-    collection = open_index(index)
+    collection = Collection.open(index)
     found = {}
     for mode in MODES:
         chosen = replace(config, expansion=replace(config.expansion, rerank=mode))

@@ -18,7 +18,7 @@ from benchmarks import record
 from benchmarks.evaluate_real import NAME, real_benchmark
 from retrieval import reproduction
 from retrieval.features.store import FeatureStore
-from retrieval.index.collection import Collection, open_index
+from retrieval.index.collection import Collection
 from retrieval.index.segment import Segment
 from retrieval.search.retriever import Retriever
 
@@ -52,7 +52,7 @@ def main() -> int:
     figures: dict[str, Any] = {}
     bars = {}
     for name in arguments.descriptors:
-        collection = open_index(arguments.work / "index" / name)
+        collection = Collection.open(arguments.work / "index" / name)
         store = FeatureStore.open(arguments.work / "features" / NAME / name)
         stored = reproduction.evaluate(Retriever(collection), benchmark, ROWS)
         exact = reproduction.evaluate(Retriever(with_exact_regions(collection, store)), benchmark, ROWS)

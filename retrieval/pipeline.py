@@ -21,7 +21,7 @@ from retrieval.errors import ArtefactError, ConfigError, RetrievalError
 from retrieval.features import extractor
 from retrieval.features.store import Failure, FeatureStore
 from retrieval.index.building import build_index, index_settings
-from retrieval.index.collection import Collection, open_index
+from retrieval.index.collection import Collection
 from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.storage import artefacts, atomic, lock
 from retrieval.vocabulary import hamming, kmeans
@@ -158,8 +158,9 @@ def obtain_index(
     """
     folder = Path(folder)
     if not folder.exists():
-        return build_index(folder, store, vocabulary, config, root)
-    collection = open_index(folder)
+        build_index(folder, store, vocabulary, config, root)
+        return Collection.open(folder)
+    collection = Collection.open(folder)
     wanted = index_settings(store, vocabulary, config)
     stored = {**collection.settings, "signatures": dict(collection.settings["signatures"])}
     for kind in stored["signatures"].keys() - wanted["signatures"].keys():
@@ -240,7 +241,8 @@ def _build(
     if "hamming" in config.index.signatures and opened.embedding is None:
         logger.info("%s makes no signatures yet: their medians are learned on these photographs", opened.folder)
         opened = with_signatures(opened, store, partial / "signatures", config)
-    collection = build_index(target, store, opened, config, images.root)
+    build_index(target, store, opened, config, images.root)
+    collection = Collection.open(target)
     remove_partial(target)
     return collection, store.failures
 
@@ -248,7 +250,7 @@ def _build(
 def _discard_finished(partial: Path, target: Path) -> None:
     """Removes the work towards an index that is there: a command was stopped after its last step but one."""
     with contextlib.suppress(RetrievalError):
-        if FeatureStore.open(partial / "features").digest == open_index(target).settings["features"]:
+        if FeatureStore.open(partial / "features").digest == Collection.open(target).settings["features"]:
             atomic.discard(partial)
 
 

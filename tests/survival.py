@@ -18,7 +18,7 @@ from retrieval.errors import RetrievalError
 from retrieval.features import extractor
 from retrieval.index import changes
 from retrieval.index.checking import check
-from retrieval.index.collection import open_index
+from retrieval.index.collection import Collection
 from retrieval.photographs.folder import list_images
 from retrieval.pipeline import build_collection, partial_folder
 from retrieval.search.retriever import Retriever
@@ -155,7 +155,7 @@ def signature_of(index: Path) -> Signature:
 def stray(index: Path) -> list[str]:
     """What lies in the index and beside it that belongs to no state."""
     allowed = {"manifest.json", "config.yaml", "vocabulary", "segments", "images.jsonl", "removed.npy", "failed.jsonl"}
-    named = set(open_index(index).state.segments)
+    named = set(Collection.open(index).state.segments)
     found = [path.name for path in index.iterdir() if path.name not in allowed | {".lock"}]
     found += [f"segments/{path.name}" for path in (index / "segments").iterdir() if path.name not in named]
     found += [path.name for path in index.parent.iterdir() if path != index]

@@ -24,7 +24,7 @@ from retrieval.index import building, changes
 from retrieval.index.building import build_index
 from retrieval.index.changes import add, compact, remove
 from retrieval.index.checking import check
-from retrieval.index.collection import Collection, open_index
+from retrieval.index.collection import Collection
 from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.pipeline import build_collection, obtain_index
 from retrieval.search.retriever import Retriever
@@ -102,7 +102,7 @@ class Changes(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="collection-"))
         shutil.copytree(self.first, self.folder / "index")
         self.index = self.folder / "index"
-        self.live = set(open_index(self.index).names)
+        self.live = set(Collection.open(self.index).names)
         self.settled = True
 
     @rule(chosen=st.sets(st.sampled_from("abcdefghijk"), min_size=1, max_size=4), plain=st.booleans())
@@ -151,7 +151,7 @@ class Changes(RuleBasedStateMachine):
     def equals_a_fresh_build(self):
         if getattr(self, "settled", True):
             return
-        collection = open_index(self.index)
+        collection = Collection.open(self.index)
         assert set(collection.names) == self.live
         assert check(self.index).problems == ()
         self.settled = True
@@ -162,7 +162,8 @@ class Changes(RuleBasedStateMachine):
         images = ImageSet(root, tuple(sorted(self.live)), elsewhere)
         with tempfile.TemporaryDirectory() as folder:
             store = extractor.extract_collection(images, Path(folder, "features"), collection.config)
-            fresh = build_index(Path(folder, "index"), store, collection.vocabulary, collection.config, root)
+            build_index(Path(folder, "index"), store, collection.vocabulary, collection.config, root)
+            fresh = Collection.open(Path(folder, "index"))
             names = sorted(self.live)[::4]
             assert_same(answers(_located(collection), names), answers(_located(fresh, collection), names))
 
@@ -201,7 +202,8 @@ def test_compacting_gives_the_bytes_of_a_fresh_build(pool, index):
     remove(index, ["c.png", "f*"])
     collection = compact(index)
     store = extractor.extract_collection(collection.images, index.parent / "features", collection.config)
-    fresh = build_index(index.parent / "fresh", store, collection.vocabulary, collection.config, collection.root)
+    build_index(index.parent / "fresh", store, collection.vocabulary, collection.config, collection.root)
+    fresh = Collection.open(index.parent / "fresh")
     ours, theirs = (one.folder / "segments" / one.state.segments[0] for one in (collection, fresh))
     for path in theirs.glob("*.npy"):
         assert path.read_bytes() == (ours / path.name).read_bytes(), path.name
@@ -251,7 +253,7 @@ def test_add_leaves_out_what_is_there_by_content(pool, index, tmp_path):
 
 
 def test_add_names_photographs_by_their_place(pool, index, tmp_path):
-    root = Path(open_index(index).root)
+    root = Path(Collection.open(index).root)
     (root / "later").mkdir(exist_ok=True)
     shutil.copy(pool / "h.png", root / "later" / "h.png")
     elsewhere = tmp_path / "trip"
@@ -260,7 +262,7 @@ def test_add_names_photographs_by_their_place(pool, index, tmp_path):
     try:
         done = add(index, [root / "later", elsewhere, pool / "j.png"], prefix="new/")
         assert done.names == ("later/h.png", "new/day/i.png", "new/j.png")
-        collection = open_index(index)
+        collection = Collection.open(index)
         assert [collection.path(name) for name in done.names] == [
             root / "later" / "h.png", elsewhere / "day" / "i.png", pool / "j.png",
         ]  # fmt: skip
@@ -341,20 +343,20 @@ def test_photographs_can_change_their_names(pool, index, tmp_path):
 
 
 def test_remove_is_all_or_nothing(index):
-    names = open_index(index).names
+    names = Collection.open(index).names
     with pytest.raises(RetrievalError, match=r"did you mean a\.png.*nothing was removed"):
         remove(index, ["b.png", "aa.png"])
-    assert open_index(index).names == names
+    assert Collection.open(index).names == names
     assert remove(index, ["[ab].png"], dry_run=True) == ("a.png", "b.png")
-    assert open_index(index).names == names
+    assert Collection.open(index).names == names
     assert remove(index, ["[ab].png", "a*"]) == ("a.png", "b.png")
-    assert open_index(index).names == names[2:]
+    assert Collection.open(index).names == names[2:]
 
 
 def test_everything_can_be_removed_and_added_again(pool, index):
     remove(index, ["*"])
     for _ in range(2):
-        collection = open_index(index)
+        collection = Collection.open(index)
         assert collection.names == ()
         for expand in (None, "aqe", "hqe"):
             assert Retriever(collection).query(str(pool / "a.png"), expand=expand) == []
@@ -368,7 +370,7 @@ def test_a_work_folder_does_not_take_a_changed_index_for_its_own(pool, first, tm
     root = first.parent / "photos"
     config = settings_module.load(first / "config.yaml")
     store = extractor.extract_collection(list_images(root), tmp_path / "features", config)
-    vocabulary = open_index(first).vocabulary
+    vocabulary = Collection.open(first).vocabulary
     obtain_index(store, vocabulary, tmp_path / "index", config, root)
     obtain_index(store, vocabulary, tmp_path / "index", config, root)
     compact(tmp_path / "index")
@@ -381,10 +383,12 @@ def test_a_work_folder_does_not_take_a_changed_index_for_its_own(pool, first, tm
 def test_a_large_collection_gets_several_segments(pool, first, tmp_path, monkeypatch):
     config = settings_module.load(first / "config.yaml")
     store = extractor.extract_collection(list_images(pool), tmp_path / "features", config)
-    vocabulary = open_index(first).vocabulary
-    whole = build_index(tmp_path / "whole", store, vocabulary, config, pool)
+    vocabulary = Collection.open(first).vocabulary
+    build_index(tmp_path / "whole", store, vocabulary, config, pool)
+    whole = Collection.open(tmp_path / "whole")
     monkeypatch.setattr(building.assembled, "__defaults__", (600,))
-    parts = build_index(tmp_path / "parts", store, vocabulary, config, pool)
+    build_index(tmp_path / "parts", store, vocabulary, config, pool)
+    parts = Collection.open(tmp_path / "parts")
     assert len(parts.snapshot.segments) > 2
     assert_same(answers(parts, parts.names[:3]), answers(whole, whole.names[:3]))
 
@@ -474,7 +478,7 @@ def test_refresh_refuses_an_index_of_other_features(pool, first, index):
 
 
 def test_what_photographs_cannot_be_added_to(pool, index, tmp_path):
-    config = settings_module.load(None, ["detector.threshold=3"], base=open_index(index).config)
+    config = settings_module.load(None, ["detector.threshold=3"], base=Collection.open(index).config)
     with pytest.raises(ArtefactError, match=r"detector\.threshold"):
         add(index, [pool / "k.png"], config=config)
     with pytest.raises(ArtefactError, match="no index"):

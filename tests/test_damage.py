@@ -15,7 +15,7 @@ from survival import SOAK, make_world, one_thread, signature_of, told, without_d
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.index import changes
 from retrieval.index.checking import check
-from retrieval.index.collection import open_index
+from retrieval.index.collection import Collection
 from retrieval.storage import artefacts
 
 FLIPS = 100 if SOAK else 4
@@ -54,10 +54,10 @@ def require_named(index, path, what):
         told = str(error)
     assert names(told, path), f"{what}: check says {told!r}"
     with pytest.raises(ArtefactError) as caught:
-        open_index(index, verify=True)
+        Collection.open(index, verify=True)
     assert names(str(caught.value), path), f"{what}: {caught.value}"
     with contextlib.suppress(RetrievalError):
-        open_index(index)
+        Collection.open(index)
 
 
 @contextlib.contextmanager
@@ -127,7 +127,7 @@ def test_a_missing_folder_is_named(world):
         told = " ".join(check(index).problems)
         assert folder in told
         with pytest.raises(ArtefactError, match="vocabulary" if "vocabulary" in folder else "000001"):
-            open_index(index, verify=True)
+            Collection.open(index, verify=True)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of numpy, about what a damaged header says
@@ -155,10 +155,10 @@ def test_every_byte_of_a_manifest(damaged, file):
         data = flipped(whole, 8 * byte + chance.randrange(7))
         with holding(path, data):
             with contextlib.suppress(RetrievalError):
-                open_index(index)
+                Collection.open(index)
             if not same_meaning(path, whole, data):
                 with pytest.raises(ArtefactError, match="manifest"):
-                    open_index(index, verify=True)
+                    Collection.open(index, verify=True)
 
 
 @pytest.mark.parametrize("text", ["detector: [", "detector:\n  no_such_setting: 1\n", "\udcff", "- 1\n", "\0"])
@@ -168,7 +168,7 @@ def test_a_broken_configuration_is_named(damaged, text):
         assert any("config.yaml" in problem for problem in check(index).problems)
         for verify in (False, True):
             with pytest.raises(RetrievalError, match=r"config\.yaml"):
-                open_index(index, verify)
+                Collection.open(index, verify)
 
 
 def test_what_is_damaged_is_not_passed_on(world):

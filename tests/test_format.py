@@ -11,7 +11,7 @@ import pytest
 from retrieval.errors import ArtefactError
 from retrieval.index.changes import add, compact, remove
 from retrieval.index.checking import check
-from retrieval.index.collection import open_index
+from retrieval.index.collection import Collection
 from retrieval.search.retriever import Retriever
 from tests.make_index import ODD, PLAIN, REMOVED
 
@@ -128,4 +128,4 @@ def test_another_version_says_who_wrote_it(tmp_path, version, advice):
     manifest = {**json.loads(path.read_text()), "version": version, "written_by": "hardnet-retrieval 7.1"}
     path.write_text(json.dumps(manifest))
     with pytest.raises(ArtefactError, match=rf"format {version} by hardnet-retrieval 7\.1.*{advice}"):
-        open_index(tmp_path / "index")
+        Collection.open(tmp_path / "index")

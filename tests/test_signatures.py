@@ -13,7 +13,7 @@ from retrieval.cli import main
 from retrieval.datasets.benchmarks import Benchmark
 from retrieval.datasets.groundtruth import OXFORD, GroundTruth, Query
 from retrieval.errors import ArtefactError, ConfigError
-from retrieval.index.collection import open_index
+from retrieval.index.collection import Collection
 from retrieval.photographs.folder import list_images
 from retrieval.pipeline import build_collection, obtain_index, obtain_vocabulary
 from retrieval.rows import ROWS, check_rows, signatures_for
@@ -132,10 +132,10 @@ def test_signatures_of_another_projection_are_refused(signed, photos, config, tm
     shutil.rmtree(damaged / "vocabulary" / "hamming")
     shutil.copytree(other / "vocabulary" / "hamming", damaged / "vocabulary" / "hamming")
     with pytest.raises(ArtefactError, match="another projection"):
-        open_index(damaged)
+        Collection.open(damaged)
     shutil.rmtree(damaged / "vocabulary" / "hamming")
     with pytest.raises(ArtefactError, match="cannot make signatures"):
-        open_index(damaged)
+        Collection.open(damaged)
 
 
 def test_vectors_instead_of_signs(photos, config, tmp_path):

@@ -39,7 +39,7 @@ from retrieval import cli
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.index import changes
 from retrieval.index.checking import check
-from retrieval.index.collection import describe_index, open_index
+from retrieval.index.collection import Collection
 from retrieval.photographs.folder import list_images
 from retrieval.pipeline import build_collection, partial_folder
 from retrieval.search.retriever import Retriever
@@ -76,7 +76,7 @@ class Verb:
     def __init__(self, world: World, name: str):
         self.world, self.name = world, name
         self.source = {"index": None, "add": world.index}.get(name, world.grown)
-        self.generation = open_index(self.source).state.facts["generation"] if self.source else 0
+        self.generation = Collection.open(self.source).state.facts["generation"] if self.source else 0
 
     def fresh(self) -> Path:
         """A target in the state before."""
@@ -198,7 +198,7 @@ def test_no_space_at_every_operation(world, name, lasting, capsys):
 def test_killed_at_random(world, tmp_path, capsys):
     index = world.copy(world.grown, "random")
     log, expected = tmp_path / "log", Expected(world)
-    before = tuple(sorted(open_index(index).names))
+    before = tuple(sorted(Collection.open(index).names))
     began = time.monotonic()
     midway = changes_made = 0
     chance = random.Random(7)
@@ -217,7 +217,7 @@ def test_killed_at_random(world, tmp_path, capsys):
         midway += not lines[-1]["end"] if lines else 0
         changes_made += sum(line["end"] for line in lines)
         require_whole(index)
-        before = open_index(index).names
+        before = Collection.open(index).names
         assert before in allowed, f"kill {kill}"
         assert signature_of(index) == expected.of(before), f"kill {kill}"
         if chance.random() < 0.3:
@@ -240,7 +240,7 @@ def restless(world: World, index: Path, log: Path, seed: int) -> None:
         os.fsync(descriptor)
 
     while True:
-        names = set(open_index(index).names)
+        names = set(Collection.open(index).names)
         absent = [number for number in range(12) if f"new_{number}.png" not in names]
         present = sorted(names - set(BASE))
         act = chance.choice(["add", "add", "remove", "compact"])
@@ -273,7 +273,7 @@ class Expected:
     def of(self, names: tuple[str, ...]) -> object:
         if names not in self.known:
             index = self.world.copy(self.all, "some")
-            run_remove(index, *(set(open_index(index).names) - set(names)))
+            run_remove(index, *(set(Collection.open(index).names) - set(names)))
             self.known[names] = signature_of(index)
         return self.known[names]
 
@@ -282,7 +282,7 @@ def test_readers_see_whole_states_only(world, tmp_path, capsys):
     """While one process adds, removes and compacts, readers find what is in a table, names and scores together."""
     index = world.copy(world.grown, "read")
     expected = Expected(world)
-    start = set(open_index(index).names)
+    start = set(Collection.open(index).names)
     cycle = [start, start | {"new_2.png", "new_3.png"}, start | {"new_3.png"}]
     table = {expected.of(tuple(sorted(names))) for names in cycle}
     assert len(table) == len(cycle)
@@ -325,7 +325,7 @@ def reading(index: Path, until: float, table: set, number: int, result: Path) ->
         rounds += 1
         if number == 0:  # what looks at files rather than states
             assert check(index).problems == ()
-            assert describe_index(open_index(index))["images"] in range(5, 8)
+            assert Collection.open(index).info()["images"] in range(5, 8)
         if number % 2:
             seen += live.refresh()
         else:
@@ -379,7 +379,7 @@ def test_a_second_builder_is_refused(world, tmp_path, capsys):
     run_index(world.photos, target)
     assert signature_of(target) == signature_of(world.index)
     with pytest.raises(ArtefactError, match="already exists"):
-        build_collection(list_images(world.photos), target, open_index(target).config)
+        build_collection(list_images(world.photos), target, Collection.open(target).config)
     assert left_beside(target) == []
     assert not partial_folder(target).exists()
 
@@ -518,7 +518,7 @@ def test_a_full_disk(world, small_disk, name, capsys):
         refused.append(free)
         assert code == 2
         assert "No space left" in message[0]
-        assert not require_one_of(index, before, before, open_index(world.grown).state.facts["generation"])
+        assert not require_one_of(index, before, before, Collection.open(world.grown).state.facts["generation"])
         assert [path for path in index.rglob("*") if ".tmp" in path.suffixes] == []
         filler.unlink()
         assert cli.main(commands(world, index)[name]) == 0
@@ -596,7 +596,7 @@ def test_everything_removed(world):
     require_whole(index)
     changes.compact(index)
     require_clean(index)
-    assert open_index(index).names == ()
+    assert Collection.open(index).names == ()
     assert run_add(world, index, 0) == ("new_0.png",)
     require_clean(index)
     assert [hit.name for hit in Retriever.open(index).query("new_0.png")] == ["new_0.png"]

@@ -20,7 +20,7 @@ from retrieval.config import Config
 from retrieval.errors import ArtefactError, DatasetError, ImageError, RetrievalError
 from retrieval.features import store as features
 from retrieval.features.store import Failure, ImageFeatures, Shard
-from retrieval.index.collection import Collection
+from retrieval.index.opened import OpenedIndex
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.storage import artefacts, atomic
@@ -131,7 +131,7 @@ def compare(
 
 
 def extract(
-    arrivals: Arrivals, collection: Collection, config: Config
+    arrivals: Arrivals, collection: OpenedIndex, config: Config
 ) -> tuple[list[ImageFeatures], tuple[Failure, ...]]:
     """The features of new photographs in the order of their names, and those that could not be used.
 

@@ -14,7 +14,7 @@ from retrieval.errors import ArtefactError
 from retrieval.features.store import FAILED, FeatureStore, ImageFeatures, write_failures
 from retrieval.index import scoring, state
 from retrieval.index.assembly import IndexedImage, build_segment
-from retrieval.index.collection import Collection, open_index, require_embedding
+from retrieval.index.opened import require_embedding
 from retrieval.index.segment import write_segment
 from retrieval.storage import atomic
 from retrieval.vocabulary.store import Vocabulary, copy_vocabulary, require_features
@@ -30,7 +30,7 @@ SEGMENT_FEATURES = (
 
 def build_index(
     target: str | Path, store: FeatureStore, vocabulary: Vocabulary, config: Config, root: str | Path
-) -> Collection:
+) -> None:
     """Assigns words to all features of a store and writes the index, whole or not at all.
 
     Args:
@@ -66,7 +66,6 @@ def build_index(
         write_failures(folder, store.failures)
         facts = {"root": str(Path(root).resolve()), "images": len(entries), "failed": FAILED}
         state.initial_manifest(folder, settings, names, state.lines_of(entries), facts)
-    return open_index(target)
 
 
 def assembled(

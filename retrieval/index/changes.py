@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 from tqdm import tqdm
@@ -22,7 +22,7 @@ from retrieval.errors import RetrievalError
 from retrieval.features.store import FAILED, Failure, ImageFeatures, write_failures
 from retrieval.index import arrivals, building, state
 from retrieval.index.assembly import merge_segments
-from retrieval.index.collection import Collection, locate, open_index
+from retrieval.index.opened import Index, OpenedIndex, locate
 from retrieval.index.segment import Segment, open_segment, write_segment
 from retrieval.index.state import State
 
@@ -33,18 +33,18 @@ SMALL_SEGMENT = 500_000  # features: an addition is merged with the segments bef
 
 
 @dataclass(frozen=True)
-class Added:
+class Added(Generic[Index]):
     """What an addition did.
 
     Attributes:
-        collection: the index afterwards.
+        collection: the index afterwards, of the class that was given.
         names: of the images that were added.
         replaced: those of them that took the place of an older photograph of their name.
         known: path and name, for photographs whose content is in the index under that name; they were left out.
         failures: photographs that could not be added, with reasons.
     """
 
-    collection: Collection
+    collection: Index
     names: tuple[str, ...]
     replaced: tuple[str, ...]
     known: tuple[tuple[Path, str], ...]
@@ -52,20 +52,20 @@ class Added:
 
 
 def add(
-    folder: str | Path,
+    index: str | Path | OpenedIndex,
     photographs: Sequence[str | Path],
     *,
     config: Config | None = None,
     replace: bool = False,
     prefix: str = "",
-) -> Added:
+) -> Added[Any]:
     """Adds photographs to an index, all that can be read or, when stopped, none.
 
     An image is named by its path below the index's photographs' folder; one that lies elsewhere by its path below the
     folder that was given, or its file name, after `prefix`. Photographs whose bytes are in the index are left out.
 
     Args:
-        folder: the index.
+        index: its folder, or what was opened of it.
         photographs: files, and folders that are searched recursively.
         config: only its `parallel` section and the descriptor's device and batch size may differ from the index's.
         replace: a photograph takes the place of one of its name with other content, instead of failing.
@@ -76,8 +76,8 @@ def add(
         ArtefactError: the index is being changed by another process, damaged, or of features that photographs do not
             give; or the disk is full. Nothing was changed.
     """
-    with state.changing(locate(folder)) as current:
-        collection = open_index(current.folder)
+    with state.changing(_folder(index)) as current:
+        collection = _opened(index, current)
         given = arrivals.named(photographs, Path(collection.root), prefix)
         chosen = config or collection.config
         live = {name: current.entries[line].get("content") for name, line in current.lines.items()}
@@ -103,11 +103,11 @@ def add(
     return Added(newest, tuple(image.name for image in images), replaced, tuple(known), tuple(failures))
 
 
-def remove(folder: str | Path, patterns: Sequence[str], *, dry_run: bool = False) -> tuple[str, ...]:
+def remove(index: str | Path | OpenedIndex, patterns: Sequence[str], *, dry_run: bool = False) -> tuple[str, ...]:
     """Removes images from an index: all that the patterns mean, or none.
 
     Args:
-        folder: the index.
+        index: its folder, or what was opened of it.
         patterns: image names, or patterns of them in which ``*`` (also across folders), ``?`` and ``[...]`` stand for
             other characters; what is the name of an image is no pattern.
         dry_run: only say what would be removed.
@@ -120,8 +120,8 @@ def remove(folder: str | Path, patterns: Sequence[str], *, dry_run: bool = False
         ArtefactError: the index is being changed by another process, or damaged.
     """
     if dry_run:
-        return _fitting(state.read_state(locate(folder)), patterns)
-    with state.changing(locate(folder)) as current:
+        return _fitting(state.read_state(_folder(index)), patterns)
+    with state.changing(_folder(index)) as current:
         names = _fitting(current, patterns)
         removed = np.concatenate([current.removed, np.array([current.lines[name] for name in names], np.int32)])
         state.commit(current, removed=removed)
@@ -146,19 +146,25 @@ def _fitting(current: State, patterns: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name in found)
 
 
-def compact(folder: str | Path) -> Collection:
+def compact(index: str | Path | OpenedIndex) -> OpenedIndex:
     """Merges the segments of an index and forgets what was removed; scores stay what they are.
+
+    Args:
+        index: its folder, or what was opened of it.
+
+    Returns:
+        The index afterwards, of the class that was given.
 
     Raises:
         ArtefactError: the index is being changed by another process, or damaged, or the disk is full. Nothing was
             changed.
     """
-    with state.changing(locate(folder)) as current:
+    with state.changing(_folder(index)) as current:
         order = [current.lines[name] for name in sorted(current.lines, key=os.fsencode)]
         counts = [entry["features"] for entry in current.entries]
         groups = list(building.portions(order, counts.__getitem__, building.SEGMENT_FEATURES))
         if order == list(range(len(current.entries))) and len(groups) == len(current.segments):
-            return open_index(current.folder)
+            return _opened(index, current)
         segments = [open_segment(current.segment_folder(name), verify=True) for name in current.segments]
         names: list[str] = []
         for group in tqdm(groups, desc="compact", unit="segment", disable=None):
@@ -169,12 +175,22 @@ def compact(folder: str | Path) -> Collection:
         images = state.lines_of([current.entries[line] for line in order])
         none = np.empty(0, np.int32)
         state.commit(current, images=images, removed=none, segments=tuple(names), same_content=True)
-    return open_index(current.folder)
+    return _opened(index, current)
+
+
+def _folder(index: str | Path | OpenedIndex) -> Path:
+    return index.folder if isinstance(index, OpenedIndex) else locate(index)
+
+
+def _opened(index: str | Path | OpenedIndex, current: State) -> OpenedIndex:
+    """The index as it is on disk, of the class that was given."""
+    kind = type(index) if isinstance(index, OpenedIndex) else OpenedIndex
+    return kind.open(current.folder)
 
 
 def _commit_addition(
     current: State,
-    collection: Collection,
+    collection: OpenedIndex,
     images: Sequence[ImageFeatures],
     replaced: Sequence[str],
     paths: Mapping[str, Path],

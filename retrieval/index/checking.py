@@ -13,7 +13,7 @@ from retrieval import config as settings_module
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.index import building, segment, state
 from retrieval.index.arrivals import ADDING
-from retrieval.index.collection import locate, require_vocabulary, stored_config
+from retrieval.index.opened import locate, require_vocabulary, stored_config
 from retrieval.index.segment import Segment, openings
 from retrieval.index.state import State
 from retrieval.storage import artefacts, atomic, lock

@@ -1,117 +1,23 @@
-"""A collection: an index on disk, opened as it was at one moment, with the verbs that change it.
+"""`Collection`: an opened index with the verbs that change it; the public face of this room."""
 
-``INDEX/{manifest.json, config.yaml, vocabulary/, segments/, images.jsonl, removed.npy, failed.jsonl}``. Segments never
-change. What is opened stays as it is, whatever others add and remove meanwhile; `Collection.newest` takes that up.
-"""
-
-import contextlib
-import logging
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from retrieval import config as settings_module
 from retrieval.config import Config
-from retrieval.errors import ArtefactError, ConfigError
-from retrieval.features.store import FAILED
-from retrieval.index.segment import Segment, open_segment, segment_content
-from retrieval.index.snapshot import Snapshot
-from retrieval.index.state import KIND, VERSION, State, read_state, require_moved
-from retrieval.photographs.folder import ImageSet
-from retrieval.storage import artefacts
-from retrieval.vocabulary.hamming import Embedding
-from retrieval.vocabulary.store import Vocabulary, open_vocabulary
-
-if TYPE_CHECKING:
-    from retrieval.index.changes import Added
-    from retrieval.index.checking import Report
-
-logger = logging.getLogger(__name__)
-
-_ATTEMPTS = 100
+from retrieval.index import changes, checking
+from retrieval.index.changes import Added
+from retrieval.index.checking import Report
+from retrieval.index.opened import OpenedIndex
 
 
 @dataclass(frozen=True, repr=False)
-class Collection:
-    """An opened index.
+class Collection(OpenedIndex):
+    """An opened index, as it was when it was opened, and what can be done to it on disk.
 
-    Attributes:
-        folder: where it lies.
-        config: the configuration it was built with.
-        settings: the feature and vocabulary settings of its content.
-        names: names of the live images, sorted bytewise; the position in this tuple is the image id.
-        snapshot: postings, geometry and scores.
-        vocabulary: the words.
-        root: the folder that names are relative to.
-        elsewhere: name -> path, for photographs that do not lie where their names say.
-        state: what was read from disk.
-        contents: of each segment what tells it from any other: the checksum of its manifest.
+    A verb changes the index on disk, whole or not at all; this object stays as it is, and `newest` takes up the change.
+    Its attributes are those of `retrieval.index.opened.OpenedIndex`: `names`, `features`, `config`, `folder` and more.
     """
-
-    folder: Path
-    config: Config
-    settings: dict[str, Any]
-    names: tuple[str, ...]
-    snapshot: Snapshot
-    vocabulary: Vocabulary
-    root: str
-    elsewhere: Mapping[str, str]
-    state: State | None = None
-    contents: tuple[str, ...] = ()
-
-    @classmethod
-    def open(cls, folder: str | Path, verify: bool = False) -> "Collection":
-        """Opens an index; see `open_index`."""
-        return open_index(folder, verify)
-
-    def __repr__(self) -> str:
-        return f"Collection({str(self.folder)!r}, {len(self.names)} images, {self.features} features)"
-
-    @cached_property
-    def ids(self) -> dict[str, int]:
-        """Image name -> image id."""
-        return {name: i for i, name in enumerate(self.names)}
-
-    @property
-    def features(self) -> int:
-        """How many features the live images have."""
-        return self.snapshot.features
-
-    @property
-    def images(self) -> ImageSet:
-        """The photographs, where they lay when they were indexed."""
-        return ImageSet(Path(self.root), self.names, {name: Path(path) for name, path in self.elsewhere.items()})
-
-    def path(self, name: str) -> Path:
-        """Where the photograph of an image lay when it was indexed."""
-        return Path(self.elsewhere.get(name) or Path(self.root, name))
-
-    def content(self, name: str) -> str | None:
-        """sha256 of the file that an image was made from, in hexadecimal; None where it is not known."""
-        return self._contents.get(name)
-
-    @cached_property
-    def _contents(self) -> dict[str, str]:
-        if self.state is None:
-            return {}
-        live = (self.state.entries[line] for line in self.state.live)
-        return {entry["name"]: entry["content"] for entry in live if "content" in entry}
-
-    def newest(self) -> "Collection":
-        """This collection as it is on disk now: itself if nothing changed. Segments that stayed are not read again.
-
-        Raises:
-            ArtefactError: the index is gone or damaged.
-        """
-        manifest = artefacts.read_manifest(self.folder, KIND, VERSION)
-        if self.state is not None and manifest == self.state.manifest:
-            return self
-        return open_index(self.folder, opened=self)
 
     def add(
         self,
@@ -120,210 +26,20 @@ class Collection:
         config: Config | None = None,
         replace: bool = False,
         prefix: str = "",
-    ) -> "Added":
+    ) -> "Added[Collection]":
         """Adds photographs and folders of them; see `retrieval.index.changes.add`."""
-        from retrieval.index import changes  # which opens collections
-
-        return changes.add(self.folder, photographs, config=config, replace=replace, prefix=prefix)
+        return changes.add(self, photographs, config=config, replace=replace, prefix=prefix)
 
     def remove(self, patterns: Sequence[str], *, dry_run: bool = False) -> tuple[str, ...]:
         """Removes images by name or pattern and returns their names; see `retrieval.index.changes.remove`."""
-        from retrieval.index import changes
-
-        return changes.remove(self.folder, patterns, dry_run=dry_run)
+        return changes.remove(self, patterns, dry_run=dry_run)
 
     def compact(self) -> "Collection":
         """Merges the segments and forgets removed images; see `retrieval.index.changes.compact`."""
-        from retrieval.index import changes
+        compacted = changes.compact(self)
+        assert isinstance(compacted, Collection)  # it is of the class that was given
+        return compacted
 
-        return changes.compact(self.folder)
-
-    def check(self, repair: bool = False) -> "Report":
+    def check(self, repair: bool = False) -> Report:
         """Compares everything stored with its checksum and its rules; see `retrieval.index.checking.check`."""
-        from retrieval.index import checking
-
         return checking.check(self.folder, repair)
-
-    def info(self) -> dict[str, Any]:
-        """Facts about the index, as JSON values: what `retrieval info` prints."""
-        return describe_index(self)
-
-
-def open_index(folder: str | Path, verify: bool = False, opened: Collection | None = None) -> Collection:
-    """Opens an index for reading, at one moment, whatever a writer does meanwhile.
-
-    Args:
-        folder: the index, or a folder that holds one.
-        verify: compare every array with its checksum.
-        opened: the same index, opened earlier, whose vocabulary and segments are used again where they are the same:
-            the folder may have been replaced by another index meanwhile.
-
-    Raises:
-        ArtefactError: not an index, damaged, or of another version.
-    """
-    folder = locate(folder)
-    if not folder.exists() and folder.with_name(f"{folder.name}.partial").exists():
-        raise ArtefactError(
-            f"{folder} is not finished: run the command that makes it again, it goes on where it stopped"
-        )
-    for _ in range(_ATTEMPTS):
-        state = read_state(folder, verify)
-        if opened is not None and not _same_kind(opened.settings, state.manifest["settings"]):
-            opened = None
-        try:
-            contents = tuple(segment_content(state.segment_folder(name)) for name in state.segments)
-            segments = _segments(state, contents, verify, opened)
-        except ArtefactError as error:
-            require_moved(folder, state.manifest, error)
-            continue
-        return _collection(state, segments, contents, verify, opened)
-    raise ArtefactError(f"{folder} changes faster than it can be read: try again")
-
-
-def _same_kind(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two indexes differ in their images alone."""
-    return {**one, "features": None} == {**other, "features": None}
-
-
-def _segments(state: State, contents: tuple[str, ...], verify: bool, opened: Collection | None) -> tuple[Segment, ...]:
-    known: dict[str, Segment] = {}
-    if opened is not None:
-        known = dict(zip(opened.contents, opened.snapshot.segments, strict=False))
-    return tuple(
-        known.get(content) or open_segment(state.segment_folder(name), verify)
-        for name, content in zip(state.segments, contents, strict=True)
-    )
-
-
-def _collection(
-    state: State, segments: tuple[Segment, ...], contents: tuple[str, ...], verify: bool, opened: Collection | None
-) -> Collection:
-    folder, settings = state.folder, state.manifest["settings"]
-    names = [entry["name"] for entry in state.entries]
-    bounds = np.cumsum([0] + [len(segment.sizes) for segment in segments])
-    if bounds[-1] != len(names) or (len(state.removed) and state.removed[-1] >= len(names)):
-        raise ArtefactError(
-            f"{folder}: {len(names)} names, {bounds[-1]} images in the segments and {len(state.removed)} removals do "
-            "not go together: make the index anew"
-        )
-    lines = sorted(state.live, key=lambda line: os.fsencode(names[line]))
-    ids = np.full(len(names), -1, np.int32)
-    ids[lines] = np.arange(len(lines), dtype=np.int32)
-    snapshot = Snapshot(segments, tuple(ids[bounds[i] : bounds[i + 1]] for i in range(len(segments))))
-    if opened is not None:
-        config, vocabulary = opened.config, opened.vocabulary
-    else:
-        config = stored_config(folder)
-        vocabulary = open_vocabulary(folder / "vocabulary", verify=verify)
-        require_vocabulary(folder, settings, vocabulary)
-    entries = [state.entries[line] for line in lines]
-    elsewhere = {entry["name"]: entry["path"] for entry in entries if "path" in entry}
-    root = state.facts["root"]
-    live_names = tuple(names[line] for line in lines)
-    return Collection(folder, config, settings, live_names, snapshot, vocabulary, root, elsewhere, state, contents)
-
-
-def stored_config(folder: Path) -> Config:
-    """The configuration that an index was built with.
-
-    Raises:
-        ArtefactError: its file is gone, damaged, or of settings that this program does not know.
-    """
-    path = folder / "config.yaml"
-    try:
-        return settings_module.load(path)
-    except ConfigError as error:
-        told = str(error)
-        raise ArtefactError(told if str(path) in told else f"{path}: {told}") from error
-
-
-def require_vocabulary(folder: Path, settings: dict[str, Any], vocabulary: Vocabulary) -> None:
-    """Refuses a vocabulary that an index was not built with.
-
-    Raises:
-        ArtefactError: other words, or another projection of signatures.
-    """
-    if vocabulary.fingerprint != settings["vocabulary"]["fingerprint"]:
-        raise ArtefactError(f"{folder / 'vocabulary'} is not the vocabulary this index was built with; rebuild it")
-    made_by = settings["signatures"].get("hamming")
-    if made_by is not None and require_embedding(vocabulary).fingerprint != made_by:
-        raise ArtefactError(
-            f"{folder}: its signatures were made by another projection than {vocabulary.folder / 'hamming'} holds; "
-            "rebuild it"
-        )
-
-
-def require_embedding(vocabulary: Vocabulary) -> Embedding:
-    """The vocabulary's Hamming embedding.
-
-    Raises:
-        ArtefactError: it has none.
-    """
-    if vocabulary.embedding is None:
-        raise ArtefactError(
-            f"the vocabulary {vocabulary.folder} cannot make signatures: train it with "
-            "--set 'index.signatures=[hamming]'"
-        )
-    return vocabulary.embedding
-
-
-def describe_index(collection: Collection) -> dict[str, Any]:
-    """Facts about an index, as JSON values: what `retrieval info` prints."""
-    snapshot, state = collection.snapshot, collection.state
-    assert state is not None
-    stored = sum(segment.features for segment in snapshot.segments)
-    size = sum(segment.feature_bytes for segment in snapshot.segments)
-    counts = snapshot.counts
-    return {
-        "index": str(collection.folder),
-        "format": VERSION,
-        "generation": state.facts["generation"],
-        "written_by": state.manifest.get("written_by"),
-        "images": len(collection.names),
-        "removed": len(state.removed),
-        "features": collection.features,
-        "features_per_image": {
-            "min": int(counts.min()) if len(counts) else 0,
-            "median": float(np.median(counts)) if len(counts) else 0.0,
-            "max": int(counts.max(initial=0)),
-        },
-        "without_features": int((counts == 0).sum()),
-        "failed": _lines(collection.folder / FAILED),
-        "words": snapshot.words,
-        "signatures": collection.settings["signatures"],
-        "segments": len(snapshot.segments),
-        "bytes": _bytes(collection.folder),
-        "bytes_per_feature": round(size / max(stored, 1), 2),
-        "descriptor": collection.settings["descriptor"]["name"],
-        "photographs": collection.root,
-        "config": settings_module.to_tree(collection.config),
-    }
-
-
-def _bytes(folder: Path) -> int:
-    """Bytes of all files below a folder; a writer may be removing some meanwhile."""
-    total = 0
-    for place, _, files in os.walk(folder):
-        for name in files:
-            with contextlib.suppress(OSError):
-                total += os.stat(os.path.join(place, name)).st_size
-    return total
-
-
-def _lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def locate(folder: str | Path) -> Path:
-    """The folder itself, or the one index inside it (a work folder keeps one index per descriptor)."""
-    folder = Path(folder)
-    if (folder / artefacts.MANIFEST).exists() or not folder.is_dir():
-        return folder
-    manifests = folder.glob(f"*/{artefacts.MANIFEST}")
-    inside = sorted(path.parent for path in manifests if (path.parent / "segments").is_dir())
-    if len(inside) > 1:
-        raise ArtefactError(f"{folder} holds several indexes, name one: {', '.join(map(str, inside))}")
-    if inside:
-        logger.info("%s: opening the index %s in it", folder, inside[0])
-        return inside[0]
-    return folder

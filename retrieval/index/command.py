@@ -120,12 +120,12 @@ def _index(arguments: argparse.Namespace) -> int:
 
 def _add(arguments: argparse.Namespace) -> int:
     from retrieval.index.changes import add
-    from retrieval.index.collection import open_index
+    from retrieval.index.collection import Collection
 
     fixed = [text for text in arguments.overrides if text.split(".")[0] not in ("parallel", "descriptor")]
     if fixed:
         raise RetrievalError(f"--set {fixed[0]}: photographs are added as the index was made; see `retrieval info`")
-    config = settings_module.load(None, arguments.overrides, base=open_index(arguments.index).config)
+    config = settings_module.load(None, arguments.overrides, base=Collection.open(arguments.index).config)
     done = add(arguments.index, arguments.photos, config=config, replace=arguments.replace, prefix=arguments.prefix)
     if arguments.json:
         facts = {
@@ -168,11 +168,10 @@ def _remove(arguments: argparse.Namespace) -> int:
 
 
 def _compact(arguments: argparse.Namespace) -> int:
-    from retrieval.index.changes import compact
-    from retrieval.index.collection import describe_index, open_index
+    from retrieval.index.collection import Collection
 
-    before = describe_index(open_index(arguments.index))
-    after = describe_index(compact(arguments.index))
+    collection = Collection.open(arguments.index)
+    before, after = collection.info(), collection.compact().info()
     if after["generation"] == before["generation"]:
         print(f"{arguments.index} is compact already")
         return 0
@@ -217,10 +216,10 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from retrieval.index.collection import describe_index, open_index
+    from retrieval.index.collection import Collection
 
-    collection = open_index(arguments.index)
-    facts = describe_index(collection)
+    collection = Collection.open(arguments.index)
+    facts = collection.info()
     if arguments.names:
         facts["names"] = list(collection.names)
     if arguments.json:

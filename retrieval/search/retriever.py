@@ -14,7 +14,7 @@ import numpy as np
 from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.errors import RetrievalError
-from retrieval.index.collection import Collection, open_index
+from retrieval.index.collection import Collection
 from retrieval.search import explanation
 from retrieval.search.explanation import Explanation
 from retrieval.search.queries import Queries, QueryFeatures
@@ -50,7 +50,7 @@ class Retriever:
         Raises:
             ArtefactError: not an index, damaged, or built with other features or words than `config` says.
         """
-        return cls(open_index(path, verify=verify), config)
+        return cls(Collection.open(path, verify=verify), config)
 
     def refresh(self) -> bool:
         """Takes up what was added and removed since the index was opened; what has not changed is not read again.

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from retrieval.errors import BoxError, ImageError, RetrievalError
-from retrieval.index.collection import Collection, open_index
+from retrieval.index.collection import Collection
 from retrieval.photographs.decoding import display_name
 from retrieval.search import as_json
 from retrieval.search.explanation import explain
@@ -122,7 +122,7 @@ class Service:
     def _take_up(self, ours: Retriever, newest: Collection) -> None:
         config = ours.config
         if newest.settings != ours.collection.settings:  # another index has taken the folder
-            newest = open_index(newest.folder)
+            newest = Collection.open(newest.folder)
             config = replace(newest.config, verification=config.verification)
         retriever = Retriever(newest, config)
         warm_up(retriever)
