@@ -18,15 +18,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from retrieval import command_line, planning, reproduction
+from retrieval import command_line
 from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.datasets.benchmarks import Source, open_benchmark
 from retrieval.errors import RetrievalError
+from retrieval.evaluation import planning, reproduction
+from retrieval.evaluation.rows import ROWS, check_rows
 from retrieval.reporting.gallery import Kept, benchmark_sources, keep
 from retrieval.reporting.report import write_report
 from retrieval.reporting.tables import per_query_table, results_table, shortfalls
-from retrieval.rows import ROWS, check_rows
 from retrieval.storage import atomic
 
 logger = logging.getLogger("run_oxford5k")

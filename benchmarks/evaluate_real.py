@@ -16,15 +16,15 @@ from typing import Any
 
 from benchmarks import record
 from retrieval import config as settings_module
-from retrieval import reproduction
 from retrieval.config import Config
 from retrieval.datasets.benchmarks import Benchmark
 from retrieval.datasets.groundtruth import GroundTruth
 from retrieval.datasets.oxford import read_groundtruth
+from retrieval.evaluation import reproduction
+from retrieval.evaluation.reproduction import folder_name
+from retrieval.evaluation.rows import ROWS
 from retrieval.index.collection import Collection
 from retrieval.photographs.folder import ImageSet, list_images
-from retrieval.reproduction import folder_name
-from retrieval.rows import ROWS
 from retrieval.search.retriever import Retriever
 
 WORDS = 20_000

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from benchmarks import record
 from benchmarks.evaluate_real import NAME, real_benchmark
-from retrieval import reproduction
+from retrieval.evaluation import reproduction
 from retrieval.features.store import FeatureStore
 from retrieval.index.collection import Collection
 from retrieval.index.segment import Segment

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from retrieval.reproduction import versions
+from retrieval.evaluation.reproduction import versions
 
 
 def real_data() -> Path:

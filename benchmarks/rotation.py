@@ -24,9 +24,9 @@ from benchmarks import record
 from retrieval import config as settings_module
 from retrieval.datasets import planar
 from retrieval.datasets.oxford import read_groundtruth
+from retrieval.evaluation.pipeline import build_collection
 from retrieval.features.extractor import extract_collection
 from retrieval.photographs.folder import list_images
-from retrieval.pipeline import build_collection
 from retrieval.search.retriever import Retriever
 
 ANGLES = (37, 90, 180)  # degrees, counter-clockwise

@@ -29,9 +29,9 @@ import cv2
 from benchmarks import record
 from retrieval import config as settings_module
 from retrieval.datasets import planar
+from retrieval.evaluation.pipeline import build_collection
 from retrieval.photographs.decoding import load_picture
 from retrieval.photographs.folder import list_images
-from retrieval.pipeline import build_collection
 from retrieval.web.service import image_id
 
 NEW, STORED, WARM = 12, 40, 2  # requests of each kind, and how many before them

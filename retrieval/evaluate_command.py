@@ -11,9 +11,9 @@ from retrieval.errors import DatasetError, RetrievalError
 
 if TYPE_CHECKING:
     from retrieval.datasets.groundtruth import GroundTruth, Query
-    from retrieval.evaluation import Diagnosis
-    from retrieval.reproduction import Clock, Rankings
-    from retrieval.rows import BenchmarkQuery
+    from retrieval.evaluation.measures import Diagnosis
+    from retrieval.evaluation.reproduction import Clock, Rankings
+    from retrieval.evaluation.rows import BenchmarkQuery
     from retrieval.search.retriever import Retriever
 
 SUMMARY = "Measure mAP of an index against a table of your own, or against ground truth in the Oxford/Paris format."
@@ -85,9 +85,9 @@ def add_parser(verbs: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from retrieval import reproduction
-    from retrieval.evaluation import worst_queries
-    from retrieval.rows import check_rows
+    from retrieval.evaluation import reproduction
+    from retrieval.evaluation.measures import worst_queries
+    from retrieval.evaluation.rows import check_rows
 
     rows = check_rows(arguments.rows)
     if arguments.worst < 0:
@@ -124,7 +124,7 @@ def _rank_folder(
     """Ranks the queries of a folder in the Oxford/Paris format, which names images by stem."""
     from retrieval.datasets.benchmarks import Benchmark
     from retrieval.datasets.oxford import read_groundtruth
-    from retrieval.reproduction import indexed_query, rank_queries
+    from retrieval.evaluation.reproduction import indexed_query, rank_queries
 
     images, truth = retriever.collection.images, read_groundtruth(folder)
     benchmark = Benchmark("folder", images, truth, "folder", images)
@@ -141,8 +141,8 @@ def _rank_own(
 ) -> tuple["GroundTruth", "Rankings"]:
     """Ranks the queries of a CSV file, after a look at every photograph that they take."""
     from retrieval.datasets.own import read_own
-    from retrieval.reproduction import indexed_query, rank_queries
-    from retrieval.rows import BenchmarkQuery, need_descriptors
+    from retrieval.evaluation.reproduction import indexed_query, rank_queries
+    from retrieval.evaluation.rows import BenchmarkQuery, need_descriptors
 
     collection, again = retriever.collection, need_descriptors(rows)
 
@@ -165,9 +165,9 @@ def _write_report(
 ) -> None:
     """The page of ``--report``, of what ``results.json`` would say of a benchmark run."""
     from retrieval import config as settings_module
+    from retrieval.evaluation.reproduction import descriptor_name, versions
     from retrieval.reporting.gallery import index_sources, keep
     from retrieval.reporting.report import write_report
-    from retrieval.reproduction import descriptor_name, versions
 
     collection, descriptor = retriever.collection, descriptor_name(retriever)
     report = {
@@ -204,8 +204,8 @@ def _check(retriever: "Retriever", query: "Query", again: bool) -> None:
     Raises:
         RetrievalError: it cannot, the box lies outside, or the photograph is not the indexed one any more.
     """
+    from retrieval.evaluation.rows import ROWS, need_descriptors
     from retrieval.photographs.decoding import load_image
-    from retrieval.rows import ROWS, need_descriptors
     from retrieval.search.queries import check_box
 
     stored = None
@@ -237,7 +237,7 @@ def _tree(one: "Diagnosis") -> dict[str, Any]:
 
 def _print_queries(results: dict[str, dict[str, Any]]) -> None:
     """Average precision of every query under every row, and the mean, in per cent."""
-    from retrieval.rows import HEADINGS
+    from retrieval.evaluation.rows import HEADINGS
 
     rows = list(results)
     names = {name: shown(name) for name in results[rows[0]]["per_query"]}
@@ -250,7 +250,7 @@ def _print_queries(results: dict[str, dict[str, Any]]) -> None:
 
 def _print_worst(row: str, worst: Sequence["Diagnosis"]) -> None:
     """The worst queries of a row, worst first."""
-    from retrieval.rows import HEADINGS
+    from retrieval.evaluation.rows import HEADINGS
 
     lines = [("worst queries", "AP", "found", "latest positive", "first wrong photograph")]
     for one in worst:

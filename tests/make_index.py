@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 
 from retrieval import config as settings
+from retrieval.evaluation.pipeline import build_collection
 from retrieval.index import changes
 from retrieval.photographs.folder import list_images
-from retrieval.pipeline import build_collection
 
 SETTINGS = [
     "descriptor.name=rootsift",

@@ -15,12 +15,12 @@ from tqdm import tqdm
 
 from retrieval import config as settings
 from retrieval.errors import RetrievalError
+from retrieval.evaluation.pipeline import build_collection, partial_folder
 from retrieval.features import extractor
 from retrieval.index import changes
 from retrieval.index.checking import check
 from retrieval.index.collection import Collection
 from retrieval.photographs.folder import list_images
-from retrieval.pipeline import build_collection, partial_folder
 from retrieval.search.retriever import Retriever
 
 # tqdm's own lock is shared with forked processes: one that is killed while it holds it would stop all others

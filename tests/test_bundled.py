@@ -11,9 +11,9 @@ from hardnet.weights import table
 from retrieval import config as settings
 from retrieval.cli import main
 from retrieval.errors import ArtefactError
+from retrieval.evaluation.pipeline import build_collection
 from retrieval.features.extractor import feature_settings
 from retrieval.photographs.folder import list_images
-from retrieval.pipeline import build_collection
 from retrieval.search.retriever import Retriever
 from retrieval.vocabulary.store import bundled, open_vocabulary, save_compact
 

@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from retrieval import config as settings_module
 from retrieval.errors import ArtefactError, RetrievalError
+from retrieval.evaluation.pipeline import build_collection, obtain_index
 from retrieval.features import extractor
 from retrieval.index import building, changes
 from retrieval.index.building import build_index
@@ -26,7 +27,6 @@ from retrieval.index.changes import add, compact, remove
 from retrieval.index.checking import check
 from retrieval.index.collection import Collection
 from retrieval.photographs.folder import ImageSet, list_images
-from retrieval.pipeline import build_collection, obtain_index
 from retrieval.search.retriever import Retriever
 from retrieval.storage import lock
 from tests.conftest import OVERRIDES, view

@@ -18,10 +18,10 @@ from retrieval import config as settings_module
 from retrieval.datasets.groundtruth import OWN, GroundTruth, Query
 from retrieval.datasets.own import HEADER, read_own
 from retrieval.errors import DatasetError, RetrievalError
-from retrieval.evaluation import worst_queries
+from retrieval.evaluation.measures import worst_queries
+from retrieval.evaluation.pipeline import build_collection
+from retrieval.evaluation.rows import ROWS
 from retrieval.photographs.folder import ImageSet, list_images
-from retrieval.pipeline import build_collection
-from retrieval.rows import ROWS
 from retrieval.search.retriever import Retriever
 from tests.command import error_line, run
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from retrieval.datasets.groundtruth import MEDIUM, OXFORD, GroundTruth, Query
 from retrieval.datasets.oxford import read_groundtruth
 from retrieval.errors import DatasetError
-from retrieval.evaluation import average_precision, evaluate, precision_recall
+from retrieval.evaluation.measures import average_precision, evaluate, precision_recall
 
 
 def reference(ranked: list[int], positives: set[int], junk: set[int]) -> float:

@@ -12,11 +12,11 @@ from conftest import view
 
 from retrieval import config as settings
 from retrieval.errors import RetrievalError
+from retrieval.evaluation.pipeline import build_collection
 from retrieval.geometry import frames
 from retrieval.geometry.putatives import find_putatives
 from retrieval.index import changes
 from retrieval.photographs.folder import list_images
-from retrieval.pipeline import build_collection
 from retrieval.search.explanation import place_box
 from retrieval.search.retriever import Retriever
 from tests.command import run

@@ -15,12 +15,12 @@ import hardnet
 from hardnet.descriptors import rootsift
 from retrieval import config as settings
 from retrieval.errors import ArtefactError, DatasetError
+from retrieval.evaluation.pipeline import obtain_index, obtain_vocabulary
 from retrieval.features import ctu, extractor, store
 from retrieval.features.imported import import_features
 from retrieval.features.npy_folder import export_features
 from retrieval.features.store import FeatureStore
 from retrieval.photographs.folder import list_images
-from retrieval.pipeline import obtain_index, obtain_vocabulary
 from retrieval.search.retriever import Retriever
 
 NAMES = ("a/one.jpg", "two.jpg", "empty.jpg", "three", "b/odd \udcff.jpg")

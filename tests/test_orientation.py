@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 
 from benchmarks.rotation import turned_about_centre
 from retrieval.config import DetectorConfig, ImageConfig
+from retrieval.evaluation.pipeline import build_collection
 from retrieval.features import detect_regions
 from retrieval.features.detector import MEASUREMENT_SCALE, ellipse_inside, measurement_inside
 from retrieval.features.extractor import extract_image
@@ -33,7 +34,6 @@ from retrieval.index.assembly import IndexedImage, build_segment
 from retrieval.index.segment import Segment
 from retrieval.photographs.decoding import LoadedImage
 from retrieval.photographs.folder import list_images
-from retrieval.pipeline import build_collection
 from retrieval.search.retriever import Retriever
 
 DOMINANT = DetectorConfig(orientation="dominant")

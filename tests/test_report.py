@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 from retrieval.config import ImageConfig
 from retrieval.datasets.groundtruth import OWN, OXFORD, REVISITED, GroundTruth, Query
 from retrieval.errors import RetrievalError
-from retrieval.evaluation import average_precision, precision_recall
+from retrieval.evaluation.measures import average_precision, precision_recall
+from retrieval.evaluation.reproduction import summarise
+from retrieval.evaluation.rows import HEADINGS
 from retrieval.photographs.decoding import display_name
 from retrieval.reporting import gallery
 from retrieval.reporting.curves import area, chart, mean_curve
 from retrieval.reporting.gallery import Album, Sources, keep, label_of
 from retrieval.reporting.report import render, write_report
 from retrieval.reporting.strokes import Placed
-from retrieval.reproduction import summarise
-from retrieval.rows import HEADINGS
 
 VOID = {"meta", "br", "wbr", "link", "img", "input", "hr", "path"}
 NASTY = "<script>&\"'.jpg"

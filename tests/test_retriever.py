@@ -10,9 +10,9 @@ from conftest import view
 
 from retrieval import config as settings
 from retrieval.errors import ArtefactError, RetrievalError
+from retrieval.evaluation.pipeline import build_collection
 from retrieval.geometry import frames
 from retrieval.photographs.folder import list_images
-from retrieval.pipeline import build_collection
 from retrieval.search.retriever import Retriever
 
 COFFEE = {f"scenes/coffee_{i}.jpg" for i in range(3)}

@@ -28,7 +28,7 @@ from retrieval.datasets.revisited import (
     write_revisited,
 )
 from retrieval.errors import ConfigError, DatasetError, ImageError
-from retrieval.evaluation import DEPTHS, average_precision, evaluate, precision_at
+from retrieval.evaluation.measures import DEPTHS, average_precision, evaluate, precision_at
 from retrieval.photographs.decoding import load_image, load_pixels
 from retrieval.photographs.folder import ImageSet, list_images
 

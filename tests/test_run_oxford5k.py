@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 import run_oxford5k
-from retrieval.reporting.published import published
+from retrieval.evaluation.published import published
+from retrieval.evaluation.reproduction import folder_name
 from retrieval.reporting.tables import per_query_table, results_table, shortfalls
-from retrieval.reproduction import folder_name
 
 SETTINGS = [
     "descriptor.name=rootsift",

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from retrieval import config as settings
-from retrieval import reproduction
 from retrieval.cli import main
 from retrieval.datasets.benchmarks import Benchmark
 from retrieval.datasets.groundtruth import OXFORD, GroundTruth, Query
 from retrieval.errors import ArtefactError, ConfigError
+from retrieval.evaluation import reproduction
+from retrieval.evaluation.pipeline import build_collection, obtain_index, obtain_vocabulary
+from retrieval.evaluation.rows import ROWS, check_rows, signatures_for
 from retrieval.index.collection import Collection
 from retrieval.photographs.folder import list_images
-from retrieval.pipeline import build_collection, obtain_index, obtain_vocabulary
-from retrieval.rows import ROWS, check_rows, signatures_for
 from retrieval.search.retriever import Retriever
 from retrieval.vocabulary.store import open_vocabulary
 

@@ -37,11 +37,11 @@ from survival import (
 
 from retrieval import cli
 from retrieval.errors import ArtefactError, RetrievalError
+from retrieval.evaluation.pipeline import build_collection, partial_folder
 from retrieval.index import changes
 from retrieval.index.checking import check
 from retrieval.index.collection import Collection
 from retrieval.photographs.folder import list_images
-from retrieval.pipeline import build_collection, partial_folder
 from retrieval.search.retriever import Retriever
 from retrieval.storage import atomic, lock
 

@@ -1,7 +1,8 @@
 """Ground truth: queries, the labels of their images, and protocols that say which labels count.
 
 A protocol is data. Philbin et al. 2007 take good and ok as positives and ignore junk; the revisited benchmarks
-(Radenovic et al. 2018, section 3.3) read one set of labels in three ways. `retrieval.evaluation` knows neither.
+(Radenovic et al. 2018, section 3.3) read one set of labels in three ways. `retrieval.evaluation.measures`
+knows neither.
 """
 
 from collections.abc import Mapping

@@ -105,7 +105,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def _index(arguments: argparse.Namespace) -> int:
-    from retrieval import pipeline
+    from retrieval.evaluation import pipeline
     from retrieval.photographs.folder import list_images
 
     config = settings_module.load(arguments.config, arguments.overrides)

@@ -17,12 +17,12 @@ from tqdm import tqdm
 from retrieval.config import ImageConfig
 from retrieval.datasets.benchmarks import Benchmark
 from retrieval.datasets.groundtruth import Box, GroundTruth, Protocol, Query
-from retrieval.evaluation import precision_recall
+from retrieval.evaluation.measures import precision_recall
+from retrieval.evaluation.reproduction import Rankings
 from retrieval.index.collection import Collection
 from retrieval.reporting.figures import BOX
 from retrieval.reporting.pictures import Photograph, encode, fitted, open_photograph, resized, shrunk
 from retrieval.reporting.strokes import Placed, stroke
-from retrieval.reproduction import Rankings
 from retrieval.search.queries import corners
 
 TOP = 20  # hits of a query that are shown under every row

@@ -16,13 +16,13 @@ import yaml
 
 from retrieval.datasets.groundtruth import GroundTruth
 from retrieval.errors import RetrievalError
+from retrieval.evaluation.published import published
+from retrieval.evaluation.rows import HEADINGS
 from retrieval.reporting import gallery
 from retrieval.reporting.gallery import Album, Kept, Sources, chosen_queries
 from retrieval.reporting.pictures import check_writable
-from retrieval.reporting.published import published
 from retrieval.reporting.section import Section, text
 from retrieval.reporting.tables import DATASETS
-from retrieval.rows import HEADINGS
 from retrieval.storage import atomic
 
 logger = logging.getLogger(__name__)

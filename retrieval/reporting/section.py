@@ -5,10 +5,10 @@ from html import escape
 from typing import Any
 
 from retrieval.datasets.groundtruth import GroundTruth, Query
+from retrieval.evaluation.rows import HEADINGS, ROWS
 from retrieval.photographs.decoding import display_name
 from retrieval.reporting.curves import chart, mean_curve
 from retrieval.reporting.gallery import TOP, Album, Kept, label_of
-from retrieval.rows import HEADINGS, ROWS
 
 _LONGEST_NAME = 80  # characters of a hit's name
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from retrieval.reporting.published import published
-from retrieval.rows import HEADINGS
+from retrieval.evaluation.published import published
+from retrieval.evaluation.rows import HEADINGS
 
 DATASETS = {
     "oxford5k": "Oxford5k",

@@ -63,7 +63,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from retrieval import pipeline
+    from retrieval.evaluation import pipeline
 
     words = [] if arguments.words is None else [f"vocabulary.words={arguments.words}"]
     config = settings_module.load(arguments.config, [*arguments.overrides, *words])
@@ -82,7 +82,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from retrieval import pipeline
+    from retrieval.evaluation import pipeline
 
     config = settings_module.load(arguments.config, arguments.overrides)
     facts = pipeline.check_held_out(arguments.vocabulary, arguments.held_out, config)

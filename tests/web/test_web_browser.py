@@ -21,9 +21,9 @@ from playwright.sync_api import sync_playwright
 from web_client import serving
 
 from retrieval import config as settings
+from retrieval.evaluation.pipeline import build_collection
 from retrieval.index import changes
 from retrieval.photographs.folder import list_images
-from retrieval.pipeline import build_collection
 from retrieval.web.service import image_id
 
 pytestmark = pytest.mark.skipif(not os.environ.get("RETRIEVAL_BROWSER"), reason="the page in a browser: make test-web")

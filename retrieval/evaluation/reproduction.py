@@ -13,19 +13,19 @@ from typing import Any
 from tqdm import tqdm
 
 from retrieval import config as settings_module
-from retrieval import evaluation
 from retrieval.config import Config
 from retrieval.datasets.benchmarks import Benchmark
 from retrieval.datasets.groundtruth import Box, GroundTruth, Query
 from retrieval.errors import DatasetError, RetrievalError
+from retrieval.evaluation import measures
+from retrieval.evaluation.pipeline import obtain_index, obtain_vocabulary
+from retrieval.evaluation.published import published
+from retrieval.evaluation.rows import BenchmarkQuery, check_rows, rank, signatures_for
 from retrieval.features.ctu import CtuFiles
 from retrieval.features.extractor import extract_collection
 from retrieval.features.imported import import_features
 from retrieval.features.store import FeatureStore
 from retrieval.photographs.folder import ImageSet
-from retrieval.pipeline import obtain_index, obtain_vocabulary
-from retrieval.reporting.published import published
-from retrieval.rows import BenchmarkQuery, check_rows, rank, signatures_for
 from retrieval.search.queries import check_box
 from retrieval.search.retriever import Retriever
 from retrieval.storage import atomic
@@ -247,7 +247,7 @@ def summarise(ranked: Rankings, ground_truth: GroundTruth, dataset: str, descrip
     results: dict[str, dict[str, Any]] = {}
     for row in ranked:
         reference = published(dataset, descriptor, row)
-        found = evaluation.evaluate(ranked[row], ground_truth)
+        found = measures.evaluate(ranked[row], ground_truth)
         main = found[ground_truth.main.name]
         results[row] = {
             "map": main.map,

@@ -16,11 +16,11 @@ import numpy as np
 from retrieval.config import Config
 from retrieval.datasets.benchmarks import PHOTOGRAPHS, R1M, Source, database_images, open_benchmark
 from retrieval.errors import DatasetError, ImageError
+from retrieval.evaluation.reproduction import folder_name
+from retrieval.evaluation.rows import signatures_for
 from retrieval.features import extractor
 from retrieval.features.store import read_plan, shard_folder
 from retrieval.photographs.folder import ImageSet, list_images
-from retrieval.reproduction import folder_name
-from retrieval.rows import signatures_for
 from retrieval.storage import artefacts
 from retrieval.vocabulary.quantizer import Quantizer
 

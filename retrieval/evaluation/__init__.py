@@ -1,0 +1,1 @@
+"""Evaluation: measures, the rows of the table, whole benchmark runs, and what they will take."""
