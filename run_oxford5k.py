@@ -18,8 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from retrieval import command_line
 from retrieval import config as settings_module
+from retrieval.commands import shared
 from retrieval.config import Config
 from retrieval.datasets.benchmarks import Source, open_benchmark
 from retrieval.errors import RetrievalError
@@ -36,7 +36,7 @@ logger = logging.getLogger("run_oxford5k")
 def main(argv: list[str] | None = None) -> int:
     """Parses arguments and runs; returns the exit code: 0 fine, 1 a cell fell short of ``--check``, 2 an error."""
     arguments = _parser().parse_args(argv)
-    return command_line.run_command(_run, arguments)
+    return shared.run_command(_run, arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="POINTS",
         help="exit 1 if a cell is more than POINTS below its published value",
     )
-    command_line.add_settings(parser, with_config=False)
-    command_line.add_common(parser)
+    shared.add_settings(parser, with_config=False)
+    shared.add_common(parser)
     return parser
 
 

@@ -101,7 +101,7 @@ def serving(index: Path) -> Iterator[tuple[str, float]]:
     start = time.perf_counter()
     environment = {key: value for key, value in os.environ.items() if key != "RETRIEVAL_TOKEN"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "retrieval.cli", "serve", str(index), "--port", "0", "--log-level", "warning"],
+        [sys.executable, "-m", "retrieval.commands.cli", "serve", str(index), "--port", "0", "--log-level", "warning"],
         stdout=subprocess.PIPE,
         text=True,
         env=environment,

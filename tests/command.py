@@ -1,6 +1,6 @@
 """The command line as the tests call it."""
 
-from retrieval import cli
+from retrieval.commands import cli
 
 
 def run(capsys, *arguments):

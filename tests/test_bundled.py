@@ -9,7 +9,7 @@ import pytest
 import hardnet
 from hardnet.weights import table
 from retrieval import config as settings
-from retrieval.cli import main
+from retrieval.commands.cli import main
 from retrieval.errors import ArtefactError
 from retrieval.evaluation.pipeline import build_collection
 from retrieval.features.extractor import feature_settings

@@ -114,7 +114,7 @@ def test_every_hostile_file_is_listed(folder, tmp_path):
 def test_retrieval_index_lists_them_too(folder, tmp_path):
     photos, bad, good = folder
     given = [*SETTINGS, "vocabulary.words=20", "vocabulary.iterations=1"]
-    command = [sys.executable, "-m", "retrieval.cli", "index", str(photos), "-o", str(tmp_path / "index")]
+    command = [sys.executable, "-m", "retrieval.commands.cli", "index", str(photos), "-o", str(tmp_path / "index")]
     command += [part for setting in given for part in ("--set", setting)]
     code, _, peak = watched(command, tmp_path / "log")
     said = (tmp_path / "log").read_text()

@@ -33,7 +33,7 @@ def many(tmp_path_factory):
 def command(photos, target):
     settings = ["descriptor.name=rootsift", "parallel.jobs=2", "parallel.shard_images=4"]
     settings += ["vocabulary.words=50", "vocabulary.iterations=1"]
-    verb = [sys.executable, "-m", "retrieval.cli", "index", str(photos), "-o", str(target)]
+    verb = [sys.executable, "-m", "retrieval.commands.cli", "index", str(photos), "-o", str(target)]
     return verb + [part for setting in settings for part in ("--set", setting)]
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from hardnet.patchsets import read_arrays
-from retrieval.cli import main
+from retrieval.commands.cli import main
 from tests.test_multiview import write_scene
 from tests.test_sequences import write_sequence
 

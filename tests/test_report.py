@@ -465,7 +465,7 @@ def test_evaluate_reports_on_the_oxford_format_too(capsys, index, tmp_path):
 @pytest.mark.parametrize(("name", "word"), [("r.pdf", ".html"), ("none/r.html", "no folder"), ("taken.html", "folder")])
 def test_bad_reports_are_told_before_the_work(capsys, index, table, tmp_path, monkeypatch, name, word):
     (tmp_path / "taken.html").mkdir()
-    monkeypatch.setattr("retrieval.evaluate_command.open_retriever", lambda _: pytest.fail("searched"))
+    monkeypatch.setattr("retrieval.commands.evaluate.open_retriever", lambda _: pytest.fail("searched"))
     code, out, err = run(capsys, "evaluate", index, table, "--report", tmp_path / name)
     assert (code, out) == (2, "")
     assert err.count("\n") == 1

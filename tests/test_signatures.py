@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from retrieval import config as settings
-from retrieval.cli import main
+from retrieval.commands.cli import main
 from retrieval.datasets.benchmarks import Benchmark
 from retrieval.datasets.groundtruth import OXFORD, GroundTruth, Query
 from retrieval.errors import ArtefactError, ConfigError

@@ -35,7 +35,7 @@ from survival import (
     without_syncs,
 )
 
-from retrieval import cli
+from retrieval.commands import cli
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.evaluation.pipeline import build_collection, partial_folder
 from retrieval.index import changes

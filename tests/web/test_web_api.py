@@ -12,7 +12,7 @@ pytest.importorskip("httpx2", reason="needs the extra dev")
 
 from web_client import FROZEN, make_client, opened
 
-from retrieval import cli
+from retrieval.commands import cli
 from retrieval.search.as_json import search_tree
 from retrieval.web.service import image_id
 

@@ -10,8 +10,7 @@ pytest.importorskip("httpx2", reason="needs the extra dev")
 
 from web_client import BASE, make_client
 
-from retrieval import cli
-from retrieval.web import command
+from retrieval.commands import cli, serve
 from retrieval.web.service import image_id
 
 TOKEN = "a-long-enough-token"
@@ -138,7 +137,7 @@ def test_a_browser_gets_a_cookie_for_it(index):
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "photos.example"])
 def test_others_are_not_let_in_unasked(capsys, monkeypatch, index, host):
-    monkeypatch.delenv(command.TOKEN_VARIABLE, raising=False)
+    monkeypatch.delenv(serve.TOKEN_VARIABLE, raising=False)
     assert cli.main(["serve", str(index), "--host", host]) == 2
     assert "give a token" in capsys.readouterr().err
 
@@ -150,17 +149,17 @@ def test_weak_tokens_are_refused(capsys, index, token):
 
 
 def test_addresses_of_this_machine():
-    assert all(map(command.is_loopback, ("127.0.0.1", "127.1.2.3", "::1", "localhost")))
-    assert not any(map(command.is_loopback, ("0.0.0.0", "::", "10.0.0.1", "example.org", "")))
+    assert all(map(serve.is_loopback, ("127.0.0.1", "127.1.2.3", "::1", "localhost")))
+    assert not any(map(serve.is_loopback, ("0.0.0.0", "::", "10.0.0.1", "example.org", "")))
 
 
 def test_names_that_requests_may_use():
-    assert command._hosts("127.0.0.1", []) == {"127.0.0.1", "localhost", "[::1]"}
-    assert command._hosts("0.0.0.0", []) is None
+    assert serve._hosts("127.0.0.1", []) == {"127.0.0.1", "localhost", "[::1]"}
+    assert serve._hosts("0.0.0.0", []) is None
     ours = socket.gethostname().lower()
     for host in ("0.0.0.0", "::"):  # what is printed is answered
-        assert command._hosts(host, ["Search.Example"]) == {"127.0.0.1", "localhost", "[::1]", ours, "search.example"}
-    assert command._hosts("fe80::1", ["search.example", "::2"]) == {"[fe80::1]", "search.example", "[::2]"}
+        assert serve._hosts(host, ["Search.Example"]) == {"127.0.0.1", "localhost", "[::1]", ours, "search.example"}
+    assert serve._hosts("fe80::1", ["search.example", "::2"]) == {"[fe80::1]", "search.example", "[::2]"}
 
 
 def test_too_many_connections(index):
@@ -174,8 +173,8 @@ def test_too_many_connections(index):
 
 
 def test_the_extra_may_be_missing(capsys, monkeypatch, index):
-    found = command.importlib.util.find_spec
-    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None if name == "uvicorn" else found(name))
+    found = serve.importlib.util.find_spec
+    monkeypatch.setattr(serve.importlib.util, "find_spec", lambda name: None if name == "uvicorn" else found(name))
     assert cli.main(["serve", str(index)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1

@@ -216,7 +216,7 @@ def test_answers_do_not_wait_for_the_network(index):
 
 
 def test_a_taken_port_is_told(index, capsys):
-    from retrieval import cli
+    from retrieval.commands import cli
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert cli.main(["serve", str(index), "--port", str(taken.getsockname()[1])]) == 2
@@ -237,7 +237,8 @@ def test_nothing_is_imported_early():
     import sys
 
     code = (
-        "import sys, retrieval.cli as c; c._parser(); sys.exit(any(n in sys.modules for n in ('starlette', 'uvicorn')))"
+        "import sys, retrieval.commands.cli as c; c._parser(); "
+        "sys.exit(any(n in sys.modules for n in ('starlette', 'uvicorn')))"
     )
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

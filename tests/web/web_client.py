@@ -46,7 +46,7 @@ def opened(folder, depth=200):
 @contextlib.contextmanager
 def serving(folder, *options, cwd=None, env=None, stop=signal.SIGTERM):
     """``retrieval serve`` on a free port: the process, its address, and where its standard error goes."""
-    command = [sys.executable, "-m", "retrieval.cli", "serve", str(folder), "--port", "0", *map(str, options)]
+    command = [sys.executable, "-m", "retrieval.commands.cli", "serve", str(folder), "--port", "0", *map(str, options)]
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
     environment["PYTHONPATH"] = os.pathsep.join([root, *environment.get("PYTHONPATH", "").split(os.pathsep)])

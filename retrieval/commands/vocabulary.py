@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval import config as settings_module
-from retrieval.command_line import add_settings, add_verb
+from retrieval.commands.shared import add_settings, add_verb
 from retrieval.errors import RetrievalError
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from retrieval.command_line import add_settings, add_verb, open_retriever
+from retrieval.commands.shared import add_settings, add_verb, open_retriever
 from retrieval.errors import RetrievalError
 
 DEPTH = 100  # candidates that geometry looks at; the page answers at once, which 1,000 at few words do not

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval import config as settings_module
-from retrieval.command_line import SOME_FAILED, add_settings, add_verb, shown
+from retrieval.commands.shared import SOME_FAILED, add_settings, add_verb, shown
 from retrieval.errors import RetrievalError
 from retrieval.features.store import FAILED, Failure
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from retrieval import config as settings_module
-from retrieval.command_line import add_common, add_settings
+from retrieval.commands.shared import add_common, add_settings
 from retrieval.errors import RetrievalError
 
 Run = Callable[[argparse.Namespace], int]

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retrieval.command_line import add_settings, add_verb, open_retriever, shown
+from retrieval.commands.search_figures import check_figure, draw_explanation, draw_sheet
+from retrieval.commands.shared import add_settings, add_verb, open_retriever, shown
 from retrieval.errors import RetrievalError
 from retrieval.search.as_json import explanation_tree, search_tree
-from retrieval.search_figures import check_figure, draw_explanation, draw_sheet
 
 if TYPE_CHECKING:
     from retrieval.search.explanation import Explanation, Placement, SharedWords

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retrieval.command_line import shown
+from retrieval.commands.shared import shown
 from retrieval.search.grades import grades
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from retrieval.command_line import add_common, add_settings, open_retriever, shown
+from retrieval.commands.shared import add_common, add_settings, open_retriever, shown
 from retrieval.errors import DatasetError, RetrievalError
 
 if TYPE_CHECKING:

@@ -1,0 +1,40 @@
+"""The command line: ``retrieval index | add | remove | query | serve | ...``; each module here declares its verbs.
+
+Exit codes: see `retrieval.commands.shared`.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from retrieval import __version__
+from retrieval.commands import download, evaluate, index, patches, search, serve, vocabulary
+from retrieval.commands.shared import run_command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: arguments without the program name; None takes the process's.
+
+    Returns:
+        The exit code.
+    """
+    arguments = _parser().parse_args(argv)
+    return run_command(arguments.command, arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="retrieval", description="Find the photographs that show the same thing as a photograph."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
+    for verb in (index, search, evaluate, vocabulary, patches, serve, download):
+        verb.add_parser(verbs)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
