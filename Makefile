@@ -24,7 +24,7 @@ ifndef RETRIEVAL_REAL_DATA
 RETRIEVAL_REAL_DATA := $(abspath $(wildcard ../shared/data))
 endif
 
-.PHONY: help demo test test-web soak lint evaluate-real real-data bench open-patches train clean
+.PHONY: help demo test test-web soak lint wheel docs evaluate-real real-data bench open-patches train clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do \
@@ -39,8 +39,8 @@ test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest
 
 soak: $(STAMP) ## Kill 200 writers, read for a minute, fail every write, flip thousands of bits, search as 64 clients (about 12 minutes)
-	RETRIEVAL_SOAK=1 $(BIN)/python -m pytest tests/test_survival.py tests/test_durability.py tests/test_damage.py --durations=10
-	RETRIEVAL_SOAK=1 $(BIN)/python -m pytest tests/web/test_web_server.py -k test_many_at_once -s
+	RETRIEVAL_SOAK=1 $(BIN)/python -m pytest tests/index/test_survival.py tests/index/test_durability.py tests/index/test_checking.py --durations=10
+	RETRIEVAL_SOAK=1 $(BIN)/python -m pytest tests/web/test_server.py -k test_many_at_once -s
 
 # The page in a browser: Debian's Chromium, and axe-core, which npm brings into the cache below runs/ (never committed).
 BROWSER := $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))
@@ -52,16 +52,26 @@ test-web: $(STAMP) ## Test the search page in a browser (chromium); screenshots 
 	if [ ! -f $(AXE) ]; then $(MAKE) --no-print-directory $(AXE) || \
 		echo "axe-core could not be fetched with npm: accessibility is not checked" >&2; fi; \
 	axe=$$([ -f $(AXE) ] && echo "$(abspath $(AXE))" || true); \
-	RETRIEVAL_BROWSER="$(BROWSER)" RETRIEVAL_AXE="$$axe" $(BIN)/python -m pytest tests/web/test_web_browser.py -rs
+	RETRIEVAL_BROWSER="$(BROWSER)" RETRIEVAL_AXE="$$axe" $(BIN)/python -m pytest tests/web/test_browser.py -rs
 
 $(AXE):
 	@mkdir -p $(dir $@).. && cd $(dir $@).. && npm pack --silent axe-core@$(AXE_VERSION) > /dev/null && \
 		tar xzf axe-core-$(AXE_VERSION).tgz package/axe.min.js && rm axe-core-$(AXE_VERSION).tgz
 
-lint: $(STAMP) ## Check style and types
+lint: $(STAMP) ## Check style, types and that imports go down the floors of docs/architecture.md
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+wheel: $(STAMP) ## Build wheel and sdist into dist/, and try the wheel in a fresh environment outside the checkout
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(PYTHON) -m venv dist/try
+	dist/try/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt $(PIP_ARGS) \
+		"$$(ls $(CURDIR)/dist/*.whl)[$(BACKEND),web]"
+	dist/try/bin/python .ci/try_wheel.py
+	rm -rf dist/try
 
 evaluate-real: | real-data $(STAMP) ## Measure on real photographs: RETRIEVAL_REAL_DATA=DIR
 	RETRIEVAL_REAL_DATA="$(RETRIEVAL_REAL_DATA)" $(BIN)/python -m benchmarks.evaluate_real
@@ -110,7 +120,7 @@ train: open-patches ## Train the bundled weights again (two hours on 2 cores): r
 	$(BIN)/hardnet train configs/hardnet/open-2.yaml --run runs/open-2
 
 clean: ## Remove caches and build files; keeps .venv, data and runs
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find retrieval hardnet benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One environment serves the demo and the tests, so the tests need no network after `make demo` either.

@@ -9,7 +9,7 @@ from retrieval import config as settings
 from retrieval.evaluation.pipeline import build_collection, remove_partial
 from retrieval.photographs.folder import list_images
 
-ROOTSIFT = "descriptor.name=rootsift"  # quick; the default has tests of its own (test_bundled.py)
+ROOTSIFT = "descriptor.name=rootsift"  # quick; the default has tests of its own (vocabulary/test_bundled.py)
 OVERRIDES = [ROOTSIFT, "vocabulary.words=400", "vocabulary.iterations=5", "parallel.jobs=1", "parallel.shard_images=3"]
 
 

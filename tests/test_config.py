@@ -25,6 +25,24 @@ def test_every_shipped_configuration_loads(path):
     assert isinstance(settings.load(path), Config)
 
 
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_shipped_configuration_has_a_name(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / path.stem).write_text("seed: 5")  # the shipped one goes before it, as a weights name before a file
+    assert settings.load(path.stem) == settings.load(path)
+    assert settings.load(f"./{path.stem}").seed == 5
+
+
+def test_a_name_that_nothing_has(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"did you mean objects\?\): those are .*oxford5k-rootsift"):
+        settings.load("objekts")
+    (tmp_path / "mine").write_text("seed: 5")
+    assert settings.load("mine").seed == 5
+    with pytest.raises(ConfigError, match=r"cannot read the configuration objekts\.yaml"):
+        settings.load("objekts.yaml")
+
+
 def test_configurations_for_collections_differ_in_orientation_alone():
     folder = Path(CONFIGS[0]).parent
     assert settings.load(folder / "buildings.yaml") == Config()

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from test_imported import ellipse_of, some_regions, write_ctu
 
 import run_oxford5k
+from tests.features.test_imported import ellipse_of, some_regions, write_ctu
 
 FEW_WORDS = ["vocabulary.words=40", "vocabulary.iterations=3", "parallel.jobs=1", "hqe.min_inliers=4"]
 

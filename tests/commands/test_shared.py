@@ -1,0 +1,26 @@
+"""What all verbs share."""
+
+import argparse
+
+import pytest
+
+from retrieval.commands.shared import Listed
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (["bow", "bow+sv"], ["bow", "bow+sv"]),
+        (["bow,bow+sv"], ["bow", "bow+sv"]),
+        (["bow,", "hqe,hqe+ma"], ["bow", "hqe", "hqe+ma"]),
+        (["my,weights.pth"], ["my,weights.pth"]),
+    ],
+)
+def test_values_by_spaces_or_commas(tmp_path, monkeypatch, given, found):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my,weights.pth").touch()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", nargs="+", action=Listed)
+    assert parser.parse_args(["--rows", *given]).rows == found
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--rows", ","])

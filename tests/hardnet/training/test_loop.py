@@ -1,0 +1,305 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import hardnet
+from hardnet.benchmarks.brown import draw_pairs, evaluate_brown
+from hardnet.commands.cli import main
+from hardnet.descriptors.network import NetworkDescriptor
+from hardnet.descriptors.networks import HardNet, read_network
+from hardnet.errors import PatchSetError, SettingsError, TrainingError, WeightsError
+from hardnet.patchsets import PatchSet, write_arrays
+from hardnet.training.loop import CHECKPOINT, train
+from hardnet.training.recipe import OptimiserSettings, PhaseSettings, Recipe, SetSettings, load_recipe
+from hardnet.training.state import initialise
+from hardnet.training.views import ViewSettings
+from tests.hardnet.patch_fixtures import write_hpatches, write_phototour
+
+CONFIGS = Path(__file__).parents[3] / "configs" / "hardnet"
+
+
+def hidden_identity(points, per_point=4, seed=0):
+    """Patches whose identity is a faint smooth pattern below strong fine noise: nothing that pixels give away."""
+    generator = np.random.default_rng(seed)
+    identity = generator.normal(0, 1, (points, 5, 5)).astype(np.float32)
+    smooth = np.stack([cv2.resize(pattern, (32, 32), interpolation=cv2.INTER_CUBIC) for pattern in identity])
+    noise = generator.normal(0, 1, (points * per_point, 32, 32))
+    patches = 127 + 14 * np.repeat(smooth, per_point, axis=0) + 28 * noise
+    ids = np.repeat(np.arange(points), per_point).astype(np.int32)
+    return PatchSet("hidden", np.clip(patches, 0, 255).astype(np.uint8), ids, np.zeros(len(ids), np.int32))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Batches of a few patches gain nothing from more, and lose on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return write_arrays(tmp_path_factory.mktemp("toy") / "toy", hidden_identity(60))
+
+
+def recipe(path, steps=20, batch=16, phase=None, **changes):
+    chosen = PhaseSettings(**{"pairs": steps * batch, "batch": batch, "learning_rate": 5.0, **(phase or {})})
+    settings = {"name": "toy", "sets": (SetSettings(str(path)),), "phases": (chosen,), "dropout": 0.1}
+    return Recipe(**{**settings, "precision": "single", **changes})
+
+
+def weights_of(path):
+    with safe_open(path, framework="pt") as stream:
+        return {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
+
+
+def false_positives(network, patch_set):
+    return evaluate_brown(NetworkDescriptor(network, "toy", "toy"), patch_set, *draw_pairs(patch_set, 1000, 0))
+
+
+def test_it_overfits_learns_what_generalises_and_learns_nothing_from_shuffled_labels(tmp_path):
+    known, unseen = hidden_identity(48, seed=0), hidden_identity(48, seed=1)
+    folder = write_arrays(tmp_path / "known", known)
+    shuffled_ids = np.random.default_rng(0).permutation(known.point_ids)
+    shuffled = PatchSet("shuffled", known.patches, shuffled_ids.astype(np.int32), known.scene_ids)
+    wrong = write_arrays(tmp_path / "shuffled", shuffled)
+    plain = {"views": ViewSettings(flips=False), "learning_rate": 8.0}
+    untrained = HardNet(0.0)
+    initialise(untrained, 0.6, 0)
+    results = {}
+    # (loss, false positives on the points trained on, and on points never seen)
+    for name, source in (("true", folder), ("shuffled", wrong)):
+        chosen = recipe(source, steps=40, batch=24, phase=plain, dropout=0.0)
+        outcome = train(chosen, tmp_path / name, "cpu", None)
+        network = read_network(outcome.weights)[1]
+        results[name] = (outcome.loss, false_positives(network, known), false_positives(network, unseen))
+    before = false_positives(untrained.eval(), unseen)
+    assert before > 0.8  # pixels give nothing away
+    assert results["true"][0] < 0.95 < results["shuffled"][0]
+    assert results["true"][1] < 0.05  # what it was trained on
+    assert results["true"][2] < 0.3  # points it never saw
+    assert results["shuffled"][2] > 0.8
+
+
+def test_the_published_schedule():
+    published = load_recipe(CONFIGS / "liberty.yaml")
+    assert published.steps == 48828  # 10 epochs of 5,000,000 pairs in batches of 1024
+    assert published.learning_rate(0) == 10.0
+    assert published.learning_rate(100) == pytest.approx(10.0 * (1 - 100 * 1024 / 50e6))
+    assert published.learning_rate(48827) == pytest.approx(10.0 * (1 - 48827 * 1024 / 50e6))
+    assert (published.optimiser.momentum, published.optimiser.dampening) == (0.9, 0.9)
+    assert published.optimiser.weight_decay == 1e-4
+    assert (published.dropout, published.gain, published.margin) == (0.3, 0.6, 1.0)
+    assert published.phases[0].views == ViewSettings(flips=True)
+
+
+def test_the_papers_recipe_runs_on_a_generated_phototour_set(tmp_path, monkeypatch):
+    write_phototour(tmp_path / "liberty")
+    write_phototour(tmp_path / "notredame", seed=1)
+    steps, batch = 200, 8
+    chosen = load_recipe(
+        CONFIGS / "liberty.yaml",
+        [
+            f"sets.0.path={tmp_path / 'liberty'}",
+            f"validation.path={tmp_path / 'notredame'}",
+            f"phases.0.pairs={steps * batch}",
+            f"phases.0.batch={batch}",
+            "validation.pairs=200",
+            "validation.every=100",
+        ],
+    )
+    used = []
+    plain = torch.optim.SGD.step
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: (used.append(self.param_groups[0]["lr"]), plain(self)))
+    outcome = train(chosen, tmp_path / "run", "cpu", tmp_path / "logs")
+    assert len(used) == steps
+    assert [used[0], used[100], used[199]] == pytest.approx([10.0, 5.0, 0.05])
+    assert outcome.step == outcome.steps == steps
+    assert outcome.validation is not None
+    assert hardnet.load(outcome.weights).describe(np.zeros((2, 32, 32), np.float32)).shape == (2, 128)
+    events = EventAccumulator(str(tmp_path / "logs" / "hardnet-lib+"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("validation FPR95")] == [100, 200]
+    assert len(events.Scalars("loss")) == 10
+
+
+def test_the_union_recipe_reads_all_its_kinds(tmp_path):
+    for name in ("liberty", "notredame", "yosemite"):
+        write_phototour(tmp_path / name)
+    write_hpatches(tmp_path / "hpatches", {"i_one": 12, "v_two": 12}, width=65)
+    overrides = [f"sets.{k}.path={tmp_path / name}" for k, name in enumerate(("liberty", "notredame", "yosemite"))]
+    overrides += [f"sets.3.path={tmp_path / 'hpatches'}", "phases.0.pairs=32", "phases.0.batch=16"]
+    outcome = train(load_recipe(CONFIGS / "all.yaml", overrides), tmp_path / "run", "cpu", None)
+    assert outcome.weights.name == "hardnet++.safetensors"
+
+
+def test_every_recipe_can_be_read():
+    for path in sorted(CONFIGS.glob("*.yaml")):
+        assert load_recipe(path).steps > 1000
+
+
+def test_pieces_give_the_same_weights_as_one_run(toy, tmp_path):
+    views = ViewSettings(rotation=10, noise=0.1)
+    chosen = recipe(toy, steps=12, averaging=0.9, checkpoint_every=5, phase={"views": views})
+    whole = train(chosen, tmp_path / "whole", "cpu", None)
+    for _ in range(3):
+        pieces = train(chosen, tmp_path / "pieces", "cpu", None, stop_after=5)
+    assert pieces.step == whole.step == 12
+    one, other = weights_of(whole.weights), weights_of(pieces.weights)
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_killed_run_gives_the_same_weights_as_one_left_alone(toy, tmp_path):
+    other = write_arrays(tmp_path / "other", hidden_identity(40, seed=5))
+    text = (
+        "name: toy\nprecision: bfloat16\ncheckpoint_every: 3\naveraging: 0.9\n"
+        f"sets: [{{path: '{toy}', share: 0.7}}, {{path: '{other}', share: 0.3}}]\n"
+        "phases: [{pairs: 640, batch: 16, learning_rate: 5.0, views: {rotation: 10, noise: 0.2}}]\n"
+    )
+    (tmp_path / "toy.yaml").write_text(text)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "hardnet.commands.cli", "train", "toy.yaml", "--device", "cpu", "--run"]
+
+    def start(run, log):
+        with (tmp_path / log).open("wb") as stream:
+            return subprocess.Popen([*command, run], cwd=tmp_path, env=environment, stderr=stream)
+
+    running = start("killed", "first.log")
+    checkpoint = tmp_path / "killed" / CHECKPOINT
+    deadline = time.monotonic() + 60
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    state = torch.load(checkpoint, weights_only=True)
+    assert 0 < state["step"] < 40
+    for run in ("killed", "alone"):
+        assert start(run, f"{run}.log").wait(timeout=120) == 0
+    assert f"going on after step {state['step']} of 40" in (tmp_path / "killed.log").read_text()
+    one, other = (weights_of(tmp_path / run / "toy.safetensors") for run in ("killed", "alone"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert list((tmp_path / "logs" / "toy").iterdir())
+
+
+def test_a_loss_that_is_no_number_stops_with_the_last_good_checkpoint_kept(toy, tmp_path):
+    chosen = recipe(toy, steps=20, checkpoint_every=4)
+    train(chosen, tmp_path / "run", "cpu", None, stop_after=4)
+    good = torch.load(tmp_path / "run" / CHECKPOINT, weights_only=True)
+
+    def poison(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.data.fill_(float("nan"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.SGD, "step", poison)
+        with pytest.raises(TrainingError, match=r"no number at step 5; .*checkpoint\.pth holds the last good state"):
+            train(chosen, tmp_path / "run", "cpu", None)
+    kept = torch.load(tmp_path / "run" / CHECKPOINT, weights_only=True)
+    assert kept["step"] == good["step"] == 4
+    assert all(torch.equal(kept["state_dict"][key], good["state_dict"][key]) for key in good["state_dict"])
+    # weights that fail on the very step of a checkpoint are not written either
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.SGD, "step", poison)
+        with pytest.raises(TrainingError, match="no number"):
+            train(recipe(toy, steps=20, checkpoint_every=1), tmp_path / "other", "cpu", None)
+    assert not (tmp_path / "other" / CHECKPOINT).exists()
+
+
+def test_a_checkpoint_of_another_recipe_or_a_damaged_one_is_refused(toy, tmp_path):
+    train(recipe(toy), tmp_path / "run", "cpu", None, stop_after=2)
+    with pytest.raises(TrainingError, match="made with another recipe"):
+        train(recipe(toy, seed=1), tmp_path / "run", "cpu", None)
+    (tmp_path / "run" / CHECKPOINT).write_bytes(b"not a checkpoint")
+    with pytest.raises(TrainingError, match=r"cannot be taken up .*remove it to start again"):
+        train(recipe(toy), tmp_path / "run", "cpu", None)
+
+
+def test_wrong_use_is_told_in_one_line(toy, tmp_path, capsys):
+    with pytest.raises(TrainingError, match="names no patch sets"):
+        train(Recipe(), tmp_path / "run", "cpu", None)
+    with pytest.raises(PatchSetError, match="is not a folder of patches"):
+        train(recipe(tmp_path / "nothing"), tmp_path / "run", "cpu", None)
+    with pytest.raises(TrainingError, match="takes up to 100 points of hidden, which has 60"):
+        train(recipe(toy, batch=100), tmp_path / "run", "cpu", None)
+    (tmp_path / "bad.yaml").write_text("phases: [{batc: 3}]\n")
+    assert main(["train", str(tmp_path / "bad.yaml"), "--run", str(tmp_path / "run")]) == 2
+    assert "unknown configuration key 'phases.0.batc'" in capsys.readouterr().err
+    (tmp_path / "bad.yaml").write_text(f"sets: [{{path: '{toy}'}}, {{path: '{toy}', share: 0.5}}]\n")
+    with pytest.raises(SettingsError, match="a share to every set or to none"):
+        load_recipe(tmp_path / "bad.yaml")
+
+
+def test_points_of_one_patch_train_through_views(tmp_path):
+    single = hidden_identity(40, per_point=1)
+    folder = write_arrays(tmp_path / "single", single)
+    with pytest.raises(TrainingError, match="no point with two patches"):
+        train(recipe(folder, steps=2), tmp_path / "run", "cpu", None)
+    views = ViewSettings(rotation=10, shift=0.1)
+    assert train(recipe(folder, steps=2, phase={"views": views}), tmp_path / "run", "cpu", None).weights.is_file()
+
+
+def test_bfloat16_computes_so_and_keeps_single_weights(toy, tmp_path, monkeypatch):
+    types = []
+    plain = HardNet.forward
+
+    def observed(self, patches):
+        hook = self.features[0].register_forward_hook(lambda module, inputs, output: types.append(output.dtype))
+        rows = plain(self, patches)
+        hook.remove()
+        return rows
+
+    monkeypatch.setattr(HardNet, "forward", observed)
+    chosen = recipe(toy, steps=60, precision="bfloat16")
+    outcome = train(chosen, tmp_path / "run", "cpu", None)
+    assert set(types) == {torch.bfloat16}
+    assert outcome.loss < 1.05  # it begins near 1.2
+    state = torch.load(outcome.checkpoint, weights_only=True)["state_dict"]
+    assert {value.dtype for value in state.values() if value.is_floating_point()} == {torch.float32}
+
+
+def test_changed_patches_are_not_trained_on_silently(tmp_path):
+    folder = write_arrays(tmp_path / "set", hidden_identity(40))
+    train(recipe(folder, steps=4), tmp_path / "run", "cpu", None, stop_after=2)
+    moved = folder.rename(tmp_path / "moved")
+    assert train(recipe(moved, steps=4), tmp_path / "run", "cpu", None, stop_after=1).step == 3
+    other = write_arrays(tmp_path / "other", hidden_identity(41))
+    with pytest.raises(TrainingError, match="made with other data"):
+        train(recipe(other, steps=4), tmp_path / "run", "cpu", None)
+
+
+def test_a_run_can_start_from_weights(toy, tmp_path):
+    first = train(recipe(toy, steps=10), tmp_path / "first", "cpu", None).weights
+    still = {"learning_rate": 0.0}
+    chosen = recipe(toy, steps=1, start=str(first), phase=still, optimiser=OptimiserSettings(weight_decay=0.0))
+    again = train(chosen, tmp_path / "again", "cpu", None).weights
+    one, other = weights_of(first), weights_of(again)
+    assert all(torch.equal(one[key], other[key]) for key in one if key.endswith("weight"))
+    with pytest.raises(WeightsError, match="nothing"):
+        train(recipe(toy, start=str(tmp_path / "nothing.safetensors")), tmp_path / "third", "cpu", None)
+
+
+def test_processes_share_a_batch_and_end_with_one_network(toy, tmp_path):
+    """Two processes under torchrun: gradients of the whole batch, equal weights."""
+    script = Path(__file__).with_name("parallel_training.py")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run([*command, str(toy), str(tmp_path)], env=environment, capture_output=True, timeout=180)
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    first, second = (torch.load(tmp_path / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
+    for kind in ("weights", "average"):
+        assert all(torch.equal(first[kind][key], second[kind][key]) for key in first[kind])
+    torch.testing.assert_close(first["gradient"], first["expected"], rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(second["gradient"], first["expected"], rtol=1e-4, atol=1e-7)
+    assert (tmp_path / "run" / "toy.safetensors").is_file()

@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import pytest
+
+from hardnet.errors import SettingsError
+from hardnet.settings import build, to_tree
+from hardnet.training.recipe import PhaseSettings, Recipe, fingerprint, load_recipe
+
+CONFIGS = Path(__file__).parents[3] / "configs" / "hardnet"
+
+
+def test_a_recipe_survives_the_way_through_plain_values():
+    recipe = Recipe(phases=(PhaseSettings(pairs=100, batch=10), PhaseSettings(pairs=90, batch=20)), seed=3)
+    assert build(Recipe, to_tree(recipe)) == recipe
+
+
+def test_phases_follow_each_other():
+    recipe = Recipe(
+        phases=(
+            PhaseSettings(pairs=100, batch=10, learning_rate=4, final_learning_rate=2),
+            PhaseSettings(pairs=90, batch=20, learning_rate=1),
+        )
+    )
+    assert recipe.steps == 14
+    rates = [recipe.learning_rate(step) for step in range(14)]
+    assert rates[:2] == [4.0, 3.8]
+    assert rates[9:12] == pytest.approx([2.2, 1.0, 1 - 20 / 90])
+    with pytest.raises(ValueError, match="no such step"):
+        recipe.learning_rate(14)
+
+
+def test_overrides_reach_into_lists_and_into_defaults(tmp_path):
+    assert load_recipe(None, ["phases.0.batch=64"]).phases[0].batch == 64
+    path = tmp_path / "recipe.yaml"
+    path.write_text("sets: [{path: a}, {path: b}]\n")
+    assert load_recipe(path, ["sets.1.path=c"]).sets[1].path == "c"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sets: [{pth: a}]", r"unknown configuration key 'sets\.0\.pth'; the nearest known key is '.*path'"),
+        ("sets: [{kind: arrays}]", r"sets\.0\.path is missing"),
+        ("sets: {path: a}", "sets: expected tuple, got"),
+        ("phases: []", "at least one"),
+        ("phases: [{batch: 1}]", r"phases\.batch: expected at least 2"),
+        ("precision: double", "expected one of auto, single, bfloat16"),
+        ("dropout: 1.0", "dropout: expected a number from 0 to below 1"),
+        ("phases: [{views: {occlusion: 7}}]", r"views\.occlusion: expected a probability"),
+        ("phases: [{views: {blur: -3}}]", r"views\.blur: expected at least 0"),
+        ("optimiser: {momentum: 5}", r"optimiser\.momentum: expected 0 to below 1"),
+        ("margin: -2", "margin: expected at least 0"),
+        ("phases: [{views: {flips: 1}}]", r"phases\.0\.views\.flips: expected bool, got 1"),
+    ],
+)
+def test_mistakes_are_told_with_their_place(tmp_path, text, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=message):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("phases.1.batch=4", "'1' is not a place in a list of 1"),
+        ("seed.x=4", "'seed' is not a section"),
+        ("phases.0.batch", "expected key=value"),
+    ],
+)
+def test_wrong_overrides_are_told(override, message):
+    with pytest.raises(SettingsError, match=message):
+        load_recipe(None, [override])
+
+
+def test_the_fingerprint_follows_what_changes_the_weights():
+    plain = Recipe()
+    assert fingerprint(plain) == fingerprint(Recipe(name="other", checkpoint_every=7))
+    assert fingerprint(plain) != fingerprint(Recipe(seed=1))
+    assert fingerprint(plain) != fingerprint(Recipe(phases=(PhaseSettings(batch=512),)))
+
+
+def test_a_shipped_recipe_by_name():
+    assert load_recipe("liberty") == load_recipe(CONFIGS / "liberty.yaml")
+    with pytest.raises(SettingsError, match="those are all, liberty, open-2, open"):
+        load_recipe("freedom")

@@ -1,0 +1,206 @@
+"""1,000 files that are no usable photographs: each is listed with its reason, and none costs time or memory."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retrieval.errors import ImageError
+from retrieval.photographs.decoding import load_image, read_header
+from tests import hostile
+
+GOOD = hostile.odd_but_good()
+MEMORY = 2 << 30  # bytes, of all processes together
+PATIENCE = 400  # seconds; only a hang takes so long
+SETTINGS = ["descriptor.name=rootsift", "parallel.jobs=2", "parallel.shard_images=100"]
+
+EXTRACT = """
+import logging, sys
+from retrieval import config
+from retrieval.photographs.folder import list_images
+from retrieval.features.extractor import extract_collection
+logging.basicConfig(format="%(levelname)s: %(message)s")
+extract_collection(list_images(sys.argv[1]), sys.argv[2], config.load(None, sys.argv[3:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The hostile files with the good ones among them; the folder and the names of either."""
+    folder = tmp_path_factory.mktemp("hostile")
+    bad = hostile.write(folder, hostile.selected())
+    good = hostile.write(folder, [("good", name, data) for name, data in GOOD.items()])
+    assert len(bad) == len(set(bad)) == hostile.COUNT
+    return folder, bad, good
+
+
+def resident(process):
+    """Resident bytes of a process; 0 when it is gone."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def descendants(root):
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    found = {root}
+    while more := {process for process, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def watched(arguments, err):
+    """Runs a command; returns its exit code, the seconds it took, and the peak of its processes' resident bytes.
+
+    What is measured is the sum of the resident sets of the process and all its descendants, sampled every 20 ms; pages
+    that they share are counted once for each.
+    """
+    start, peak = time.monotonic(), 0
+    with err.open("wb") as stream:
+        process = subprocess.Popen(arguments, stdout=stream, stderr=stream)
+        while process.poll() is None:
+            peak = max(peak, sum(map(resident, descendants(process.pid))))
+            if time.monotonic() - start > PATIENCE:
+                process.kill()
+                pytest.fail("it hangs")
+            time.sleep(0.02)
+    return process.returncode, time.monotonic() - start, peak
+
+
+def failures(path):
+    lines = path.read_text(encoding="utf-8").split("\n")
+    assert lines.pop() == ""
+    return {entry["name"]: entry["reason"] for entry in map(json.loads, lines)}
+
+
+def check_failures(path, bad):
+    found = failures(path)
+    assert set(found) == set(bad)
+    assert all(reason.isprintable() and reason for reason in found.values())
+    assert all(line.isascii() for line in path.read_text().splitlines())
+    assert {os.fsencode(name) for name in found} == {os.fsencode(name) for name in bad}
+
+
+def check_log(text):
+    for line in text.splitlines():
+        assert line.startswith(("WARNING: skipped ", "INFO: ")) or "files could not be used" in line, line
+
+
+def test_every_hostile_file_is_listed(folder, tmp_path):
+    photos, bad, good = folder
+    command = [sys.executable, "-c", EXTRACT, str(photos), str(tmp_path / "features"), *SETTINGS]
+    code, seconds, peak = watched(command, tmp_path / "log")
+    said = (tmp_path / "log").read_text()
+    print(f"{hostile.COUNT} files in {seconds:.1f} s, at most {peak / 2**20:.0f} MiB")  # noqa: T201 (shown by -s)
+    assert code == 0, said[-2000:]
+    check_failures(tmp_path / "features" / "failed.jsonl", bad)
+    check_log(said)
+    assert said.count("\n") == len(bad)
+    assert not any("the process that read it" in line for line in said.splitlines())
+    plan = json.loads((tmp_path / "features" / "plan.json").read_text())
+    assert len(plan["images"]) == len(bad) + len(good)
+    assert peak < MEMORY, f"{peak / 2**20:.0f} MiB"
+
+
+def test_retrieval_index_lists_them_too(folder, tmp_path):
+    photos, bad, good = folder
+    given = [*SETTINGS, "vocabulary.words=20", "vocabulary.iterations=1"]
+    command = [sys.executable, "-m", "retrieval.commands.cli", "index", str(photos), "-o", str(tmp_path / "index")]
+    command += [part for setting in given for part in ("--set", setting)]
+    code, _, peak = watched(command, tmp_path / "log")
+    said = (tmp_path / "log").read_text()
+    assert code == 1, said[-2000:]
+    check_failures(tmp_path / "index" / "failed.jsonl", bad)
+    names = [json.loads(line)["name"] for line in (tmp_path / "index" / "images.jsonl").read_text().splitlines()]
+    assert set(names) == set(good)
+    assert f"{len(good)} photographs" in said
+    assert f"{len(bad)} files could not be used" in said
+    assert peak < MEMORY, f"{peak / 2**20:.0f} MiB"
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_what_cameras_and_programs_write_is_taken(name):
+    image = load_image(GOOD[name])
+    size = (53, 37) if name == "odd-size.jpg" else (hostile.WIDTH, hostile.HEIGHT)
+    assert (image.width, image.height) == size
+    assert read_header(GOOD[name]).damage is None
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("baseline.jpg", lambda data: hostile.resized(data, hostile.WIDTH, hostile.HEIGHT + 16), "data end before"),
+        ("progressive.jpg", lambda data: hostile.resized(data, hostile.WIDTH, hostile.HEIGHT + 16), "data end before"),
+        ("baseline.jpg", lambda data: data[: len(data) // 2] + b"\xff\xd9", "data end before"),
+        ("restarts.jpg", lambda data: data[: data.index(b"\xff\xd4")] + b"\xff\xd9", "data end before"),
+        ("baseline.jpg", lambda data: hostile.resized(data, 8000, 7900), "cannot hold 8000 x 7900"),
+        ("plain.tif", lambda data: data[:-2000], "truncated"),
+        ("lossless.webp", lambda data: data[:16] + b"\xff\xff\xff\x00" + data[20:], "does not fit its container"),
+    ],
+)
+def test_what_is_broken_is_refused(name, change, reason):
+    data = change(GOOD[name])
+    with pytest.raises(ImageError, match=reason):
+        load_image(data)
+
+
+def test_tiff_directories_in_a_circle_are_refused():
+    pixels = hostile.pictures()[0]
+    fields = hostile.tiff_fields(pixels)
+    assert load_image(hostile.tiff(fields, pixels.tobytes())).width == hostile.WIDTH
+    assert load_image(hostile.tiff(fields, pixels.tobytes(), after=10**9)).width == hostile.WIDTH  # a cut second page
+    with pytest.raises(ImageError, match="circle"):
+        load_image(hostile.tiff(fields, pixels.tobytes(), after="self"))
+
+
+FUZZ = """
+import pathlib, re, sys
+import numpy as np
+from retrieval.errors import ImageError
+from retrieval.photographs.decoding import load_image
+taken = 0
+for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+    try:
+        assert np.isfinite(load_image(path).gray).all()
+        taken += 1
+    except ImageError:
+        pass
+status = pathlib.Path("/proc/self/status").read_text()
+print(taken, re.search(r"VmHWM:\\s+(\\d+) kB", status)[1])  # ru_maxrss would be the parent's, if that was larger
+"""
+
+
+@pytest.mark.parametrize("seed", [0])
+def test_random_changes_give_pixels_or_an_image_error(tmp_path, seed):
+    """300 sound files with some bytes changed, all in one process, whose peak resident set is bounded."""
+    rng = np.random.default_rng(seed)
+    sound = list(GOOD.values())
+    for i in range(300):
+        data = bytearray(sound[i % len(sound)])
+        reach = len(data) if i % 2 else min(200, len(data))
+        for at in rng.integers(0, reach, int(rng.integers(1, 9))):
+            data[at] = rng.integers(256)
+        (tmp_path / f"{i:03d}").write_bytes(data)
+    done = subprocess.run([sys.executable, "-c", FUZZ, str(tmp_path)], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr[-2000:]
+    taken, kilobytes = map(int, done.stdout.split())
+    assert 20 < taken < 280
+    assert kilobytes < 1 << 20
+
+
+@pytest.mark.skipif("RETRIEVAL_REAL_DATA" not in os.environ, reason="RETRIEVAL_REAL_DATA is not set")
+@pytest.mark.parametrize("name", ["paris250", "sf300"])
+def test_real_photographs_are_taken(name):
+    paths = sorted(Path(os.environ["RETRIEVAL_REAL_DATA"], name, "images").iterdir())
+    assert len(paths) > 200
+    for path in paths:
+        load_image(path)

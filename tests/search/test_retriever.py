@@ -1,0 +1,149 @@
+"""The facade on a small collection: the right scene first, transforms that hold, and clear refusals."""
+
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+
+from retrieval import config as settings
+from retrieval.errors import ArtefactError, RetrievalError
+from retrieval.evaluation.pipeline import build_collection
+from retrieval.geometry import frames
+from retrieval.photographs.folder import list_images
+from retrieval.search.retriever import Retriever
+from tests.conftest import view
+
+COFFEE = {f"scenes/coffee_{i}.jpg" for i in range(3)}
+
+
+@pytest.fixture(scope="module")
+def retriever(index):
+    return Retriever.open(index, verify=True)
+
+
+@pytest.mark.parametrize("expand", [None, "aqe"])
+def test_the_same_scene_comes_first(retriever, expand):
+    hits = retriever.query("scenes/coffee_0.jpg", expand=expand)
+    assert {hit.name for hit in hits[:3]} == COFFEE
+    assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
+    scores = [hit.score for hit in hits]
+    assert scores == sorted(scores, reverse=True)
+    assert hits[0].inliers > 50
+    assert "ramp.png" not in {hit.name for hit in hits}
+
+
+def test_a_new_photograph_finds_its_scene_with_the_right_transform(retriever, photos):
+    picture = skimage.data.coffee()[:, :, ::-1]
+    image, new = view(picture, 0.8, 2)
+    hits = {hit.name: hit for hit in retriever.query(image)}
+    _, stored = view(picture, 0.65, 4, (5, -3))
+    hit = hits["scenes/coffee_1.jpg"]
+    truth = np.vstack([stored, [0, 0, 1]]) @ np.linalg.inv(np.vstack([new, [0, 0, 1]]))
+    corners = np.array([[100, 100], [380, 100], [240, 300]], float)
+    np.testing.assert_allclose(frames.apply(hit.transform, corners), frames.apply(truth[:2], corners), atol=6)
+    assert hit.matches.shape == (hit.inliers, 2, 6)
+    carried = frames.apply(hit.transform, hit.matches[:, 0])
+    assert np.median(np.hypot(*(carried - hit.matches[:, 1, :2]).T)) < 3
+
+
+def test_path_array_and_name_agree(retriever, photos):
+    path = photos / "scenes" / "astronaut_0.jpg"
+    by_name = retriever.query("scenes/astronaut_0.jpg", top=3)
+    by_path = retriever.query(str(path), top=3)
+    by_array = retriever.query(cv2.imread(str(path)), top=3)
+    assert [hit.name for hit in by_path] == [hit.name for hit in by_array] == [hit.name for hit in by_name]
+    # a stored photograph's geometry is quantised, its words are the same
+    assert by_path[0].score == by_array[0].score == pytest.approx(by_name[0].score, abs=0.02 * by_name[0].score)
+
+
+def test_box_takes_features_strictly_inside(retriever):
+    whole = retriever.queries.features("scenes/coffee_0.jpg")
+    part = retriever.queries.features("scenes/coffee_0.jpg", (100, 80, 300, 300))
+    x, y = whole.regions[:, 0], whole.regions[:, 1]
+    assert len(part.words) == ((x > 100) & (x < 300) & (y > 80) & (y < 300)).sum()
+    assert 0 < len(part.words) < len(whole.words)
+
+
+def test_without_verification_scores_are_cosines(retriever):
+    hits = retriever.query("scenes/coffee_0.jpg", verify=False)
+    assert hits[0].name == "scenes/coffee_0.jpg"
+    assert hits[0].score == pytest.approx(1, abs=1e-6)
+    assert all(hit.inliers == 0 and hit.transform is None and len(hit.matches) == 0 for hit in hits)
+
+
+def test_a_photograph_without_regions_finds_nothing_and_is_never_found(retriever, photos):
+    assert retriever.query("ramp.png") == []
+    assert retriever.query(str(photos / "ramp.png"), expand="aqe") == []
+
+
+@pytest.mark.parametrize("rerank", ["original", "expanded", "none"])
+def test_every_way_to_rerank(index, rerank):
+    base = Retriever.open(index).config
+    config = settings.load(None, [f"expansion.rerank={rerank}"], base=base)
+    hits = Retriever.open(index, config).query("scenes/coffee_0.jpg", expand="aqe")
+    assert {hit.name for hit in hits[:3]} == COFFEE
+
+
+def test_no_source_leaves_the_verified_list(index):
+    base = Retriever.open(index).config
+    config = settings.load(None, ["expansion.min_inliers=100000"], base=base)
+    retriever = Retriever.open(index, config)
+    plain, expanded = (
+        retriever.query("scenes/coffee_0.jpg"),
+        retriever.query("scenes/coffee_0.jpg", expand="aqe"),
+    )
+    assert [(hit.name, hit.score) for hit in plain] == [(hit.name, hit.score) for hit in expanded]
+
+
+@pytest.mark.parametrize(
+    ("box", "words"),
+    [
+        ((500, 10, 600, 50), "outside"),
+        ((10, 10, 10, 50), "empty"),
+        ((0, 0, np.nan, 5), "finite"),
+        ((1, 2, 3), "four"),
+    ],
+)
+def test_bad_boxes(retriever, box, words):
+    with pytest.raises(RetrievalError, match=words):
+        retriever.query("scenes/coffee_0.jpg", box=box)
+
+
+def test_bad_requests(retriever, index):
+    with pytest.raises(RetrievalError, match="expansion"):
+        retriever.query("scenes/coffee_0.jpg", expand="magic")
+    with pytest.raises(RetrievalError, match=r"nowhere\.jpg"):
+        retriever.query("nowhere.jpg")
+    with pytest.raises(RetrievalError, match="top"):
+        retriever.query("scenes/coffee_0.jpg", top=-1)
+    for override in ("detector.threshold=9", "vocabulary.probes=3", "descriptor.name=tfeat-lib"):
+        other = settings.load(None, [override], base=retriever.config)
+        with pytest.raises(ArtefactError, match=override.split("=")[0].split(".")[0]):
+            Retriever.open(index, other)
+
+
+def test_not_an_index(tmp_path):
+    with pytest.raises(ArtefactError, match="holds no index"):
+        Retriever.open(tmp_path)
+
+
+def test_a_folder_of_one_index_opens_it(index, tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "rootsift").symlink_to(index)
+    assert Retriever.open(tmp_path / "work").collection.names == Retriever.open(index).collection.names
+    (tmp_path / "work" / "tfeat").symlink_to(index)
+    with pytest.raises(ArtefactError, match="several"):
+        Retriever.open(tmp_path / "work")
+
+
+def test_a_collection_of_one_photograph_finds_it(photos, config, tmp_path):
+    """Every idf is 0 there: the score is 0, but shared words and geometry still find the photograph."""
+    (tmp_path / "one").mkdir()
+    shutil.copy(photos / "cat.png", tmp_path / "one")
+    few = settings.load(None, ["vocabulary.words=50"], base=config)
+    build_collection(list_images(tmp_path / "one"), tmp_path / "index", few)
+    hits = Retriever.open(tmp_path / "index").query(str(photos / "cat.png"))
+    assert [hit.name for hit in hits] == ["cat.png"]
+    assert hits[0].inliers > 20

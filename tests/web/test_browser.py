@@ -1,0 +1,337 @@
+"""The page in a real Chromium: ``make test-web`` runs this; screenshots are left in runs/web.
+
+Environment: RETRIEVAL_BROWSER the program, RETRIEVAL_AXE axe-core's axe.min.js (without it accessibility is not
+checked).
+"""
+
+import os
+import shutil
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import cv2
+import pytest
+import skimage.data
+
+pytest.importorskip("starlette", reason="needs the extra web")
+pytest.importorskip("playwright", reason="needs the extra dev")
+
+from playwright.sync_api import sync_playwright
+
+from retrieval import config as settings
+from retrieval.evaluation.pipeline import build_collection
+from retrieval.index import changes
+from retrieval.photographs.folder import list_images
+from retrieval.web.service import image_id
+from tests.conftest import view
+from tests.web.web_client import serving
+
+pytestmark = pytest.mark.skipif(not os.environ.get("RETRIEVAL_BROWSER"), reason="the page in a browser: make test-web")
+
+SHOTS = Path(__file__).parents[2] / "runs" / "web"
+LOOKS = [(360, 740, "light"), (360, 740, "dark"), (1024, 768, "light"), (1920, 1080, "light"), (1920, 1080, "dark")]
+QUERY, ANSWER = "scenes/coffee_0.jpg", "scenes/coffee_2.jpg"
+
+
+@pytest.fixture(scope="module")
+def signed(photos, config, tmp_path_factory):
+    """An index with signatures of the shared photographs."""
+    target = tmp_path_factory.mktemp("signed") / "photos.index"
+    overrides = ["index.signatures=[hamming]"]
+    build_collection(list_images(photos), target, settings.load(None, overrides, base=config))
+    return target
+
+
+@pytest.fixture(scope="module")
+def address(signed):
+    with serving(signed) as (_, found):
+        yield found
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    program = os.environ["RETRIEVAL_BROWSER"]
+    if shutil.which(program) is None:
+        pytest.skip(f"there is no {program}")
+    options = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium's sandbox does not run as root
+    with sync_playwright() as run:
+        found = run.chromium.launch(executable_path=shutil.which(program), args=options)
+        yield found
+        found.close()
+
+
+def expected(message):
+    """Whether Chromium only reports a request that was refused as it should be."""
+    return "Failed to load resource" in message and any(f"status of {code}" in message for code in (404, 422))
+
+
+@pytest.fixture
+def open_page(chromium):
+    """Opens pages; fails at the end if one said anything on its console."""
+    contexts, said = [], []
+
+    def make(width=1280, height=900, scheme="light", **options):
+        context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.on("console", lambda message: said.append(message.text) if not expected(message.text) else None)
+        page.on("pageerror", lambda error: said.append(str(error)))
+        return page
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert said == []
+
+
+def drag(page, box, size=(480, 400)):
+    """Drags a box, given in pixels of the photograph."""
+    page.wait_for_selector(".drawing image")
+    page.locator(".drawing").scroll_into_view_if_needed()
+    area = page.locator(".drawing").bounding_box()
+    scale = area["width"] / size[0]
+    x1, y1, x2, y2 = [area["xy"[i % 2]] + (value + 0.5) * scale for i, value in enumerate(box)]
+    page.mouse.move(x1, y1)
+    page.mouse.down()
+    page.mouse.move((x1 + x2) / 2, (y1 + y2) / 2, steps=4)
+    page.mouse.move(x2, y2, steps=4)
+    page.mouse.up()
+
+
+def finished(page):
+    page.wait_for_selector("#hits li")
+    page.wait_for_selector("#results:not([aria-busy])")
+
+
+def names(page):
+    return page.locator("#hits .name").all_inner_texts()
+
+
+def shot(page, name, whole=True):
+    page.wait_for_load_state("networkidle")
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS / f"{name}.png", full_page=whole)
+
+
+def given(page, key):
+    return parse_qs(urlsplit(page.url).query).get(key, [None])[0]
+
+
+def test_from_a_photograph_to_its_matches_and_back(open_page, address):
+    page = open_page()
+    page.goto(address)
+    page.wait_for_selector("#images img")
+    page.fill("#find-text", "coffee")
+    page.press("#find-text", "Enter")
+    page.wait_for_selector("#collection-status:has-text('3 photographs')")
+    page.click(f"#images a[href*='{image_id(QUERY)}']")
+    finished(page)
+    assert names(page)[0] == QUERY
+    drag(page, (120, 90, 380, 330))
+    page.wait_for_url("**box=**")
+    finished(page)
+    box = [float(value) for value in given(page, "box").split(",")]
+    assert all(abs(a - b) <= 2 for a, b in zip(box, (120, 90, 380, 330), strict=True))
+    found = names(page)
+    assert found[0] == QUERY
+    assert set(found[:3]) == {f"scenes/coffee_{i}.jpg" for i in range(3)}
+    assert "2 very likely" in page.inner_text("#status")  # besides the photograph itself
+    assert page.locator("#hits .grade").first.inner_text() == "this photograph"
+    shared = page.url
+    page.click(f"#hits a[href*='hit={image_id(ANSWER)}']")
+    page.wait_for_selector(".pairs image")
+    assert page.locator(".pair").count() > 20
+    assert "same arrangement" in page.inner_text(".lead")
+    assert "very likely the same" in page.inner_text(".lead")
+    assert page.locator(".pairs .outline").count() == 2
+    assert page.evaluate("document.activeElement.id") == "match-title"
+    page.click("button:has-text('Swap')")
+    assert page.input_value("#blend") == "100"
+    page.click("button:has-text('Blink')")
+    page.wait_for_timeout(1000)
+    page.click("button:has-text('Stop')")
+    page.go_back()
+    finished(page)
+    page.wait_for_function(f"document.activeElement.href?.includes('hit={image_id(ANSWER)}')")  # where one had been
+    assert page.url == shared
+    assert names(page) == found
+    page.go_forward()
+    page.wait_for_selector(".pairs image")
+    other = open_page()  # somebody who was sent the address
+    other.goto(shared)
+    finished(other)
+    assert names(other) == found
+    assert other.input_value("[name=x1]") == page.evaluate(
+        "new URLSearchParams(location.search).get('box').split(',')[0]"
+    )
+
+
+def test_an_uploaded_photograph(open_page, address, tmp_path):
+    picture, _ = view(skimage.data.astronaut()[:, :, ::-1], 0.7, 3, (10, 4))
+    cv2.imwrite(str(tmp_path / "<b>my photo.jpg"), picture)
+    page = open_page()
+    page.goto(address)
+    page.set_input_files("#file", tmp_path / "<b>my photo.jpg")
+    finished(page)
+    assert "(uploaded)" in page.inner_text("#query-name")
+    assert names(page)[0].startswith("scenes/astronaut")
+    key = given(page, "q")
+    assert len(key) == 32
+    page.click("#hits a >> nth=0")
+    page.wait_for_selector(".pairs image")
+    page.goto(f"{address}/?q={'0' * 32}")
+    page.wait_for_selector("#problem:has-text('upload it again')")
+
+
+def test_what_cannot_be_used_is_told(open_page, address, tmp_path):
+    (tmp_path / "notes.jpg").write_text("no photograph")
+    page = open_page()
+    page.goto(address)
+    page.wait_for_selector("#images img")
+    with page.expect_response("**/api/uploads"):
+        page.set_input_files("#file", tmp_path / "notes.jpg")
+    page.wait_for_selector("#problem:has-text('cannot be used as a photograph')")
+    assert page.locator("#images li").count() > 0
+
+
+def test_dropped_and_pasted(open_page, address, photos):
+    page = open_page()
+    page.goto(address)
+    page.wait_for_selector("#images img")
+    data = list((photos / QUERY).read_bytes())
+    for kind in ("drop", "paste"):
+        page.evaluate(
+            """([kind, data]) => {
+                const transfer = new DataTransfer();
+                transfer.items.add(new File([new Uint8Array(data)], `${kind}.jpg`));
+                const event = kind === "drop" ? new DragEvent("drop", { dataTransfer: transfer })
+                                              : new ClipboardEvent("paste", { clipboardData: transfer });
+                dispatchEvent(event);
+            }""",
+            [kind, data + list(kind.encode())],
+        )
+        page.wait_for_selector(f"#query-name:has-text('{kind}.jpg')")
+        finished(page)
+        assert names(page)[0] == QUERY
+
+
+def test_with_the_keyboard_alone(open_page, address):
+    page = open_page()
+    page.goto(address)
+    page.wait_for_selector("#images img")
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.closest('#images') !== null"):
+            break
+    page.keyboard.press("Enter")
+    finished(page)
+    page.focus("[name=x1]")
+    for value in ("60", "60", "300", "260"):
+        page.keyboard.type(value)
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # the button after the fields
+    page.wait_for_url("**box=60,60,300,260**")
+    finished(page)
+    page.fill("[name=x2]", "10")
+    page.press("[name=x2]", "Enter")
+    page.wait_for_selector("#problem:has-text('right must exceed left')")
+    for option in ("aqe", "hqe"):
+        page.check(f"[value={option}]")
+        page.wait_for_url(f"**expand={option}**")
+        finished(page)
+    page.check("[name=expand][value='']")
+    page.wait_for_selector("[name=verify]:enabled")
+    page.uncheck("[name=verify]")
+    page.wait_for_url("**verify=0**")
+    finished(page)
+    assert "similar details only" in page.inner_text("#hits")
+
+
+def test_without_signatures_hqe_is_not_offered(open_page, index):
+    with serving(index) as (_, address):
+        page = open_page()
+        page.goto(f"{address}/?q={image_id(QUERY)}")
+        finished(page)
+        assert page.is_disabled("[value=hqe]")
+        assert "no signatures" in page.inner_text("#hqe-note")
+
+
+def test_less_motion(open_page, address):
+    page = open_page(reduced_motion="reduce")
+    page.goto(f"{address}/?q={image_id(QUERY)}&hit={image_id(ANSWER)}")
+    page.wait_for_selector(".blink image")
+    assert page.is_hidden("button:has-text('Blink')")
+    assert page.is_visible("button:has-text('Swap')")
+
+
+def test_touch(open_page, address):
+    page = open_page(360, 740, has_touch=True, is_mobile=True)
+    page.goto(f"{address}/?q={image_id(QUERY)}")
+    finished(page)
+    page.locator(".drawing").scroll_into_view_if_needed()
+    area = page.locator(".drawing").bounding_box()
+    session = page.context.new_cdp_session(page)
+    places = [(0.25, 0.25), (0.5, 0.5), (0.8, 0.8)]
+    for i, (x, y) in enumerate(places):
+        point = {"x": area["x"] + x * area["width"], "y": area["y"] + y * area["height"]}
+        kind = "touchStart" if i == 0 else "touchMove"
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [point]})
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    page.wait_for_url("**box=**")
+    finished(page)
+    assert names(page)[0] == QUERY
+
+
+@pytest.mark.parametrize(("width", "height", "scheme"), LOOKS)
+def test_looks_and_accessibility(open_page, address, width, height, scheme):
+    """Every view at each size: nothing is wider than the screen, and axe finds nothing serious."""
+    page = open_page(width, height, scheme, bypass_csp=True)  # so that axe can be put in
+    axe = os.environ.get("RETRIEVAL_AXE")
+    query = f"?q={image_id(QUERY)}&box=120,90,380,330"
+    views = {
+        "collection": ("/", "#images img"),
+        "search": (f"/{query}", "#hits li"),
+        "match": (f"/{query}&hit={image_id(ANSWER)}", ".pairs image"),
+        "nothing": (f"/{query}&hit={image_id('cat.png')}", ".pairs image"),
+        "gone": (f"/?q={'0' * 32}", "#problem:not([hidden])"),
+        "api": ("/docs", ".operation"),
+    }
+    for name, (path, there) in views.items():
+        page.goto(address + path)
+        page.wait_for_selector(there)
+        shot(page, f"{name}-{width}-{scheme}", whole=name != "api")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        if name == "search":
+            photograph, tools = (page.locator(part).bounding_box() for part in (".drawing", "#tools"))
+            beside = tools["x"] >= photograph["x"] + photograph["width"]
+            assert beside if width > 900 else tools["y"] >= photograph["y"] + photograph["height"]
+        if axe:
+            page.evaluate(Path(axe).read_text())
+            results = page.evaluate("axe.run()")
+            bad = [
+                (one["id"], one["impact"], [node["target"] for node in one["nodes"]][:5])
+                for one in results["violations"]
+                if one["impact"] in ("serious", "critical")
+            ]
+            assert bad == [], name
+            assert len(results["passes"]) > 10
+    if not axe:
+        pytest.skip("axe-core is not there (npm): accessibility was not checked")
+
+
+def test_the_page_follows_the_index(open_page, index, photos, tmp_path):
+    folder = tmp_path / "x.index"
+    shutil.copytree(index, folder)
+    with serving(folder) as (_, address):
+        page = open_page()
+        page.goto(address)
+        page.wait_for_selector("#collection-status:has-text('9 photographs')")
+        changes.remove(folder, ["cat.png"])
+        for _ in range(20):
+            page.wait_for_timeout(500)
+            page.reload()
+            page.wait_for_selector("#images img")
+            if "8 photographs" in page.inner_text("#collection-status"):
+                return
+        raise AssertionError("the removed photograph is still there")
