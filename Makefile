@@ -64,6 +64,10 @@ lint: $(STAMP) ## Check style, types and that imports go down the floors of docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+docs: $(STAMP) ## Build the documentation site in runs/site; warnings and broken links are errors
+	$(BIN)/sphinx-build -b html -W --keep-going -n -q docs runs/site
+	@echo "to be opened in a browser: runs/site/index.html"
+
 wheel: $(STAMP) ## Build wheel and sdist into dist/, and try the wheel in a fresh environment outside the checkout
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist .
@@ -136,6 +140,6 @@ $(STAMP):
 	@rm -f $(VENV)/.installed-*
 	@if $(BIN)/python -m pip show -q $(OTHER_FAISS) 2> /dev/null; then \
 		$(BIN)/python -m pip uninstall -q -y $(OTHER_FAISS); fi
-	@echo "Installing extras $(BACKEND), demo, dev into $(VENV): some minutes the first time"
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[$(BACKEND),demo,dev]'
+	@echo "Installing extras $(BACKEND), demo, dev, docs into $(VENV): some minutes the first time"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[$(BACKEND),demo,dev,docs]'
 	@touch $(STAMP)

@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="examples:" + (__doc__ or "").split("\n\n", 1)[1].join(["\n", ""]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML configuration, one of configs/")
+    parser.add_argument("--config", metavar="FILE", help="YAML configuration, or the name of one of configs/")
     parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="data folder (default: data)")
     parser.add_argument("--work", type=Path, metavar="DIR", help="work folder (default: runs/<dataset>)")
     parser.add_argument(
@@ -55,8 +55,16 @@ def _parser() -> argparse.ArgumentParser:
         help="feature stores, for work folders that share them: the configurations of HQE have other words, so a work "
         "folder of their own (default: WORK/features)",
     )
-    parser.add_argument("--descriptors", nargs="+", metavar="NAME", help="default: the configuration's")
-    parser.add_argument("--rows", nargs="+", metavar="ROW", help=f"of {' '.join(ROWS)}; default: the configuration's")
+    parser.add_argument(
+        "--descriptors", nargs="+", action=shared.Listed, metavar="NAME", help="default: the configuration's"
+    )
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        action=shared.Listed,
+        metavar="ROW",
+        help=f"of {' '.join(ROWS)}; default: the configuration's",
+    )
     parser.add_argument("--images", type=Path, metavar="DIR", help="photographs of a collection of your own")
     parser.add_argument("--groundtruth", type=Path, metavar="DIR", help="its ground truth, in the benchmark's format")
     parser.add_argument("--vocabulary-images", type=Path, metavar="DIR", help="photographs to learn the words from")

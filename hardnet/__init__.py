@@ -1,8 +1,10 @@
 """Patch descriptors: HardNet, L2-Net, TFeat and RootSIFT behind one interface.
 
 >>> import hardnet
->>> descriptor = hardnet.load("rootsift")          # or a weights name, or a path to a weights file
->>> rows = descriptor.describe(patches)             # (N, 41, 41) -> (N, 128) float32 unit rows
+>>> descriptor = hardnet.load("rootsift")           # or a weights name, or a path to a weights file
+>>> patches = np.zeros((2, 41, 41), np.uint8)
+>>> descriptor.describe(patches).shape              # (N, 41, 41) -> (N, 128) float32 unit rows
+(2, 128)
 """
 
 from hardnet.descriptors.descriptor import PatchDescriptor, dequantise, quantise

@@ -2,7 +2,15 @@
 
 
 class HardnetError(Exception):
-    """A problem with what the user gave, told in one line that says what to do."""
+    """A problem with what the user gave, told in one line that says what to do.
+
+    Example:
+        >>> try:  # doctest: +ELLIPSIS
+        ...     hardnet.load("nothing.pth")
+        ... except hardnet.HardnetError as error:
+        ...     print(error)
+        nothing.pth is no file and no weights name; the names are ...
+    """
 
 
 class WeightsError(HardnetError):

@@ -20,6 +20,30 @@ from hardnet.errors import SettingsError
 T = TypeVar("T")
 
 
+def find(given: str, package: Path, checkout: Path) -> Path:
+    """The file of a configuration that is given by name or by path.
+
+    Args:
+        given: the name of a shipped file without its suffix (``objects``; what else is called so needs a ``./`` before
+            it), or a path.
+        package: where the shipped files lie in an installed package.
+        checkout: where they lie in a checkout of the repository, if the package has none.
+
+    Raises:
+        SettingsError: a plain name that no shipped file and no other file has.
+    """
+    folder = package if package.is_dir() else checkout
+    shipped = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    if given in shipped:
+        return shipped[given]
+    path = Path(given)
+    if path.suffix not in (".yaml", ".yml") and path.name == given and not path.is_file():
+        near = difflib.get_close_matches(given, shipped, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise SettingsError(f"{given!r} is no file and no shipped configuration{hint}: those are {', '.join(shipped)}")
+    return path
+
+
 def read_tree(path: str | Path) -> dict[str, Any]:
     """The mapping that a YAML file holds; empty for an empty file.
 

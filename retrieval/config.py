@@ -19,10 +19,17 @@ from hardnet import settings
 from hardnet.errors import SettingsError
 from retrieval.errors import ConfigError
 
+_SHIPPED = (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs")  # in a wheel, in a checkout
+
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """How bytes become pixels."""
+    """How bytes become pixels.
+
+    Example:
+        >>> Config(images=ImageConfig(max_side=None)).images.max_side is None
+        True
+    """
 
     exif: str = "apply"  # "apply" | "ignore": benchmark boxes belong to raw pixels, so benchmarks ignore
     max_side: int | None = 1024  # longest side in pixels before detection (area resampling); null = as is
@@ -36,7 +43,12 @@ class ImageConfig:
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    """Hessian-affine detector; defaults are those of Perdoch et al. 2009 (reference implementation)."""
+    """Hessian-affine detector; defaults are those of Perdoch et al. 2009 (reference implementation).
+
+    Example:
+        >>> DetectorConfig(orientation="dominant", max_features=2000).max_features
+        2000
+    """
 
     threshold: float = 16.0 / 3.0  # squared against the sigma^4-normalised det(Hessian); Mishchuk et al. 2017
     max_features: int | None = None  # strongest responses kept; off, as in the published experiments
@@ -76,7 +88,12 @@ class DetectorConfig:
 
 @dataclass(frozen=True)
 class DescriptorConfig:
-    """Which patch descriptor, and where it runs."""
+    """Which patch descriptor, and where it runs.
+
+    Example:
+        >>> DescriptorConfig("rootsift").device
+        'auto'
+    """
 
     name: str = "hardnet"  # "hardnet" (bundled), "rootsift", a name of `hardnet weights`, or a path to a weights file
     device: str = "auto"  # "auto" | "cpu" | "cuda" | "cuda:N"; does not change the digest
@@ -88,7 +105,12 @@ class DescriptorConfig:
 
 @dataclass(frozen=True)
 class VocabularyConfig:
-    """k-means vocabulary and the search for the nearest word."""
+    """k-means vocabulary and the search for the nearest word.
+
+    Example:
+        >>> VocabularyConfig(words=20_000).search
+        'auto'
+    """
 
     words: int = 100_000
     iterations: int = 20  # Lloyd iterations; Philbin et al. 2007 style calibration uses 20
@@ -108,7 +130,12 @@ class VocabularyConfig:
 
 @dataclass(frozen=True)
 class IndexConfig:
-    """What an index stores of each feature beside its word and its geometry."""
+    """What an index stores of each feature beside its word and its geometry.
+
+    Example:
+        >>> IndexConfig(signatures=("hamming",)).signatures
+        ('hamming',)
+    """
 
     signatures: tuple[str, ...] = ()  # "hamming": 16 bytes a feature, for HQE; "asmk": 16 bytes a word of an image
 
@@ -119,7 +146,12 @@ class IndexConfig:
 
 @dataclass(frozen=True)
 class HammingConfig:
-    """Hamming embedding (Jegou et al. 2008), with the parameters of Tolias & Jegou 2014."""
+    """Hamming embedding (Jegou et al. 2008), with the parameters of Tolias & Jegou 2014.
+
+    Example:
+        >>> HammingConfig(bits=64, threshold=24).assignments
+        3
+    """
 
     bits: int = 128  # of a signature, a multiple of 64
     threshold: int = 48  # a match has at most so many different bits
@@ -138,7 +170,12 @@ class HammingConfig:
 
 @dataclass(frozen=True)
 class HqeConfig:
-    """Hamming query expansion (Tolias & Jegou 2014)."""
+    """Hamming query expansion (Tolias & Jegou 2014).
+
+    Example:
+        >>> HqeConfig(depth=50).min_inliers
+        10
+    """
 
     depth: int = 100  # images that may be reliable: the best of the first pass or, with geometry, of its verified list
     strict: int = 32  # bits; closer matches are counted for reliability
@@ -156,7 +193,12 @@ class HqeConfig:
 
 @dataclass(frozen=True)
 class AsmkConfig:
-    """Aggregated selective match kernel (Tolias et al. 2013)."""
+    """Aggregated selective match kernel (Tolias et al. 2013).
+
+    Example:
+        >>> AsmkConfig(binary=False).alpha
+        3.0
+    """
 
     binary: bool = True  # ASMK*: signs of the aggregated residuals; otherwise half-precision vectors, 8 times the size
     alpha: float = 3.0  # selectivity: sign(u) |u|^alpha
@@ -172,7 +214,12 @@ class AsmkConfig:
 
 @dataclass(frozen=True)
 class VerificationConfig:
-    """Spatial verification (Philbin et al. 2007, section 5)."""
+    """Spatial verification (Philbin et al. 2007, section 5).
+
+    Example:
+        >>> VerificationConfig(depth=200).min_inliers
+        4
+    """
 
     depth: int = 1000  # shortlist length that is verified; 1000 in Mishchuk et al. 2017's experiments
     tolerance: float = 40.0  # pixels at a 1024-pixel longest side; forward^2 + backward^2 < tolerance^2
@@ -196,7 +243,12 @@ class VerificationConfig:
 
 @dataclass(frozen=True)
 class ExpansionConfig:
-    """Average query expansion (Chum et al. 2007)."""
+    """Average query expansion (Chum et al. 2007).
+
+    Example:
+        >>> ExpansionConfig(rerank="none").min_inliers
+        21
+    """
 
     min_inliers: int = 21  # a source has more than 20 inliers (Chum et al. 2007)
     max_images: int = 50  # at most so many sources (Chum et al. 2007: top m < 50)
@@ -212,7 +264,12 @@ class ExpansionConfig:
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """How many processes extract features; never changes results."""
+    """How many processes extract features; never changes results.
+
+    Example:
+        >>> ParallelConfig(jobs=1).shard_images
+        200
+    """
 
     jobs: int = -1  # counted as joblib counts n_jobs: -1 = all cores; 1 = everything in this process
     shard_images: int = 200  # most photographs per shard, fewer in small collections: a restart redoes at most one
@@ -225,7 +282,12 @@ class ParallelConfig:
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """What run_oxford5k.py runs on."""
+    """What run_oxford5k.py runs on.
+
+    Example:
+        >>> DatasetConfig(name="demo", vocabulary_from="demo").rows
+        ('bow', 'bow+sv', 'bow+sv+qe')
+    """
 
     name: str = "oxford5k"  # "oxford5k" | "paris6k" | "roxford5k" | "rparis6k" | "demo" | "folder"
     vocabulary_from: str = "paris6k"  # "oxford5k" | "paris6k" | "demo" | "folder": the independent set
@@ -247,7 +309,13 @@ class DatasetConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """All stages together; `Config()` is what an ordinary collection gets."""
+    """All stages together; `Config()` is what an ordinary collection gets.
+
+    Example:
+        >>> config = Config(detector=DetectorConfig(max_features=2000), seed=1)
+        >>> config.detector.max_features, config.verification.depth
+        (2000, 1000)
+    """
 
     images: ImageConfig = field(default_factory=ImageConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
@@ -275,17 +343,22 @@ def load(path: str | Path | None = None, overrides: Iterable[str] = (), base: "C
     """Reads a YAML file (or the defaults) and applies ``key.sub=value`` overrides.
 
     Args:
-        path: YAML file, or None for the defaults.
+        path: YAML file, or None for the defaults; a string may also be the name of a shipped configuration, such as
+            ``objects`` (see `hardnet.settings.find`).
         overrides: strings such as ``detector.threshold=4``; the value is parsed as YAML.
         base: where there is no file, what the overrides apply to; None = the defaults.
 
     Raises:
         ConfigError: unreadable file, unknown key, wrong type, or a value outside its range.
+
+    Example:
+        >>> load(None, ["detector.threshold=4", "descriptor.name=rootsift"]).descriptor
+        DescriptorConfig(name='rootsift', device='auto', batch_size=512)
     """
     tree: dict[str, Any] = to_tree(base) if base is not None else {}
     try:
         if path is not None:
-            tree = settings.read_tree(path)
+            tree = settings.read_tree(settings.find(path, *_SHIPPED) if isinstance(path, str) else path)
         settings.override(tree, overrides)
     except SettingsError as error:
         raise ConfigError(str(error)) from error
@@ -310,7 +383,12 @@ def to_tree(config: Any) -> dict[str, Any]:
 
 
 def to_yaml(config: Config) -> str:
-    """The configuration as YAML text that `load` reads back to an equal `Config`."""
+    """The configuration as YAML text that `load` reads back to an equal `Config`.
+
+    Example:
+        >>> to_yaml(Config(seed=1)).splitlines()[-1]
+        'seed: 1'
+    """
     return yaml.safe_dump(to_tree(config), sort_keys=False)
 
 

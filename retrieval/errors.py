@@ -5,7 +5,15 @@ The command line prints them without a traceback and exits with code 2.
 
 
 class RetrievalError(Exception):
-    """A problem with what the user gave (a file, a setting, an artefact), told in one line."""
+    """A problem with what the user gave (a file, a setting, an artefact), told in one line.
+
+    Example:
+        >>> try:
+        ...     Retriever.open("nowhere.index")
+        ... except RetrievalError as error:
+        ...     print(error)
+        nowhere.index is no index: there is no such folder
+    """
 
 
 class ConfigError(RetrievalError):

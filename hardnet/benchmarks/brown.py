@@ -26,6 +26,10 @@ def fpr95(distances: np.ndarray, match: np.ndarray) -> float:
 
     Raises:
         ValueError: another shape, a distance that is not finite, or pairs of only one kind.
+
+    Example:
+        >>> fpr95(np.array([0.2, 0.4, 0.3, 0.9]), np.array([True, True, False, False]))
+        0.5
     """
     distances, match = np.asarray(distances), np.asarray(match, bool)
     if distances.ndim != 1 or distances.shape != match.shape or not np.isfinite(distances).all():
@@ -55,6 +59,14 @@ def draw_pairs(patch_set: PatchSet, count: int, seed: int) -> tuple[np.ndarray, 
     Raises:
         PatchSetError: too few points or patches.
         ValueError: fewer than two pairs.
+
+    Example:
+        >>> from hardnet.patchsets import PatchSet
+        >>> points = np.array([0, 0, 1, 1, 2], np.int32)
+        >>> patch_set = PatchSet("mine", np.zeros((5, 32, 32), np.uint8), points, np.zeros(5, np.int32))
+        >>> left, right, match = draw_pairs(patch_set, 6, seed=0)
+        >>> (points[left] == points[right]).tolist() == match.tolist()
+        True
     """
     if count < 2:
         raise ValueError(f"at least 2 pairs are needed, got {count}")
@@ -98,6 +110,14 @@ def evaluate_brown(
     Raises:
         PatchSetError: a context that cannot be cut away, see `measurement_patches`.
         ValueError: see `fpr95`.
+
+    Example:
+        >>> from hardnet.patchsets import PatchSet
+        >>> patches = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
+        >>> patch_set = PatchSet("mine", patches[[0, 0, 1, 2]], np.array([0, 0, 1, 2], np.int32), np.zeros(4, np.int32))
+        >>> left, right, match = np.array([0, 0]), np.array([1, 2]), np.array([True, False])
+        >>> evaluate_brown(hardnet.load("hardnet"), patch_set, left, right, match)
+        0.0
     """
     from tqdm import tqdm
 

@@ -40,6 +40,8 @@ class HPatchesResult:
         sequences: names of the sequences measured.
         patches: number of patches described.
         seed: of the draws.
+
+    No example: `evaluate_hpatches` returns it.
     """
 
     scores: Mapping[str, Mapping[str, float]]
@@ -84,6 +86,10 @@ def average_precision(distances: np.ndarray, correct: np.ndarray, total: int | N
 
     Raises:
         ValueError: another shape, or more correct entries than `total`.
+
+    Example:
+        >>> round(average_precision(np.array([0.1, 0.2, 0.3]), np.array([True, False, True])), 3)
+        0.792
     """
     distances, correct = np.asarray(distances), np.asarray(correct, bool)
     found = int(np.count_nonzero(correct))
@@ -122,6 +128,8 @@ def evaluate_hpatches(
     Raises:
         PatchSetError: sequences that are missing, damaged or too few for a task.
         ValueError: an unknown task, or none.
+
+    No example: it takes the folder of a benchmark, which is downloaded or cut by ``retrieval patches hpatches``.
     """
     from tqdm import tqdm
 

@@ -40,7 +40,9 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         epilog=_TRAIN_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    train.add_argument("recipe", metavar="RECIPE.yaml", type=Path, help="see configs/hardnet/")
+    train.add_argument(
+        "recipe", metavar="RECIPE", help="YAML file, see configs/hardnet/; or the name of one there, such as liberty"
+    )
     train.add_argument("--run", metavar="DIR", type=Path, required=True, help="folder of the run", dest="folder")
     train.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:<n>")
     train.add_argument("--steps", type=int, default=0, metavar="N", help="at most so many steps now (default: all)")

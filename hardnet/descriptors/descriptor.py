@@ -22,6 +22,11 @@ class PatchDescriptor(abc.ABC):
         fingerprint: changes whenever the descriptors change: sha256 of the weights file, or ``"rootsift-1"``.
         device: ``"cpu"`` or a torch device such as ``"cuda"``.
         batch_size: patches described at once.
+
+    Example:
+        >>> descriptor = hardnet.load("rootsift")
+        >>> descriptor.patch_size, descriptor.dimensions, descriptor.fingerprint
+        (41, 128, 'rootsift-1')
     """
 
     name: str
@@ -44,6 +49,12 @@ class PatchDescriptor(abc.ABC):
 
         Raises:
             ValueError: another shape or type, or values that are not finite.
+
+        Example:
+            >>> patches = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
+            >>> rows = hardnet.load("hardnet").describe(patches)
+            >>> rows.shape, rows.dtype
+            ((3, 128), dtype('float32'))
         """
         patches = np.asarray(patches)
         side = self.patch_size
@@ -74,6 +85,10 @@ def quantise(descriptors: np.ndarray, quantisation: tuple[float, float]) -> np.n
 
     Returns:
         uint8 of the same shape; off by at most 0.5 / scale between lo and lo + 255 / scale.
+
+    Example:
+        >>> hardnet.quantise(np.array([-0.1, 0.0, 0.1, 0.3]), (0.0, 1000.0)).tolist()
+        [0, 0, 100, 255]
     """
     lo, scale = quantisation
     codes = (np.asarray(descriptors, np.float32) - np.float32(lo)) * np.float32(scale)
@@ -81,7 +96,12 @@ def quantise(descriptors: np.ndarray, quantisation: tuple[float, float]) -> np.n
 
 
 def dequantise(codes: np.ndarray, quantisation: tuple[float, float]) -> np.ndarray:
-    """The inverse of `quantise` up to rounding: float32 of the same shape, only roughly unit rows."""
+    """The inverse of `quantise` up to rounding: float32 of the same shape, only roughly unit rows.
+
+    Example:
+        >>> hardnet.dequantise(np.array([0, 100, 200], np.uint8), (0.0, 200.0)).tolist()
+        [0.0, 0.5, 1.0]
+    """
     lo, scale = quantisation
     return np.asarray(codes, np.float32) / np.float32(scale) + np.float32(lo)
 

@@ -21,6 +21,11 @@ def load(name_or_path: str | Path = "hardnet", device: str = "auto", batch_size:
     Raises:
         WeightsError: unknown name, or a file that is missing, damaged or of another architecture.
         ValueError: a device that does not exist, or a batch size below 1.
+
+    Example:
+        >>> descriptor = hardnet.load("hardnet", device="cpu")
+        >>> descriptor.name, descriptor.patch_size, descriptor.dimensions
+        ('hardnet', 32, 128)
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")

@@ -1,4 +1,11 @@
-"""Patch sets: patches with the identity of the 3-D point that each shows, whatever they were read from."""
+"""Patch sets: patches with the identity of the 3-D point that each shows, whatever they were read from.
+
+Example:
+    >>> points = np.array([0, 0, 1, 1], np.int32)
+    >>> patch_set = PatchSet("mine", np.zeros((4, 64, 64), np.uint8), points, np.zeros(4, np.int32), context=2.0)
+    >>> len(read_arrays(write_arrays("patches", patch_set)))
+    4
+"""
 
 from hardnet.patchsets.arrays import PatchSet, digest, read_arrays, write_arrays
 

@@ -34,6 +34,11 @@ class PatchSet:
         scene_ids: (N,) int32; which photograph or scene a patch comes from. Points of different scenes differ.
         context: side of a patch in sides of the measurement region (1: the patch is the measurement region;
             2: the region is the inner half, and geometric views find real pixels around it).
+
+    Example:
+        >>> points, scenes = np.array([0, 0, 1], np.int32), np.array([0, 1, 2], np.int32)
+        >>> len(PatchSet("mine", np.zeros((3, 64, 64), np.uint8), points, scenes, context=2.0))
+        3
     """
 
     name: str
@@ -54,6 +59,12 @@ def read_arrays(folder: str | Path) -> PatchSet:
 
     Raises:
         PatchSetError: an array is missing, of another type or shape, or does not fit the others.
+
+    Example:
+        >>> ids = np.arange(5, dtype=np.int32)
+        >>> folder = write_arrays("patches", PatchSet("mine", np.zeros((5, 32, 32), np.uint8), ids, ids))
+        >>> read_arrays(folder).patches.shape
+        (5, 32, 32)
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -74,7 +85,14 @@ def read_arrays(folder: str | Path) -> PatchSet:
 
 
 def digest(patch_set: PatchSet) -> str:
-    """Changes with the points, the number and the size of the patches; the pixels themselves are not read."""
+    """Changes with the points, the number and the size of the patches; the pixels themselves are not read.
+
+    Example:
+        >>> ids = np.arange(5, dtype=np.int32)
+        >>> dark, light = np.zeros((5, 32, 32), np.uint8), np.full((5, 32, 32), 255, np.uint8)
+        >>> digest(PatchSet("dark", dark, ids, ids)) == digest(PatchSet("light", light, ids, ids))
+        True
+    """
     facts = f"{patch_set.patches.shape} {patch_set.context}".encode()
     return hashlib.sha256(facts + np.ascontiguousarray(patch_set.point_ids).tobytes()).hexdigest()[:16]
 
@@ -110,6 +128,12 @@ def write_arrays(folder: str | Path, patch_set: PatchSet, notes: Mapping[str, An
 
     Raises:
         PatchSetError: something is there already.
+
+    Example:
+        >>> ids = np.arange(5, dtype=np.int32)
+        >>> folder = write_arrays("patches", PatchSet("mine", np.zeros((5, 32, 32), np.uint8), ids, ids))
+        >>> sorted(path.name for path in folder.iterdir())
+        ['patches.npy', 'patchset.json', 'point_ids.npy', 'scene_ids.npy']
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -13,6 +13,8 @@ from hardnet import settings as settings_module
 from hardnet.settings import at_least, one_of
 from hardnet.training.views import ViewSettings
 
+# in a wheel, in a checkout
+_SHIPPED = (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs" / "hardnet")
 KINDS = ("arrays", "phototour", "hpatches")
 PRECISIONS = ("auto", "single", "bfloat16")
 
@@ -144,9 +146,16 @@ class Recipe:
 def load_recipe(path: str | Path | None, overrides: Iterable[str] = ()) -> Recipe:
     """Reads a recipe and applies ``key.sub=value`` overrides (``phases.0.batch=256``).
 
+    Args:
+        path: YAML file, or None for the defaults; a string may also be the name of a shipped recipe, such as
+            ``liberty`` (see `hardnet.settings.find`).
+        overrides: the value of each is parsed as YAML.
+
     Raises:
         SettingsError: unreadable file, unknown key, wrong type, or a value outside its range.
     """
+    if isinstance(path, str):
+        path = settings_module.find(path, *_SHIPPED)
     recipe = settings_module.build(Recipe, settings_module.read_tree(path)) if path is not None else Recipe()
     tree = settings_module.to_tree(recipe)  # with the defaults, so that elements of default lists can be changed
     settings_module.override(tree, overrides)

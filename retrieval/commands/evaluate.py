@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from retrieval.commands.shared import add_common, add_settings, open_retriever, shown
+from retrieval.commands.shared import Listed, add_common, add_settings, open_retriever, shown
 from retrieval.errors import DatasetError, RetrievalError
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--rows",
         nargs="+",
+        action=Listed,
         default=["bow", "bow+sv", "bow+sv+qe"],
         metavar="ROW",
         help="of bow bow+sv bow+sv+qe (the default), and for an index with signatures hqe hqe+ma hqe+sv hqe+sv+ma asmk "

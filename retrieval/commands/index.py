@@ -27,7 +27,7 @@ def add_parser(verbs: Any) -> None:
         _index,
         "Index a folder of photographs.",
         "retrieval index holidays/ -o holidays.index --set vocabulary.words=20000",
-        "retrieval index covers/ -o covers.index --config configs/objects.yaml",
+        "retrieval index covers/ -o covers.index --config objects",
     )
     index.set_defaults(goes_on=True)
     index.add_argument("photos", type=Path, help="folder of photographs, searched recursively")

@@ -77,7 +77,11 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 def add_settings(parser: argparse.ArgumentParser, with_config: bool = True) -> None:
     """``--config`` and ``--set``."""
     if with_config:
-        parser.add_argument("--config", type=Path, metavar="FILE", help="YAML configuration; defaults otherwise")
+        parser.add_argument(
+            "--config",
+            metavar="FILE",
+            help="YAML configuration, or the name of a shipped one, such as objects; defaults otherwise",
+        )
     parser.add_argument(
         "--set",
         action="append",
@@ -86,6 +90,20 @@ def add_settings(parser: argparse.ArgumentParser, with_config: bool = True) -> N
         dest="overrides",
         help="override one setting, for example detector.threshold=4 (repeatable)",
     )
+
+
+class Listed(argparse.Action):
+    """An option of several values that may be parted by spaces or commas; the path of a file may hold commas."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Takes the values apart."""
+        parts = [[value] if Path(value).exists() else value.split(",") for value in values]
+        found = [part for several in parts for part in several if part]
+        if not found:
+            raise argparse.ArgumentError(self, f"expected names, got {' '.join(values)!r}")
+        setattr(namespace, self.dest, found)
 
 
 def open_retriever(arguments: argparse.Namespace) -> Any:

@@ -23,6 +23,10 @@ class Protocol:
         positive: labels of the images that a query should find.
         ignored: labels of the images that count as absent.
         skip_empty: whether a query without positives is left out of the mean, rather than an error.
+
+    Example:
+        >>> Protocol("medium", positive=("easy", "hard"), ignored=("junk",)).skip_empty
+        False
     """
 
     name: str
@@ -51,6 +55,11 @@ class Query:
         box: x1, y1, x2, y2, pixels, or None for the whole photograph. Those of benchmarks, where every query has one,
             are in raw pixels, EXIF orientation not applied; those of one's own in the photograph as the index sees it.
         labels: label -> images that have it, for example ``good``, ``ok`` and ``junk``.
+
+    Example:
+        >>> query = Query("tower_1", "tower", (120, 40, 420, 600), {"good": frozenset({"tower_2"})})
+        >>> query.box
+        (120, 40, 420, 600)
     """
 
     name: str
@@ -63,6 +72,11 @@ class Query:
 
         Raises:
             DatasetError: the protocol has a label that this ground truth does not have.
+
+        Example:
+            >>> query = Query("tower_1", "tower", None, {"easy": frozenset({"tower_2"}), "junk": frozenset()})
+            >>> query.relevant(Protocol("easy", ("easy",), ("junk",)))
+            (frozenset({'tower_2'}), frozenset())
         """
         return self._labelled(protocol, protocol.positive), self._labelled(protocol, protocol.ignored)
 
@@ -85,6 +99,11 @@ class GroundTruth:
         protocols: one result each.
         queries_in_database: whether the queries' photographs are images of the database, as in Oxford5k and
             Paris6k; the revisited benchmarks take them out, and one's own queries may come from anywhere.
+
+    Example:
+        >>> query = Query("tower_1", "tower", None, {"good": frozenset({"tower_2"})})
+        >>> GroundTruth((query,), (Protocol("good", ("good",), ()),)).main.name
+        'good'
     """
 
     queries: tuple[Query, ...]

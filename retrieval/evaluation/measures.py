@@ -4,6 +4,10 @@ The benchmark's ``compute_ap`` (Philbin et al. 2007, section 5.1) integrates pre
 trapezoids and treats junk images as if they were absent. Rectangle rules give other numbers. The revisited
 benchmarks (Radenovic et al. 2018, section 3.3) keep it and add the mean precision at k. What is positive and what
 is ignored is data (`retrieval.datasets.groundtruth.Protocol`): one evaluator serves every protocol.
+
+Example:
+    >>> round(average_precision(["tower", "cat", "tower_2"], positives={"tower", "tower_2"}, junk={"cat"}), 3)
+    1.0
 """
 
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
@@ -29,6 +33,8 @@ class Evaluation:
         map: the plain mean of `per_query`.
         per_query: query name -> average precision; queries that the protocol skips are not in it.
         precision: k -> mean over the same queries of the precision at k, for k in `DEPTHS`.
+
+    No example: `evaluate` returns it, and its example shows one.
     """
 
     map: float
@@ -45,6 +51,8 @@ class Diagnosis:
         average_precision: 0..1.
         positives: every image to find and its rank, by rank; last come those that are not in the ranking, with None.
         wrong: the best-ranked image that is neither to be found nor ignored, and its rank; None where there is none.
+
+    No example: `worst_queries` returns it, and its example shows one.
     """
 
     query: str
@@ -57,7 +65,7 @@ def average_precision(ranked: Sequence[Image], positives: Collection[Image], jun
     """Area under the precision-recall curve by the benchmark's trapezoids.
 
     For the k-th positive (from 0) at rank r (from 0, junk not counted) the area grows by
-    (p0 + p1) / (2 |positives|), p0 = k / r (1 where r = 0), p1 = (k + 1) / (r + 1). Positives that are not
+    ``(p0 + p1) / (2 |positives|)``, p0 = k / r (1 where r = 0), p1 = (k + 1) / (r + 1). Positives that are not
     returned add nothing. An image that is both positive and junk is ignored, as in the reference program.
 
     Args:
@@ -70,6 +78,10 @@ def average_precision(ranked: Sequence[Image], positives: Collection[Image], jun
 
     Raises:
         ValueError: no positives, or an image ranked twice.
+
+    Example:
+        >>> round(average_precision(["tower", "bridge", "tower_2"], {"tower", "tower_2"}, junk=set()), 3)
+        0.792
     """
     wanted, ignored = _checked(ranked, positives, junk, "average precision")
     area = 0.0
@@ -81,9 +93,9 @@ def average_precision(ranked: Sequence[Image], positives: Collection[Image], jun
 def precision_recall(ranked: Sequence[Image], positives: Collection[Image], junk: Collection[Image]) -> np.ndarray:
     """The precision-recall curve whose area `average_precision` is.
 
-    The k-th positive (from 0) takes recall from k / |positives| to (k + 1) / |positives|; the curve runs straight from
-    the precision before it to the precision with it. Between two pieces precision falls at one recall, by the wrong
-    images that lie between two positives. The curve ends with the last positive that is found.
+    The k-th positive (from 0) takes recall from ``k / |positives|`` to ``(k + 1) / |positives|``; the curve runs
+    straight from the precision before it to the precision with it. Between two pieces precision falls at one recall,
+    by the wrong images that lie between two positives. The curve ends with the last positive that is found.
 
     Args:
         ranked: images, best first; names or numbers.
@@ -95,6 +107,10 @@ def precision_recall(ranked: Sequence[Image], positives: Collection[Image], junk
 
     Raises:
         ValueError: as for `average_precision`.
+
+    Example:
+        >>> precision_recall(["tower", "bridge", "tower_2"], {"tower", "tower_2"}, junk=set()).round(2).tolist()
+        [[0.0, 1.0], [0.5, 1.0], [0.5, 0.5], [1.0, 0.67]]
     """
     wanted, ignored = _checked(ranked, positives, junk, "precision over recall")
     points: list[tuple[float, float]] = []
@@ -126,6 +142,10 @@ def precision_at(
 
     Raises:
         ValueError: a depth below 1, no positives, or an image ranked twice.
+
+    Example:
+        >>> precision_at(["tower", "bridge", "tower_2"], {"tower", "tower_2"}, set(), depths=(1, 2))
+        {1: 1.0, 2: 0.5}
     """
     if any(depth < 1 for depth in depths):
         raise ValueError(f"precision at k needs k of at least 1, got {min(depths)}")
@@ -151,6 +171,12 @@ def evaluate(rankings: Mapping[str, Sequence[str]], ground_truth: GroundTruth) -
         DatasetError: no query, a query without ranking, a query without positives under a protocol that does not
             skip it, or a protocol that skips them all.
         ValueError: an image ranked twice for one query.
+
+    Example:
+        >>> labels = {"positive": frozenset({"tower_2"}), "junk": frozenset({"tower"})}
+        >>> truth = GroundTruth((Query("tower", "tower", None, labels),), (Protocol("own", ("positive",), ("junk",)),))
+        >>> evaluate({"tower": ["tower", "tower_2", "cat"]}, truth)
+        {'own': Evaluation(map=1.0, per_query={'tower': 1.0}, precision={1: 1.0, 5: 1.0, 10: 1.0})}
     """
     if not ground_truth.queries:
         raise DatasetError("the ground truth has no queries")
@@ -176,6 +202,13 @@ def worst_queries(
 
     Raises:
         DatasetError: as `evaluate`.
+
+    Example:
+        >>> own = Protocol("own", ("positive",), ("junk",))
+        >>> labels = {"positive": frozenset({"tower_2"}), "junk": frozenset({"tower"})}
+        >>> truth = GroundTruth((Query("tower", "tower", None, labels),), (own,))
+        >>> worst_queries({"tower": ["tower", "cat", "tower_2"]}, truth, own, count=1)
+        [Diagnosis(query='tower', average_precision=0.25, positives=(('tower_2', 2),), wrong=('cat', 1))]
     """
     scores = _evaluate(rankings, ground_truth, protocol).per_query
     queries = {query.name: query for query in ground_truth.queries}

@@ -28,6 +28,13 @@ def detect_regions(gray: np.ndarray, config: DetectorConfig | None = None) -> np
 
     Raises:
         ValueError: `gray` is not a finite two-dimensional array.
+
+    Example:
+        >>> import cv2
+        >>> gray = cv2.imread("holidays/tower.jpg").mean(axis=2, dtype=np.float32)
+        >>> regions = detect_regions(gray)
+        >>> regions.shape[1], regions.dtype, bool((regions[:, :2].max(axis=0) < (480, 640)).all())
+        (6, dtype('float32'), True)
     """
     config = config or DetectorConfig()
     gray = np.ascontiguousarray(gray, np.float32)

@@ -53,6 +53,13 @@ def describe_regions(
 
     Raises:
         hardnet.WeightsError: the weights are not at hand or cannot be read.
+
+    Example:
+        >>> gray = np.full((200, 200), 127, np.float32)
+        >>> gray[80:120, 80:120] = 255
+        >>> region = np.array([[100, 100, 12, 0, 12, 0]], np.float32)
+        >>> describe_regions(gray, region, "rootsift").shape
+        (1, 128)
     """
     if isinstance(descriptor, str | Path):
         descriptor = load_descriptor(DescriptorConfig(name=str(descriptor)))

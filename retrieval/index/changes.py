@@ -42,6 +42,11 @@ class Added(Generic[Index]):
         replaced: those of them that took the place of an older photograph of their name.
         known: path and name, for photographs whose content is in the index under that name; they were left out.
         failures: photographs that could not be added, with reasons.
+
+    Example:
+        >>> added = add("holidays.index", ["photo.jpg"])
+        >>> added.names, len(added.collection.names), added.failures
+        (('photo.jpg',), 6, ())
     """
 
     collection: Index
@@ -75,6 +80,11 @@ def add(
         DatasetError: a path does not exist, or is an index.
         ArtefactError: the index is being changed by another process, damaged, or of features that photographs do not
             give; or the disk is full. Nothing was changed.
+
+    Example:
+        >>> added = add("holidays.index", ["photo.jpg", "holidays/tower.jpg"])
+        >>> added.names, [name for _, name in added.known]
+        (('photo.jpg',), ['tower.jpg'])
     """
     with state.changing(_folder(index)) as current:
         collection = _opened(index, current)
@@ -118,6 +128,10 @@ def remove(index: str | Path | OpenedIndex, patterns: Sequence[str], *, dry_run:
     Raises:
         RetrievalError: a pattern fits no image; nothing was removed.
         ArtefactError: the index is being changed by another process, or damaged.
+
+    Example:
+        >>> remove("holidays.index", ["cat.jpg", "bridge*"])
+        ('bridge.jpg', 'bridge_2.jpg', 'cat.jpg')
     """
     if dry_run:
         return _fitting(state.read_state(_folder(index)), patterns)
@@ -158,6 +172,12 @@ def compact(index: str | Path | OpenedIndex) -> OpenedIndex:
     Raises:
         ArtefactError: the index is being changed by another process, or damaged, or the disk is full. Nothing was
             changed.
+
+    Example:
+        >>> remove("holidays.index", ["cat.jpg"])
+        ('cat.jpg',)
+        >>> compact(Collection.open("holidays.index")).info()["removed"]
+        0
     """
     with state.changing(_folder(index)) as current:
         order = [current.lines[name] for name in sorted(current.lines, key=os.fsencode)]

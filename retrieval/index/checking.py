@@ -34,6 +34,11 @@ class Report:
         leftovers: paths within the index that stopped commands left, or that a running one is using.
         repaired: whether the leftovers have been removed.
         arrays: how many arrays were compared with their checksums.
+
+    Example:
+        >>> report = check("holidays.index")
+        >>> report.problems, report.leftovers, report.arrays > 0
+        ((), (), True)
     """
 
     problems: tuple[str, ...]
@@ -51,6 +56,10 @@ def check(folder: str | Path, repair: bool = False) -> Report:
 
     Raises:
         ArtefactError: there is no index; with `repair`, another process is changing it, or it cannot be changed.
+
+    Example:
+        >>> check("holidays.index", repair=True).repaired  # there was nothing to remove
+        False
     """
     folder = locate(folder)
     for _ in range(_ATTEMPTS):

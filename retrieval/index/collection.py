@@ -17,6 +17,10 @@ class Collection(OpenedIndex):
 
     A verb changes the index on disk, whole or not at all; this object stays as it is, and `newest` takes up the change.
     Its attributes are those of `retrieval.index.opened.OpenedIndex`: `names`, `features`, `config`, `folder` and more.
+
+    Example:
+        >>> Collection.open("holidays.index").names
+        ('bridge.jpg', 'bridge_2.jpg', 'cat.jpg', 'old/tower_2.jpg', 'tower.jpg')
     """
 
     def add(
@@ -27,19 +31,39 @@ class Collection(OpenedIndex):
         replace: bool = False,
         prefix: str = "",
     ) -> "Added[Collection]":
-        """Adds photographs and folders of them; see `retrieval.index.changes.add`."""
+        """Adds photographs and folders of them; see `retrieval.index.changes.add`.
+
+        Example:
+            >>> Collection.open("holidays.index").add(["photo.jpg"]).names
+            ('photo.jpg',)
+        """
         return changes.add(self, photographs, config=config, replace=replace, prefix=prefix)
 
     def remove(self, patterns: Sequence[str], *, dry_run: bool = False) -> tuple[str, ...]:
-        """Removes images by name or pattern and returns their names; see `retrieval.index.changes.remove`."""
+        """Removes images by name or pattern and returns their names; see `retrieval.index.changes.remove`.
+
+        Example:
+            >>> Collection.open("holidays.index").remove(["old/*"], dry_run=True)
+            ('old/tower_2.jpg',)
+        """
         return changes.remove(self, patterns, dry_run=dry_run)
 
     def compact(self) -> "Collection":
-        """Merges the segments and forgets removed images; see `retrieval.index.changes.compact`."""
+        """Merges the segments and forgets removed images; see `retrieval.index.changes.compact`.
+
+        Example:
+            >>> Collection.open("holidays.index").compact()  # doctest: +ELLIPSIS
+            Collection('holidays.index', 5 images, ... features)
+        """
         compacted = changes.compact(self)
         assert isinstance(compacted, Collection)  # it is of the class that was given
         return compacted
 
     def check(self, repair: bool = False) -> Report:
-        """Compares everything stored with its checksum and its rules; see `retrieval.index.checking.check`."""
+        """Compares everything stored with its checksum and its rules; see `retrieval.index.checking.check`.
+
+        Example:
+            >>> Collection.open("holidays.index").check().problems
+            ()
+        """
         return checking.check(self.folder, repair)

@@ -72,6 +72,10 @@ class OpenedIndex:
 
         Raises:
             ArtefactError: not an index, damaged, or of another version.
+
+        Example:
+            >>> Collection.open("holidays.index")  # doctest: +ELLIPSIS
+            Collection('holidays.index', 5 images, ... features)
         """
         return _open(cls, folder, verify, None)
 
@@ -94,11 +98,21 @@ class OpenedIndex:
         return ImageSet(Path(self.root), self.names, {name: Path(path) for name, path in self.elsewhere.items()})
 
     def path(self, name: str) -> Path:
-        """Where the photograph of an image lay when it was indexed."""
+        """Where the photograph of an image lay when it was indexed.
+
+        Example:
+            >>> Collection.open("holidays.index").path("tower.jpg").is_file()
+            True
+        """
         return Path(self.elsewhere.get(name) or Path(self.root, name))
 
     def content(self, name: str) -> str | None:
-        """sha256 of the file that an image was made from, in hexadecimal; None where it is not known."""
+        """sha256 of the file that an image was made from, in hexadecimal; None where it is not known.
+
+        Example:
+            >>> len(Collection.open("holidays.index").content("tower.jpg"))
+            64
+        """
         return self._contents.get(name)
 
     @cached_property
@@ -113,6 +127,11 @@ class OpenedIndex:
 
         Raises:
             ArtefactError: the index is gone or damaged.
+
+        Example:
+            >>> collection = Collection.open("holidays.index")
+            >>> collection.newest() is collection
+            True
         """
         manifest = artefacts.read_manifest(self.folder, KIND, VERSION)
         if self.state is not None and manifest == self.state.manifest:
@@ -120,7 +139,13 @@ class OpenedIndex:
         return _open(type(self), self.folder, False, self)
 
     def info(self) -> dict[str, Any]:
-        """Facts about the index, as JSON values: what `retrieval info` prints."""
+        """Facts about the index, as JSON values: what `retrieval info` prints.
+
+        Example:
+            >>> info = Collection.open("holidays.index").info()
+            >>> info["images"], info["words"], info["descriptor"]
+            (5, 20000, 'hardnet')
+        """
         snapshot, state = self.snapshot, self.state
         assert state is not None
         stored = sum(segment.features for segment in snapshot.segments)

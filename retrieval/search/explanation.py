@@ -113,6 +113,13 @@ class Explanation:
         votes: Hamming votes with idf squared and norms, of the query's one word a feature (``--expand hqe`` takes
             several); None where the index has no signatures.
         votes_rank: rank by votes, from 1; None where the image has none.
+
+    Example:
+        >>> told = Retriever.open("holidays.index").explain("tower.jpg", "bridge.jpg")
+        >>> told.hit.inliers, told.reason
+        (0, 'too few inliers')
+        >>> bool(np.isclose(told.shared.contributions.sum(), told.cosine))
+        True
     """
 
     query: str

@@ -40,6 +40,11 @@ class QueryFeatures:
         box: x1, y1, x2, y2 of the query object, or None for the whole photograph.
         assigned: words with signatures, several of a feature with multiple assignment; None where signatures play no
             part.
+
+    Example:
+        >>> query = Retriever.open("holidays.index").prepare("tower.jpg")
+        >>> query.size, query.regions.shape == (len(query.words), 6)
+        ((480, 640), True)
     """
 
     words: np.ndarray
@@ -55,7 +60,13 @@ class QueryFeatures:
         return self.assigned or QueryWords(self.words, np.arange(len(self.words)))
 
     def terms(self) -> tuple[np.ndarray, np.ndarray]:
-        """Distinct words (U,) and their summed weights (U,) float64."""
+        """Distinct words (U,) and their summed weights (U,) float64.
+
+        Example:
+            >>> words, weights = Retriever.open("holidays.index").prepare("tower.jpg").terms()
+            >>> bool((np.diff(words) > 0).all()), weights.dtype
+            (True, dtype('float64'))
+        """
         words, inverse = np.unique(self.words, return_inverse=True)
         return words, np.bincount(inverse, self.weights, minlength=len(words))
 

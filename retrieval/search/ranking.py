@@ -19,6 +19,11 @@ class Hit:
         inliers: one-to-one inliers, 0 where not verified.
         transform: (2, 3) query -> image in original pixels, or None where not verified.
         matches: (m, 2, 6) float32 inlier regions: in the query photograph, in this image.
+
+    Example:
+        >>> hit = Retriever.open("holidays.index").query("tower.jpg")[1]
+        >>> hit.name, hit.rank, hit.matches.shape == (hit.inliers, 2, 6)
+        ('old/tower_2.jpg', 2, True)
     """
 
     name: str

@@ -29,6 +29,11 @@ class Retriever:
     Args:
         collection: the index.
         config: settings of verification, expansion and description; the index's own by default.
+
+    Example:
+        >>> retriever = Retriever.open("holidays.index")
+        >>> [hit.name for hit in retriever.query("tower.jpg", box=(120, 40, 420, 600), top=2)]
+        ['tower.jpg', 'old/tower_2.jpg']
     """
 
     def __init__(self, collection: Collection, config: Config | None = None):
@@ -49,6 +54,10 @@ class Retriever:
 
         Raises:
             ArtefactError: not an index, damaged, or built with other features or words than `config` says.
+
+        Example:
+            >>> Retriever.open("holidays.index").collection.names[0]
+            'bridge.jpg'
         """
         return cls(Collection.open(path, verify=verify), config)
 
@@ -64,6 +73,11 @@ class Retriever:
         Raises:
             ArtefactError: the index is gone, damaged, or replaced by one of other features or words; this retriever
                 stays as it is.
+
+        Example:
+            >>> retriever = Retriever.open("holidays.index")
+            >>> retriever.collection.remove(["cat.jpg"]), retriever.refresh()
+            (('cat.jpg',), True)
         """
         newest = self.collection.newest()
         if newest is self.collection:
@@ -97,6 +111,11 @@ class Retriever:
 
         Raises:
             RetrievalError: a bad photograph, a box outside it, or an unknown expansion.
+
+        Example:
+            >>> hit = Retriever.open("holidays.index").query("tower.jpg", expand="aqe")[1]
+            >>> hit.name, hit.inliers > 20, hit.transform.shape
+            ('old/tower_2.jpg', True, (2, 3))
         """
         return self.search(self.prepare(image, box, expand), top, verify, expand)
 
@@ -113,6 +132,11 @@ class Retriever:
 
         Raises:
             RetrievalError: no image has this name; or as for `query`.
+
+        Example:
+            >>> told = Retriever.open("holidays.index").explain("tower.jpg", "old/tower_2.jpg")
+            >>> told.hit.rank, round(told.placement.scale, 1), round(told.placement.rotation)
+            (2, 0.8, -4)
         """
         explanation.require_name(self.collection, name)  # a wrong name is told before the photograph is read
         label = "the query array" if isinstance(image, np.ndarray) else str(image)
@@ -125,6 +149,10 @@ class Retriever:
 
         Raises:
             RetrievalError: a bad photograph, a box outside it, or no signatures for "hqe".
+
+        Example:
+            >>> Retriever.open("holidays.index").prepare("tower.jpg", box=(120, 40, 420, 600)).box
+            (120.0, 40.0, 420.0, 600.0)
         """
         if expand == "hqe":
             return self.queries.assigned(image, box)
@@ -133,7 +161,13 @@ class Retriever:
     def search(
         self, query: QueryFeatures, top: int | None = 100, verify: bool = True, expand: str | None = None
     ) -> list[Hit]:
-        """Like `query`, for features that are at hand (from `prepare`)."""
+        """Like `query`, for features that are at hand (from `prepare`).
+
+        Example:
+            >>> retriever = Retriever.open("holidays.index")
+            >>> retriever.search(retriever.prepare("tower.jpg"), top=1)[0].name
+            'tower.jpg'
+        """
         if top is not None and top < 1:
             raise RetrievalError(f"top is {top}: expected at least 1, or None for all")
         if expand not in (None, "aqe", "hqe"):
