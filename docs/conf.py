@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 
@@ -38,7 +39,7 @@ nitpicky = True
 html_theme = "furo"
 html_copy_source = False
 html_use_index = html_domain_indices = False  # there is a search; a long alphabetical table is no use on a phone
-html_show_sphinx = False
+html_show_sphinx = html_show_copyright = False
 
 myst_heading_anchors = 4  # levels whose headings can be linked to, under the names that GitHub gives them
 
@@ -56,8 +57,8 @@ default_role = "py:obj"
 nitpick_ignore_regex = [
     ("py:obj", r".*"),
     ("py:(class|exc)", r"(?!(retrieval|hardnet)\.).*"),  # types of Python, numpy and torch, whose sites are elsewhere
-    # what signatures name and no page shows: parts of an opened index, and type variables
-    ("py:class", r"retrieval\.index\.(opened\.(Index|OpenedIndex)|snapshot\.Snapshot|state\.State)"),
+    # what signatures and lists of attributes name and no page shows: parts of an index and of a query, type variables
+    ("py:class", r"retrieval\.index\.(opened\.Index|snapshot\.Snapshot|state\.State)"),
     ("py:class", r"retrieval\.(vocabulary\.store\.Vocabulary|photographs\.folder\.ImageSet|features\.store\.Failure)"),
     ("py:class", r"retrieval\.(geometry\.putatives\.QueryWords|search\.explanation\.(SharedWords|Placement))"),
     ("py:class", r"retrieval\.evaluation\.measures\.Image"),
@@ -116,6 +117,17 @@ class RepositoryLinks(SphinxTransform):
                 logger.warning("malformed link: %s", link["refuri"], location=link)
 
 
+def find_public(app: Sphinx, env: BuildEnvironment, node: nodes.Element, shown: nodes.TextElement) -> Any:
+    """Finds `PatchDescriptor` and `Retriever.query` from wherever they are named: Sphinx looks in the same module."""
+    target, python = node["reftarget"], env.domains.python_domain
+    if node["reftype"] != "obj" or not target[:1].isupper():
+        return None
+    found = [name for name, one in python.objects.items() if name.endswith(f".{target}") and not one.aliased]
+    if len(found) != 1:
+        return None
+    return python.resolve_xref(env, node["refdoc"], app.builder, "obj", found[0], node, shown)
+
+
 FIELD = re.compile(r"    (\w+): (.+?) = (.+?)(?:  # (.*))?")
 
 
@@ -128,17 +140,18 @@ def describe_settings(app: Sphinx, what: str, name: str, found: Any, options: An
     for line in inspect.getsource(found).splitlines():
         if field := FIELD.fullmatch(line):
             key, kind, default, beside = field.groups()
-            value = "" if default.startswith("field(") else f"``{default}``. "
-            kind = f"`~retrieval.config.{kind}`" if kind.endswith("Config") else f"``{kind}``"
-            settings.append(f"    {key} ({kind}): {value}{_escaped(' '.join([*above, beside or '']))}".rstrip())
+            kind = f"~retrieval.config.{kind}" if kind.endswith("Config") else kind
+            value = "" if default.startswith("field(") else f"``{default}``"
+            comment = _escaped(" ".join([*above, beside or ""]))
+            settings.append(f"    {key} ({kind}): {'; '.join(filter(None, [value, comment]))}")
         above = [*above, line.strip("# ")] if line.startswith("    # ") else []
     example = next((i for i, line in enumerate(lines) if line.startswith("Example")), len(lines))
     lines[example:example] = [*settings, ""]
 
 
 def _escaped(comment: str) -> str:
-    """A comment as reStructuredText that shows it as it is."""
-    return re.sub(r"([*`|\\]|_\b)", r"\\\1", comment.strip())
+    """A comment as reStructuredText that shows it as it is, but for what stands in backticks."""
+    return re.sub(r"([*|\\]|_\b)", r"\\\1", comment.strip())
 
 
 def hide_signature(
@@ -152,5 +165,6 @@ def setup(app: Sphinx) -> None:
     """Connects the above."""
     app.connect("include-read", links_from_docs)
     app.connect("autodoc-process-docstring", describe_settings, priority=400)  # before napoleon reads the headings
+    app.connect("missing-reference", find_public)
     app.connect("autodoc-process-signature", hide_signature)
     app.add_transform(RepositoryLinks)

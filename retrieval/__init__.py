@@ -10,6 +10,8 @@ What the package hands on is imported when it is asked for: ``import retrieval``
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from retrieval.version import __version__
+
 if TYPE_CHECKING:
     from retrieval.config import Config
     from retrieval.features.detector import detect_regions
@@ -18,9 +20,7 @@ if TYPE_CHECKING:
     from retrieval.search.ranking import Hit
     from retrieval.search.retriever import Retriever
 
-__version__ = "0.1.0"
-
-__all__ = ["Collection", "Config", "Hit", "Retriever", "describe_regions", "detect_regions"]
+__all__ = ["Collection", "Config", "Hit", "Retriever", "__version__", "describe_regions", "detect_regions"]
 
 _HOMES = {
     "Collection": "retrieval.index.collection",

@@ -1,5 +1,7 @@
 """A small collection of generated views, shared by the tests that need an index."""
 
+import logging
+
 import cv2
 import numpy as np
 import pytest
@@ -18,6 +20,15 @@ def view(picture, scale, angle, shift=(0.0, 0.0), size=(480, 400)):
     transform = cv2.getRotationMatrix2D((picture.shape[1] / 2, picture.shape[0] / 2), angle, scale)
     transform[:, 2] += np.array([size[0] - picture.shape[1], size[1] - picture.shape[0]]) / 2 + shift
     return cv2.warpAffine(picture, transform, size, flags=cv2.INTER_AREA, borderValue=(127, 127, 127)), transform
+
+
+@pytest.fixture(autouse=True)
+def _no_log_left_behind():
+    """A command run in the tests' own process logs to the stream that pytest closes behind it."""
+    yield
+    for handler in logging.getLogger().handlers[:]:
+        if type(handler) is logging.StreamHandler:
+            logging.getLogger().removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,9 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hardnet.errors import WeightsError
 from hardnet.weights import transfer
-
-if TYPE_CHECKING:
-    pass
 
 _HARDNET = "Mishchuk et al. 2017, Working hard to know your neighbor's margins"
 _HARDNET_FOLDER = "https://github.com/DagnyT/hardnet/raw/master/pretrained"

@@ -7,9 +7,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from retrieval import __version__
 from retrieval.commands import download, evaluate, index, patches, search, serve, vocabulary
 from retrieval.commands.shared import run_command
+from retrieval.version import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> int:

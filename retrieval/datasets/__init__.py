@@ -1,1 +1,1 @@
-"""Photographs and ground truth: folders, benchmarks, downloads, and the generated demo set."""
+"""Benchmarks: their photographs, ground truth, protocols and downloads, and the generated demo set."""

@@ -6,7 +6,7 @@ benchmarks (Radenovic et al. 2018, section 3.3) keep it and add the mean precisi
 is ignored is data (`retrieval.datasets.groundtruth.Protocol`): one evaluator serves every protocol.
 
 Example:
-    >>> round(average_precision(["tower", "cat", "tower_2"], positives={"tower", "tower_2"}, junk={"cat"}), 3)
+    >>> average_precision(["tower", "cat", "tower_2"], {"tower", "tower_2"}, junk={"cat"})
     1.0
 """
 

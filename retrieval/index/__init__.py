@@ -1,1 +1,1 @@
-"""The index: immutable segments, tf-idf scores, and the folder that holds them."""
+"""The index: segments that never change, their scores, and every change of the folder that holds them."""

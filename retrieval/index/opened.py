@@ -49,6 +49,8 @@ class OpenedIndex:
         elsewhere: name -> path, for photographs that do not lie where their names say.
         state: what was read from disk.
         contents: of each segment what tells it from any other: the checksum of its manifest.
+
+    No example: `Collection` is what a program opens.
     """
 
     folder: Path

@@ -1,1 +1,1 @@
-"""What a run leaves to read: tables, with the published figures beside them."""
+"""What a run or a search leaves to look at: tables, figures, ``report.html``."""

@@ -14,10 +14,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from retrieval import __version__
 from retrieval import config as settings_module
 from retrieval.errors import ArtefactError
 from retrieval.storage import atomic
+from retrieval.version import __version__
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from retrieval import __version__
+from retrieval.version import __version__
 from retrieval.web import pictures
 from retrieval.web.forms import MAX_TOP
 

@@ -4,7 +4,6 @@ import base64
 import itertools
 import json
 import re
-import shutil
 from html.parser import HTMLParser
 
 import cv2
@@ -470,12 +469,3 @@ def test_bad_reports_are_told_before_the_work(capsys, index, table, tmp_path, mo
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert word in err
-
-
-def test_the_template_is_part_of_the_package(tmp_path):
-    """setuptools takes what pyproject.toml names beside the modules."""
-    import tomllib
-
-    with open("pyproject.toml", "rb") as stream:
-        data = tomllib.load(stream)["tool"]["setuptools"]["package-data"]["retrieval"]
-    assert any(shutil.fnmatch.fnmatch("reporting/report.html", pattern) for pattern in data)
