@@ -1,9 +1,4 @@
-"""`Retriever`: the facade, a photograph in, hits out; the steps in between are `retrieval.search.ranker`'s.
-
->>> retriever = Retriever.open("INDEX")
->>> hits = retriever.query("photo.jpg", box=(100, 50, 400, 380), top=20, expand="aqe")
->>> hits[0].name, hits[0].inliers, hits[0].transform
-"""
+"""`Retriever`: the facade, a photograph in, hits out; the steps in between are `retrieval.search.ranker`'s."""
 
 from collections.abc import Sequence
 from pathlib import Path
