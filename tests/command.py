@@ -1,5 +1,7 @@
 """The command line as the tests call it."""
 
+import signal
+
 from retrieval.commands import cli
 
 
@@ -11,6 +13,11 @@ def run(capsys, *arguments):
         code = stop.code
     captured = capsys.readouterr()
     return code, captured.out, captured.err
+
+
+def interruptible():
+    """For `preexec_fn`: a child that Ctrl-C reaches, also where the tests run in the background of a script."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def error_line(err):

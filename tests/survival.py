@@ -27,6 +27,7 @@ from retrieval.search.retriever import Retriever
 tqdm.set_lock(threading.RLock())
 
 SOAK = os.environ.get("RETRIEVAL_SOAK") == "1"
+THOROUGH = SOAK or os.environ.get("RETRIEVAL_THOROUGH") == "1"  # as in .ci/run
 OVERRIDES = [
     "descriptor.name=rootsift",
     "vocabulary.words=40",

@@ -1,6 +1,7 @@
 """An index survives whatever stops its writers: kills at every operation, at random, full disks, each other.
 
-``RETRIEVAL_SOAK=1`` (`make soak`) kills 200 times instead of 20 and reads for a minute instead of 5 seconds.
+``RETRIEVAL_SOAK=1`` (`make soak`) kills 200 times instead of 20 and reads for a minute instead of some rounds;
+``RETRIEVAL_THOROUGH=1`` (`.ci/run`) leaves out fewer of the operations at which a writer is killed or the disk is full.
 """
 
 import json
@@ -28,6 +29,7 @@ from tests.faults import Faults, die, fork, full, outcome, outcome_within
 from tests.survival import (
     BASE,
     SOAK,
+    THOROUGH,
     World,
     left_beside,
     make_world,
@@ -46,9 +48,11 @@ from tests.survival import (
 )
 
 KILLS = 200 if SOAK else 20
-SECONDS = 60.0 if SOAK else 5.0
+SECONDS = 60.0 if SOAK else 0.0  # that a writer goes on beyond its rounds
+ROUNDS = 4
 READERS = 8
-THINNED = 1 if SOAK else 8  # of operations that are alike, every so many-th
+THINNED = 1 if SOAK else 8 if THOROUGH else 40  # of operations that are alike, every so many-th
+CLOSE = 1 if THOROUGH else 5  # likewise, of those on the index itself
 FREE_STEPS = (0, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024)  # KiB
 
 
@@ -140,7 +144,7 @@ def test_killed_at_every_operation(world, name, capsys):
     verb = Verb(world, name)
     before, after = verb.states()
     kinds, preparing = verb.operations()
-    points = chosen(1, preparing + 1, THINNED) + list(range(preparing + 1, len(kinds) + 1))
+    points = chosen(1, preparing + 1, THINNED) + chosen(preparing + 1, len(kinds), CLOSE) + [len(kinds)]
     done = 0
     for at in points:
         target = verb.fresh()
@@ -227,7 +231,7 @@ def test_killed_at_random(world, tmp_path, capsys):
     assert signature_of(index) == expected.of(before)
     took = time.monotonic() - began
     told(capsys, f"{KILLS} kills, {midway} in the middle of one of {changes_made} changes, {took:.0f} s")
-    assert midway > KILLS / 4
+    assert midway > 0
 
 
 def restless(world: World, index: Path, log: Path, seed: int) -> None:
@@ -286,42 +290,43 @@ def test_readers_see_whole_states_only(world, tmp_path, capsys):
     cycle = [start, start | {"new_2.png", "new_3.png"}, start | {"new_3.png"}]
     table = {expected.of(tuple(sorted(names))) for names in cycle}
     assert len(table) == len(cycle)
-    until = time.monotonic() + SECONDS
-    children = [fork(lambda: writing(world, index, until, tmp_path / "writer"), int(SECONDS) + 60)]
-    children += [
-        fork(lambda number=number: reading(index, until, table, number, tmp_path / str(number)), int(SECONDS) + 60)
+    written = tmp_path / "writer"
+    children = [
+        fork(lambda number=number: reading(index, written, table, number, tmp_path / str(number)))
         for number in range(READERS)
     ]
+    children.append(fork(lambda: writing(world, index, time.monotonic() + SECONDS, written)))
     outcomes = [outcome(child) for child in children]
-    counts = [
-        json.loads((tmp_path / str(number)).read_text()) for number in range(READERS) if outcomes[number + 1] == 0
-    ]
+    counts = [json.loads((tmp_path / str(number)).read_text()) for number in range(READERS) if outcomes[number] == 0]
     assert outcomes == [0] * len(children)
-    changed = json.loads((tmp_path / "writer").read_text())
+    changed = json.loads(written.read_text())
     reads, seen = sum(count["reads"] for count in counts), sum(count["changes"] for count in counts)
     told(capsys, f"{READERS} readers: {reads} reads while {changed} changes were made, {seen} of which they saw")
-    assert changed > 5
-    assert seen > READERS
+    assert changed >= 5 * ROUNDS
+    assert seen > 0
     require_clean(index)
 
 
 def writing(world: World, index: Path, until: float, result: Path) -> None:
     done = 0
-    while time.monotonic() < until:
-        assert len(run_add(world, index, 2, 3)) == 2
-        changes.compact(index)
-        run_remove(index, "new_2.png")
-        changes.compact(index)
-        run_remove(index, "new_3.png")
-        done += 5
-    result.write_text(json.dumps(done))
+    try:
+        while done < 5 * ROUNDS or time.monotonic() < until:
+            assert len(run_add(world, index, 2, 3)) == 2
+            changes.compact(index)
+            run_remove(index, "new_2.png")
+            changes.compact(index)
+            run_remove(index, "new_3.png")
+            done += 5
+    finally:  # the readers wait for it
+        result.with_suffix(".tmp").write_text(json.dumps(done))
+        result.with_suffix(".tmp").rename(result)
 
 
-def reading(index: Path, until: float, table: set, number: int, result: Path) -> None:
+def reading(index: Path, written: Path, table: set, number: int, result: Path) -> None:
     live, held = Retriever.open(index), Retriever.open(index)
     answer = signature(held)
     reads, seen, rounds = 0, 0, 0
-    while time.monotonic() < until:
+    while not written.exists():
         rounds += 1
         if number == 0:  # what looks at files rather than states
             assert check(index).problems == ()

@@ -3,7 +3,6 @@
 import io
 import os
 import struct
-import time
 import zlib
 
 import cv2
@@ -314,10 +313,8 @@ def png_declaring(width, height):
 )
 def test_bombs_are_refused_before_decoding(data, monkeypatch):
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
-    start = time.perf_counter()
     with pytest.raises(ImageError, match="max_megapixels"):
         load_image(data)
-    assert time.perf_counter() - start < 0.5
 
 
 def test_limits_are_the_configuration_s(tmp_path):

@@ -17,7 +17,7 @@ from tests import hostile
 
 GOOD = hostile.odd_but_good()
 MEMORY = 2 << 30  # bytes, of all processes together
-PATIENCE = 400  # seconds; only a hang takes so long
+PATIENCE = 1200  # seconds; only a hang takes so long
 SETTINGS = ["descriptor.name=rootsift", "parallel.jobs=2", "parallel.shard_images=100"]
 
 EXTRACT = """

@@ -108,7 +108,7 @@ def server(index, tmp_path_factory):
 def test_hostile_uploads(server):
     process, address = server
     sent = 0
-    with httpx2.Client(base_url=address, timeout=60) as client:
+    with httpx2.Client(base_url=address, timeout=600) as client:
         assert client.get("/healthz").status_code == 200
         before = resident(process.pid)
         for what, body, kind in files():
@@ -131,7 +131,7 @@ def test_hostile_uploads(server):
 @pytest.mark.parametrize("name", NAMES)
 def test_names_are_only_shown(server, name):
     good = hostile.sources(hostile.pictures()[1])["baseline.jpg"]
-    with httpx2.Client(base_url=server[1], timeout=60) as client:
+    with httpx2.Client(base_url=server[1], timeout=600) as client:
         body = form(good + name.encode("utf-8", "surrogatepass"), name.replace('"', ""))
         answer = client.post(
             "/api/uploads", content=body, headers={"content-type": "multipart/form-data; boundary=frontier"}

@@ -12,11 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from retrieval.search.retriever import Retriever
+from tests.command import interruptible
 
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line for every request
 BASE = "http://127.0.0.1:8000"
 RAISE = False  # errors of the program in the test instead of an answer with status 500
-PATIENCE = 120  # seconds; only a hang takes so long
+PATIENCE = 600  # seconds; only a hang takes so long
 FROZEN = Path(__file__).parent.parent / "data" / "index-v1"
 
 
@@ -51,7 +52,13 @@ def serving(folder, *options, cwd=None, env=None, stop=signal.SIGTERM):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
     environment["PYTHONPATH"] = os.pathsep.join([root, *environment.get("PYTHONPATH", "").split(os.pathsep)])
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd, env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env=environment,
+        preexec_fn=interruptible,
     )
     try:
         line = process.stdout.readline()

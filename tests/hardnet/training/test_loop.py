@@ -177,7 +177,7 @@ def test_a_killed_run_gives_the_same_weights_as_one_left_alone(toy, tmp_path):
 
     running = start("killed", "first.log")
     checkpoint = tmp_path / "killed" / CHECKPOINT
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     running.send_signal(signal.SIGKILL)
@@ -185,7 +185,7 @@ def test_a_killed_run_gives_the_same_weights_as_one_left_alone(toy, tmp_path):
     state = torch.load(checkpoint, weights_only=True)
     assert 0 < state["step"] < 40
     for run in ("killed", "alone"):
-        assert start(run, f"{run}.log").wait(timeout=120) == 0
+        assert start(run, f"{run}.log").wait(timeout=600) == 0
     assert f"going on after step {state['step']} of 40" in (tmp_path / "killed.log").read_text()
     one, other = (weights_of(tmp_path / run / "toy.safetensors") for run in ("killed", "alone"))
     assert all(torch.equal(one[key], other[key]) for key in one)
@@ -295,7 +295,7 @@ def test_processes_share_a_batch_and_end_with_one_network(toy, tmp_path):
     script = Path(__file__).with_name("parallel_training.py")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    done = subprocess.run([*command, str(toy), str(tmp_path)], env=environment, capture_output=True, timeout=180)
+    done = subprocess.run([*command, str(toy), str(tmp_path)], env=environment, capture_output=True, timeout=900)
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     first, second = (torch.load(tmp_path / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
     for kind in ("weights", "average"):
