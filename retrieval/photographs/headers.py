@@ -34,7 +34,7 @@ class Header:
         format: "JPEG", "PNG", "TIFF", "WebP", "PNM" or "BMP".
         width: columns as stored, in pixels (before any EXIF orientation).
         height: rows as stored.
-        orientation: EXIF orientation, 1 to 8; 1 where there is none or it is malformed.
+        orientation: EXIF orientation, 1 to 8: the first valid one of the file, 1 where there is none.
         damage: why the file cannot be whole, or None.
         peak: sample value that means white in what OpenCV decodes from a PNM file; None: the type's largest.
         unsupported: a property no decoder here handles rightly, or None.
@@ -109,7 +109,8 @@ def filled_jpeg(data: bytes) -> bytes | None:
 def _read_jpeg(data: bytes) -> Header:
     """Walks the markers; a thumbnail inside APP1 is skipped with its segment."""
     size: tuple[int, int] | None = None
-    orientation, position, ended, scans = 1, 2, False, len(data)
+    orientation: int | None = None
+    position, ended, scans = 2, False, len(data)
     least = 0
     while found := _JPEG_MARKER.search(data, position):
         marker, position = data[found.end() - 1], found.end()
@@ -128,14 +129,14 @@ def _read_jpeg(data: bytes) -> Header:
         if marker == 0xDA:
             scans = min(scans, position)
         if marker == 0xE1 and body[:6] == b"Exif\0\0":
-            orientation = tiff.exif_orientation(body[6:])
+            orientation = orientation or tiff.exif_orientation(body[6:])
         position += max(length, 2)
     if size is None:
         raise ImageError("truncated or damaged JPEG: it has no frame header")
     damage = None if ended else "truncated: the JPEG has no end-of-image marker"
     if ended and len(data) - scans < least:
         damage = f"truncated or damaged JPEG: {len(data)} bytes cannot hold {size[0]} x {size[1]} pixels"
-    return Header("JPEG", *size, orientation, damage)
+    return Header("JPEG", *size, orientation or 1, damage)
 
 
 def _least_jpeg_bytes(width: int, height: int, components: bytes) -> int:
@@ -158,7 +159,8 @@ def _read_png(data: bytes) -> Header:
     length, name, width, height = struct.unpack_from(">I4sII", data, 8)
     if name != b"IHDR" or length != 13:
         raise ImageError("damaged PNG: it does not start with a header chunk")
-    orientation, position, damage = 1, 8, "truncated: the PNG has no end chunk"
+    orientation: int | None = None
+    position, damage = 8, "truncated: the PNG has no end chunk"
     while position + 12 <= len(data):
         length, name = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
@@ -170,11 +172,11 @@ def _read_png(data: bytes) -> Header:
                 damage = f"damaged PNG: wrong checksum in a chunk at byte {position}"
                 break
         if name == b"eXIf":
-            orientation = tiff.exif_orientation(data[position + 8 : end - 4])
+            orientation = orientation or tiff.exif_orientation(data[position + 8 : end - 4])
         if name == b"IEND":
-            return Header("PNG", width, height, orientation)
+            return Header("PNG", width, height, orientation or 1)
         position = end
-    return Header("PNG", width, height, orientation, damage)
+    return Header("PNG", width, height, orientation or 1, damage)
 
 
 def _read_webp(data: bytes) -> Header:
@@ -182,7 +184,8 @@ def _read_webp(data: bytes) -> Header:
     (declared,) = struct.unpack_from("<I", data, 4)
     size: tuple[int, int] | None = None
     damage = None if declared + 8 <= len(data) else "truncated: shorter than the WebP container says"
-    orientation, position = 1, 12
+    orientation: int | None = None
+    position = 12
     while position + 8 <= min(len(data), declared + 8):
         name, length = struct.unpack_from("<4sI", data, position)
         body = position + 8
@@ -201,11 +204,12 @@ def _read_webp(data: bytes) -> Header:
             size = width & 0x3FFF, height & 0x3FFF
         elif name == b"EXIF":
             exif = data[body : body + length]
-            orientation = tiff.exif_orientation(exif[6:] if exif[:6] == b"Exif\0\0" else exif)
+            block = exif[6:] if exif[:6] == b"Exif\0\0" else exif
+            orientation = orientation or tiff.exif_orientation(block)
         position = body + length + (length & 1)
     if size is None:
         raise ImageError("truncated or damaged WebP: it has no picture chunk")
-    return Header("WebP", *size, orientation, damage)
+    return Header("WebP", *size, orientation or 1, damage)
 
 
 def _read_pnm(data: bytes) -> Header:
@@ -252,7 +256,7 @@ def _read_tiff(data: bytes) -> Header:
             values[tag] = struct.unpack_from(f"{order}{count}{tiff.INTEGERS[kind]}", data, position)
     if 256 not in values or 257 not in values:
         raise ImageError("truncated or damaged TIFF: its directory has no size")
-    orientation = values.get(tiff.ORIENTATION, (1,))[0]
+    orientation = tiff.exif_orientation(data) or 1
     damage = unsupported = None
     for offsets, lengths in ((273, 279), (324, 325)):  # strips, tiles
         pairs = zip(values.get(offsets, ()), values.get(lengths, ()), strict=False)
@@ -272,4 +276,4 @@ def _read_tiff(data: bytes) -> Header:
         elif values.get(284) == (2,) and values.get(277, (1,))[0] > 1:
             unsupported = "a 16-bit TIFF with one plane per channel; save it with interleaved channels"
     width, height = values[256][0], values[257][0]
-    return Header("TIFF", width, height, orientation if 1 <= orientation <= 8 else 1, damage, None, unsupported)
+    return Header("TIFF", width, height, orientation, damage, None, unsupported)

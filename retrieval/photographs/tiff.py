@@ -79,17 +79,18 @@ def circle(data: bytes) -> bool:
     return False
 
 
-def exif_orientation(exif: bytes) -> int:
-    """The orientation in an EXIF block; 1 where it is absent or malformed: metadata never fails an image."""
+def exif_orientation(exif: bytes) -> int | None:
+    """The first valid orientation, 1 to 8, in an EXIF block; None without one: metadata never fails an image."""
     try:
         order = MAGIC[exif[:4]]
         for tag, kind, count, position in fields(exif):
-            if tag == ORIENTATION and kind == 3 and count == 1:
-                (value,) = struct.unpack_from(order + "H", exif, position)
-                return value if 1 <= value <= 8 else 1
+            if tag == ORIENTATION and kind in INTEGERS and count == 1:
+                (value,) = struct.unpack_from(order + INTEGERS[kind], exif, position)
+                if 1 <= value <= 8:
+                    return int(value)
     except (KeyError, struct.error, ImageError):
         pass
-    return 1
+    return None
 
 
 def fields(data: bytes) -> Iterator[tuple[int, int, int, int]]:

@@ -17,6 +17,7 @@ from retrieval.config import ImageConfig
 from retrieval.errors import ImageError
 from retrieval.photographs import decoding
 from retrieval.photographs.decoding import load_image, load_picture, read_header, read_photograph, seen_size
+from tests import hostile
 
 RNG = np.random.default_rng(7)
 COLOUR = RNG.integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -144,6 +145,68 @@ def test_malformed_orientation_is_none():
     data = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + plain[2:]
     assert read_header(data).orientation == 1
     np.testing.assert_array_equal(load_image(data).gray, load_image(plain).gray)
+
+
+def exif_block(*orientations, kind=3):
+    """A little-endian EXIF block of orientation fields."""
+    form = {3: "<HHIHH", 4: "<HHII"}[kind]
+    entries = b"".join(struct.pack(form, 0x112, kind, 1, *([one, 0] if kind == 3 else [one])) for one in orientations)
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(orientations)) + entries + bytes(4)
+
+
+def with_exif(form, *blocks):
+    """A file of one format with EXIF blocks one after another."""
+    if form == "JPEG":
+        plain = SAMPLES["jpeg"]
+        parts = [b"\xff\xe1" + struct.pack(">H", len(b) + 8) + b"Exif\0\0" + b for b in blocks]
+        return plain[:2] + b"".join(parts) + plain[2:]
+    if form == "PNG":
+        plain = SAMPLES["png"]
+        parts = [struct.pack(">I", len(b)) + b"eXIf" + b + struct.pack(">I", zlib.crc32(b"eXIf" + b)) for b in blocks]
+        return plain[:33] + b"".join(parts) + plain[33:]
+    exif = Image.Exif()
+    exif[0x112] = 1
+    plain = pillow(Image.fromarray(COLOUR), "WEBP", lossless=True, exif=exif)
+    plain = plain[: plain.index(b"EXIF")]
+    body = plain[8:] + b"".join(b"EXIF" + struct.pack("<I", len(b)) + b + bytes(len(b) % 2) for b in blocks)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    ("blocks", "expected"),
+    [
+        ((exif_block(6), exif_block()), 6),  # a second block without orientation, as editors append
+        ((exif_block(6), exif_block(1)), 6),
+        ((exif_block(), exif_block(8)), 8),
+        ((exif_block(0), exif_block(9), exif_block(3), exif_block(6)), 3),
+        ((exif_block(6), b"garbage"), 6),
+        ((b"garbage", exif_block(6)), 6),
+        ((exif_block(0, 6),), 6),
+        ((exif_block(6, kind=4),), 6),  # a 32-bit field, which some programs write
+        ((exif_block(0), exif_block()), 1),
+    ],
+)
+def test_the_first_valid_orientation_holds(form, blocks, expected):
+    data = with_exif(form, *blocks)
+    assert read_header(data).orientation == expected
+    assert load_image(data).gray.shape == ((60, 40) if expected >= 5 else (40, 60))
+
+
+@pytest.mark.parametrize(("orientation", "expected"), [((0,), 1), ((6,), 6), ((9,), 1)])
+def test_a_tiff_s_orientation_is_valid_or_none(orientation, expected):
+    data = hostile.tiff(hostile.tiff_fields(COLOUR, t274=(3, orientation)), COLOUR.tobytes())
+    assert read_header(data).orientation == expected
+
+
+def test_the_first_valid_orientation_of_a_tiff_holds():
+    fields = hostile.tiff_fields(COLOUR, t274=(3, (8,)), t275=(3, (1,)))
+    data = bytearray(hostile.tiff(fields, COLOUR.tobytes()))
+    at = data.index(struct.pack("<HHI", 275, 3, 1))
+    data[at : at + 2] = struct.pack("<H", 274)  # the same field again
+    assert read_header(bytes(data)).orientation == 8
+    data[at - 4 : at - 2] = b"\0\0"  # of the two the first is not valid
+    assert read_header(bytes(data)).orientation == 1
 
 
 def test_float_tiff_and_small_pnm_ranges():
