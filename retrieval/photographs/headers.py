@@ -38,6 +38,8 @@ class Header:
         damage: why the file cannot be whole, or None.
         peak: sample value that means white in what OpenCV decodes from a PNM file; None: the type's largest.
         unsupported: a property no decoder here handles rightly, or None.
+        alpha: "straight" or "premultiplied" where a channel or palette says how opaque a pixel is, or None.
+        key: sample values (one, or red, green and blue) of the colour that stands for transparency, or None.
     """
 
     format: str
@@ -47,6 +49,8 @@ class Header:
     damage: str | None = None
     peak: int | None = None
     unsupported: str | None = None
+    alpha: str | None = None
+    key: tuple[int, ...] | None = None
 
 
 def read_header(data: bytes) -> Header:
@@ -156,27 +160,44 @@ def _least_jpeg_bytes(width: int, height: int, components: bytes) -> int:
 
 def _read_png(data: bytes) -> Header:
     """Walks the chunks up to IEND and compares the checksums of the critical ones (PNG 1.2, section 3)."""
-    length, name, width, height = struct.unpack_from(">I4sII", data, 8)
+    length, name, width, height, depth, colour = struct.unpack_from(">I4sIIBB", data, 8)
     if name != b"IHDR" or length != 13:
         raise ImageError("damaged PNG: it does not start with a header chunk")
     orientation: int | None = None
+    alpha = "straight" if colour in (4, 6) else None
+    key: tuple[int, ...] | None = None
     position, damage = 8, "truncated: the PNG has no end chunk"
     while position + 12 <= len(data):
         length, name = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
         if end > len(data):
             break
-        if not name[0] & 0x20:  # upper case: critical
+        body = data[position + 8 : end - 4] if name in (b"eXIf", b"tRNS") else b""
+        if not name[0] & 0x20 or name == b"tRNS":  # upper case: critical
             (checksum,) = struct.unpack_from(">I", data, end - 4)
             if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != checksum:
                 damage = f"damaged PNG: wrong checksum in a chunk at byte {position}"
                 break
         if name == b"eXIf":
-            orientation = orientation or tiff.exif_orientation(data[position + 8 : end - 4])
+            orientation = orientation or tiff.exif_orientation(body)
+        elif name == b"tRNS" and colour == 3:
+            alpha = "straight"
+        elif name == b"tRNS" and colour in (0, 2):
+            key = _png_key(body, depth, 1 if colour == 0 else 3)
         if name == b"IEND":
-            return Header("PNG", width, height, orientation or 1)
+            return Header("PNG", width, height, orientation or 1, alpha=alpha, key=key)
         position = end
     return Header("PNG", width, height, orientation or 1, damage)
+
+
+def _png_key(body: bytes, depth: int, channels: int) -> tuple[int, ...] | None:
+    """The colour that a tRNS chunk makes transparent, in samples as OpenCV decodes them: 8 bits at least."""
+    if len(body) != 2 * channels:
+        return None
+    values = struct.unpack(f">{channels}H", body)
+    if depth >= 8:
+        return tuple(value & (1 << depth) - 1 for value in values)
+    return tuple((value & (1 << depth) - 1) * 255 // ((1 << depth) - 1) for value in values)
 
 
 def _read_webp(data: bytes) -> Header:
@@ -185,12 +206,14 @@ def _read_webp(data: bytes) -> Header:
     size: tuple[int, int] | None = None
     damage = None if declared + 8 <= len(data) else "truncated: shorter than the WebP container says"
     orientation: int | None = None
-    position = 12
+    position, alpha = 12, None
     while position + 8 <= min(len(data), declared + 8):
         name, length = struct.unpack_from("<4sI", data, position)
         body = position + 8
         if not damage and (body + length > declared + 8 or not all(0x20 <= c < 0x7F for c in name)):
             damage = f"damaged WebP: a chunk at byte {position} that does not fit its container"
+        if name == b"ALPH" or (name == b"VP8X" and data[body] & 0x10) or (name == b"VP8L" and data[body + 4] & 0x10):
+            alpha = "straight"
         if size is None and name == b"VP8X":
             size = (
                 1 + int.from_bytes(data[body + 4 : body + 7], "little"),
@@ -209,7 +232,7 @@ def _read_webp(data: bytes) -> Header:
         position = body + length + (length & 1)
     if size is None:
         raise ImageError("truncated or damaged WebP: it has no picture chunk")
-    return Header("WebP", *size, orientation or 1, damage)
+    return Header("WebP", *size, orientation or 1, damage, alpha=alpha)
 
 
 def _read_pnm(data: bytes) -> Header:
@@ -243,7 +266,8 @@ def _read_bmp(data: bytes) -> Header:
     damage = None
     if compression in (0, 3) and len(data) < start + (width * bits + 31) // 32 * 4 * height:
         damage = "truncated: fewer pixels than the BMP header says"
-    return Header("BMP", width, height, damage=damage)
+    with_mask = header >= 56 and compression == 3 and bits == 32 and any(data[66:70])  # BITMAPV3INFOHEADER and later
+    return Header("BMP", width, height, damage=damage, alpha="straight" if with_mask else None)
 
 
 def _read_tiff(data: bytes) -> Header:
@@ -275,5 +299,9 @@ def _read_tiff(data: bytes) -> Header:
             unsupported = "a 16-bit TIFF of grey and alpha; save it without alpha"
         elif values.get(284) == (2,) and values.get(277, (1,))[0] > 1:
             unsupported = "a 16-bit TIFF with one plane per channel; save it with interleaved channels"
+    extra = values.get(tiff.EXTRA_SAMPLES, (0,))[0]  # 0: of unspecified meaning, so no alpha (TIFF 6.0, section 18)
+    alpha = {1: "premultiplied", 2: "straight"}.get(extra)
+    if alpha and unsupported is None and (values.get(262), values.get(277)) != ((2,), (4,)):
+        unsupported = "a TIFF with alpha that is not of red, green, blue and alpha; save it without alpha"
     width, height = values[256][0], values[257][0]
-    return Header("TIFF", width, height, orientation, damage, None, unsupported)
+    return Header("TIFF", width, height, orientation, damage, None, unsupported, alpha)

@@ -30,19 +30,22 @@ ORIENTATION, EXTRA_SAMPLES = 274, 338  # TIFF 6.0 tags
 
 
 def plain(data: bytes) -> bytes | bytearray:
-    """A TIFF with orientation 1 and alpha of unspecified meaning, its pixels untouched.
+    """A TIFF with orientation 1 and alpha that passes for multiplied in already, its pixels untouched.
 
     libtiff turns the image and multiplies colour by alpha on its own, for some sample layouts only; with both
-    fields neutral every layout decodes to the stored pixels.
+    fields neutral every layout decodes to the stored pixels. A fourth channel of unspecified meaning stays so.
     """
     order = MAGIC[data[:4]]
     patched: bytearray | None = None  # a copy of what may be half a gigabyte, so only where it is needed
     for tag, kind, count, position in fields(data):
-        neutral = {ORIENTATION: 1, EXTRA_SAMPLES: 0}.get(tag)
-        if neutral is None or kind not in INTEGERS or count != 1:
+        if tag not in (ORIENTATION, EXTRA_SAMPLES) or kind not in INTEGERS or count != 1:
             continue
         form = order + INTEGERS[kind]
-        if position + BYTES[kind] <= len(data) and struct.unpack_from(form, data, position) != (neutral,):
+        if position + BYTES[kind] > len(data):
+            continue
+        (value,) = struct.unpack_from(form, data, position)
+        neutral = 1 if tag == ORIENTATION or value == 2 else value
+        if value != neutral:
             patched = bytearray(data) if patched is None else patched
             struct.pack_into(form, patched, position, neutral)
     return data if patched is None else patched

@@ -15,8 +15,15 @@ from PIL import Image
 
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError
-from retrieval.photographs import decoding
-from retrieval.photographs.decoding import load_image, load_picture, read_header, read_photograph, seen_size
+from retrieval.photographs import decoding, tiff
+from retrieval.photographs.decoding import (
+    load_image,
+    load_picture,
+    load_pixels,
+    read_header,
+    read_photograph,
+    seen_size,
+)
 from tests import hostile
 
 RNG = np.random.default_rng(7)
@@ -101,12 +108,116 @@ def test_16_bits_are_scaled_to_255(extension):
     assert load_image(encode(extension, white)).gray[0, 0] == 255
 
 
+def over_grey(colour, alpha, white=255):
+    """What lies over mid grey, in floating point."""
+    share = alpha[..., None] / white
+    return colour * share + 128 * white / 255 * (1 - share)
+
+
+ALPHA = RNG.integers(0, 256, (40, 60), dtype=np.uint8)
+ALPHA[:10], ALPHA[10:20] = 0, 255
+
+
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
-def test_alpha_is_dropped(form):
-    pixels = np.dstack([COLOUR, RNG.integers(0, 256, (40, 60), dtype=np.uint8)])
+def test_what_is_transparent_lies_over_grey(form, tmp_path):
     options = {"lossless": True, "exact": True} if form == "WEBP" else {}
-    data = pillow(Image.fromarray(pixels), form, **options)
+    data = pillow(Image.fromarray(np.dstack([COLOUR, ALPHA])), form, **options)
+    expected = over_grey(COLOUR, ALPHA)
+    path = tmp_path / "photograph"
+    path.write_bytes(data)
+    np.testing.assert_allclose(load_image(data).gray, mean(expected), atol=0.5)
+    np.testing.assert_allclose(load_picture(data)[:, :, ::-1], expected, atol=0.51)
+    np.testing.assert_allclose(load_pixels(path)[:, :, ::-1], expected, atol=0.51)
+    opaque = pillow(Image.fromarray(np.dstack([COLOUR, np.full_like(ALPHA, 255)])), form, **options)
+    np.testing.assert_allclose(load_image(opaque).gray, mean(COLOUR), atol=1e-4)
+
+
+@pytest.mark.parametrize("extension", [".png", ".tiff", ".bmp"])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_alpha_of_every_depth(extension, depth):
+    if extension == ".bmp" and depth == 16:
+        pytest.skip("a BMP has 8 bits")
+    white = 2**depth - 1
+    colour, alpha = (COLOUR, ALPHA) if depth == 8 else (COLOUR_16, ALPHA.astype(np.uint16) * 257)
+    data = bytearray(encode(extension, np.dstack([colour, alpha])))
+    if extension == ".tiff":  # OpenCV does not say that its fourth channel is alpha: put the word over another field
+        fields = {tag: at for tag, _, _, at in tiff.fields(bytes(data))}
+        other = next(tag for tag in sorted(fields, reverse=True) if tag not in NEEDED)
+        entry = data.index(struct.pack("<H", other), struct.unpack_from("<I", data, 4)[0])
+        struct.pack_into("<HHIHH", data, entry, 338, 3, 1, 2, 0)
+    assert read_header(bytes(data)).alpha == "straight"
+    expected = mean(over_grey(colour, alpha, white)) * 255 / white
+    np.testing.assert_allclose(load_image(bytes(data)).gray, expected, atol=0.51)
+
+
+NEEDED = {256, 257, 258, 259, 262, 273, 277, 278, 279, 284, 317}
+
+
+def test_premultiplied_alpha_is_not_multiplied_again():
+    share = ALPHA[..., None] / 255
+    pixels = np.dstack([np.round(COLOUR * share).astype(np.uint8), ALPHA])
+    data = hostile.tiff(hostile.tiff_fields(pixels, t338=(3, (1,))), pixels.tobytes())
+    assert read_header(data).alpha == "premultiplied"
+    np.testing.assert_allclose(load_image(data).gray, mean(over_grey(COLOUR, ALPHA)), atol=1)
+
+
+def test_a_fourth_channel_that_is_no_alpha_does_not_count():
+    pixels = np.dstack([COLOUR, ALPHA])
+    data = hostile.tiff(hostile.tiff_fields(pixels, t338=(3, (0,))), pixels.tobytes())
     np.testing.assert_allclose(load_image(data).gray, mean(COLOUR), atol=1e-4)
+
+
+def test_a_bmp_whose_alpha_is_nothing_is_opaque():
+    data = encode(".bmp", np.dstack([COLOUR, np.zeros_like(ALPHA)]))
+    np.testing.assert_allclose(load_image(data).gray, mean(COLOUR), atol=1e-4)
+
+
+def test_a_tiff_of_grey_and_alpha_is_refused():
+    data = pillow(Image.fromarray(np.dstack([COLOUR[:, :, 0], ALPHA]), "LA"), "TIFF")
+    with pytest.raises(ImageError, match="save it without alpha"):
+        load_image(data)
+
+
+@pytest.mark.parametrize("mode", ["P one", "P all", "L", "RGB", "1", "LA", "L 16", "RGB 16", "PA"])
+def test_transparency_of_every_png(mode):
+    rgb = Image.fromarray(COLOUR // 64 * 64)
+    if mode.endswith("16"):
+        deep = COLOUR_16 // 4096 * 4096
+        deep = deep[:, :, 0] if mode[0] == "L" else deep
+        key = np.atleast_1d(deep[7, 9])
+        data = encode(".png", deep)
+        body = b"tRNS" + struct.pack(f">{len(key)}H", *key[::-1].tolist())
+        data = data[:33] + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + data[33:]
+        hidden = (deep.reshape(40, 60, -1) == key).all(axis=2)
+        expected = np.where(hidden, 128, deep.reshape(40, 60, -1).mean(axis=2) / 257)
+        assert hidden.any()
+        np.testing.assert_allclose(load_image(data).gray, expected, atol=0.01)
+        return
+    image, options = {
+        "P one": (rgb.quantize(32), {"transparency": 3}),
+        "P all": (rgb.quantize(32), {"transparency": bytes(range(0, 256, 8))}),
+        "L": (rgb.convert("L"), {"transparency": int(np.asarray(rgb.convert("L"))[7, 9])}),
+        "RGB": (rgb, {"transparency": tuple(np.asarray(rgb)[7, 9].tolist())}),
+        "1": (rgb.convert("1"), {"transparency": 0}),
+        "LA": (Image.fromarray(np.dstack([COLOUR[:, :, 0], ALPHA]), "LA"), {}),
+        "PA": (Image.fromarray(np.dstack([COLOUR, ALPHA])).quantize(64), {}),
+    }[mode]
+    data = pillow(image, "PNG", **options)
+    shown = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA")).astype(np.float64)
+    assert shown[:, :, 3].min() < 255
+    np.testing.assert_allclose(load_image(data).gray, mean(over_grey(shown[:, :, :3], shown[:, :, 3])), atol=0.51)
+
+
+def test_art_on_nothing_is_seen_and_what_was_erased_is_not():
+    """Black art on transparency is no uniform picture, and an erased background leaves nothing to find or to show."""
+    art = np.zeros((40, 60, 4), np.uint8)
+    art[10:20, 10:40, 3] = 255
+    gray = load_image(pillow(Image.fromarray(art), "PNG")).gray
+    assert set(np.unique(gray)) == {0, 128}
+    erased = np.dstack([COLOUR, np.zeros_like(ALPHA)])
+    with pytest.raises(ImageError, match="every pixel is the same"):
+        load_image(pillow(Image.fromarray(erased), "PNG"))
+    assert set(np.unique(load_picture(pillow(Image.fromarray(erased), "PNG"), side=30))) == {128}
 
 
 def test_palette_and_cmyk_agree_with_pillow():
