@@ -57,11 +57,13 @@ class LoadedImage:
         gray: (H, W) float32, 0..255, at working size.
         width: original width in pixels, after the EXIF orientation where that is applied.
         height: original height.
+        pages: full pictures in the file, of which this is the first; more than 1 in a TIFF only.
     """
 
     gray: np.ndarray
     width: int
     height: int
+    pages: int = 1
 
     @property
     def scale(self) -> np.ndarray:
@@ -114,16 +116,16 @@ def load_image(
         if isinstance(source, np.ndarray):
             height, width = source.shape[:2] if source.ndim in (2, 3) else (0, 0)
             _check_size(width, height, config)
-            gray = _gray(source)
+            gray, pages = _gray(source), 1
         else:
             data = source if isinstance(source, bytes) else _read_file(Path(source), config)
-            gray = _decode(data, config)
+            gray, pages = _decode(data, config)
         height, width = gray.shape
         if float(gray.min()) == float(gray.max()):
             raise ImageError("every pixel is the same: nothing to detect")
     except ImageError as error:
         raise ImageError(f"{display_name(source if name is None else name)}: {error}") from error
-    return LoadedImage(_working_size(gray, config.max_side), width, height)
+    return LoadedImage(_working_size(gray, config.max_side), width, height, pages)
 
 
 def read_photograph(path: str | Path, config: ImageConfig | None = None) -> bytes:
@@ -224,11 +226,11 @@ def seen_size(header: Header, config: ImageConfig) -> tuple[int, int]:
     return (header.height, header.width) if turned else (header.width, header.height)
 
 
-def _decode(data: bytes, config: ImageConfig) -> np.ndarray:
-    """(H, W) float32 grey pixels of a file's bytes, at full size and turned as the configuration says."""
+def _decode(data: bytes, config: ImageConfig) -> tuple[np.ndarray, int]:
+    """(H, W) float32 grey pixels of a file's bytes, at full size and turned as configured, and the file's pages."""
     pixels, header = _samples(data, config)
     gray = _gray(pixels, header.peak)
-    return _turn(gray, header.orientation) if config.exif == "apply" else gray
+    return _turn(gray, header.orientation) if config.exif == "apply" else gray, header.pages
 
 
 def _samples(data: bytes, config: ImageConfig, whole: bool = True) -> tuple[np.ndarray, Header]:
@@ -241,7 +243,7 @@ def _samples(data: bytes, config: ImageConfig, whole: bool = True) -> tuple[np.n
     _check_header(header, config)
     plain: bytes | bytearray = data
     if header.format == "TIFF":
-        plain = tiff.plain(data)
+        plain = tiff.plain(data, header.directory)
     elif header.format == "PNM" and data[1:2] in b"123":
         plain = data + b"\n"  # OpenCV wants white space after the last number
     pixels = _opencv_samples(plain, header.format, _DECODE_ALPHA if header.alpha else _DECODE)

@@ -5,6 +5,7 @@ what they do with a cut file (libjpeg fills the rest with grey), so completeness
 format's own structure. Every function takes the bytes of a file and touches no pixel.
 """
 
+import contextlib
 import re
 import struct
 import zlib
@@ -23,6 +24,8 @@ _JPEG_ARITHMETIC = frozenset(range(0xC9, 0xD0)) - {0xCC}  # frames whose decoder
 _JPEG_FILLER = bytes(i * 61 % 251 + 2 for i in range(40)) + b"".join(
     bytes([0xFF, 0xD0 + i]) + bytes(j * 167 % 241 + 3 for j in range(i, i + 12)) for i in range(8)
 )
+_FEW_VALUES = 64  # of a field, where directories are compared
+_DNG_VERSION = 50706  # tag that every DNG has (DNG 1.4)
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
@@ -40,6 +43,8 @@ class Header:
         unsupported: a property no decoder here handles rightly, or None.
         alpha: "straight" or "premultiplied" where a channel or palette says how opaque a pixel is, or None.
         key: sample values (one, or red, green and blue) of the colour that stands for transparency, or None.
+        directory: byte position of the TIFF directory with the picture; None for the first, and in other formats.
+        pages: full pictures in a TIFF, of which this is the first; 1 in other formats.
     """
 
     format: str
@@ -51,6 +56,8 @@ class Header:
     unsupported: str | None = None
     alpha: str | None = None
     key: tuple[int, ...] | None = None
+    directory: int | None = None
+    pages: int = 1
 
 
 def read_header(data: bytes) -> Header:
@@ -271,17 +278,17 @@ def _read_bmp(data: bytes) -> Header:
 
 
 def _read_tiff(data: bytes) -> Header:
-    """First image file directory of a TIFF 6.0 or BigTIFF file."""
-    order = tiff.MAGIC[data[:4]]
-    values: dict[int, tuple[int, ...]] = {}
-    for tag, kind, count, position in tiff.fields(data):
-        fits = 0 < count <= tiff.MAX_VALUES and position + count * tiff.BYTES[kind] <= len(data)
-        if kind in tiff.INTEGERS and fits:
-            values[tag] = struct.unpack_from(f"{order}{count}{tiff.INTEGERS[kind]}", data, position)
+    """The first image file directory of a TIFF 6.0 or BigTIFF file, or the largest where that is a reduced copy."""
+    pages, circle = tiff.chain(data)
+    directory, unsupported = _tiff_picture(data, pages[: tiff.MAX_DIRECTORIES])
+    values = tiff.integers(data, directory)
     if 256 not in values or 257 not in values:
         raise ImageError("truncated or damaged TIFF: its directory has no size")
-    orientation = tiff.exif_orientation(data) or 1
-    damage = unsupported = None
+    orientation = tiff.exif_orientation(data, directory) or tiff.exif_orientation(data) or 1
+    width, height = values[256][0], values[257][0]
+    if unsupported:
+        return Header("TIFF", width, height, orientation, unsupported=unsupported)
+    damage = None
     for offsets, lengths in ((273, 279), (324, 325)):  # strips, tiles
         pairs = zip(values.get(offsets, ()), values.get(lengths, ()), strict=False)
         if any(offset + length > len(data) for offset, length in pairs):
@@ -290,7 +297,7 @@ def _read_tiff(data: bytes) -> Header:
         damage = "truncated or damaged TIFF: it has no pixels"
     elif damage is None and len(values.get(324, values.get(273, ()))) < tiff.pieces(values):
         damage = "damaged TIFF: it has fewer strips or tiles than its size takes"
-    elif damage is None and tiff.circle(data):
+    elif damage is None and circle:
         damage = "damaged TIFF: its directories lead round in a circle"
     if max(values.get(258, (1,))) > 8:  # OpenCV reads these sample by sample and skips what libtiff would do
         if values.get(262) == (0,):
@@ -303,5 +310,77 @@ def _read_tiff(data: bytes) -> Header:
     alpha = {1: "premultiplied", 2: "straight"}.get(extra)
     if alpha and unsupported is None and (values.get(262), values.get(277)) != ((2,), (4,)):
         unsupported = "a TIFF with alpha that is not of red, green, blue and alpha; save it without alpha"
-    width, height = values[256][0], values[257][0]
-    return Header("TIFF", width, height, orientation, damage, None, unsupported, alpha)
+    count = 1 if directory is not None else _tiff_pages(data, pages)
+    return Header(
+        "TIFF", width, height, orientation, damage, None, unsupported, alpha, directory=directory, pages=count
+    )
+
+
+def _tiff_picture(data: bytes, pages: list[int]) -> tuple[int | None, str | None]:
+    """Which directory holds the picture, None for the first, or why none does.
+
+    The first does, unless it says that it is a reduced copy of another or there are sensor data twice as large: then
+    the largest picture that is neither.
+    """
+    found: dict[int, dict[int, tuple[int, ...]]] = {}
+    for page in pages:
+        for place in (page, *_sub_directories(data, page)):
+            if len(found) < tiff.MAX_DIRECTORIES and place not in found:
+                with contextlib.suppress(struct.error, ImageError):
+                    found[place] = tiff.integers(data, place, _FEW_VALUES)
+    if not found or pages[0] not in found:  # who reads the first will say what is wrong with it
+        return None, None
+    first, values = next(iter(found.items()))
+    raw = max((_area(one) for one in found.values() if _is_raw(one)), default=0)
+    if not _is_reduced(values) and not _is_raw(values) and raw < 2 * _area(values):
+        return None, None
+    usable = {place: one for place, one in found.items() if _area(one) and {273, 324} & one.keys() and not _is_raw(one)}
+    full = {place: one for place, one in usable.items() if not _is_reduced(one) and 2 * _area(one) > raw}
+    is_raw = bool(raw) or _DNG_VERSION in values
+    if not full and is_raw:
+        kind = "DNG" if _DNG_VERSION in values else _raw_kind(tiff.text(data, 271))
+        first_is = "" if _is_raw(values) else "its first picture is a reduced copy; "
+        article = "an" if kind[0] in "A" else "a"
+        return None, f"{article} {kind} camera raw: {first_is}export it as JPEG or TIFF"
+    candidates = full or usable
+    if not candidates:
+        return None, None
+    largest = max(candidates, key=lambda place: _area(candidates[place]))
+    return (None if largest == first else largest), None
+
+
+def _sub_directories(data: bytes, page: int) -> tuple[int, ...]:
+    try:
+        return tiff.integers(data, page, _FEW_VALUES).get(tiff.SUB_DIRECTORIES, ())
+    except (struct.error, ImageError):
+        return ()
+
+
+def _tiff_pages(data: bytes, pages: list[int]) -> int:
+    """How many full pictures are in the chain of directories."""
+    count = 0
+    for page in pages[: tiff.MAX_DIRECTORIES]:
+        with contextlib.suppress(struct.error, ImageError):
+            values = tiff.integers(data, page, _FEW_VALUES)
+            count += bool(_area(values)) and not _is_reduced(values)
+    return max(count + len(pages[tiff.MAX_DIRECTORIES :]), 1)
+
+
+def _is_reduced(values: dict[int, tuple[int, ...]]) -> bool:
+    """Whether a directory says that it is a reduced copy or a mask: NewSubfileType, or the older SubfileType."""
+    return bool(values.get(254, (0,))[0] & 5) or values.get(255, (1,))[0] == 2
+
+
+def _is_raw(values: dict[int, tuple[int, ...]]) -> bool:
+    """Whether a directory holds what a sensor measured: a colour filter array or LinearRaw (DNG 1.4)."""
+    return values.get(262, (0,))[0] in (32803, 34892)
+
+
+def _area(values: dict[int, tuple[int, ...]]) -> int:
+    return values.get(256, (0,))[0] * values.get(257, (0,))[0]
+
+
+def _raw_kind(make: str) -> str:
+    """The format of a camera raw that is a TIFF, by the camera's maker."""
+    kinds = {"NIKON": "NEF", "SONY": "ARW", "PENTAX": "PEF", "RICOH": "PEF", "CANON": "CR2", "SAMSUNG": "SRW"}
+    return next((kind for start, kind in kinds.items() if make.upper().startswith(start)), "TIFF-based")

@@ -608,3 +608,67 @@ def test_pictures_have_the_same_limits(side):
     ):
         with pytest.raises(ImageError):
             load_picture(data, config, side)
+
+
+SMALL = np.ascontiguousarray(COLOUR[::2, ::2])
+REDUCED = {"t254": (4, (1,))}
+CFA = np.ascontiguousarray(COLOUR[:, :, :1])
+SENSOR = {"t262": (3, (32803,)), "t254": (4, (0,))}
+
+
+@pytest.mark.parametrize("sub", [False, True])
+def test_a_reduced_copy_does_not_stand_in_for_the_photograph(sub):
+    """Whether the full picture is the next directory or below the first one; the orientation is that of the copy."""
+    data = hostile.tiff_of((SMALL, {**REDUCED, "t274": (3, (6,))}, False), (COLOUR, {}, sub))
+    assert (read_header(data).width, read_header(data).height) == (60, 40)
+    image = load_image(data)
+    np.testing.assert_allclose(image.gray, np.rot90(mean(COLOUR), -1), atol=1e-4)
+    assert load_picture(data).shape == (60, 40, 3)
+    assert image.pages == 1
+
+
+def test_the_largest_full_picture_counts_and_the_first_if_it_is_full():
+    middle = np.ascontiguousarray(COLOUR[:30])
+    data = hostile.tiff_of((SMALL, REDUCED, False), (middle, {}, True), (COLOUR, {}, True))
+    np.testing.assert_allclose(load_image(data).gray, mean(COLOUR), atol=1e-4)
+    pyramid = hostile.tiff_of((COLOUR, {}, False), (SMALL, REDUCED, False), (SMALL, REDUCED, True))
+    np.testing.assert_allclose(load_image(pyramid).gray, mean(COLOUR), atol=1e-4)
+    assert read_header(pyramid).pages == 1
+    older = hostile.tiff_of((SMALL, {"t255": (3, (2,))}, False), (COLOUR, {"t255": (3, (1,))}, False))
+    assert load_image(older).width == 60
+    only = hostile.tiff_of((SMALL, REDUCED, False))  # a file of its own, whatever it was reduced from
+    assert load_image(only).width == 30
+    mask = hostile.tiff_of((COLOUR, {}, False), (COLOUR, {"t254": (4, (4,))}, False))
+    assert read_header(mask).pages == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "make", "dng", "reason"),
+    [
+        (
+            (SMALL, REDUCED, False),
+            b"",
+            True,
+            "a DNG camera raw: its first picture is a reduced copy; export it as JPEG",
+        ),
+        ((SMALL, REDUCED, False), b"NIKON CORPORATION", False, "a NEF camera raw: its first picture is a reduced copy"),
+        ((SMALL, {}, False), b"SONY", False, "an? ARW camera raw: its first picture is a reduced copy"),  # no mark
+        ((SMALL, REDUCED, False), b"Nobody", False, "a TIFF-based camera raw"),
+        ((CFA, SENSOR, False), b"PENTAX", False, "a PEF camera raw: export it as JPEG or TIFF"),
+    ],
+)
+def test_a_camera_raw_is_named(first, make, dng, reason):
+    preview = (np.ascontiguousarray(COLOUR[::2, ::2]), REDUCED, True)
+    data = hostile.tiff_of(first, (CFA, SENSOR, True), preview, make=make, dng=dng)
+    with pytest.raises(ImageError, match=reason):
+        load_image(data)
+    with pytest.raises(ImageError, match=reason):
+        load_picture(data)
+
+
+def test_pages_are_counted_and_the_first_is_read():
+    data = pillow(Image.fromarray(COLOUR), "TIFF", save_all=True, append_images=[Image.fromarray(255 - COLOUR)] * 2)
+    image = load_image(data)
+    assert image.pages == read_header(data).pages == 3
+    np.testing.assert_allclose(image.gray, mean(COLOUR), atol=1e-4)
+    assert load_image(SAMPLES["tiff"]).pages == load_image(SAMPLES["png"]).pages == load_image(COLOUR).pages == 1
