@@ -37,7 +37,7 @@ __all__ = [
     "shrunk_to",
 ]
 
-MAX_SIDE = 32_766  # pixels; OpenCV's remap addresses its source with 16 bits
+MAX_SIDE = 32_766  # pixels at working size; OpenCV's remap addresses its source with 16 bits
 # Grey (of 255) that lies under transparent pixels, wherever a photograph is measured or shown: neither black nor white
 # art vanishes in it.
 GROUND = 128
@@ -358,8 +358,11 @@ def _check_size(width: int, height: int, config: ImageConfig) -> None:
     limit = config.max_megapixels
     if width * height > limit * 1e6:
         raise ImageError(f"{width} x {height} pixels are more than images.max_megapixels = {limit:g} allows")
-    if max(width, height) > MAX_SIDE:
-        raise ImageError(f"{width} x {height}: a side of more than {MAX_SIDE} pixels cannot be resampled")
+    if max(width, height) > MAX_SIDE and (config.max_side is None or config.max_side > MAX_SIDE):
+        raise ImageError(
+            f"{width} x {height}: a side of more than {MAX_SIDE} pixels cannot be resampled; set images.max_side, to "
+            "which photographs are shrunk, to less"
+        )
     if min(width, height) < MIN_SIDE:
         raise ImageError(
             f"{width} x {height} is smaller than {MIN_SIDE} x {MIN_SIDE} pixels: too small to hold a region"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from retrieval.errors import ImageError
 from retrieval.photographs import tiff
+from retrieval.photographs.foreign import foreign_format
 
 # A JPEG marker that ends entropy-coded data: not a stuffed byte (00), a restart (D0-D7) or fill (FF).
 # ITU-T T.81, B.1.1.
@@ -71,6 +72,8 @@ def read_header(data: bytes) -> Header:
     """
     if not data:
         raise ImageError("the file is empty")
+    if foreign := foreign_format(data):
+        raise ImageError(f"not supported: {foreign}")
     readers = (
         (data[:2] == b"\xff\xd8", _read_jpeg),
         (data[:8] == _PNG_MAGIC, _read_png),

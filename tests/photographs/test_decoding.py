@@ -391,7 +391,7 @@ def test_bad_arrays(pixels, reason):
     [
         (b"", "empty"),
         (b"hello, this is text", "not a JPEG"),
-        (b"GIF89a" + bytes(100), "not a JPEG"),
+        (b"GIF89a" + bytes(100), "a GIF picture: convert it"),
         (encode(".png", COLOUR[:1, :1]), "smaller than 16 x 16"),
         (encode(".jpg", np.full((40, 60, 3), 9, np.uint8)), "every pixel is the same"),
         (b"P5 0 40 255\n", "zero area"),
@@ -492,6 +492,21 @@ def test_bombs_are_refused_before_decoding(data, monkeypatch):
     with pytest.raises(ImageError, match="max_megapixels"):
         load_image(data)
     assert time.perf_counter() - start < 0.5
+
+
+@pytest.mark.parametrize("form", [".jpg", ".png"])
+@pytest.mark.parametrize("upright", [False, True])
+def test_a_long_panorama_is_shrunk(form, upright):
+    strip = cv2.resize(SMOOTH, (36_000, 700))
+    data = encode(form, np.ascontiguousarray(strip.swapaxes(0, 1)) if upright else strip)
+    image = load_image(data)
+    assert (image.width, image.height) == ((700, 36_000) if upright else (36_000, 700))
+    assert image.gray.shape == ((1024, 20) if upright else (20, 1024))
+    small = cv2.resize(strip, (1024, 20), interpolation=cv2.INTER_AREA).mean(axis=2)
+    assert np.abs((image.gray.T if upright else image.gray) - small).max() < 4
+    assert max(load_picture(data, side=400).shape) == 400
+    with pytest.raises(ImageError, match=r"cannot be resampled; set images\.max_side"):
+        load_image(data, ImageConfig(max_side=None))
 
 
 def test_limits_are_the_configuration_s(tmp_path):
