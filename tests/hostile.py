@@ -235,6 +235,48 @@ def tiff(fields, pixels=b"", after=0, order="<"):
     return head + pixels.ljust(directory - 8, b"\0") + number + entries + following + extra
 
 
+def tiff_of(*pictures, make=b"", dng=False):
+    """A little-endian TIFF of several directories.
+
+    Args:
+        pictures: (pixels, changes of its fields, whether it is a sub-directory of the first) of each.
+        make: the camera's maker, which the first directory names.
+        dng: whether the first directory says that it is a DNG.
+    """
+    data, directories, chain, subs = b"II*\0" + bytes(4), [], [], []
+    for pixels, changes, sub in pictures:
+        fields = tiff_fields(pixels, **{"t273": (4, (len(data),)), **changes})
+        data += pixels.tobytes() + bytes(pixels.size % 2)
+        directories.append(fields)
+        (subs if sub else chain).append(len(directories) - 1)
+    places = {}
+    for number in reversed(range(len(directories))):  # the first comes last: it points to the others
+        fields = directories[number]
+        if number == 0:
+            if subs:
+                fields[330] = (4, tuple(places[sub] for sub in subs))
+            if make:
+                fields[271] = (2, tuple(make + b"\0"))
+            if dng:
+                fields[50706] = (1, (1, 4, 0, 0))
+        head = tiff(fields, after=0)[8:]  # its offsets are those of a directory at byte 8
+        after = places[chain[chain.index(number) + 1]] if number in chain[:-1] else 0
+        data, places[number] = data + moved(head, len(data) - 8, after), len(data)
+        data += bytes(len(data) % 2)
+    return data[:4] + struct.pack("<I", places[0]) + data[8:]
+
+
+def moved(head, by, after):
+    """A directory that was written for byte 8, `by` bytes further on."""
+    head, (count,) = bytearray(head), struct.unpack_from("<H", head)
+    for at in range(2, 2 + 12 * count, 12):
+        _, kind, number, value = struct.unpack_from("<HHII", head, at)
+        if number * {1: 1, 2: 1, 3: 2, 4: 4}[kind] > 4:
+            struct.pack_into("<I", head, at + 8, value + by)
+    struct.pack_into("<I", head, 2 + 12 * count, after)
+    return bytes(head)
+
+
 def tiff_fields(pixels, **changes):
     height, width, channels = pixels.shape
     fields = {

@@ -116,7 +116,14 @@ def _detect(
     regions = detect_regions(image.gray, config.detector)
     patches = cut_patches(image.gray, regions, patch_size)
     empty = np.empty((0, 0), np.uint8)
-    return ImageFeatures(name, image.width, image.height, image.to_original(regions), empty, content), patches
+    regions = image.to_original(regions)
+    return ImageFeatures(name, image.width, image.height, regions, empty, content, image.pages), patches
+
+
+def tell_of_pages(features: ImageFeatures, path: str | Path) -> None:
+    """Warns of a file with more pictures than the one that was read."""
+    if features.pages > 1:
+        logger.warning("%s: a TIFF of %d pages, of which only the first is read", display_name(path), features.pages)
 
 
 def _describe(features: ImageFeatures, patches: np.ndarray, descriptor: "hardnet.PatchDescriptor") -> ImageFeatures:
@@ -167,6 +174,7 @@ def extract_collection(images: ImageSet, folder: str | Path, config: Config, tit
                         logger.warning("skipped %s", result.reason)
                         failures.append(result)
                     else:
+                        tell_of_pages(result, images.path(result.name))
                         found.append(result)
                     bar.update()
                 store.write_shard(folder, shard_index, found, failures, descriptor.dimensions, settings)

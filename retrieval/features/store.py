@@ -34,6 +34,7 @@ class ImageFeatures:
         codes: (N, D) uint8 quantised descriptors.
         content: sha256 of the photograph file's bytes, in hexadecimal; None where the features were not made from a
             file (pixels, imported features) or by a version that did not keep it.
+        pages: full pictures in the file that features were just made from, of which they are the first's; not stored.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ImageFeatures:
     regions: np.ndarray
     codes: np.ndarray
     content: str | None = None
+    pages: int = 1
 
 
 @dataclass(frozen=True)

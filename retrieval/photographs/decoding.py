@@ -1,8 +1,9 @@
 """Bytes to pixels: the one decoding path, for indexing, queries and the benchmarks alike.
 
 A photograph becomes a grey image at working size plus the mapping back to the pixels its owner sees. Grey is
-the mean of blue, green and red. An alpha channel is dropped: the colour stored under it counts. 16-bit
-samples are scaled by 1/257. Whatever cannot be used raises `ImageError`, which names the file and the reason.
+the mean of blue, green and red. What is transparent lies over `GROUND`: the colour stored under it does not
+count. 16-bit samples are scaled by 1/257. Whatever cannot be used raises `ImageError`, which names the file and
+the reason.
 """
 
 import contextlib
@@ -36,11 +37,15 @@ __all__ = [
     "shrunk_to",
 ]
 
-MAX_SIDE = 32_766  # pixels; OpenCV's remap addresses its source with 16 bits
+MAX_SIDE = 32_766  # pixels at working size; OpenCV's remap addresses its source with 16 bits
+# Grey (of 255) that lies under transparent pixels, wherever a photograph is measured or shown: neither black nor white
+# art vanishes in it.
+GROUND = 128
 MIN_SIDE = 16  # pixels; less than the 19-pixel window in which a region's shape is measured
 _FILE_BYTES_PER_PIXEL = 16  # uncompressed 16-bit RGBA takes 8: a larger file is no single photograph
 _FILE_BYTES_EXTRA = 64 << 20  # metadata, thumbnails and further pages of a small photograph
 _DECODE = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
+_DECODE_ALPHA = cv2.IMREAD_UNCHANGED  # the same with a fourth channel
 _REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 
 
@@ -52,11 +57,13 @@ class LoadedImage:
         gray: (H, W) float32, 0..255, at working size.
         width: original width in pixels, after the EXIF orientation where that is applied.
         height: original height.
+        pages: full pictures in the file, of which this is the first; more than 1 in a TIFF only.
     """
 
     gray: np.ndarray
     width: int
     height: int
+    pages: int = 1
 
     @property
     def scale(self) -> np.ndarray:
@@ -109,16 +116,16 @@ def load_image(
         if isinstance(source, np.ndarray):
             height, width = source.shape[:2] if source.ndim in (2, 3) else (0, 0)
             _check_size(width, height, config)
-            gray = _gray(source)
+            gray, pages = _gray(source), 1
         else:
             data = source if isinstance(source, bytes) else _read_file(Path(source), config)
-            gray = _decode(data, config)
+            gray, pages = _decode(data, config)
         height, width = gray.shape
         if float(gray.min()) == float(gray.max()):
             raise ImageError("every pixel is the same: nothing to detect")
     except ImageError as error:
         raise ImageError(f"{display_name(source if name is None else name)}: {error}") from error
-    return LoadedImage(_working_size(gray, config.max_side), width, height)
+    return LoadedImage(_working_size(gray, config.max_side), width, height, pages)
 
 
 def read_photograph(path: str | Path, config: ImageConfig | None = None) -> bytes:
@@ -138,7 +145,7 @@ def read_photograph(path: str | Path, config: ImageConfig | None = None) -> byte
 
 
 def load_pixels(path: str | Path, config: ImageConfig | None = None) -> np.ndarray:
-    """The samples of a photograph as they are stored: in colour, at full size, EXIF orientation not applied.
+    """The samples of a photograph: in colour, at full size, EXIF orientation not applied, over `GROUND`.
 
     Args:
         path: a file that `load_image` takes.
@@ -219,26 +226,27 @@ def seen_size(header: Header, config: ImageConfig) -> tuple[int, int]:
     return (header.height, header.width) if turned else (header.width, header.height)
 
 
-def _decode(data: bytes, config: ImageConfig) -> np.ndarray:
-    """(H, W) float32 grey pixels of a file's bytes, at full size and turned as the configuration says."""
+def _decode(data: bytes, config: ImageConfig) -> tuple[np.ndarray, int]:
+    """(H, W) float32 grey pixels of a file's bytes, at full size and turned as configured, and the file's pages."""
     pixels, header = _samples(data, config)
     gray = _gray(pixels, header.peak)
-    return _turn(gray, header.orientation) if config.exif == "apply" else gray
+    return _turn(gray, header.orientation) if config.exif == "apply" else gray, header.pages
 
 
 def _samples(data: bytes, config: ImageConfig, whole: bool = True) -> tuple[np.ndarray, Header]:
-    """(H, W) or (H, W, 3) uint8 or uint16 samples of a file's bytes as stored, and the file's header.
+    """(H, W) or (H, W, 3) uint8 or uint16 samples of a file's bytes, and the file's header.
 
-    With `whole`, a JPEG is decoded a second time to find out whether its data end too early.
+    They are as stored, but what is transparent is composed over `GROUND` here, once for everybody. With `whole`, a JPEG
+    is decoded a second time to find out whether its data end too early.
     """
     header = read_header(data)
     _check_header(header, config)
     plain: bytes | bytearray = data
     if header.format == "TIFF":
-        plain = tiff.plain(data)
+        plain = tiff.plain(data, header.directory)
     elif header.format == "PNM" and data[1:2] in b"123":
         plain = data + b"\n"  # OpenCV wants white space after the last number
-    pixels = _opencv_samples(plain, header.format)
+    pixels = _opencv_samples(plain, header.format, _DECODE_ALPHA if header.alpha else _DECODE)
     if whole and header.format == "JPEG" and (filled := filled_jpeg(data)) is not None:
         checksum = zlib.crc32(pixels.data)
         del pixels  # never two pictures at once: one of max_megapixels is large
@@ -252,7 +260,38 @@ def _samples(data: bytes, config: ImageConfig, whole: bool = True) -> tuple[np.n
         )
     if pixels.dtype not in (np.uint8, np.uint16):
         raise ImageError(f"{pixels.dtype} samples have no fixed range: convert it to 8 or 16 bits")
-    return pixels, header
+    return _opaque(pixels, header), header
+
+
+def _opaque(pixels: np.ndarray, header: Header) -> np.ndarray:
+    """The samples without alpha: (H, W) or (H, W, 3), composed over `GROUND`; as they are where nothing is transparent.
+
+    Args:
+        pixels: (H, W), (H, W, 3) or (H, W, 4), uint8 or uint16.
+        header: says what the fourth channel means, or which colour is transparent.
+    """
+    white = int(np.iinfo(pixels.dtype).max)
+    ground = round(GROUND * white / 255)
+    if header.key is not None:
+        if pixels.ndim == 2:
+            return np.where(pixels == header.key[0], pixels.dtype.type(ground), pixels)
+        pixels[(pixels == np.array(header.key[::-1], pixels.dtype)).all(axis=2)] = ground
+        return pixels
+    if pixels.ndim == 2 or pixels.shape[2] != 4:
+        return pixels
+    alpha = pixels[:, :, 3]
+    # a BMP whose alpha is nothing but zeros was written by a program that knows of none
+    if int(alpha.min()) == white or (header.format == "BMP" and not alpha.any()):
+        return np.ascontiguousarray(pixels[:, :, :3])
+    composed = np.empty((*pixels.shape[:2], 3), pixels.dtype)
+    for row, result in zip(pixels, composed, strict=True):  # a row at a time: products take four times the memory
+        colour, cover = row[:, :3].astype(np.uint32), row[:, 3:].astype(np.uint32)
+        through = (white - cover) * ground
+        if header.alpha == "premultiplied":
+            result[:] = np.minimum(colour + (through + white // 2) // white, white)
+        else:
+            result[:] = (colour * cover + through + white // 2) // white  # at most white ** 2 + white // 2 < 2 ** 32
+    return composed
 
 
 def _opencv_samples(data: bytes | bytearray, form: str, flags: int = _DECODE) -> np.ndarray:
@@ -319,8 +358,11 @@ def _check_size(width: int, height: int, config: ImageConfig) -> None:
     limit = config.max_megapixels
     if width * height > limit * 1e6:
         raise ImageError(f"{width} x {height} pixels are more than images.max_megapixels = {limit:g} allows")
-    if max(width, height) > MAX_SIDE:
-        raise ImageError(f"{width} x {height}: a side of more than {MAX_SIDE} pixels cannot be resampled")
+    if max(width, height) > MAX_SIDE and (config.max_side is None or config.max_side > MAX_SIDE):
+        raise ImageError(
+            f"{width} x {height}: a side of more than {MAX_SIDE} pixels cannot be resampled; set images.max_side, to "
+            "which photographs are shrunk, to less"
+        )
     if min(width, height) < MIN_SIDE:
         raise ImageError(
             f"{width} x {height} is smaller than {MIN_SIDE} x {MIN_SIDE} pixels: too small to hold a region"

@@ -5,6 +5,7 @@ what they do with a cut file (libjpeg fills the rest with grey), so completeness
 format's own structure. Every function takes the bytes of a file and touches no pixel.
 """
 
+import contextlib
 import re
 import struct
 import zlib
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 from retrieval.errors import ImageError
 from retrieval.photographs import tiff
+from retrieval.photographs.foreign import foreign_format
 
 # A JPEG marker that ends entropy-coded data: not a stuffed byte (00), a restart (D0-D7) or fill (FF).
 # ITU-T T.81, B.1.1.
@@ -23,6 +25,8 @@ _JPEG_ARITHMETIC = frozenset(range(0xC9, 0xD0)) - {0xCC}  # frames whose decoder
 _JPEG_FILLER = bytes(i * 61 % 251 + 2 for i in range(40)) + b"".join(
     bytes([0xFF, 0xD0 + i]) + bytes(j * 167 % 241 + 3 for j in range(i, i + 12)) for i in range(8)
 )
+_FEW_VALUES = 64  # of a field, where directories are compared
+_DNG_VERSION = 50706  # tag that every DNG has (DNG 1.4)
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
@@ -34,10 +38,14 @@ class Header:
         format: "JPEG", "PNG", "TIFF", "WebP", "PNM" or "BMP".
         width: columns as stored, in pixels (before any EXIF orientation).
         height: rows as stored.
-        orientation: EXIF orientation, 1 to 8; 1 where there is none or it is malformed.
+        orientation: EXIF orientation, 1 to 8: the first valid one of the file, 1 where there is none.
         damage: why the file cannot be whole, or None.
         peak: sample value that means white in what OpenCV decodes from a PNM file; None: the type's largest.
         unsupported: a property no decoder here handles rightly, or None.
+        alpha: "straight" or "premultiplied" where a channel or palette says how opaque a pixel is, or None.
+        key: sample values (one, or red, green and blue) of the colour that stands for transparency, or None.
+        directory: byte position of the TIFF directory with the picture; None for the first, and in other formats.
+        pages: full pictures in a TIFF, of which this is the first; 1 in other formats.
     """
 
     format: str
@@ -47,6 +55,10 @@ class Header:
     damage: str | None = None
     peak: int | None = None
     unsupported: str | None = None
+    alpha: str | None = None
+    key: tuple[int, ...] | None = None
+    directory: int | None = None
+    pages: int = 1
 
 
 def read_header(data: bytes) -> Header:
@@ -60,6 +72,8 @@ def read_header(data: bytes) -> Header:
     """
     if not data:
         raise ImageError("the file is empty")
+    if foreign := foreign_format(data):
+        raise ImageError(f"not supported: {foreign}")
     readers = (
         (data[:2] == b"\xff\xd8", _read_jpeg),
         (data[:8] == _PNG_MAGIC, _read_png),
@@ -109,7 +123,8 @@ def filled_jpeg(data: bytes) -> bytes | None:
 def _read_jpeg(data: bytes) -> Header:
     """Walks the markers; a thumbnail inside APP1 is skipped with its segment."""
     size: tuple[int, int] | None = None
-    orientation, position, ended, scans = 1, 2, False, len(data)
+    orientation: int | None = None
+    position, ended, scans = 2, False, len(data)
     least = 0
     while found := _JPEG_MARKER.search(data, position):
         marker, position = data[found.end() - 1], found.end()
@@ -128,14 +143,14 @@ def _read_jpeg(data: bytes) -> Header:
         if marker == 0xDA:
             scans = min(scans, position)
         if marker == 0xE1 and body[:6] == b"Exif\0\0":
-            orientation = tiff.exif_orientation(body[6:])
+            orientation = orientation or tiff.exif_orientation(body[6:])
         position += max(length, 2)
     if size is None:
         raise ImageError("truncated or damaged JPEG: it has no frame header")
     damage = None if ended else "truncated: the JPEG has no end-of-image marker"
     if ended and len(data) - scans < least:
         damage = f"truncated or damaged JPEG: {len(data)} bytes cannot hold {size[0]} x {size[1]} pixels"
-    return Header("JPEG", *size, orientation, damage)
+    return Header("JPEG", *size, orientation or 1, damage)
 
 
 def _least_jpeg_bytes(width: int, height: int, components: bytes) -> int:
@@ -155,26 +170,44 @@ def _least_jpeg_bytes(width: int, height: int, components: bytes) -> int:
 
 def _read_png(data: bytes) -> Header:
     """Walks the chunks up to IEND and compares the checksums of the critical ones (PNG 1.2, section 3)."""
-    length, name, width, height = struct.unpack_from(">I4sII", data, 8)
+    length, name, width, height, depth, colour = struct.unpack_from(">I4sIIBB", data, 8)
     if name != b"IHDR" or length != 13:
         raise ImageError("damaged PNG: it does not start with a header chunk")
-    orientation, position, damage = 1, 8, "truncated: the PNG has no end chunk"
+    orientation: int | None = None
+    alpha = "straight" if colour in (4, 6) else None
+    key: tuple[int, ...] | None = None
+    position, damage = 8, "truncated: the PNG has no end chunk"
     while position + 12 <= len(data):
         length, name = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
         if end > len(data):
             break
-        if not name[0] & 0x20:  # upper case: critical
+        body = data[position + 8 : end - 4] if name in (b"eXIf", b"tRNS") else b""
+        if not name[0] & 0x20 or name == b"tRNS":  # upper case: critical
             (checksum,) = struct.unpack_from(">I", data, end - 4)
             if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != checksum:
                 damage = f"damaged PNG: wrong checksum in a chunk at byte {position}"
                 break
         if name == b"eXIf":
-            orientation = tiff.exif_orientation(data[position + 8 : end - 4])
+            orientation = orientation or tiff.exif_orientation(body)
+        elif name == b"tRNS" and colour == 3:
+            alpha = "straight"
+        elif name == b"tRNS" and colour in (0, 2):
+            key = _png_key(body, depth, 1 if colour == 0 else 3)
         if name == b"IEND":
-            return Header("PNG", width, height, orientation)
+            return Header("PNG", width, height, orientation or 1, alpha=alpha, key=key)
         position = end
-    return Header("PNG", width, height, orientation, damage)
+    return Header("PNG", width, height, orientation or 1, damage)
+
+
+def _png_key(body: bytes, depth: int, channels: int) -> tuple[int, ...] | None:
+    """The colour that a tRNS chunk makes transparent, in samples as OpenCV decodes them: 8 bits at least."""
+    if len(body) != 2 * channels:
+        return None
+    values = struct.unpack(f">{channels}H", body)
+    if depth >= 8:
+        return tuple(value & (1 << depth) - 1 for value in values)
+    return tuple((value & (1 << depth) - 1) * 255 // ((1 << depth) - 1) for value in values)
 
 
 def _read_webp(data: bytes) -> Header:
@@ -182,12 +215,15 @@ def _read_webp(data: bytes) -> Header:
     (declared,) = struct.unpack_from("<I", data, 4)
     size: tuple[int, int] | None = None
     damage = None if declared + 8 <= len(data) else "truncated: shorter than the WebP container says"
-    orientation, position = 1, 12
+    orientation: int | None = None
+    position, alpha = 12, None
     while position + 8 <= min(len(data), declared + 8):
         name, length = struct.unpack_from("<4sI", data, position)
         body = position + 8
         if not damage and (body + length > declared + 8 or not all(0x20 <= c < 0x7F for c in name)):
             damage = f"damaged WebP: a chunk at byte {position} that does not fit its container"
+        if name == b"ALPH" or (name == b"VP8X" and data[body] & 0x10) or (name == b"VP8L" and data[body + 4] & 0x10):
+            alpha = "straight"
         if size is None and name == b"VP8X":
             size = (
                 1 + int.from_bytes(data[body + 4 : body + 7], "little"),
@@ -201,11 +237,12 @@ def _read_webp(data: bytes) -> Header:
             size = width & 0x3FFF, height & 0x3FFF
         elif name == b"EXIF":
             exif = data[body : body + length]
-            orientation = tiff.exif_orientation(exif[6:] if exif[:6] == b"Exif\0\0" else exif)
+            block = exif[6:] if exif[:6] == b"Exif\0\0" else exif
+            orientation = orientation or tiff.exif_orientation(block)
         position = body + length + (length & 1)
     if size is None:
         raise ImageError("truncated or damaged WebP: it has no picture chunk")
-    return Header("WebP", *size, orientation, damage)
+    return Header("WebP", *size, orientation or 1, damage, alpha=alpha)
 
 
 def _read_pnm(data: bytes) -> Header:
@@ -239,21 +276,22 @@ def _read_bmp(data: bytes) -> Header:
     damage = None
     if compression in (0, 3) and len(data) < start + (width * bits + 31) // 32 * 4 * height:
         damage = "truncated: fewer pixels than the BMP header says"
-    return Header("BMP", width, height, damage=damage)
+    with_mask = header >= 56 and compression == 3 and bits == 32 and any(data[66:70])  # BITMAPV3INFOHEADER and later
+    return Header("BMP", width, height, damage=damage, alpha="straight" if with_mask else None)
 
 
 def _read_tiff(data: bytes) -> Header:
-    """First image file directory of a TIFF 6.0 or BigTIFF file."""
-    order = tiff.MAGIC[data[:4]]
-    values: dict[int, tuple[int, ...]] = {}
-    for tag, kind, count, position in tiff.fields(data):
-        fits = 0 < count <= tiff.MAX_VALUES and position + count * tiff.BYTES[kind] <= len(data)
-        if kind in tiff.INTEGERS and fits:
-            values[tag] = struct.unpack_from(f"{order}{count}{tiff.INTEGERS[kind]}", data, position)
+    """The first image file directory of a TIFF 6.0 or BigTIFF file, or the largest where that is a reduced copy."""
+    pages, circle = tiff.chain(data)
+    directory, unsupported = _tiff_picture(data, pages[: tiff.MAX_DIRECTORIES])
+    values = tiff.integers(data, directory)
     if 256 not in values or 257 not in values:
         raise ImageError("truncated or damaged TIFF: its directory has no size")
-    orientation = values.get(tiff.ORIENTATION, (1,))[0]
-    damage = unsupported = None
+    orientation = tiff.exif_orientation(data, directory) or tiff.exif_orientation(data) or 1
+    width, height = values[256][0], values[257][0]
+    if unsupported:
+        return Header("TIFF", width, height, orientation, unsupported=unsupported)
+    damage = None
     for offsets, lengths in ((273, 279), (324, 325)):  # strips, tiles
         pairs = zip(values.get(offsets, ()), values.get(lengths, ()), strict=False)
         if any(offset + length > len(data) for offset, length in pairs):
@@ -262,7 +300,7 @@ def _read_tiff(data: bytes) -> Header:
         damage = "truncated or damaged TIFF: it has no pixels"
     elif damage is None and len(values.get(324, values.get(273, ()))) < tiff.pieces(values):
         damage = "damaged TIFF: it has fewer strips or tiles than its size takes"
-    elif damage is None and tiff.circle(data):
+    elif damage is None and circle:
         damage = "damaged TIFF: its directories lead round in a circle"
     if max(values.get(258, (1,))) > 8:  # OpenCV reads these sample by sample and skips what libtiff would do
         if values.get(262) == (0,):
@@ -271,5 +309,81 @@ def _read_tiff(data: bytes) -> Header:
             unsupported = "a 16-bit TIFF of grey and alpha; save it without alpha"
         elif values.get(284) == (2,) and values.get(277, (1,))[0] > 1:
             unsupported = "a 16-bit TIFF with one plane per channel; save it with interleaved channels"
-    width, height = values[256][0], values[257][0]
-    return Header("TIFF", width, height, orientation if 1 <= orientation <= 8 else 1, damage, None, unsupported)
+    extra = values.get(tiff.EXTRA_SAMPLES, (0,))[0]  # 0: of unspecified meaning, so no alpha (TIFF 6.0, section 18)
+    alpha = {1: "premultiplied", 2: "straight"}.get(extra)
+    if alpha and unsupported is None and (values.get(262), values.get(277)) != ((2,), (4,)):
+        unsupported = "a TIFF with alpha that is not of red, green, blue and alpha; save it without alpha"
+    count = 1 if directory is not None else _tiff_pages(data, pages)
+    return Header(
+        "TIFF", width, height, orientation, damage, None, unsupported, alpha, directory=directory, pages=count
+    )
+
+
+def _tiff_picture(data: bytes, pages: list[int]) -> tuple[int | None, str | None]:
+    """Which directory holds the picture, None for the first, or why none does.
+
+    The first does, unless it says that it is a reduced copy of another or there are sensor data twice as large: then
+    the largest picture that is neither.
+    """
+    found: dict[int, dict[int, tuple[int, ...]]] = {}
+    for page in pages:
+        for place in (page, *_sub_directories(data, page)):
+            if len(found) < tiff.MAX_DIRECTORIES and place not in found:
+                with contextlib.suppress(struct.error, ImageError):
+                    found[place] = tiff.integers(data, place, _FEW_VALUES)
+    if not found or pages[0] not in found:  # who reads the first will say what is wrong with it
+        return None, None
+    first, values = next(iter(found.items()))
+    raw = max((_area(one) for one in found.values() if _is_raw(one)), default=0)
+    if not _is_reduced(values) and not _is_raw(values) and raw < 2 * _area(values):
+        return None, None
+    usable = {place: one for place, one in found.items() if _area(one) and {273, 324} & one.keys() and not _is_raw(one)}
+    full = {place: one for place, one in usable.items() if not _is_reduced(one) and 2 * _area(one) > raw}
+    is_raw = bool(raw) or _DNG_VERSION in values
+    if not full and is_raw:
+        kind = "DNG" if _DNG_VERSION in values else _raw_kind(tiff.text(data, 271))
+        first_is = "" if _is_raw(values) else "its first picture is a reduced copy; "
+        article = "an" if kind[0] in "A" else "a"
+        return None, f"{article} {kind} camera raw: {first_is}export it as JPEG or TIFF"
+    candidates = full or usable
+    if not candidates:
+        return None, None
+    largest = max(candidates, key=lambda place: _area(candidates[place]))
+    return (None if largest == first else largest), None
+
+
+def _sub_directories(data: bytes, page: int) -> tuple[int, ...]:
+    try:
+        return tiff.integers(data, page, _FEW_VALUES).get(tiff.SUB_DIRECTORIES, ())
+    except (struct.error, ImageError):
+        return ()
+
+
+def _tiff_pages(data: bytes, pages: list[int]) -> int:
+    """How many full pictures are in the chain of directories."""
+    count = 0
+    for page in pages[: tiff.MAX_DIRECTORIES]:
+        with contextlib.suppress(struct.error, ImageError):
+            values = tiff.integers(data, page, _FEW_VALUES)
+            count += bool(_area(values)) and not _is_reduced(values)
+    return max(count + len(pages[tiff.MAX_DIRECTORIES :]), 1)
+
+
+def _is_reduced(values: dict[int, tuple[int, ...]]) -> bool:
+    """Whether a directory says that it is a reduced copy or a mask: NewSubfileType, or the older SubfileType."""
+    return bool(values.get(254, (0,))[0] & 5) or values.get(255, (1,))[0] == 2
+
+
+def _is_raw(values: dict[int, tuple[int, ...]]) -> bool:
+    """Whether a directory holds what a sensor measured: a colour filter array or LinearRaw (DNG 1.4)."""
+    return values.get(262, (0,))[0] in (32803, 34892)
+
+
+def _area(values: dict[int, tuple[int, ...]]) -> int:
+    return values.get(256, (0,))[0] * values.get(257, (0,))[0]
+
+
+def _raw_kind(make: str) -> str:
+    """The format of a camera raw that is a TIFF, by the camera's maker."""
+    kinds = {"NIKON": "NEF", "SONY": "ARW", "PENTAX": "PEF", "RICOH": "PEF", "CANON": "CR2", "SAMSUNG": "SRW"}
+    return next((kind for start, kind in kinds.items() if make.upper().startswith(start)), "TIFF-based")

@@ -173,7 +173,9 @@ class Queries:
         """
         self._require_same_features()
         label = "the query array" if isinstance(image, np.ndarray) else str(image)
-        return extractor.extract_image(image, label, self.config)
+        features = extractor.extract_image(image, label, self.config)
+        extractor.tell_of_pages(features, label)
+        return features
 
     def encode(self, image: ImageFeatures, box: Sequence[float] | None, assignments: int = 0) -> QueryFeatures:
         """A query from a photograph's features.

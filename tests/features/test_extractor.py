@@ -10,6 +10,7 @@ import signal
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import hardnet
 from retrieval import config as settings
@@ -37,6 +38,21 @@ def test_every_photograph_is_there_or_listed(photos, extracted):
     assert set(failed) == {"notes.jpg", "cut.jpg"}
     assert all(failed.values())
     assert len(extracted.image("ramp.png").codes) == 0
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_pages_that_are_not_read_are_told_once_per_file(photos, config, tmp_path, caplog, jobs):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    pages = [Image.open(photos / "cat.png").convert("RGB")] * 3
+    pages[0].save(folder / "scan.tif", save_all=True, append_images=pages[1:])
+    shutil.copy(photos / "cat.png", folder)
+    config = dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, jobs=jobs))
+    found = extractor.extract_collection(list_images(folder), tmp_path / "features", config)
+    told = [record.getMessage() for record in caplog.records if "pages" in record.getMessage()]
+    assert told == [f"{folder / 'scan.tif'}: a TIFF of 3 pages, of which only the first is read"]
+    assert not found.failures
+    np.testing.assert_array_equal(found.image("scan.tif").codes, found.image("cat.png").codes)
 
 
 def test_features_are_those_of_the_steps(photos, config, extracted):

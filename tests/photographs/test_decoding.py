@@ -14,8 +14,16 @@ from PIL import Image
 
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError
-from retrieval.photographs import decoding
-from retrieval.photographs.decoding import load_image, load_picture, read_header, read_photograph, seen_size
+from retrieval.photographs import decoding, tiff
+from retrieval.photographs.decoding import (
+    load_image,
+    load_picture,
+    load_pixels,
+    read_header,
+    read_photograph,
+    seen_size,
+)
+from tests import hostile
 
 RNG = np.random.default_rng(7)
 COLOUR = RNG.integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -99,12 +107,116 @@ def test_16_bits_are_scaled_to_255(extension):
     assert load_image(encode(extension, white)).gray[0, 0] == 255
 
 
+def over_grey(colour, alpha, white=255):
+    """What lies over mid grey, in floating point."""
+    share = alpha[..., None] / white
+    return colour * share + 128 * white / 255 * (1 - share)
+
+
+ALPHA = RNG.integers(0, 256, (40, 60), dtype=np.uint8)
+ALPHA[:10], ALPHA[10:20] = 0, 255
+
+
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
-def test_alpha_is_dropped(form):
-    pixels = np.dstack([COLOUR, RNG.integers(0, 256, (40, 60), dtype=np.uint8)])
+def test_what_is_transparent_lies_over_grey(form, tmp_path):
     options = {"lossless": True, "exact": True} if form == "WEBP" else {}
-    data = pillow(Image.fromarray(pixels), form, **options)
+    data = pillow(Image.fromarray(np.dstack([COLOUR, ALPHA])), form, **options)
+    expected = over_grey(COLOUR, ALPHA)
+    path = tmp_path / "photograph"
+    path.write_bytes(data)
+    np.testing.assert_allclose(load_image(data).gray, mean(expected), atol=0.5)
+    np.testing.assert_allclose(load_picture(data)[:, :, ::-1], expected, atol=0.51)
+    np.testing.assert_allclose(load_pixels(path)[:, :, ::-1], expected, atol=0.51)
+    opaque = pillow(Image.fromarray(np.dstack([COLOUR, np.full_like(ALPHA, 255)])), form, **options)
+    np.testing.assert_allclose(load_image(opaque).gray, mean(COLOUR), atol=1e-4)
+
+
+@pytest.mark.parametrize("extension", [".png", ".tiff", ".bmp"])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_alpha_of_every_depth(extension, depth):
+    if extension == ".bmp" and depth == 16:
+        pytest.skip("a BMP has 8 bits")
+    white = 2**depth - 1
+    colour, alpha = (COLOUR, ALPHA) if depth == 8 else (COLOUR_16, ALPHA.astype(np.uint16) * 257)
+    data = bytearray(encode(extension, np.dstack([colour, alpha])))
+    if extension == ".tiff":  # OpenCV does not say that its fourth channel is alpha: put the word over another field
+        fields = {tag: at for tag, _, _, at in tiff.fields(bytes(data))}
+        other = next(tag for tag in sorted(fields, reverse=True) if tag not in NEEDED)
+        entry = data.index(struct.pack("<H", other), struct.unpack_from("<I", data, 4)[0])
+        struct.pack_into("<HHIHH", data, entry, 338, 3, 1, 2, 0)
+    assert read_header(bytes(data)).alpha == "straight"
+    expected = mean(over_grey(colour, alpha, white)) * 255 / white
+    np.testing.assert_allclose(load_image(bytes(data)).gray, expected, atol=0.51)
+
+
+NEEDED = {256, 257, 258, 259, 262, 273, 277, 278, 279, 284, 317}
+
+
+def test_premultiplied_alpha_is_not_multiplied_again():
+    share = ALPHA[..., None] / 255
+    pixels = np.dstack([np.round(COLOUR * share).astype(np.uint8), ALPHA])
+    data = hostile.tiff(hostile.tiff_fields(pixels, t338=(3, (1,))), pixels.tobytes())
+    assert read_header(data).alpha == "premultiplied"
+    np.testing.assert_allclose(load_image(data).gray, mean(over_grey(COLOUR, ALPHA)), atol=1)
+
+
+def test_a_fourth_channel_that_is_no_alpha_does_not_count():
+    pixels = np.dstack([COLOUR, ALPHA])
+    data = hostile.tiff(hostile.tiff_fields(pixels, t338=(3, (0,))), pixels.tobytes())
     np.testing.assert_allclose(load_image(data).gray, mean(COLOUR), atol=1e-4)
+
+
+def test_a_bmp_whose_alpha_is_nothing_is_opaque():
+    data = encode(".bmp", np.dstack([COLOUR, np.zeros_like(ALPHA)]))
+    np.testing.assert_allclose(load_image(data).gray, mean(COLOUR), atol=1e-4)
+
+
+def test_a_tiff_of_grey_and_alpha_is_refused():
+    data = pillow(Image.fromarray(np.dstack([COLOUR[:, :, 0], ALPHA]), "LA"), "TIFF")
+    with pytest.raises(ImageError, match="save it without alpha"):
+        load_image(data)
+
+
+@pytest.mark.parametrize("mode", ["P one", "P all", "L", "RGB", "1", "LA", "L 16", "RGB 16", "PA"])
+def test_transparency_of_every_png(mode):
+    rgb = Image.fromarray(COLOUR // 64 * 64)
+    if mode.endswith("16"):
+        deep = COLOUR_16 // 4096 * 4096
+        deep = deep[:, :, 0] if mode[0] == "L" else deep
+        key = np.atleast_1d(deep[7, 9])
+        data = encode(".png", deep)
+        body = b"tRNS" + struct.pack(f">{len(key)}H", *key[::-1].tolist())
+        data = data[:33] + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + data[33:]
+        hidden = (deep.reshape(40, 60, -1) == key).all(axis=2)
+        expected = np.where(hidden, 128, deep.reshape(40, 60, -1).mean(axis=2) / 257)
+        assert hidden.any()
+        np.testing.assert_allclose(load_image(data).gray, expected, atol=0.01)
+        return
+    image, options = {
+        "P one": (rgb.quantize(32), {"transparency": 3}),
+        "P all": (rgb.quantize(32), {"transparency": bytes(range(0, 256, 8))}),
+        "L": (rgb.convert("L"), {"transparency": int(np.asarray(rgb.convert("L"))[7, 9])}),
+        "RGB": (rgb, {"transparency": tuple(np.asarray(rgb)[7, 9].tolist())}),
+        "1": (rgb.convert("1"), {"transparency": 0}),
+        "LA": (Image.fromarray(np.dstack([COLOUR[:, :, 0], ALPHA]), "LA"), {}),
+        "PA": (Image.fromarray(np.dstack([COLOUR, ALPHA])).quantize(64), {}),
+    }[mode]
+    data = pillow(image, "PNG", **options)
+    shown = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA")).astype(np.float64)
+    assert shown[:, :, 3].min() < 255
+    np.testing.assert_allclose(load_image(data).gray, mean(over_grey(shown[:, :, :3], shown[:, :, 3])), atol=0.51)
+
+
+def test_art_on_nothing_is_seen_and_what_was_erased_is_not():
+    """Black art on transparency is no uniform picture, and an erased background leaves nothing to find or to show."""
+    art = np.zeros((40, 60, 4), np.uint8)
+    art[10:20, 10:40, 3] = 255
+    gray = load_image(pillow(Image.fromarray(art), "PNG")).gray
+    assert set(np.unique(gray)) == {0, 128}
+    erased = np.dstack([COLOUR, np.zeros_like(ALPHA)])
+    with pytest.raises(ImageError, match="every pixel is the same"):
+        load_image(pillow(Image.fromarray(erased), "PNG"))
+    assert set(np.unique(load_picture(pillow(Image.fromarray(erased), "PNG"), side=30))) == {128}
 
 
 def test_palette_and_cmyk_agree_with_pillow():
@@ -143,6 +255,68 @@ def test_malformed_orientation_is_none():
     data = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + plain[2:]
     assert read_header(data).orientation == 1
     np.testing.assert_array_equal(load_image(data).gray, load_image(plain).gray)
+
+
+def exif_block(*orientations, kind=3):
+    """A little-endian EXIF block of orientation fields."""
+    form = {3: "<HHIHH", 4: "<HHII"}[kind]
+    entries = b"".join(struct.pack(form, 0x112, kind, 1, *([one, 0] if kind == 3 else [one])) for one in orientations)
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(orientations)) + entries + bytes(4)
+
+
+def with_exif(form, *blocks):
+    """A file of one format with EXIF blocks one after another."""
+    if form == "JPEG":
+        plain = SAMPLES["jpeg"]
+        parts = [b"\xff\xe1" + struct.pack(">H", len(b) + 8) + b"Exif\0\0" + b for b in blocks]
+        return plain[:2] + b"".join(parts) + plain[2:]
+    if form == "PNG":
+        plain = SAMPLES["png"]
+        parts = [struct.pack(">I", len(b)) + b"eXIf" + b + struct.pack(">I", zlib.crc32(b"eXIf" + b)) for b in blocks]
+        return plain[:33] + b"".join(parts) + plain[33:]
+    exif = Image.Exif()
+    exif[0x112] = 1
+    plain = pillow(Image.fromarray(COLOUR), "WEBP", lossless=True, exif=exif)
+    plain = plain[: plain.index(b"EXIF")]
+    body = plain[8:] + b"".join(b"EXIF" + struct.pack("<I", len(b)) + b + bytes(len(b) % 2) for b in blocks)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    ("blocks", "expected"),
+    [
+        ((exif_block(6), exif_block()), 6),  # a second block without orientation, as editors append
+        ((exif_block(6), exif_block(1)), 6),
+        ((exif_block(), exif_block(8)), 8),
+        ((exif_block(0), exif_block(9), exif_block(3), exif_block(6)), 3),
+        ((exif_block(6), b"garbage"), 6),
+        ((b"garbage", exif_block(6)), 6),
+        ((exif_block(0, 6),), 6),
+        ((exif_block(6, kind=4),), 6),  # a 32-bit field, which some programs write
+        ((exif_block(0), exif_block()), 1),
+    ],
+)
+def test_the_first_valid_orientation_holds(form, blocks, expected):
+    data = with_exif(form, *blocks)
+    assert read_header(data).orientation == expected
+    assert load_image(data).gray.shape == ((60, 40) if expected >= 5 else (40, 60))
+
+
+@pytest.mark.parametrize(("orientation", "expected"), [((0,), 1), ((6,), 6), ((9,), 1)])
+def test_a_tiff_s_orientation_is_valid_or_none(orientation, expected):
+    data = hostile.tiff(hostile.tiff_fields(COLOUR, t274=(3, orientation)), COLOUR.tobytes())
+    assert read_header(data).orientation == expected
+
+
+def test_the_first_valid_orientation_of_a_tiff_holds():
+    fields = hostile.tiff_fields(COLOUR, t274=(3, (8,)), t275=(3, (1,)))
+    data = bytearray(hostile.tiff(fields, COLOUR.tobytes()))
+    at = data.index(struct.pack("<HHI", 275, 3, 1))
+    data[at : at + 2] = struct.pack("<H", 274)  # the same field again
+    assert read_header(bytes(data)).orientation == 8
+    data[at - 4 : at - 2] = b"\0\0"  # of the two the first is not valid
+    assert read_header(bytes(data)).orientation == 1
 
 
 def test_float_tiff_and_small_pnm_ranges():
@@ -216,7 +390,7 @@ def test_bad_arrays(pixels, reason):
     [
         (b"", "empty"),
         (b"hello, this is text", "not a JPEG"),
-        (b"GIF89a" + bytes(100), "not a JPEG"),
+        (b"GIF89a" + bytes(100), "a GIF picture: convert it"),
         (encode(".png", COLOUR[:1, :1]), "smaller than 16 x 16"),
         (encode(".jpg", np.full((40, 60, 3), 9, np.uint8)), "every pixel is the same"),
         (b"P5 0 40 255\n", "zero area"),
@@ -315,6 +489,21 @@ def test_bombs_are_refused_before_decoding(data, monkeypatch):
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
     with pytest.raises(ImageError, match="max_megapixels"):
         load_image(data)
+
+
+@pytest.mark.parametrize("form", [".jpg", ".png"])
+@pytest.mark.parametrize("upright", [False, True])
+def test_a_long_panorama_is_shrunk(form, upright):
+    strip = cv2.resize(SMOOTH, (36_000, 700))
+    data = encode(form, np.ascontiguousarray(strip.swapaxes(0, 1)) if upright else strip)
+    image = load_image(data)
+    assert (image.width, image.height) == ((700, 36_000) if upright else (36_000, 700))
+    assert image.gray.shape == ((1024, 20) if upright else (20, 1024))
+    small = cv2.resize(strip, (1024, 20), interpolation=cv2.INTER_AREA).mean(axis=2)
+    assert np.abs((image.gray.T if upright else image.gray) - small).max() < 4
+    assert max(load_picture(data, side=400).shape) == 400
+    with pytest.raises(ImageError, match=r"cannot be resampled; set images\.max_side"):
+        load_image(data, ImageConfig(max_side=None))
 
 
 def test_limits_are_the_configuration_s(tmp_path):
@@ -431,3 +620,67 @@ def test_pictures_have_the_same_limits(side):
     ):
         with pytest.raises(ImageError):
             load_picture(data, config, side)
+
+
+SMALL = np.ascontiguousarray(COLOUR[::2, ::2])
+REDUCED = {"t254": (4, (1,))}
+CFA = np.ascontiguousarray(COLOUR[:, :, :1])
+SENSOR = {"t262": (3, (32803,)), "t254": (4, (0,))}
+
+
+@pytest.mark.parametrize("sub", [False, True])
+def test_a_reduced_copy_does_not_stand_in_for_the_photograph(sub):
+    """Whether the full picture is the next directory or below the first one; the orientation is that of the copy."""
+    data = hostile.tiff_of((SMALL, {**REDUCED, "t274": (3, (6,))}, False), (COLOUR, {}, sub))
+    assert (read_header(data).width, read_header(data).height) == (60, 40)
+    image = load_image(data)
+    np.testing.assert_allclose(image.gray, np.rot90(mean(COLOUR), -1), atol=1e-4)
+    assert load_picture(data).shape == (60, 40, 3)
+    assert image.pages == 1
+
+
+def test_the_largest_full_picture_counts_and_the_first_if_it_is_full():
+    middle = np.ascontiguousarray(COLOUR[:30])
+    data = hostile.tiff_of((SMALL, REDUCED, False), (middle, {}, True), (COLOUR, {}, True))
+    np.testing.assert_allclose(load_image(data).gray, mean(COLOUR), atol=1e-4)
+    pyramid = hostile.tiff_of((COLOUR, {}, False), (SMALL, REDUCED, False), (SMALL, REDUCED, True))
+    np.testing.assert_allclose(load_image(pyramid).gray, mean(COLOUR), atol=1e-4)
+    assert read_header(pyramid).pages == 1
+    older = hostile.tiff_of((SMALL, {"t255": (3, (2,))}, False), (COLOUR, {"t255": (3, (1,))}, False))
+    assert load_image(older).width == 60
+    only = hostile.tiff_of((SMALL, REDUCED, False))  # a file of its own, whatever it was reduced from
+    assert load_image(only).width == 30
+    mask = hostile.tiff_of((COLOUR, {}, False), (COLOUR, {"t254": (4, (4,))}, False))
+    assert read_header(mask).pages == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "make", "dng", "reason"),
+    [
+        (
+            (SMALL, REDUCED, False),
+            b"",
+            True,
+            "a DNG camera raw: its first picture is a reduced copy; export it as JPEG",
+        ),
+        ((SMALL, REDUCED, False), b"NIKON CORPORATION", False, "a NEF camera raw: its first picture is a reduced copy"),
+        ((SMALL, {}, False), b"SONY", False, "an? ARW camera raw: its first picture is a reduced copy"),  # no mark
+        ((SMALL, REDUCED, False), b"Nobody", False, "a TIFF-based camera raw"),
+        ((CFA, SENSOR, False), b"PENTAX", False, "a PEF camera raw: export it as JPEG or TIFF"),
+    ],
+)
+def test_a_camera_raw_is_named(first, make, dng, reason):
+    preview = (np.ascontiguousarray(COLOUR[::2, ::2]), REDUCED, True)
+    data = hostile.tiff_of(first, (CFA, SENSOR, True), preview, make=make, dng=dng)
+    with pytest.raises(ImageError, match=reason):
+        load_image(data)
+    with pytest.raises(ImageError, match=reason):
+        load_picture(data)
+
+
+def test_pages_are_counted_and_the_first_is_read():
+    data = pillow(Image.fromarray(COLOUR), "TIFF", save_all=True, append_images=[Image.fromarray(255 - COLOUR)] * 2)
+    image = load_image(data)
+    assert image.pages == read_header(data).pages == 3
+    np.testing.assert_allclose(image.gray, mean(COLOUR), atol=1e-4)
+    assert load_image(SAMPLES["tiff"]).pages == load_image(SAMPLES["png"]).pages == load_image(COLOUR).pages == 1
