@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.config import Config
+from retrieval.contents import ByContents
 from retrieval.errors import ArtefactError, BoxError, ImageError
 from retrieval.features import extractor
 from retrieval.features.store import ImageFeatures
@@ -28,8 +29,8 @@ logger = logging.getLogger(__name__)
 Box = tuple[float, float, float, float]
 
 
-@dataclass(frozen=True)
-class QueryFeatures:
+@dataclass(frozen=True, eq=False)
+class QueryFeatures(ByContents):
     """What a search is made with.
 
     Attributes:
