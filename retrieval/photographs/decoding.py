@@ -479,6 +479,20 @@ def _quiet_opencv() -> Iterator[None]:
                 _release_stderr()
 
 
+def _quiet_no_more() -> None:
+    """In a forked child: the threads that were decoding are not there to let go."""
+    global _quiet_lock, _quiet_users
+    _quiet_lock = threading.Lock()
+    if _quiet_users:
+        _quiet_users = 0
+        _LOGGING.setLogLevel(_log_level)
+        _give_stderr_back()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_quiet_no_more)
+
+
 def _hold_stderr() -> None:
     global _stderr, _held
     if not hasattr(os, "memfd_create"):  # Linux; elsewhere the lines are seen
@@ -489,6 +503,15 @@ def _hold_stderr() -> None:
         return
     _held = os.memfd_create("stderr")
     os.dup2(_held, 2)
+
+
+def _give_stderr_back() -> None:
+    global _stderr, _held
+    if _stderr >= 0:
+        os.dup2(_stderr, 2)
+        os.close(_stderr)
+        os.close(_held)
+        _stderr = _held = -1
 
 
 def _release_stderr() -> None:
