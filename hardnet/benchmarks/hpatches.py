@@ -52,7 +52,7 @@ class HPatchesResult:
     seed: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Sequence:
     """Descriptors of a sequence.
 

@@ -7,6 +7,8 @@ import abc
 
 import numpy as np
 
+from hardnet import forks
+
 NETWORK_QUANTISATION = (-0.45, 210.0)
 """(lo, scale) for network descriptors as uint8: what the authors' own retrieval server stores."""
 
@@ -56,6 +58,7 @@ class PatchDescriptor(abc.ABC):
             >>> rows.shape, rows.dtype
             ((3, 128), dtype('float32'))
         """
+        forks.compute_alone_in_children()
         patches = np.asarray(patches)
         side = self.patch_size
         if patches.ndim != 3 or patches.shape[1:] != (side, side):

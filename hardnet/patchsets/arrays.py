@@ -23,7 +23,7 @@ PATCHES, POINTS, SCENES, NOTES = "patches.npy", "point_ids.npy", "scene_ids.npy"
 LARGEST_CONTEXT = 8.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PatchSet:
     """Patches of 3-D points.
 

@@ -13,7 +13,7 @@ from hardnet.errors import TrainingError
 from hardnet.patchsets import PatchSet
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Pairs as places in the patch sets.
 

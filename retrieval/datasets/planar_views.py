@@ -64,7 +64,7 @@ class Crop:
     box: tuple[int, int, int, int] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class View:
     """One landmark as one camera sees it: everything but the pixels of the background.
 

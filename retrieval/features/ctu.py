@@ -48,7 +48,7 @@ LARGEST_SIDE = 65_536  # pixels; a centre beyond it is no centre but another num
 SCALE_SAMPLE = 100_000  # features that the median is taken of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CtuFiles:
     """The files of one set, memory-mapped.
 

@@ -26,7 +26,7 @@ from retrieval.features import store
 from retrieval.features.detector import detect_regions
 from retrieval.features.patches import cut_patches
 from retrieval.features.store import Failure, FeatureStore, ImageFeatures
-from retrieval.photographs.decoding import display_name, load_image, read_photograph
+from retrieval.photographs.decoding import display_name, load_image, plain_source, read_photograph
 from retrieval.photographs.folder import ImageSet
 from retrieval.running import processes
 from retrieval.storage.artefacts import PLAN, require_settings
@@ -88,19 +88,20 @@ def feature_settings(config: Config) -> dict[str, Any]:
     return settings
 
 
-def extract_image(source: str | Path | bytes | np.ndarray, name: str, config: Config) -> ImageFeatures:
+def extract_image(source: object, name: str, config: Config) -> ImageFeatures:
     """The features of one photograph, in original pixels.
 
     Args:
-        source: a path, the bytes of a file, or an (H, W) or (H, W, 3) array.
+        source: a path, the bytes of a file, a binary file object, an (H, W) or (H, W, 3) array, or a PIL image.
         name: image name to carry.
         config: images, detector and descriptor sections count.
 
     Raises:
         ImageError: the photograph cannot be used.
+        RetrievalError: `source` is something else.
     """
     descriptor = load_descriptor(config.descriptor)
-    features, patches = _detect(source, name, config, descriptor.patch_size)
+    features, patches = _detect(plain_source(source, config.images), name, config, descriptor.patch_size)
     return _describe(features, patches, descriptor)
 
 

@@ -18,7 +18,7 @@ MAX_OFFSET = 1.5  # a fitted peak farther than this from its pixel, in any direc
 PREFILTER = 0.8  # share of the threshold that a pixel's response must reach before refinement
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HessianPoints:
     """Refined extrema of one octave, in octave pixels.
 

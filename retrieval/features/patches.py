@@ -26,7 +26,7 @@ CHUNK = 128  # regions handled together: their samples stay in the processor's c
 CHUNK_SAMPLES = 1 << 23  # and at most so many samples, which bounds the memory of large, fine patches
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Level:
     image: np.ndarray  # (H, W) float32
     pixel: float  # image pixels per level pixel

@@ -14,7 +14,7 @@ import numpy as np
 from retrieval.config import DetectorConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Octave:
     """One octave.
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from retrieval import config as settings_module
+from retrieval.contents import ByContents
 from retrieval.errors import ArtefactError
 from retrieval.storage import artefacts, atomic
 from retrieval.storage.artefacts import PLAN
@@ -23,8 +24,8 @@ STORE_KIND = "feature store"
 FAILED = "failed.jsonl"
 
 
-@dataclass(frozen=True)
-class ImageFeatures:
+@dataclass(frozen=True, eq=False)
+class ImageFeatures(ByContents):
     """The features of one photograph.
 
     Attributes:
@@ -54,7 +55,7 @@ class Failure:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shard:
     """The features of consecutive photographs, memory-mapped.
 

@@ -11,11 +11,12 @@ from typing import Protocol
 import numpy as np
 
 from retrieval.config import VerificationConfig
+from retrieval.contents import ByContents
 
 _PAIRS = 1 << 22  # pairs looked at at once, some 70 bytes each
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Putatives:
     """Pairs of several images, sorted by image, then from the rarest word to the commonest.
 
@@ -36,8 +37,8 @@ class Putatives:
     starts: np.ndarray
 
 
-@dataclass(frozen=True)
-class QueryWords:
+@dataclass(frozen=True, eq=False)
+class QueryWords(ByContents):
     """The words of a query's features.
 
     Attributes:

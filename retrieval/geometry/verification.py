@@ -23,7 +23,7 @@ THREADS = joblib.cpu_count()  # batches scored at a time
 MIN_FIT = 4  # pairs needed before least squares re-estimates a transform (protocol: more than three)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Verified:
     """The outcome for every shortlisted image.
 
@@ -84,7 +84,7 @@ def verify(
     return Verified(inliers, transforms, tuple(matches))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Pairs:
     """Geometry of every pair, at the reference size: hypothesis, positions and log change of area.
 

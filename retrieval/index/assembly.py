@@ -8,7 +8,7 @@ import numpy as np
 from retrieval.index.segment import FULL, Segment
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class IndexedImage:
     """One image on its way into a segment.
 

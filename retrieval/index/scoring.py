@@ -112,7 +112,7 @@ def tfidf_scores(
     return scores, np.bincount(images[openings(images, ends - starts)], minlength=len(scores))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Votes:
     """What Hamming-embedding voting finds.
 

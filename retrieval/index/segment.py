@@ -22,7 +22,7 @@ VERSION = 1
 FULL = 65535.0  # positions: the image's whole width or height
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Segment:
     """Memory-mapped arrays of a segment of n images, N features, W words, P pairs of a word and an image that has it.
 

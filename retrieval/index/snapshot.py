@@ -19,7 +19,7 @@ from retrieval.index.segment import Segment
 from retrieval.vocabulary import hamming
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Snapshot:
     """n live images, W words.
 

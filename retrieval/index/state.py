@@ -34,7 +34,7 @@ IMAGES, REMOVED = "images.jsonl", "removed.npy"
 _ATTEMPTS = 100  # a reader starts again where a writer was faster
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class State:
     """What a manifest and its two files say.
 

@@ -64,7 +64,7 @@ class Agreement:
     min_views: int = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tracks:
     """Observations of 3-D points, ordered by point and photograph.
 

@@ -23,7 +23,7 @@ FEWEST = 30  # matches that a correction rests on
 ROUNDS = 2  # the second finds what the first brought near
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Registration:
     """A homography and what speaks for it.
 

@@ -50,7 +50,7 @@ FEWEST_AGREEING = 0.2  # share of matches; blurred and zoomed photographs of the
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sequence:
     """Photographs of one plane, or from one place.
 

@@ -20,7 +20,7 @@ LARGEST_ANGLE = 75.0  # degrees between the line of sight and the triangle's nor
 _STEP = 0.1  # of a region's frame, over which the derivative of the transfer is taken
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Surface:
     """Triangles behind the pixels of one photograph.
 

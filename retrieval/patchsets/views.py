@@ -14,7 +14,7 @@ from retrieval.errors import DatasetError
 from retrieval.patchsets.folders import EXTENSIONS, read_numbers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class View:
     """One photograph and its camera.
 

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from retrieval.config import ImageConfig
-from retrieval.errors import ImageError
+from retrieval.errors import ImageError, RetrievalError
 from retrieval.photographs import tiff
 from retrieval.photographs.headers import Header, filled_jpeg, read_header
 
@@ -31,6 +31,7 @@ __all__ = [
     "load_image",
     "load_picture",
     "load_pixels",
+    "plain_source",
     "read_header",
     "read_photograph",
     "seen_size",
@@ -49,7 +50,7 @@ _DECODE_ALPHA = cv2.IMREAD_UNCHANGED  # the same with a fourth channel
 _REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LoadedImage:
     """A photograph ready for detection.
 
@@ -126,6 +127,90 @@ def load_image(
     except ImageError as error:
         raise ImageError(f"{display_name(source if name is None else name)}: {error}") from error
     return LoadedImage(_working_size(gray, config.max_side), width, height, pages)
+
+
+def plain_source(source: object, config: ImageConfig | None = None) -> str | Path | bytes | np.ndarray:
+    """A photograph as programs hand it over, as one of the things that `load_image` takes.
+
+    Args:
+        source: a path (str or ``os.PathLike``), the encoded bytes of a file, a binary file object,
+            pixels as an array, or a PIL image.
+        config: limits and orientation; None for the defaults.
+
+    Returns:
+        A path, bytes and an array as they are. A file object is read from where it stands. A PIL image becomes (H, W)
+        or (H, W, 3) pixels, turned by its EXIF orientation where the configuration says so; what is transparent lies
+        over `GROUND`, as for files.
+
+    Raises:
+        ImageError: a file object or a PIL image that cannot be read.
+        RetrievalError: something else; the message says what is taken.
+    """
+    config = config or ImageConfig()
+    if isinstance(source, str | Path | bytes | np.ndarray):
+        return source
+    if isinstance(source, bytearray | memoryview):
+        return bytes(source)
+    if isinstance(source, os.PathLike):
+        return Path(os.fsdecode(os.fspath(source)))
+    if callable(getattr(source, "getexif", None)) and callable(getattr(source, "convert", None)):
+        return _pil_pixels(source, config)
+    if callable(getattr(source, "read", None)):
+        return _read_object(source, config)
+    kind = type(source)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    hint = ""
+    if hasattr(source, "__array__") or isinstance(source, list | tuple):
+        hint = "; make an array of it with numpy.asarray, of shape (H, W) or (H, W, 3)"
+    raise RetrievalError(
+        f"a photograph cannot be given as {name}: expected a path, the name of an indexed photograph, a NumPy array, a "
+        f"PIL image, or the bytes or an opened binary file of an encoded photograph{hint}"
+    )
+
+
+def _pil_pixels(image: Any, config: ImageConfig) -> np.ndarray:
+    """The pixels of a PIL image; Pillow itself is not needed by anything here."""
+    try:
+        mode = str(image.mode)
+        width, height = image.size
+        _check_size(width, height, config)  # before pixels are decoded, which PIL puts off
+        orientation = image.getexif().get(tiff.ORIENTATION, 1) if config.exif == "apply" else 1
+        if mode.startswith("I;16"):
+            pixels = np.asarray(image).astype(np.uint16)  # the byte order of this machine
+        elif mode in ("L", "RGB") and "transparency" not in image.info:
+            pixels = np.asarray(image)
+        elif mode in ("I", "F"):
+            raise ImageError(f"{mode} samples have no fixed range: convert it to 8 or 16 bits")
+        else:  # bits, palettes, CMYK, YCbCr, alpha; colours that were multiplied by it are divided first
+            divided = image.convert({"La": "LA", "RGBa": "RGBA"}[mode]) if mode in ("La", "RGBa") else image
+            if "A" in divided.getbands() or "transparency" in image.info:
+                pixels = _over_ground(np.asarray(divided.convert("RGBA")))
+            else:
+                pixels = np.asarray(divided.convert("L" if mode == "1" else "RGB"))
+    except ImageError as error:
+        raise ImageError(f"PIL image: {error}") from error
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:  # what Pillow raises for damaged files
+        raise ImageError(f"PIL image: it cannot be decoded: {' '.join(str(error).split())}") from error
+    return _turn(pixels, orientation if orientation in range(1, 9) else 1)
+
+
+def _read_object(file: Any, config: ImageConfig) -> bytes:
+    """What is left of a binary file object, up to the length of a believable photograph."""
+    limit = _file_limit(config)
+    try:
+        data = file.read(limit + 1)
+    except (OSError, ValueError) as error:  # ValueError: it is closed, or was opened for writing
+        raise ImageError(f"the file object cannot be read: {error}") from error
+    if isinstance(data, str):
+        raise ImageError("the file object gives text: open the photograph in binary mode, open(path, 'rb')")
+    data = bytes(data)
+    if len(data) > limit:
+        raise ImageError(
+            f"the file object holds more than any photograph of images.max_megapixels = {config.max_megapixels:g}"
+        )
+    if not data:
+        raise ImageError("nothing is left to read in the file object: file.seek(0) goes back to its beginning")
+    return data
 
 
 def read_photograph(path: str | Path, config: ImageConfig | None = None) -> bytes:
@@ -270,24 +355,31 @@ def _opaque(pixels: np.ndarray, header: Header) -> np.ndarray:
         pixels: (H, W), (H, W, 3) or (H, W, 4), uint8 or uint16.
         header: says what the fourth channel means, or which colour is transparent.
     """
-    white = int(np.iinfo(pixels.dtype).max)
-    ground = round(GROUND * white / 255)
     if header.key is not None:
+        ground = round(GROUND * int(np.iinfo(pixels.dtype).max) / 255)
         if pixels.ndim == 2:
             return np.where(pixels == header.key[0], pixels.dtype.type(ground), pixels)
         pixels[(pixels == np.array(header.key[::-1], pixels.dtype)).all(axis=2)] = ground
         return pixels
     if pixels.ndim == 2 or pixels.shape[2] != 4:
         return pixels
-    alpha = pixels[:, :, 3]
     # a BMP whose alpha is nothing but zeros was written by a program that knows of none
-    if int(alpha.min()) == white or (header.format == "BMP" and not alpha.any()):
+    if header.format == "BMP" and not pixels[:, :, 3].any():
         return np.ascontiguousarray(pixels[:, :, :3])
+    return _over_ground(pixels, header.alpha == "premultiplied")
+
+
+def _over_ground(pixels: np.ndarray, premultiplied: bool = False) -> np.ndarray:
+    """(H, W, 3) of (H, W, 4), uint8 or uint16, over `GROUND`; the fourth channel says how opaque a pixel is."""
+    white = int(np.iinfo(pixels.dtype).max)
+    if int(pixels[:, :, 3].min()) == white:
+        return np.ascontiguousarray(pixels[:, :, :3])
+    ground = round(GROUND * white / 255)
     composed = np.empty((*pixels.shape[:2], 3), pixels.dtype)
     for row, result in zip(pixels, composed, strict=True):  # a row at a time: products take four times the memory
         colour, cover = row[:, :3].astype(np.uint32), row[:, 3:].astype(np.uint32)
         through = (white - cover) * ground
-        if header.alpha == "premultiplied":
+        if premultiplied:
             result[:] = np.minimum(colour + (through + white // 2) // white, white)
         else:
             result[:] = (colour * cover + through + white // 2) // white  # at most white ** 2 + white // 2 < 2 ** 32
@@ -369,9 +461,14 @@ def _check_size(width: int, height: int, config: ImageConfig) -> None:
         )
 
 
+def _file_limit(config: ImageConfig) -> int:
+    """Bytes that a photograph's file has at most."""
+    return int(config.max_megapixels * 1e6 * _FILE_BYTES_PER_PIXEL) + _FILE_BYTES_EXTRA
+
+
 def _read_file(path: Path, config: ImageConfig) -> bytes:
     """All bytes of a regular file of believable size."""
-    limit = int(config.max_megapixels * 1e6 * _FILE_BYTES_PER_PIXEL) + _FILE_BYTES_EXTRA
+    limit = _file_limit(config)
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
@@ -434,6 +531,20 @@ def _quiet_opencv() -> Iterator[None]:
                 _release_stderr()
 
 
+def _quiet_no_more() -> None:
+    """In a forked child: the threads that were decoding are not there to let go."""
+    global _quiet_lock, _quiet_users
+    _quiet_lock = threading.Lock()
+    if _quiet_users:
+        _quiet_users = 0
+        _LOGGING.setLogLevel(_log_level)
+        _give_stderr_back()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_quiet_no_more)
+
+
 def _hold_stderr() -> None:
     global _stderr, _held
     if not hasattr(os, "memfd_create"):  # Linux; elsewhere the lines are seen
@@ -444,6 +555,15 @@ def _hold_stderr() -> None:
         return
     _held = os.memfd_create("stderr")
     os.dup2(_held, 2)
+
+
+def _give_stderr_back() -> None:
+    global _stderr, _held
+    if _stderr >= 0:
+        os.dup2(_stderr, 2)
+        os.close(_stderr)
+        os.close(_held)
+        _stderr = _held = -1
 
 
 def _release_stderr() -> None:

@@ -32,7 +32,7 @@ SIDE, QUERY_SIDE = 120, 360  # longest sides of a hit and of a query, pixels
 QUALITY = 80
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kept:
     """What is kept of a descriptor's rankings.
 

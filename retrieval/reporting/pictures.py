@@ -32,7 +32,7 @@ FORMATS = {  # suffix -> how OpenCV writes it
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Photograph:
     """A photograph, or what is known of one that cannot be shown.
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from retrieval.contents import ByContents
 from retrieval.errors import RetrievalError
 from retrieval.geometry.frames import apply
 from retrieval.geometry.putatives import find_putatives
@@ -27,8 +28,8 @@ Unverified = Literal[
 """Why there is no transform; the first that holds."""
 
 
-@dataclass(frozen=True)
-class SharedWords:
+@dataclass(frozen=True, eq=False)
+class SharedWords(ByContents):
     """The w words that the query and the image share, by contribution, largest first; ties by word id.
 
     Attributes:
@@ -57,8 +58,8 @@ class SharedWords:
         return int((self.query_counts * self.image_counts).sum())
 
 
-@dataclass(frozen=True)
-class Placement:
+@dataclass(frozen=True, eq=False)
+class Placement(ByContents):
     """What a transform does to the query's box, in original pixels, y down.
 
     Attributes:
@@ -83,8 +84,8 @@ class Placement:
     corners: np.ndarray
 
 
-@dataclass(frozen=True)
-class Explanation:
+@dataclass(frozen=True, eq=False)
+class Explanation(ByContents):
     """Everything that goes into one score.
 
     Attributes:

@@ -10,10 +10,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from retrieval.config import Config
+from retrieval.contents import ByContents
 from retrieval.errors import ArtefactError, BoxError, ImageError
 from retrieval.features import extractor
 from retrieval.features.store import ImageFeatures
@@ -27,9 +29,13 @@ logger = logging.getLogger(__name__)
 
 Box = tuple[float, float, float, float]
 
+Photograph = str | Path | bytes | np.ndarray | Any
+"""The name of an indexed photograph, a path, an (H, W) or (H, W, 3) array, a PIL image, or an encoded photograph as
+bytes or as a binary file object."""
 
-@dataclass(frozen=True)
-class QueryFeatures:
+
+@dataclass(frozen=True, eq=False)
+class QueryFeatures(ByContents):
     """What a search is made with.
 
     Attributes:
@@ -84,7 +90,7 @@ class Queries:
         self.config = config
 
     def features(
-        self, image: str | Path | np.ndarray, box: Sequence[float] | None = None, signatures: bool = False
+        self, image: Photograph, box: Sequence[float] | None = None, signatures: bool = False
     ) -> QueryFeatures:
         """Words and regions of a query photograph, taken from the index when it holds the photograph.
 
@@ -112,7 +118,7 @@ class Queries:
             assigned = QueryWords(words, np.arange(len(words)), index.signatures_at(rows))
         return QueryFeatures(words, regions, np.ones(len(words), np.float32), size, checked, assigned)
 
-    def assigned(self, image: str | Path | np.ndarray, box: Sequence[float] | None = None) -> QueryFeatures:
+    def assigned(self, image: Photograph, box: Sequence[float] | None = None) -> QueryFeatures:
         """A query with `hamming.assignments` words of every feature, and their signatures.
 
         That takes descriptors, which an index does not keep: an indexed photograph is read again. Where it is gone,
@@ -165,14 +171,14 @@ class Queries:
         same_size = (found.width, found.height) == tuple(snapshot.sizes[image_id])
         return same_size and len(found.codes) == int(snapshot.counts[image_id])
 
-    def described(self, image: str | Path | np.ndarray) -> ImageFeatures:
+    def described(self, image: Photograph) -> ImageFeatures:
         """The features of a photograph, described as the indexed ones were.
 
         Raises:
-            RetrievalError: the photograph cannot be used, or the index was made with other features.
+            RetrievalError: the photograph cannot be used, is none, or the index was made with other features.
         """
         self._require_same_features()
-        label = "the query array" if isinstance(image, np.ndarray) else str(image)
+        label = label_of(image)
         features = extractor.extract_image(image, label, self.config)
         extractor.tell_of_pages(features, label)
         return features
@@ -224,6 +230,13 @@ class Queries:
         artefacts.require_settings(
             f"the index {self.collection.folder}", stored, extractor.feature_settings(self.config)
         )
+
+
+def label_of(image: Photograph) -> str:
+    """What a query is called: the name or path it was given by, or what it was given as."""
+    if isinstance(image, str | os.PathLike):
+        return str(image)
+    return "the query array" if isinstance(image, np.ndarray) else "the query photograph"
 
 
 def check_box(box: Sequence[float] | None, width: int, height: int) -> Box | None:

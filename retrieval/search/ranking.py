@@ -4,12 +4,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from retrieval.contents import ByContents
 from retrieval.geometry.verification import Verified
 from retrieval.search.queries import QueryFeatures
 
 
-@dataclass(frozen=True)
-class Hit:
+@dataclass(frozen=True, eq=False)
+class Hit(ByContents):
     """One result.
 
     Attributes:
@@ -34,7 +35,7 @@ class Hit:
     matches: np.ndarray = field(repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ranking:
     """A ranked list of image ids, with what verification found for its head.
 

@@ -4,15 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.errors import RetrievalError
 from retrieval.index.collection import Collection
 from retrieval.search import explanation
 from retrieval.search.explanation import Explanation
-from retrieval.search.queries import Queries, QueryFeatures
+from retrieval.search.queries import Photograph, Queries, QueryFeatures, label_of
 from retrieval.search.ranker import Ranker
 from retrieval.search.ranking import Hit
 from retrieval.storage import artefacts
@@ -85,7 +83,7 @@ class Retriever:
 
     def query(
         self,
-        image: str | Path | np.ndarray,
+        image: Photograph,
         box: Sequence[float] | None = None,
         top: int | None = 100,
         verify: bool = True,
@@ -94,7 +92,8 @@ class Retriever:
         """Finds the images that show what the query shows.
 
         Args:
-            image: name of an indexed image, path of a photograph, or an (H, W) or (H, W, 3) array.
+            image: name of an indexed image, path of a photograph, an (H, W) or (H, W, 3) array, a PIL image, or an
+                encoded photograph as bytes or as an opened binary file.
             box: x1, y1, x2, y2 in original pixels: only features whose centre lies strictly inside count.
             top: at most so many hits; None for all that share a word.
             verify: verify the shortlist spatially.
@@ -105,7 +104,7 @@ class Retriever:
             Hits, best first.
 
         Raises:
-            RetrievalError: a bad photograph, a box outside it, or an unknown expansion.
+            RetrievalError: a bad photograph, something that is none, a box outside it, or an unknown expansion.
 
         Example:
             >>> hit = Retriever.open("holidays.index").query("tower.jpg", expand="aqe")[1]
@@ -114,7 +113,7 @@ class Retriever:
         """
         return self.search(self.prepare(image, box, expand), top, verify, expand)
 
-    def explain(self, image: str | Path | np.ndarray, name: str, box: Sequence[float] | None = None) -> Explanation:
+    def explain(self, image: Photograph, name: str, box: Sequence[float] | None = None) -> Explanation:
         """Accounts for the score of an indexed photograph; takes as long as the search.
 
         Args:
@@ -134,11 +133,10 @@ class Retriever:
             (2, 0.8, -4)
         """
         explanation.require_name(self.collection, name)  # a wrong name is told before the photograph is read
-        label = "the query array" if isinstance(image, np.ndarray) else str(image)
-        return explanation.explain(self.ranker, self.prepare(image, box), label, name)
+        return explanation.explain(self.ranker, self.prepare(image, box), label_of(image), name)
 
     def prepare(
-        self, image: str | Path | np.ndarray, box: Sequence[float] | None = None, expand: str | None = None
+        self, image: Photograph, box: Sequence[float] | None = None, expand: str | None = None
     ) -> QueryFeatures:
         """The query that `search` takes: with signatures where the index has some, several words each for "hqe".
 

@@ -26,7 +26,7 @@ FOLDER = "hamming"  # inside the vocabulary's
 _CHUNK = 1 << 16  # descriptors projected at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Embedding:
     """What turns a descriptor and its word into a signature.
 

@@ -29,7 +29,7 @@ _CHUNK = 1 << 16  # descriptors converted at a time
 _FINGERPRINT_ROWS = 4096
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainedVocabulary:
     """What training hands to `save_vocabulary`.
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from hardnet import forks
 from retrieval.config import VocabularyConfig
 from retrieval.errors import ArtefactError, RetrievalError
 
@@ -86,6 +87,7 @@ class Quantizer:
         Raises:
             ValueError: wrong shape or type, a value that is not finite, or more neighbours than words.
         """
+        forks.compute_alone_in_children()
         words, dimension = self.centroids.shape
         if descriptors.ndim != 2 or descriptors.shape[1] != dimension or descriptors.dtype != np.float32:
             raise ValueError(

@@ -35,7 +35,7 @@ CHECKED_DESCRIPTORS = 10_000  # held-out descriptors compared with exact search
 OVERFULL = 20  # times the mean number of training descriptors
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Vocabulary:
     """An opened vocabulary.
 

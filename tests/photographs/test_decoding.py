@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from retrieval.config import ImageConfig
-from retrieval.errors import ImageError
+from retrieval.errors import ImageError, RetrievalError
 from retrieval.photographs import decoding, tiff
 from retrieval.photographs.decoding import (
     load_image,
     load_picture,
     load_pixels,
+    plain_source,
     read_header,
     read_photograph,
     seen_size,
@@ -684,3 +685,85 @@ def test_pages_are_counted_and_the_first_is_read():
     assert image.pages == read_header(data).pages == 3
     np.testing.assert_allclose(image.gray, mean(COLOUR), atol=1e-4)
     assert load_image(SAMPLES["tiff"]).pages == load_image(SAMPLES["png"]).pages == load_image(COLOUR).pages == 1
+
+
+def seen(source, **settings):
+    """The grey pixels of something handed over."""
+    config = ImageConfig(max_side=None, **settings)
+    return load_image(plain_source(source, config), config).gray
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pil_images_are_what_their_files_are(orientation):
+    """Lossless, so to the last bit; turned as `images.exif` says."""
+    rng = np.random.default_rng(orientation)
+    exif = Image.Exif()
+    exif[274] = orientation
+    for mode, channels in (("L", ()), ("RGB", (3,)), ("RGBA", (4,)), ("LA", (2,))):
+        picture = Image.fromarray(rng.integers(0, 256, (20, 30, *channels), dtype=np.uint8), mode)
+        file = io.BytesIO()
+        picture.save(file, "PNG", exif=exif)
+        with Image.open(file) as image:
+            assert image.mode == mode
+            for how in ("apply", "ignore"):
+                expected = seen(file.getvalue(), exif=how)
+                assert expected.shape == ((30, 20) if orientation >= 5 and how == "apply" else (20, 30))
+                np.testing.assert_array_equal(seen(image, exif=how), expected)
+
+
+def test_other_modes_of_pil_images():
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels)
+    gray = pixels.mean(axis=2)
+    for mode in ("CMYK", "YCbCr", "RGBX"):
+        np.testing.assert_allclose(seen(picture.convert(mode)), gray, atol=3)
+    few = picture.quantize(16)
+    np.testing.assert_array_equal(seen(few), seen(few.convert("RGB")))
+    half = Image.fromarray(np.dstack([pixels, np.full((20, 30), 128, np.uint8)]))
+    np.testing.assert_allclose(seen(half), (gray + decoding.GROUND) / 2, atol=1)
+    np.testing.assert_allclose(seen(half.convert("RGBa")), seen(half), atol=3)
+    bits = Image.fromarray(pixels[:, :, 0] > 127)
+    np.testing.assert_array_equal(seen(bits), 255.0 * (pixels[:, :, 0] > 127))
+    sixteen = pixels[:, :, 0].astype(np.uint16) * 257
+    np.testing.assert_array_equal(seen(Image.fromarray(sixteen)), pixels[:, :, 0])
+    with pytest.raises(ImageError, match="no fixed range"):
+        seen(Image.fromarray(sixteen.astype(np.float32)))
+
+
+def test_bad_pil_images_and_files():
+    whole = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(whole, "PNG")
+    with (
+        Image.open(io.BytesIO(whole.getvalue()[:50_000])) as cut,
+        pytest.raises(ImageError, match=r"PIL image: .*cut|PIL"),
+    ):
+        seen(cut)
+    with pytest.raises(ImageError, match="max_megapixels"):
+        seen(Image.new("L", (2000, 1000)), max_megapixels=1.0)
+    with pytest.raises(ImageError, match="'rb'"):
+        seen(io.StringIO("text"))
+    whole.seek(0)
+    seen(whole)
+    with pytest.raises(ImageError, match=r"seek\(0\)"):
+        seen(whole)
+    whole.close()
+    with pytest.raises(ImageError, match="closed"):
+        seen(whole)
+    with pytest.raises(ImageError, match="more than any photograph"):
+        seen(io.BytesIO(bytes(65 << 20)), max_megapixels=0.01)
+
+
+class Tensor:
+    """Something of another library that becomes an array."""
+
+    def __array__(self, dtype=None, copy=None):
+        return np.zeros((20, 30))
+
+
+@pytest.mark.parametrize("source", [None, 7, [[1, 2], [3, 4]], {"a": 1}, Tensor(), object, print])
+def test_what_is_no_photograph_is_told(source):
+    with pytest.raises(RetrievalError, match=r"cannot be given as .*: expected a path.* PIL image") as told:
+        plain_source(source)
+    assert ("numpy.asarray" in str(told.value)) == isinstance(source, list | Tensor)
+    assert "\n" not in str(told.value)

@@ -1,11 +1,13 @@
 """The facade on a small collection: the right scene first, transforms that hold, and clear refusals."""
 
+import io
 import shutil
 
 import cv2
 import numpy as np
 import pytest
 import skimage.data
+from PIL import Image
 
 from retrieval import config as settings
 from retrieval.errors import ArtefactError, RetrievalError
@@ -147,3 +149,24 @@ def test_a_collection_of_one_photograph_finds_it(photos, config, tmp_path):
     hits = Retriever.open(tmp_path / "index").query(str(photos / "cat.png"))
     assert [hit.name for hit in hits] == ["cat.png"]
     assert hits[0].inliers > 20
+
+
+def test_every_form_of_a_photograph_finds_the_same(retriever, photos):
+    path = photos / "scenes" / "coffee_0.jpg"
+    data = path.read_bytes()
+    by_path = retriever.query(path)
+    with path.open("rb") as file, Image.open(path) as image:
+        for same in (data, bytearray(data), memoryview(data), io.BytesIO(data), file):
+            assert retriever.query(same) == by_path
+        by_image = retriever.query(image, top=3)
+        assert retriever.explain(image, "scenes/coffee_1.jpg").query == "the query photograph"
+        assert retriever.prepare(image, box=(100, 80, 300, 300)).size == image.size
+    assert {hit.name for hit in by_image} == COFFEE  # another decoder of JPEG
+    assert by_image[0].inliers == pytest.approx(by_path[0].inliers, rel=0.1)
+
+
+@pytest.mark.parametrize("given", [None, 7, [[0, 1], [1, 0]], b"not a photograph", io.BytesIO(b"neither")])
+def test_what_is_no_photograph_is_an_error_of_ours(retriever, given):
+    for ask in (retriever.query, retriever.prepare, lambda one: retriever.explain(one, "cat.png")):
+        with pytest.raises(RetrievalError):
+            ask(given)

@@ -18,7 +18,7 @@ from retrieval.search.queries import QueryFeatures, whole_box
 SAME_PLACE = 32.0  # pixels at a 1024-pixel longest side: the cell in which features of one word are one
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """A verified result that lends its features.
 
