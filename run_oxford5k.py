@@ -13,6 +13,7 @@ and, to be looked at in a browser, WORK/report.html.
 
 import argparse
 import logging
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -27,14 +28,14 @@ from retrieval.evaluation import planning, reproduction
 from retrieval.evaluation.rows import ROWS, check_rows
 from retrieval.reporting.gallery import Kept, benchmark_sources, keep
 from retrieval.reporting.report import write_report
-from retrieval.reporting.tables import per_query_table, results_table, shortfalls
+from retrieval.reporting.tables import compare, per_query_table, results_table
 from retrieval.storage import atomic
 
 logger = logging.getLogger("run_oxford5k")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parses arguments and runs; returns the exit code: 0 fine, 1 a cell fell short of ``--check``, 2 an error."""
+    """Parses arguments and runs; returns the exit code: 0 fine, 1 not what ``--check`` asks for, 2 an error."""
     arguments = _parser().parse_args(argv)
     return shared.run_command(_run, arguments)
 
@@ -77,9 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plan", action="store_true", help="print what the run will take, and stop")
     parser.add_argument(
         "--check",
-        type=float,
+        type=_points,
         metavar="POINTS",
-        help="exit 1 if a cell is more than POINTS below its published value",
+        help="exit 1 if a cell is not within POINTS percentage points of its published value, below or above; of two "
+        "rows that share one value (HQE with and without geometry) one is enough",
     )
     shared.add_settings(parser, with_config=False)
     shared.add_common(parser)
@@ -125,12 +127,24 @@ def _run(arguments: argparse.Namespace) -> int:
 def _check(report: dict[str, Any], points: float | None, config: Config) -> int:
     if points is None:
         return 0
-    found = shortfalls(report, points)
-    for line in found:
-        print(f"below: {line}")
-    if not any(cell["published"] is not None for rows in report["results"].values() for cell in rows.values()):
+    found = compare(report, points)
+    for kind in ("below", "above", "either"):
+        for line in getattr(found, kind):
+            print(f"{'one of two' if kind == 'either' else kind}: {line}")
+    if not found.compared:
         logger.warning("--check: no cell of %s has a published value to compare with", config.dataset.name)
-    return 1 if found else 0
+    return 1 if found.below or found.above else 0
+
+
+def _points(value: str) -> float:
+    """A tolerance; NaN would let everything pass."""
+    try:
+        points = float(value)
+    except ValueError:
+        points = math.nan
+    if not 0 <= points < math.inf:
+        raise argparse.ArgumentTypeError(f"{value!r} is no tolerance: give percentage points from 0, such as 1.0")
+    return points
 
 
 if __name__ == "__main__":

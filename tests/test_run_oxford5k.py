@@ -8,7 +8,7 @@ import pytest
 import run_oxford5k
 from retrieval.evaluation.published import published
 from retrieval.evaluation.reproduction import folder_name
-from retrieval.reporting.tables import per_query_table, results_table, shortfalls
+from retrieval.reporting.tables import Comparison, compare, per_query_table, results_table
 
 SETTINGS = [
     "descriptor.name=rootsift",
@@ -224,22 +224,62 @@ def test_table_shows_published_values_and_footnotes():
     assert "| q | 60.0 | 68.0 |" in per_query_table(fake_report(0.6))
 
 
-def test_check_lists_cells_that_fall_short(benchmark, work, capsys):
-    assert shortfalls(fake_report(0.6), 1.0) == []
-    found = shortfalls(fake_report(0.58), 1.0)
-    assert len(found) == 1
-    assert "hardnet-lib+ bow" in found[0]
+def test_check_holds_within_the_tolerance_on_both_sides(benchmark, work, capsys):
+    for bow in (0.588, 0.598, 0.608):  # exactly one point off holds
+        assert compare(fake_report(bow), 1.0) == Comparison((), (), (), 2)
+    low, high = compare(fake_report(0.58), 1.0), compare(fake_report(0.62), 1.0)
+    assert low.below == ("hardnet-lib+ bow: 58.0 is 1.8 below the published 59.8",)
+    assert high.above == ("hardnet-lib+ bow: 62.0 is 2.2 above the published 59.8",)
+    assert (low.above, low.either, high.below, high.either) == ((), (), (), ())
+    assert compare(fake_report(0.1), 1.0, descriptors=["rootsift"]) == Comparison((), (), (), 0)
     # nothing published to compare with: fine, but said
     assert run_oxford5k.main(arguments(benchmark, work, "--check", "1.0")) == 0
     assert "no cell" in capsys.readouterr().err
 
 
-def test_check_exits_with_one(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("found", "below", "above", "either"),
+    [
+        # HardNet++: 86.8 single, 88.3 multiple assignment, each for the rows with and without geometry
+        ({"hqe+ma": 80.0, "hqe+sv+ma": 88.0}, [], [],
+         ["hqe+sv+ma: 88.0 is 0.3 below the published 88.3 (hqe+ma has 80.0)"]),
+        ({"hqe+ma": 88.9, "hqe+sv+ma": 92.0}, [], [],
+         ["hqe+ma: 88.9 is 0.6 above the published 88.3 (hqe+sv+ma has 92.0)"]),
+        ({"hqe": 86.8, "hqe+sv": 70.0}, [], [], ["hqe: 86.8 is 0.0 above the published 86.8 (hqe+sv has 70.0)"]),
+        ({"hqe+ma": 80.0, "hqe+sv+ma": 92.0}, ["hqe+ma"], ["hqe+sv+ma"], []),
+        ({"hqe+ma": 80.0}, ["hqe+ma"], [], []),
+        ({"hqe+ma": 88.3}, [], [], []),
+        # single and multiple assignment share nothing
+        ({"hqe": 80.0, "hqe+ma": 88.3}, ["hqe"], [], []),
+    ],
+)  # fmt: skip
+def test_rows_that_share_a_published_value_are_one_comparison(found, below, above, either):
+    cells = {
+        row: {"map": value / 100, "published": published("oxford5k", "hardnet++", row).map}
+        for row, value in found.items()
+    }
+    compared = compare({"results": {"hardnet++": cells}}, 1.0)
+    assert [line.split()[1].rstrip(":") for line in compared.below] == below
+    assert [line.split()[1].rstrip(":") for line in compared.above] == above
+    assert list(compared.either) == [f"hardnet++ {line}" for line in either]
+    assert compared.compared == len({row.replace("+sv", "") for row in found})
+
+
+@pytest.mark.parametrize(("bow", "word"), [(0.1, "below"), (0.9, "above")])
+def test_check_exits_with_one(tmp_path, monkeypatch, capsys, bow, word):
     work = tmp_path
-    monkeypatch.setattr(run_oxford5k.reproduction, "run", lambda *_: fake_report(0.1))
+    monkeypatch.setattr(run_oxford5k.reproduction, "run", lambda *_: fake_report(bow))
     monkeypatch.setattr(run_oxford5k, "open_benchmark", lambda *_: None)
     assert run_oxford5k.main(["--work", str(work), "--check", "1.0"]) == 1
-    assert "below: hardnet-lib+ bow" in capsys.readouterr().out
+    assert f"{word}: hardnet-lib+ bow" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("points", ["nan", "-1", "inf", "one"])
+def test_check_takes_a_tolerance_only(points, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run_oxford5k.main(["--check", points])
+    assert caught.value.code == 2
+    assert "percentage points from 0" in capsys.readouterr().err
 
 
 def test_published_values():

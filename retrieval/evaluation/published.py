@@ -49,6 +49,8 @@ _HQE: dict[str, dict[str, tuple[float | None, float]]] = {
     "paris6k": {"rootsift": (81.3, 82.8), "hardnet++": (82.8, 84.9)},
 }
 _HQE_ROWS = {"hqe": 0, "hqe+sv": 0, "hqe+ma": 1, "hqe+sv+ma": 1}
+# rows that stand beside one published figure: it was measured with one of them, and which is not stated
+SHARED = tuple(tuple(row for row, place in _HQE_ROWS.items() if place == one) for one in (0, 1))
 _NOTES = {("oxford5k", "hardnet-lib+", "bow+sv"): "the paper's Table 4 prints 68.8 here"}
 
 
