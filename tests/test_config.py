@@ -9,7 +9,9 @@ import yaml
 from retrieval import config as settings
 from retrieval.config import Config, DetectorConfig
 from retrieval.errors import ConfigError
+from retrieval.evaluation.published import published
 
+PUBLISHED_ROWS = ("rootsift", "hardnet++", "hardnet-lib+-nips", "hardnet-lib-nips", "tfeat-lib", "l2net-lib+")
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
 
@@ -52,10 +54,12 @@ def test_configurations_for_collections_differ_in_orientation_alone():
 def test_every_published_row_has_a_configuration():
     names = {path.stem for path in CONFIGS}
     for dataset in ("oxford5k", "paris6k"):
-        for descriptor in ("rootsift", "hardnet++", "hardnet-lib+", "hardnet-lib", "tfeat-lib", "l2net-lib+"):
-            assert f"{dataset}-{descriptor}" in names
+        for descriptor in PUBLISHED_ROWS:
+            assert {f"{dataset}-{descriptor}", f"{dataset}-{descriptor}-hqe"} <= names
+            assert published(dataset, descriptor, "bow+sv+qe") is not None
             config = settings.load(Path(CONFIGS[0]).parent / f"{dataset}-{descriptor}.yaml")
             assert config.dataset.vocabulary_from != config.dataset.name
+            assert config.descriptor.name == descriptor
             assert config.images.exif == "ignore"
             assert config.images.max_side is None
 
