@@ -1,6 +1,7 @@
 """Configuration: YAML in, dataclass out, and errors that name the nearest right key."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,19 @@ def test_configurations_for_collections_differ_in_orientation_alone():
     folder = Path(CONFIGS[0]).parent
     assert settings.load(folder / "buildings.yaml") == Config()
     assert settings.load(folder / "objects.yaml") == Config(detector=DetectorConfig(orientation="dominant"))
+
+
+def test_configurations_that_share_features_want_the_same():
+    """Their features lie in one folder by default: runs/features/<set>/<descriptor>."""
+    found = {}
+    for path in CONFIGS:
+        config = settings.load(path)
+        if config.dataset.name != "demo" and re.match(r"r?(oxford5k|paris6k)", path.stem):
+            wanted = {key: settings.to_tree(config)[key] for key in ("images", "detector")}
+            found.setdefault(config.descriptor.name, []).append(wanted)
+    assert len(found["rootsift"]) >= 4
+    for wanted in found.values():
+        assert all(one == wanted[0] for one in wanted)
 
 
 def test_every_published_row_has_a_configuration():

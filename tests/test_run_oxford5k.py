@@ -1,6 +1,7 @@
 """The benchmark run on a small collection: table, JSON, reuse, plan and check."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -99,6 +100,98 @@ def test_a_later_run_with_other_rows_replaces_the_report(benchmark, work, tmp_pa
     html = (tmp_path / "work" / "report.html").read_text(encoding="utf-8")
     assert "BoW" in html
     assert "BoW + SV" not in html
+
+
+def test_descriptors_of_several_runs_stand_in_one_table(benchmark, work, tmp_path, capsys):
+    folder = tmp_path / "work"
+    shutil.copytree(work, folder)
+    before = json.loads((work / "results.json").read_text())
+    assert before["earlier"] == []
+    with_hardnet = arguments(benchmark, folder, "--descriptors", "hardnet", "--rows", "bow")
+    assert run_oxford5k.main(with_hardnet) == 0
+    table = capsys.readouterr().out
+    assert "| rootsift | " in table
+    assert re.search(r"^\| hardnet \| \d+\.\d \| - \| - \|$", table, re.MULTILINE)
+    assert "of an earlier run in the same work folder: rootsift" in table
+    report = json.loads((folder / "results.json").read_text())
+    assert report["earlier"] == ["rootsift"]
+    assert list(report["results"]) == ["rootsift", "hardnet"]
+    for part in ("results", "timings", "published_as"):
+        assert report[part]["rootsift"] == before[part]["rootsift"]
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    assert "rootsift<small>of an earlier run</small>" in html
+    assert "hardnet<small>of an earlier run" not in html
+    # run again, it is of this run; with other settings, the others are not put beside it
+    assert run_oxford5k.main(arguments(benchmark, folder, "--rows", "bow")) == 0
+    assert json.loads((folder / "results.json").read_text())["earlier"] == ["hardnet"]
+    assert run_oxford5k.main(arguments(benchmark, folder, "--rows", "bow", "--set", "verification.depth=7")) == 0
+    assert "verification.depth: 1000 != 7" in capsys.readouterr().err
+    report = json.loads((folder / "results.json").read_text())
+    assert (list(report["results"]), report["earlier"]) == (["rootsift"], [])
+    (folder / "results.json").write_text('{"results": {"rootsift": {}}}')
+    assert run_oxford5k.main(arguments(benchmark, folder, "--rows", "bow")) == 0
+    assert "of another version or damaged" in capsys.readouterr().err
+
+
+def test_check_looks_at_this_run_only(tmp_path, monkeypatch):
+    report = fake_report(0.1) | {"earlier": ["hardnet-lib+-nips"]}
+    monkeypatch.setattr(run_oxford5k.reproduction, "run", lambda *_: report)
+    monkeypatch.setattr(run_oxford5k, "open_benchmark", lambda *_: None)
+    assert run_oxford5k.main(["--work", str(tmp_path), "--check", "1.0"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "word"),
+    [
+        (["--set", "vocabulary.words=200"], "vocabulary.words: 300 != 200"),  # as a configuration of HQE has others
+        (["--rows", "bow", "hqe"], "signatures.hamming"),  # the index has none
+        (["--rows", "asmk"], "signatures.asmk"),
+        (["--set", "detector.threshold=9"], "detector.threshold"),
+        (["--descriptors", "rootsift", "hardnett"], "hardnett"),  # the second of two
+        (["--set", "hamming.bits=256", "--rows", "hqe"], "hamming.bits"),
+    ],
+)
+def test_refusals_come_before_the_extraction(benchmark, work, tmp_path, capsys, more, word):
+    for part in ("vocabulary", "index"):
+        shutil.copytree(work / part, tmp_path / "work" / part)
+    before = sorted(tmp_path.rglob("*"))
+    assert run_oxford5k.main(arguments(benchmark, tmp_path / "work", *more)) == 2
+    assert word in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_features_of_other_words_are_refused_before_the_database_is_extracted(benchmark, work, tmp_path, capsys):
+    shutil.copytree(work / "features" / "vocabulary", tmp_path / "work" / "features" / "vocabulary")
+    assert run_oxford5k.main(arguments(benchmark, tmp_path / "work", "--set", "detector.threshold=9")) == 2
+    assert "detector.threshold" in capsys.readouterr().err
+    assert not (tmp_path / "work" / "features" / "folder").exists()
+
+
+def test_two_descriptors_of_one_name_are_refused(benchmark, tmp_path, capsys):
+    paths = [str(tmp_path / folder / "mine.pth") for folder in "ab"]
+    assert run_oxford5k.main(arguments(benchmark, tmp_path / "work", "--descriptors", *paths)) == 2
+    assert "would share the folders called mine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "work", "stores"),
+    [
+        (["--config", "configs/oxford5k-hardnet++.yaml"], "runs/oxford5k-hardnet++", "runs/features"),
+        (["--config", "oxford5k-hardnet++-hqe"], "runs/oxford5k-hardnet++-hqe", "runs/features"),
+        (["--config", "roxford5k", "--set", "dataset.distractors=true"], "runs/roxford5k+r1m", "runs/features"),
+        (["--set", "dataset.name=paris6k"], "runs/paris6k", "runs/features"),
+        (["--config", "demo", "--work", "runs/demo"], "runs/demo", "runs/demo/features"),
+        (["--config", "demo", "--stores", "elsewhere"], "runs/demo", "elsewhere"),
+        (["--config", "oxford5k-rootsift", "--features", "ctu"], "runs/oxford5k-rootsift-imported",
+         "runs/oxford5k-rootsift-imported/features"),
+        (["--images", "a", "--groundtruth", "b", "--vocabulary-images", "c"], "runs/folder", "runs/folder/features"),
+    ],
+)  # fmt: skip
+def test_every_configuration_has_a_work_folder_of_its_own(monkeypatch, capsys, given, work, stores):
+    seen = []
+    monkeypatch.setattr(run_oxford5k.planning, "plan", lambda *all: seen.append(all) or "")
+    assert run_oxford5k.main([*given, "--plan"]) == 0
+    assert [str(folder) for folder in seen[0][-2:]] == [work, stores]
 
 
 def test_other_settings_are_refused_and_nothing_is_lost(benchmark, work, capsys):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from retrieval.evaluation.published import SHARED, published
-from retrieval.evaluation.rows import HEADINGS
+from retrieval.evaluation.rows import HEADINGS, rows_of
 
 DATASETS = {
     "oxford5k": "Oxford5k",
@@ -29,7 +29,7 @@ def results_table(report: dict[str, Any]) -> str:
         Markdown: the table, footnotes, and the seconds per stage.
     """
     dataset = report["dataset"]
-    rows = list(next(iter(report["results"].values())))
+    rows = rows_of(report["results"])
     lines = [
         f"mAP (%) on {DATASETS.get(dataset, dataset)}; vocabulary from "
         f"{DATASETS.get(report['vocabulary_from'], report['vocabulary_from'])}",
@@ -41,6 +41,9 @@ def results_table(report: dict[str, Any]) -> str:
     for descriptor, results in report["results"].items():
         cells = []
         for row in rows:
+            if row not in results:  # of an earlier run, which had other rows
+                cells.append("-")
+                continue
             cell = f"{100 * results[row]['map']:.1f}"
             if results[row]["published"] is not None:
                 cell += f" (published {100 * results[row]['published']:.1f}"
@@ -54,6 +57,8 @@ def results_table(report: dict[str, Any]) -> str:
         lines.append(f"| {descriptor} | " + " | ".join(cells) + " |")
     if notes:
         lines += ["", *(f"[{number}] {note}" for number, note in enumerate(notes, 1))]
+    if report.get("earlier"):
+        lines += ["", f"of an earlier run in the same work folder: {', '.join(report['earlier'])}"]
     lines += ["", *_protocols(report), *_timings(report)]
     return "\n".join(lines).strip() + "\n"
 
