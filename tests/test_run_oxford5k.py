@@ -238,6 +238,22 @@ def test_a_bad_query_is_told_before_the_vocabulary_is_trained(benchmark, tmp_pat
     assert run_oxford5k.main(arguments(source, work)) == 2
     assert word in capsys.readouterr().err
     assert not (work / "vocabulary").exists()
+    assert not (work / "features").exists()  # nothing has been extracted either
+
+
+def test_unusable_photographs_are_told_before_the_work(benchmark, tmp_path, capsys):
+    source = tmp_path / "benchmark"
+    shutil.copytree(benchmark, source)
+    (source / "groundtruth" / "coffee_1_ok.txt").write_text("coffee_1\ncut\n")
+    (source / "words" / "none.jpg").write_bytes(b"no photograph")
+    assert run_oxford5k.main(arguments(source, tmp_path / "work", "--rows", "bow")) == 0
+    err = capsys.readouterr().err
+    told = [line for line in err.splitlines() if "cannot be used and will be left out" in line]
+    assert re.search(r"folder: \d of \d+ photographs .*1 of them in the ground truth \(\S*cut\.jpg\); first", told[0])
+    assert re.search(r"vocabulary: 1 of 3 photographs .*none\.jpg: not a JPEG", told[1])
+    assert err.index(told[1]) < err.index("skipped")
+    assert run_oxford5k.main(arguments(source, tmp_path / "work", "--rows", "bow")) == 0
+    assert "will be left out" not in capsys.readouterr().err  # they have been read
 
 
 def test_plan_estimates_and_writes_nothing(benchmark, tmp_path, capsys):

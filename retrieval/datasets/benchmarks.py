@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from retrieval.config import DatasetConfig
 from retrieval.datasets.groundtruth import GroundTruth, match_images
-from retrieval.datasets.oxford import PARIS_CORRUPT, read_groundtruth
+from retrieval.datasets.oxford import is_damaged, read_groundtruth
 from retrieval.datasets.revisited import crop_queries, read_revisited, revisited_images
 from retrieval.errors import DatasetError
 from retrieval.features.imported import open_source
@@ -54,8 +54,12 @@ class Benchmark:
         Raises:
             DatasetError: an image is missing or a stem is ambiguous; distractors are not looked at.
         """
-        own = tuple(name for name in self.images.names if not self._is_distractor(name))
-        return match_images(self.ground_truth, ImageSet(self.images.root, own))
+        return match_images(self.ground_truth, ImageSet(self.images.root, self.own_names))
+
+    @property
+    def own_names(self) -> tuple[str, ...]:
+        """The names in `images` without the distractors."""
+        return tuple(name for name in self.images.names if not self._is_distractor(name))
 
     def _is_distractor(self, name: str) -> bool:
         return self.distractors is not None and name.startswith(self.distractors)
@@ -118,13 +122,17 @@ def open_benchmark(source: Source, config: DatasetConfig) -> Benchmark:
 def database_images(source: Source, name: str) -> ImageSet:
     """The photographs of a downloaded or generated set (without Paris6k's corrupt ones).
 
-    With features made elsewhere, what they name; the files themselves need not be there.
+    With features made elsewhere, what they name, likewise; the files themselves need not be there.
     """
     if source.features is not None:
-        return ImageSet(source.features, tuple(open_source(source.features, name).names))
-    folder = source.data / name / "images"
-    _require(folder, name)
-    return list_images(folder, exclude_stems=PARIS_CORRUPT if name == "paris6k" else frozenset())
+        images = ImageSet(source.features, tuple(open_source(source.features, name).names))
+    else:
+        folder = source.data / name / "images"
+        _require(folder, name)
+        images = list_images(folder)
+    if name != "paris6k":
+        return images
+    return ImageSet(images.root, tuple(image for image in images.names if not is_damaged(image)))
 
 
 def _open_revisited(source: Source, config: DatasetConfig) -> Benchmark:

@@ -16,8 +16,9 @@ from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.datasets.benchmarks import Benchmark
 from retrieval.datasets.groundtruth import Box, GroundTruth, Query
-from retrieval.errors import ConfigError, DatasetError, RetrievalError
+from retrieval.errors import ConfigError, DatasetError
 from retrieval.evaluation import measures
+from retrieval.evaluation.checking import check_photographs, check_query
 from retrieval.evaluation.pipeline import check_reusable, obtain_index, obtain_vocabulary
 from retrieval.evaluation.published import published
 from retrieval.evaluation.rows import HEADINGS, BenchmarkQuery, check_rows, rank, signatures_for
@@ -31,7 +32,6 @@ from retrieval.features.extractor import (
 from retrieval.features.imported import import_features, open_source, source_settings
 from retrieval.features.store import FeatureStore
 from retrieval.photographs.folder import ImageSet
-from retrieval.search.queries import check_box
 from retrieval.search.retriever import Retriever
 from retrieval.storage import atomic
 
@@ -96,6 +96,8 @@ def run(
     runs = _runs(config, descriptors, imported)
     for label, chosen in runs.items():
         _check_reusable(benchmark, work, stores, label, chosen, imported)
+    if imported is None:
+        check_photographs(benchmark, config, [stores / benchmark.name / label for label in runs])
     for label, chosen in runs.items():
         clock = Clock()
         database = _features(benchmark.images, benchmark.name, label, stores, chosen, imported)
@@ -232,7 +234,7 @@ def _features(
     """The features of one set, extracted or imported."""
     folder = stores / name / label
     if imported is not None:
-        return import_features(imported, name, folder)
+        return import_features(imported, name, folder, images=frozenset(images.names))
     return extract_collection(images, folder, config, f"{name} {label}")
 
 
@@ -250,10 +252,7 @@ def _check_queries(benchmark: Benchmark, database: FeatureStore, queries: Featur
         if name in reasons:
             raise DatasetError(f"the photograph of the query {query.name} cannot be used: {reasons[name]}")
         image = store.image(name)
-        try:
-            check_box(None if queries is not None else query.box, image.width, image.height)
-        except RetrievalError as error:
-            raise DatasetError(f"the query {query.name} on {name}: {error}") from error
+        check_query(query, name, None if queries is not None else query.box, image.width, image.height)
 
 
 def evaluate(

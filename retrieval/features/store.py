@@ -236,6 +236,13 @@ def read_plan(folder: Path) -> dict[str, Any]:
     return artefacts.read_manifest(folder, STORE_KIND, VERSION, PLAN)
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether a store's every shard is there."""
+    if not (folder / PLAN).exists():
+        return False
+    return all(shard_folder(folder, index).exists() for index in range(read_plan(folder)["shards"]))
+
+
 def write_failures(folder: Path, failures: Sequence[Failure]) -> None:
     """Writes ``failed.jsonl``: one JSON object with name and reason per line (empty when all went well)."""
     lines = [json.dumps({"name": failure.name, "reason": failure.reason}) + "\n" for failure in failures]
