@@ -1,13 +1,14 @@
 """From a dataset's name to its photographs, ground truth and the independent set that its vocabulary comes from."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from retrieval.config import DatasetConfig
 from retrieval.datasets.groundtruth import GroundTruth, match_images
 from retrieval.datasets.oxford import is_damaged, read_groundtruth
-from retrieval.datasets.revisited import crop_queries, read_revisited, revisited_images
+from retrieval.datasets.revisited import crop_queries, photograph_sizes, read_revisited, revisited_images
 from retrieval.errors import DatasetError
 from retrieval.features.imported import open_source
 from retrieval.photographs.folder import ImageSet, list_images
@@ -29,6 +30,7 @@ class Benchmark:
         vocabulary_images: the photographs the vocabulary is trained on.
         queries: None: queries are database photographs with boxes. Otherwise cropped photographs, one per query,
             named ``<query name>.png``, in the order of the ground truth.
+        query_sizes: width, height of the photographs that `queries` were cut out of, pixels, by query name.
         distractors: prefix of the names in `images` that ground truth does not speak of; None: there are none.
     """
 
@@ -38,6 +40,7 @@ class Benchmark:
     vocabulary_name: str
     vocabulary_images: ImageSet
     queries: ImageSet | None = None
+    query_sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     distractors: str | None = None
 
     def label(self, name: str) -> str:
@@ -159,6 +162,7 @@ def _open_revisited(source: Source, config: DatasetConfig) -> Benchmark:
         config.vocabulary_from,
         vocabulary_images,
         queries=crop_queries(revisited, photographs, folder / "queries"),
+        query_sizes=photograph_sizes(revisited, photographs),
         distractors=prefix,
     )
 

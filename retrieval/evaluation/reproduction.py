@@ -294,7 +294,7 @@ def rank_benchmark(
     stems = benchmark.match() if benchmark.queries is None else {}
 
     def ask(query: Query) -> BenchmarkQuery:
-        return _query(query, retriever, stems, database, queries)
+        return _query(query, retriever, stems, database, queries, benchmark.query_sizes)
 
     return rank_queries(retriever, benchmark.ground_truth.queries, ask, labels, rows, clock)
 
@@ -377,10 +377,12 @@ def _query(
     stems: dict[str, str],
     database: FeatureStore | None,
     queries: FeatureStore | None,
+    sizes: Mapping[str, tuple[int, int]],
 ) -> BenchmarkQuery:
-    """A query of the ground truth, ready to be ranked."""
+    """A query of the ground truth, ready to be ranked; `sizes` are those of the photographs that `queries` show."""
     if queries is not None:  # cropped already
-        return BenchmarkQuery(None, None, lambda: queries.image(f"{query.name}.png"))
+        whole = sizes.get(query.name)
+        return BenchmarkQuery(None, None, lambda: replace(queries.image(f"{query.name}.png"), photograph=whole))
     name = stems[query.image]
     if database is not None:
         return BenchmarkQuery(name, query.box, lambda: database.image(name))

@@ -34,6 +34,8 @@ class ImageFeatures:
         codes: (N, D) uint8 quantised descriptors.
         content: sha256 of the photograph file's bytes, in hexadecimal; None where the features were not made from a
             file (pixels, imported features) or by a version that did not keep it.
+        photograph: width, height of the photograph that this one was cut out of, pixels; None: it is whole. No store
+            keeps it: who cut it says so.
     """
 
     name: str
@@ -42,6 +44,7 @@ class ImageFeatures:
     regions: np.ndarray
     codes: np.ndarray
     content: str | None = None
+    photograph: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
