@@ -1,6 +1,7 @@
 """Configuration: YAML in, dataclass out, and errors that name the nearest right key."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import yaml
 from retrieval import config as settings
 from retrieval.config import Config, DetectorConfig
 from retrieval.errors import ConfigError
+from retrieval.evaluation.published import published
 
+PUBLISHED_ROWS = ("rootsift", "hardnet++", "hardnet-lib+-nips", "hardnet-lib-nips", "tfeat-lib", "l2net-lib+")
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
 
@@ -49,13 +52,28 @@ def test_configurations_for_collections_differ_in_orientation_alone():
     assert settings.load(folder / "objects.yaml") == Config(detector=DetectorConfig(orientation="dominant"))
 
 
+def test_configurations_that_share_features_want_the_same():
+    """Their features lie in one folder by default: runs/features/<set>/<descriptor>."""
+    found = {}
+    for path in CONFIGS:
+        config = settings.load(path)
+        if config.dataset.name != "demo" and re.match(r"r?(oxford5k|paris6k)", path.stem):
+            wanted = {key: settings.to_tree(config)[key] for key in ("images", "detector")}
+            found.setdefault(config.descriptor.name, []).append(wanted)
+    assert len(found["rootsift"]) >= 4
+    for wanted in found.values():
+        assert all(one == wanted[0] for one in wanted)
+
+
 def test_every_published_row_has_a_configuration():
     names = {path.stem for path in CONFIGS}
     for dataset in ("oxford5k", "paris6k"):
-        for descriptor in ("rootsift", "hardnet++", "hardnet-lib+", "hardnet-lib", "tfeat-lib", "l2net-lib+"):
-            assert f"{dataset}-{descriptor}" in names
+        for descriptor in PUBLISHED_ROWS:
+            assert {f"{dataset}-{descriptor}", f"{dataset}-{descriptor}-hqe"} <= names
+            assert published(dataset, descriptor, "bow+sv+qe") is not None
             config = settings.load(Path(CONFIGS[0]).parent / f"{dataset}-{descriptor}.yaml")
             assert config.dataset.vocabulary_from != config.dataset.name
+            assert config.descriptor.name == descriptor
             assert config.images.exif == "ignore"
             assert config.images.max_side is None
 

@@ -2,10 +2,13 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 
 import run_oxford5k
+from retrieval.geometry.verification import verify
+from retrieval.search import ranker
 from tests.features.test_imported import ellipse_of, some_regions, write_ctu
 
 FEW_WORDS = ["vocabulary.words=40", "vocabulary.iterations=3", "parallel.jobs=1", "hqe.min_inliers=4"]
@@ -71,7 +74,7 @@ def test_the_files_of_ctu_without_photographs(tmp_path, capsys, sizes):
     assert "--features goes with oxford5k" in capsys.readouterr().err
 
 
-def test_the_revisited_protocol(photos, tmp_path, capsys):
+def test_the_revisited_protocol(photos, tmp_path, capsys, monkeypatch):
     """Queries are cropped, are not in the database, and every protocol has its figures."""
     data = tmp_path / "data"
     images = data / "oxford5k" / "images"
@@ -92,8 +95,13 @@ def test_the_revisited_protocol(photos, tmp_path, capsys):
     settings = ["descriptor.name=rootsift", "vocabulary.words=300", "vocabulary.iterations=3", "parallel.jobs=1"]
     arguments = ["--config", "configs/roxford5k.yaml", "--data", str(data), "--work", str(tmp_path / "work")]
     arguments += [part for setting in settings for part in ("--set", setting)]
+    sides = []
+    monkeypatch.setattr(ranker, "verify", lambda *given: sides.append(given[2]) or verify(*given))
     assert run_oxford5k.main(arguments) == 0
-    assert (data / "roxford5k" / "queries" / "coffee_0.png").is_file()
+    crop = cv2.imread(str(data / "roxford5k" / "queries" / "coffee_0.png"))
+    whole = cv2.imread(str(images / "coffee_0.jpg"), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    assert max(crop.shape) < max(whole.shape)
+    assert set(sides) == {max(whole.shape)}  # the tolerance is the photograph's, not the crop's
     report = json.loads((tmp_path / "work" / "results.json").read_text())
     assert report["timings"]["rootsift"]["images"] == 4
     for row in ("bow", "bow+sv", "bow+sv+qe", "hqe+ma", "hqe+sv+ma", "asmk", "asmk+sv"):

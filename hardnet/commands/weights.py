@@ -45,12 +45,14 @@ def _weights(arguments: argparse.Namespace) -> int:
             state = row["path"] or "needs no weights"
         else:
             state = "not downloaded" if row["url"] else "not part of this version"
-        print(f"{row['name']:<14}{row['network']:<10}{row['licence']:<13}{state}")
+        print(f"{row['name']:<20}{row['network']:<10}{row['licence']:<13}{state}")
         if row["url"]:
-            print(f"{'':<14}{row['url']}")
-            print(f"{'':<14}sha256 {row['sha256'] or 'not known: recorded at the first download'}")
+            print(f"{'':<20}{row['url']}")
+            print(f"{'':<20}sha256 {row['sha256'] or 'not known: recorded at the first download'}")
             if not row["verified"]:
-                print(f"{'':<14}not verified against the published file")
+                print(f"{'':<20}not verified against the published file")
+        if row["note"]:
+            print(f"{'':<20}{row['note']}")
     return 0
 
 
@@ -67,4 +69,5 @@ def _row(row: table.NamedWeights) -> dict[str, Any]:
         "licence": row.licence,
         "citation": row.citation,
         "verified": row.verified,
+        "note": row.note or None,
     }

@@ -157,9 +157,9 @@ def _float_state(path: Path, state: Mapping[str, Any]) -> State:
 def _read_matconvnet(path: Path) -> State:
     """L2-Net as published, after the authors' `cal_L2Net_des.m`; not verified against the published file.
 
-    The file holds `net` (layers: conv with filters (h, w, in, out) and biases; bnormPair, whose gain and
-    offset are unused and whose moments are rows (mean, sigma), sigma = sqrt(variance + epsilon); relu;
-    normalize) and `pixMean` (32, 32), to be subtracted from grey values 0..255.
+    The file holds `net` (layers: conv with filters (h, w, in, out) and biases; bnormPair with gain, offset and
+    moments, rows (mean, sigma), sigma = sqrt(variance + epsilon); relu; normalize) and
+    `pixMean` (32, 32), to be subtracted from grey values 0..255.
     """
     import torch
     from scipy.io import loadmat
@@ -168,25 +168,40 @@ def _read_matconvnet(path: Path) -> State:
         content = loadmat(path, struct_as_record=False, squeeze_me=True, variable_names=["net", "pixMean"])
         layers = np.atleast_1d(content["net"].layers)
         convolutions = [layer.weights for layer in layers if layer.type == "conv"]
-        moments = [np.asarray(layer.weights[2]) for layer in layers if layer.type == "bnormPair"]
+        norms = [layer.weights for layer in layers if layer.type == "bnormPair"]
         pixel_mean = np.asarray(content["pixMean"], np.float32)
-        if len(convolutions) != len(_CONVOLUTIONS) or len(moments) != len(_CONVOLUTIONS):
-            raise ValueError(f"{len(convolutions)} convolutions and {len(moments)} norms, expected 7 of each")
+        if len(convolutions) != len(_CONVOLUTIONS) or len(norms) != len(_CONVOLUTIONS):
+            raise ValueError(f"{len(convolutions)} convolutions and {len(norms)} norms, expected 7 of each")
         arrays = {"pixel_mean": pixel_mean.reshape(1, 1, *pixel_mean.shape)}
-        for index, (filters, biases), moment in zip(
-            _CONVOLUTIONS, (weights[:2] for weights in convolutions), moments, strict=True
+        for index, (filters, biases), (gain, offset, moment) in zip(
+            _CONVOLUTIONS,
+            (weights[:2] for weights in convolutions),
+            (weights[:3] for weights in norms),
+            strict=True,
         ):
             if filters.ndim == 3:  # squeeze_me dropped the single input channel
                 filters = filters[:, :, None, :]
-            mean, sigma = moment.astype(np.float64).T
-            # (w * x + bias - mean) / sigma, in a layout whose convolutions have no bias
-            arrays[f"features.{index}.weight"] = filters.transpose(3, 2, 0, 1)
-            arrays[f"features.{index + 1}.running_mean"] = mean - np.asarray(biases, np.float64).ravel()
+            mean, sigma = np.asarray(moment, np.float64).T
+            gains, offsets = _per_channel(gain, 1.0, len(mean)), _per_channel(offset, 0.0, len(mean))
+            # gain (w * x + bias - mean) / sigma + offset, in a layout without biases, gains and offsets
+            arrays[f"features.{index}.weight"] = filters.transpose(3, 2, 0, 1) * gains[:, None, None, None]
+            shift = mean - np.asarray(biases, np.float64).ravel()
+            arrays[f"features.{index + 1}.running_mean"] = gains * shift - offsets * sigma
             arrays[f"features.{index + 1}.running_var"] = sigma**2 - _NORM_EPSILON
     except Exception as error:  # scipy and a file of another structure fail in many ways
         reason = f"{type(error).__name__}: {_first_line(error)}"
         raise WeightsError(f"{path} cannot be read as a MatConvNet L2-Net ({reason}); fetch it again") from error
     return {key: torch.from_numpy(np.ascontiguousarray(value, np.float32)) for key, value in arrays.items()}
+
+
+def _per_channel(values: Any, default: float, channels: int) -> np.ndarray:
+    """(C,) float64 gains or offsets; a file that has none leaves them empty."""
+    found = np.asarray(values, np.float64).ravel()
+    if not found.size:
+        return np.full(channels, default)
+    if found.shape != (channels,):
+        raise ValueError(f"{found.size} gains or offsets for {channels} channels")
+    return found
 
 
 def _first_line(error: Exception) -> str:

@@ -1,8 +1,8 @@
 """Named weights: one table of all names, and the way from a name or a path to a file that can be trusted.
 
 Published files are fetched once into a cache folder (``$HARDNET_WEIGHTS``, else ``~/.cache/hardnet``), or are
-put there by hand under their own file name. A checksum is compared whenever it is known; where it is not, the
-one of the first download is recorded beside the file as ``<file>.sha256`` and compared from then on.
+put there by hand under the name that the table says. A checksum is compared whenever it is known; where it is not,
+the one of the first download is recorded beside the file as ``<file>.sha256`` and compared from then on.
 """
 
 import difflib
@@ -16,6 +16,14 @@ from hardnet.weights import transfer
 
 _HARDNET = "Mishchuk et al. 2017, Working hard to know your neighbor's margins"
 _HARDNET_FOLDER = "https://github.com/DagnyT/hardnet/raw/master/pretrained"
+# The state of 2017-11-19, which was current when the retrieval table entered the repository's README (2017-12-02). In
+# January 2018 better Liberty weights took the same file names and the README's row was renamed "HardNetLibNIPS+".
+_HARDNET_FOLDER_2017 = "https://github.com/DagnyT/hardnet/raw/323b882/pretrained"
+_NIPS_NOTE = (
+    "likeliest the weights of the published retrieval figures, not proven: current when their table appeared "
+    "(2017-12-02), replaced in January 2018"
+)
+_NEW_NOTE = "not the weights of the published retrieval figures: they replaced them in January 2018; see {}"
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,9 @@ class NamedWeights:
         licence: as the publisher states it.
         citation: the paper.
         verified: whether this program's reading was checked against the published file.
+        note: what one should know before using these weights; empty for most.
+        git_blob: the beginning of the file's object name in its publisher's git repository (the SHA-1 of its content
+            after a header), which tells versions of a file apart where `sha256` is not known; empty where neither is.
     """
 
     name: str
@@ -41,6 +52,8 @@ class NamedWeights:
     licence: str
     citation: str
     verified: bool
+    note: str = ""
+    git_blob: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,6 +103,7 @@ _ROWS = (
         "MIT",
         _HARDNET,
         False,
+        _NEW_NOTE.format("hardnet-lib+-nips"),
     ),
     NamedWeights(
         "hardnet-lib",
@@ -100,6 +114,31 @@ _ROWS = (
         "MIT",
         _HARDNET,
         False,
+        _NEW_NOTE.format("hardnet-lib-nips"),
+    ),
+    NamedWeights(
+        "hardnet-lib+-nips",
+        "hardnet",
+        "checkpoint_liberty_with_aug-nips.pth",
+        f"{_HARDNET_FOLDER_2017}/train_liberty_with_aug/checkpoint_liberty_with_aug.pth",
+        None,
+        "MIT",
+        _HARDNET,
+        False,
+        _NIPS_NOTE,
+        "ca44f245",
+    ),
+    NamedWeights(
+        "hardnet-lib-nips",
+        "hardnet",
+        "checkpoint_liberty_no_aug-nips.pth",
+        f"{_HARDNET_FOLDER_2017}/train_liberty/checkpoint_liberty_no_aug.pth",
+        None,
+        "MIT",
+        _HARDNET,
+        False,
+        _NIPS_NOTE,
+        "9349e2ad",
     ),
     NamedWeights(
         "tfeat-lib",
@@ -209,11 +248,10 @@ def download(name: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         transfer.fetch(row.url, part, row.file_name)
         found = _sha256(part)
-        if row.sha256 and found != row.sha256:
+        if difference := _difference(part, found, row.sha256, row.git_blob):
             part.unlink()
             raise WeightsError(
-                f"{row.url} sent a file with sha256 {found}, expected {row.sha256}; removed: try again, "
-                f"and if that repeats {_by_hand(name)}"
+                f"{row.url} sent a file with {difference}; removed: try again, and if that repeats {_by_hand(name)}"
             )
         if not row.sha256:
             path.with_name(path.name + ".sha256").write_text(f"{found}  {path.name}\n", encoding="utf-8")
@@ -241,10 +279,25 @@ def _resolved(name: str, path: Path) -> ResolvedWeights:
     expected = row.sha256
     if not expected and record.is_file():
         expected = (record.read_text(encoding="utf-8", errors="replace").split() or [""])[0]
-    if expected and found != expected:
+    if difference := _difference(path, found, expected, row.git_blob):
         cure = f"remove it and fetch {name} again" if row.url else "it is part of this package: install that again"
-        raise WeightsError(f"{path} has sha256 {found}, expected {expected}; {cure}")
+        raise WeightsError(f"{path} has {difference}; {cure}")
     return ResolvedWeights(name, row.network, path, found)
+
+
+def _difference(path: Path, found: str, sha256: str | None, git_blob: str) -> str:
+    """How a file with the checksum `found` differs from what is known of it; empty where it does not."""
+    if sha256 and found != sha256:
+        return f"sha256 {found}, expected {sha256}"
+    if git_blob and not (blob := _git_blob(path)).startswith(git_blob):
+        return f"git object name {blob}, expected {git_blob}..."
+    return ""
+
+
+def _git_blob(path: Path) -> str:
+    """The object name that git gives a file's content."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def _by_hand(name: str) -> str:

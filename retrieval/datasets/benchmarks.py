@@ -1,13 +1,14 @@
 """From a dataset's name to its photographs, ground truth and the independent set that its vocabulary comes from."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from retrieval.config import DatasetConfig
 from retrieval.datasets.groundtruth import GroundTruth, match_images
-from retrieval.datasets.oxford import PARIS_CORRUPT, read_groundtruth
-from retrieval.datasets.revisited import crop_queries, read_revisited, revisited_images
+from retrieval.datasets.oxford import is_damaged, read_groundtruth
+from retrieval.datasets.revisited import crop_queries, photograph_sizes, read_revisited, revisited_images
 from retrieval.errors import DatasetError
 from retrieval.features.imported import open_source
 from retrieval.photographs.folder import ImageSet, list_images
@@ -29,6 +30,7 @@ class Benchmark:
         vocabulary_images: the photographs the vocabulary is trained on.
         queries: None: queries are database photographs with boxes. Otherwise cropped photographs, one per query,
             named ``<query name>.png``, in the order of the ground truth.
+        query_sizes: width, height of the photographs that `queries` were cut out of, pixels, by query name.
         distractors: prefix of the names in `images` that ground truth does not speak of; None: there are none.
     """
 
@@ -38,6 +40,7 @@ class Benchmark:
     vocabulary_name: str
     vocabulary_images: ImageSet
     queries: ImageSet | None = None
+    query_sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     distractors: str | None = None
 
     def label(self, name: str) -> str:
@@ -54,8 +57,12 @@ class Benchmark:
         Raises:
             DatasetError: an image is missing or a stem is ambiguous; distractors are not looked at.
         """
-        own = tuple(name for name in self.images.names if not self._is_distractor(name))
-        return match_images(self.ground_truth, ImageSet(self.images.root, own))
+        return match_images(self.ground_truth, ImageSet(self.images.root, self.own_names))
+
+    @property
+    def own_names(self) -> tuple[str, ...]:
+        """The names in `images` without the distractors."""
+        return tuple(name for name in self.images.names if not self._is_distractor(name))
 
     def _is_distractor(self, name: str) -> bool:
         return self.distractors is not None and name.startswith(self.distractors)
@@ -118,13 +125,17 @@ def open_benchmark(source: Source, config: DatasetConfig) -> Benchmark:
 def database_images(source: Source, name: str) -> ImageSet:
     """The photographs of a downloaded or generated set (without Paris6k's corrupt ones).
 
-    With features made elsewhere, what they name; the files themselves need not be there.
+    With features made elsewhere, what they name, likewise; the files themselves need not be there.
     """
     if source.features is not None:
-        return ImageSet(source.features, tuple(open_source(source.features, name).names))
-    folder = source.data / name / "images"
-    _require(folder, name)
-    return list_images(folder, exclude_stems=PARIS_CORRUPT if name == "paris6k" else frozenset())
+        images = ImageSet(source.features, tuple(open_source(source.features, name).names))
+    else:
+        folder = source.data / name / "images"
+        _require(folder, name)
+        images = list_images(folder)
+    if name != "paris6k":
+        return images
+    return ImageSet(images.root, tuple(image for image in images.names if not is_damaged(image)))
 
 
 def _open_revisited(source: Source, config: DatasetConfig) -> Benchmark:
@@ -151,6 +162,7 @@ def _open_revisited(source: Source, config: DatasetConfig) -> Benchmark:
         config.vocabulary_from,
         vocabulary_images,
         queries=crop_queries(revisited, photographs, folder / "queries"),
+        query_sizes=photograph_sizes(revisited, photographs),
         distractors=prefix,
     )
 

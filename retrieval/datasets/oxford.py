@@ -5,13 +5,14 @@ Good and ok are positives, junk is ignored, every other image is negative: `grou
 """
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from retrieval.datasets.groundtruth import OXFORD, GroundTruth, Query, match_images
 from retrieval.errors import DatasetError
 
-__all__ = ["PARIS_CORRUPT", "GroundTruth", "Query", "match_images", "read_groundtruth"]
+__all__ = ["PARIS_CORRUPT", "GroundTruth", "Query", "is_damaged", "match_images", "read_groundtruth"]
 
 PREFIX = "oxc1_"  # Oxford's query files write the image with it, Paris's do not
 
@@ -42,6 +43,21 @@ PARIS_CORRUPT = frozenset(
         "triomphe_000867",
     )
 )
+
+_PARIS_NAME = re.compile(r"(?:^|[/\\_])([a-z]+_\d{6})(?:\.[a-z0-9]+)*$")
+
+
+def is_damaged(name: str) -> bool:
+    """Whether a name is that of one of Paris6k's damaged files, with folders, ``paris_`` and suffixes or without.
+
+    Feature files spell photographs in their own ways.
+
+    Example:
+        >>> is_damaged("louvre/paris_louvre_000136.jpg"), is_damaged("Louvre_000136"), is_damaged("paris_louvre_000137")
+        (True, True, False)
+    """
+    found = _PARIS_NAME.search(name.lower())
+    return found is not None and f"paris_{found[1]}" in PARIS_CORRUPT
 
 
 def read_groundtruth(folder: str | Path) -> GroundTruth:
@@ -91,7 +107,7 @@ def _read_list(path: Path) -> frozenset[str]:
         if len(line.split()) != 1:
             raise DatasetError(f"{path}, line {number}: expected one image name, got {line!r}")
         found.add(line.removeprefix(PREFIX))
-    return frozenset(found) - PARIS_CORRUPT
+    return frozenset(name for name in found if not is_damaged(name))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

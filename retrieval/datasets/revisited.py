@@ -20,9 +20,10 @@ from typing import Any, NoReturn
 
 import cv2
 
+from retrieval.config import ImageConfig
 from retrieval.datasets.groundtruth import REVISITED, Box, GroundTruth, Query, find_stems
 from retrieval.errors import DatasetError, ImageError
-from retrieval.photographs.decoding import load_pixels, read_header
+from retrieval.photographs.decoding import load_pixels, look_at, read_header
 from retrieval.photographs.folder import ImageSet
 from retrieval.storage import atomic
 
@@ -131,6 +132,22 @@ def crop_queries(revisited: Revisited, images: ImageSet, folder: str | Path) -> 
             f"{error.filename or folder} cannot be read or written: {error.strerror or error}"
         ) from error
     return ImageSet(folder, tuple(f"{query.name}.png" for query in queries))
+
+
+def photograph_sizes(revisited: Revisited, images: ImageSet) -> dict[str, tuple[int, int]]:
+    """Width and height of the photographs that `crop_queries` cuts, in pixels as stored, by query name.
+
+    Raises:
+        DatasetError: a photograph is missing or unreadable; the message names the query.
+    """
+    names = find_stems(set(revisited.query_images), images, "the list of query images")
+    sizes = {}
+    for query in revisited.ground_truth.queries:
+        try:
+            sizes[query.name] = look_at(images.path(names[query.image]), ImageConfig(exif="ignore"))
+        except ImageError as error:
+            raise DatasetError(f"the photograph of the query {query.name} cannot be used: {error}") from error
+    return sizes
 
 
 def _query_box(query: Query) -> Box:

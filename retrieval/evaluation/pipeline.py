@@ -8,6 +8,7 @@ import contextlib
 import logging
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from retrieval.config import Config, VocabularyConfig
 from retrieval.errors import ArtefactError, ConfigError, RetrievalError
 from retrieval.features import extractor
 from retrieval.features.store import Failure, FeatureStore
-from retrieval.index.building import build_index, index_settings
+from retrieval.index.building import aggregates, build_index, index_settings
 from retrieval.index.collection import Collection
 from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.storage import artefacts, atomic, lock
@@ -56,8 +57,7 @@ def obtain_vocabulary(store: FeatureStore, folder: str | Path, config: Config) -
     settings = {**settings_module.vocabulary_settings(config), **store.settings, "trained_on": store.digest}
     if folder.exists():
         vocabulary = open_vocabulary(folder)
-        stored = {**vocabulary.settings, "vocabulary": {"centre": False, **vocabulary.settings["vocabulary"]}}
-        artefacts.require_settings(f"the vocabulary {folder}", stored, settings)
+        _require_vocabulary(vocabulary, settings)
         logger.info("%s: using the vocabulary that is there", folder)
         return with_signatures(vocabulary, store, folder / hamming.FOLDER, config)
     words, total = config.vocabulary.words, store.features
@@ -127,11 +127,7 @@ def with_signatures(vocabulary: Vocabulary, store: FeatureStore, folder: Path, c
         return vocabulary
     bits = config.hamming.bits
     if vocabulary.embedding is not None:
-        if vocabulary.embedding.bits != bits:
-            raise ArtefactError(
-                f"{vocabulary.signer} makes signatures of {vocabulary.embedding.bits} bits, hamming.bits is {bits}: "
-                "use the same number, or delete that folder"
-            )
+        _require_bits(vocabulary, config)
         return vocabulary
     words = len(vocabulary.centroids)
     codes = store.codes_at(_split(store, config, words)[1])
@@ -146,6 +142,64 @@ def with_signatures(vocabulary: Vocabulary, store: FeatureStore, folder: Path, c
     settings = {"vocabulary": vocabulary.fingerprint, "trained_on": store.digest, "bits": bits, "seed": config.seed}
     hamming.save_embedding(folder, embedding, settings)
     return replace(vocabulary, signer=folder)
+
+
+def check_reusable(vocabulary: Path, index: Path, config: Config, features: Mapping[str, Any], dimensions: int) -> None:
+    """Refuses what `obtain_vocabulary` and `obtain_index` would refuse of these folders, before any work for them.
+
+    Contents are compared when they are there: what was trained on, which features are indexed.
+
+    Args:
+        vocabulary: its folder, which need not exist.
+        index: likewise.
+        config: all settings.
+        features: settings of the features that will be used.
+        dimensions: of a descriptor.
+
+    Raises:
+        ArtefactError: a folder holds something made with other settings.
+        ConfigError: as `check_signatures`.
+    """
+    check_signatures(dimensions, config)
+    fingerprint = None
+    if vocabulary.exists():
+        opened = open_vocabulary(vocabulary)
+        _require_vocabulary(opened, {**settings_module.vocabulary_settings(config), **features})
+        if "hamming" in config.index.signatures:
+            _require_bits(opened, config)
+        fingerprint = opened.fingerprint
+    if index.exists():
+        stored = Collection.open(index).settings
+        signatures = {kind: stored["signatures"].get(kind) for kind in config.index.signatures}
+        known: dict[str, Any] = {kind: value or "signatures" for kind, value in signatures.items()}
+        if "asmk" in known:
+            known["asmk"] = aggregates(config)
+        ours = {key: stored.get(key) for key in features} | {"signatures": signatures}
+        wanted = {**features, "signatures": known}
+        if fingerprint is not None:
+            ours, wanted = (
+                ours | {"vocabulary": stored["vocabulary"]},
+                wanted | {"vocabulary": {"fingerprint": fingerprint}},
+            )
+        _require_index(index, ours, wanted)
+
+
+def _require_vocabulary(vocabulary: Vocabulary, wanted: Mapping[str, Any]) -> None:
+    stored = {**vocabulary.settings, "vocabulary": {"centre": False, **vocabulary.settings["vocabulary"]}}
+    stored = {key: value for key, value in stored.items() if key in wanted}
+    artefacts.require_settings(f"the vocabulary {vocabulary.folder}", stored, wanted)
+
+
+def _require_bits(vocabulary: Vocabulary, config: Config) -> None:
+    if vocabulary.embedding is not None and vocabulary.embedding.bits != config.hamming.bits:
+        raise ArtefactError(
+            f"{vocabulary.signer} makes signatures of {vocabulary.embedding.bits} bits, hamming.bits is "
+            f"{config.hamming.bits}: use the same number, or delete that folder"
+        )
+
+
+def _require_index(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    artefacts.require_settings(f"the index {folder} (delete it to have it built again)", stored, wanted)
 
 
 def obtain_index(
@@ -165,7 +219,7 @@ def obtain_index(
     stored = {**collection.settings, "signatures": dict(collection.settings["signatures"])}
     for kind in stored["signatures"].keys() - wanted["signatures"].keys():
         del stored["signatures"][kind]  # more than is asked for does no harm
-    artefacts.require_settings(f"the index {folder} (delete it to have it built again)", stored, wanted)
+    _require_index(folder, stored, wanted)
     logger.info("%s: using the index that is there", folder)
     return collection
 

@@ -4,7 +4,7 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -16,17 +16,22 @@ from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.datasets.benchmarks import Benchmark
 from retrieval.datasets.groundtruth import Box, GroundTruth, Query
-from retrieval.errors import DatasetError, RetrievalError
+from retrieval.errors import ConfigError, DatasetError
 from retrieval.evaluation import measures
-from retrieval.evaluation.pipeline import obtain_index, obtain_vocabulary
+from retrieval.evaluation.checking import check_photographs, check_query
+from retrieval.evaluation.pipeline import check_reusable, obtain_index, obtain_vocabulary
 from retrieval.evaluation.published import published
-from retrieval.evaluation.rows import BenchmarkQuery, check_rows, rank, signatures_for
+from retrieval.evaluation.rows import HEADINGS, BenchmarkQuery, check_rows, rank, signatures_for
 from retrieval.features.ctu import CtuFiles
-from retrieval.features.extractor import extract_collection
-from retrieval.features.imported import import_features
+from retrieval.features.extractor import (
+    check_collection,
+    extract_collection,
+    feature_settings,
+    load_descriptor,
+)
+from retrieval.features.imported import import_features, open_source, source_settings
 from retrieval.features.store import FeatureStore
 from retrieval.photographs.folder import ImageSet
-from retrieval.search.queries import check_box
 from retrieval.search.retriever import Retriever
 from retrieval.storage import atomic
 
@@ -35,6 +40,7 @@ logger = logging.getLogger(__name__)
 Rankings = dict[str, dict[str, list[str]]]  # row -> query name -> images as the ground truth calls them, best first
 Watch = Callable[[str, Rankings], None]
 
+RESULTS = "results.json"
 PACKAGES = (
     "hardnet-retrieval",
     "torch",
@@ -58,6 +64,9 @@ def run(
 ) -> dict[str, Any]:
     """Runs the benchmark for every descriptor and writes ``results.json``.
 
+    Results of other descriptors that an earlier run left there stay in it, where it ran on the same data with the same
+    settings. What cannot be reused or used is refused before anything is extracted.
+
     Args:
         benchmark: database, ground truth and vocabulary photographs.
         work: work folder; every artefact there is reused.
@@ -69,7 +78,7 @@ def run(
         watch: called with a descriptor's label and its rankings, before the next one is run; they are not kept.
 
     Returns:
-        The content of ``results.json``: dataset, results, timings, config, versions.
+        The content of ``results.json``: dataset, results, timings, config, versions, and which results are earlier.
     """
     rows = check_rows(rows)
     benchmark.match()  # fail before hours of work
@@ -83,11 +92,13 @@ def run(
     results: dict[str, Any] = {}
     timings: dict[str, Any] = {}
     published_as: dict[str, str] = {}
-    for descriptor in descriptors if imported is None else ["imported"]:
-        chosen = config
-        if imported is None:
-            chosen = replace(config, descriptor=replace(config.descriptor, name=descriptor))
-        label = folder_name(descriptor)
+    earlier = _earlier(work / RESULTS, benchmark, config)
+    runs = _runs(config, descriptors, imported)
+    for label, chosen in runs.items():
+        _check_reusable(benchmark, work, stores, label, chosen, imported)
+    if imported is None:
+        check_photographs(benchmark, config, [stores / benchmark.name / label for label in runs])
+    for label, chosen in runs.items():
         clock = Clock()
         database = _features(benchmark.images, benchmark.name, label, stores, chosen, imported)
         queries = None
@@ -114,17 +125,107 @@ def run(
             "words": len(vocabulary.centroids),
             "queries": len(benchmark.ground_truth.queries),
         }
+        old = _still_valid(earlier, results, timings)
         report = {
             "dataset": benchmark.name,
             "vocabulary_from": benchmark.vocabulary_name,
-            "results": results,
-            "published_as": published_as,
-            "timings": timings,
+            "results": {**{name: earlier["results"][name] for name in old}, **results},
+            "earlier": old,
+            "published_as": {**{name: earlier["published_as"][name] for name in old}, **published_as},
+            "timings": {**{name: earlier["timings"][name] for name in old}, **timings},
             "config": settings_module.to_tree(config),
             "versions": versions(),
         }
-        atomic.write_text(work / "results.json", json.dumps(report, indent=1))  # after every descriptor
+        atomic.write_text(work / RESULTS, json.dumps(report, indent=1))  # after every descriptor
     return report
+
+
+def _runs(config: Config, descriptors: Sequence[str], imported: Path | None) -> dict[str, Config]:
+    """Label -> configuration of every descriptor.
+
+    Raises:
+        ConfigError: two of them would share a label, and so their artefacts.
+    """
+    if imported is not None:
+        return {"imported": config}
+    runs: dict[str, Config] = {}
+    for descriptor in dict.fromkeys(descriptors):
+        label = folder_name(descriptor)
+        if label in runs:
+            raise ConfigError(
+                f"the descriptors {runs[label].descriptor.name} and {descriptor} would share the folders called "
+                f"{label}: rename one file, or run them in work folders of their own"
+            )
+        runs[label] = replace(config, descriptor=replace(config.descriptor, name=descriptor))
+    return runs
+
+
+def _check_reusable(
+    benchmark: Benchmark, work: Path, stores: Path, label: str, config: Config, imported: Path | None
+) -> None:
+    """Refuses before extraction what is there and was made with other settings or of other photographs."""
+    if imported is None:
+        settings, dimensions = feature_settings(config), load_descriptor(config.descriptor).dimensions
+        sets = {benchmark.name: benchmark.images, benchmark.vocabulary_name: benchmark.vocabulary_images}
+        if benchmark.queries is not None:
+            sets[f"{benchmark.name}-queries"] = benchmark.queries
+        for name, images in sets.items():
+            check_collection(images, stores / name / label, config)
+    else:
+        source = open_source(imported, benchmark.name)
+        settings, dimensions = source_settings(source), source.dimensions
+    check_reusable(work / "vocabulary" / label, work / "index" / label, config, settings, dimensions)
+
+
+def _earlier(path: Path, benchmark: Benchmark, config: Config) -> dict[str, Any]:
+    """What an earlier run left in ``results.json``, if it goes into one table with this one's; else no results."""
+    nothing: dict[str, Any] = {"results": {}, "published_as": {}, "timings": {}}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        labels = list(found["results"])
+        theirs = {"dataset": found["dataset"], "vocabulary_from": found["vocabulary_from"]}
+        theirs["config"] = _deciding(found["config"])
+        for label in labels:
+            _ = found["timings"][label]["images"], found["published_as"][label]
+            for row, cell in found["results"][label].items():
+                _ = HEADINGS[row], float(cell["map"]), cell["published"], dict(cell["per_query"])
+    except FileNotFoundError:
+        return nothing
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        logger.warning("%s is of another version or damaged, and will be replaced", path)
+        return nothing
+    ours = {"dataset": benchmark.name, "vocabulary_from": benchmark.vocabulary_name}
+    difference = settings_module.first_difference(
+        theirs, {**ours, "config": _deciding(settings_module.to_tree(config))}
+    )
+    if difference:
+        logger.warning(
+            "%s: the results of %s are of other settings (%s), so they will be replaced, not put beside the new ones",
+            path, ", ".join(labels), difference,
+        )  # fmt: skip
+        return nothing
+    return {key: found[key] for key in nothing}
+
+
+def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that results in one table share: all but the descriptor, the rows and what these need."""
+    tree = {key: value for key, value in config.items() if key not in ("descriptor", "index", "parallel")}
+    tree["dataset"] = {key: value for key, value in config["dataset"].items() if key != "rows"}
+    return tree
+
+
+def _still_valid(earlier: Mapping[str, Any], results: Mapping[str, Any], timings: Mapping[str, Any]) -> list[str]:
+    """The labels of earlier results that stay: not run again, on as many photographs, with the same queries."""
+
+    def measured(label: str, cells: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[int, set[str]]:
+        return facts[label]["images"], set(next(iter(cells[label].values()))["per_query"])
+
+    ours = measured(next(iter(results)), results, timings)
+    return [
+        label
+        for label in earlier["results"]
+        if label not in results and measured(label, earlier["results"], earlier["timings"]) == ours
+    ]
 
 
 def _features(
@@ -133,7 +234,7 @@ def _features(
     """The features of one set, extracted or imported."""
     folder = stores / name / label
     if imported is not None:
-        return import_features(imported, name, folder)
+        return import_features(imported, name, folder, images=frozenset(images.names))
     return extract_collection(images, folder, config, f"{name} {label}")
 
 
@@ -151,10 +252,7 @@ def _check_queries(benchmark: Benchmark, database: FeatureStore, queries: Featur
         if name in reasons:
             raise DatasetError(f"the photograph of the query {query.name} cannot be used: {reasons[name]}")
         image = store.image(name)
-        try:
-            check_box(None if queries is not None else query.box, image.width, image.height)
-        except RetrievalError as error:
-            raise DatasetError(f"the query {query.name} on {name}: {error}") from error
+        check_query(query, name, None if queries is not None else query.box, image.width, image.height)
 
 
 def evaluate(
@@ -196,7 +294,7 @@ def rank_benchmark(
     stems = benchmark.match() if benchmark.queries is None else {}
 
     def ask(query: Query) -> BenchmarkQuery:
-        return _query(query, retriever, stems, database, queries)
+        return _query(query, retriever, stems, database, queries, benchmark.query_sizes)
 
     return rank_queries(retriever, benchmark.ground_truth.queries, ask, labels, rows, clock)
 
@@ -279,10 +377,12 @@ def _query(
     stems: dict[str, str],
     database: FeatureStore | None,
     queries: FeatureStore | None,
+    sizes: Mapping[str, tuple[int, int]],
 ) -> BenchmarkQuery:
-    """A query of the ground truth, ready to be ranked."""
+    """A query of the ground truth, ready to be ranked; `sizes` are those of the photographs that `queries` show."""
     if queries is not None:  # cropped already
-        return BenchmarkQuery(None, None, lambda: queries.image(f"{query.name}.png"))
+        whole = sizes.get(query.name)
+        return BenchmarkQuery(None, None, lambda: replace(queries.image(f"{query.name}.png"), photograph=whole))
     name = stems[query.image]
     if database is not None:
         return BenchmarkQuery(name, query.box, lambda: database.image(name))

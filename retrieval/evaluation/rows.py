@@ -3,7 +3,7 @@
 A row costs only what it adds to the one before. Names are those of the configuration's `dataset.rows`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -40,6 +40,11 @@ def check_rows(rows: Iterable[str]) -> tuple[str, ...]:
     if unknown:
         raise ConfigError(f"unknown row {unknown[0]!r}: this version has {', '.join(ROWS)}")
     return tuple(row for row in ROWS if row in rows)
+
+
+def rows_of(results: Mapping[str, Mapping[str, object]]) -> tuple[str, ...]:
+    """The rows that any descriptor of a report's ``results`` has, in the order of the table."""
+    return tuple(row for row in ROWS if any(row in cells for cells in results.values()))
 
 
 def signatures_for(rows: Iterable[str]) -> tuple[str, ...]:

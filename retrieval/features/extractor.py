@@ -8,7 +8,7 @@ import contextlib
 import functools
 import hashlib
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -185,9 +185,24 @@ def extract_collection(images: ImageSet, folder: str | Path, config: Config, tit
     return opened
 
 
+def check_collection(images: ImageSet, folder: str | Path, config: Config) -> None:
+    """Refuses what `extract_collection` would refuse of a folder that is there, without extracting anything.
+
+    Raises:
+        ArtefactError: as `extract_collection`.
+    """
+    folder = Path(folder)
+    if (folder / PLAN).exists():
+        _check_plan(images, _listed(images), folder, feature_settings(config))
+
+
+def _listed(images: ImageSet) -> list[list[Any]]:
+    return [[name, *file_state(images.path(name))] for name in images.names]
+
+
 def _plan(images: ImageSet, folder: Path, settings: dict[str, Any], config: Config) -> dict[str, Any]:
     """Reads the folder's plan and checks that it is this one, or writes it."""
-    listed: list[list[Any]] = [[name, *file_state(images.path(name))] for name in images.names]
+    listed = _listed(images)
     if not (folder / PLAN).exists():
         size = min(config.parallel.shard_images, max(LEAST_SHARD, -(-len(listed) // SHARDS)))
         plan: dict[str, Any] = {
@@ -198,6 +213,10 @@ def _plan(images: ImageSet, folder: Path, settings: dict[str, Any], config: Conf
             "images": listed,
         }
         store.write_plan(folder, plan)
+    return _check_plan(images, listed, folder, settings)
+
+
+def _check_plan(images: ImageSet, listed: list[list[Any]], folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     plan = store.read_plan(folder)
     require_settings(f"the features in {folder}", plan["settings"], settings)
     if plan["images"] != listed:

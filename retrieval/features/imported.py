@@ -6,6 +6,7 @@ say that it was imported: it is never mixed with features of our own.
 """
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ logger = logging.getLogger(__name__)
 IMPORTED = {"source": "imported"}  # in the place of the settings that made the features, which nobody knows
 
 
-def import_features(source: str | Path, name: str, folder: str | Path, shard_images: int = 200) -> FeatureStore:
+def import_features(
+    source: str | Path, name: str, folder: str | Path, shard_images: int = 200, images: Collection[str] | None = None
+) -> FeatureStore:
     """Makes a feature store from files, or goes on where an earlier run stopped.
 
     Args:
@@ -31,6 +34,7 @@ def import_features(source: str | Path, name: str, folder: str | Path, shard_ima
             files) goes first, then CTU's files with the prefix "oxford" or "paris" in `source`.
         folder: the store; created, finished, or (when complete) just opened.
         shard_images: photographs per shard: a restart redoes at most one shard.
+        images: names of the photographs to take; None takes all.
 
     Returns:
         The complete store.
@@ -42,23 +46,24 @@ def import_features(source: str | Path, name: str, folder: str | Path, shard_ima
     folder = Path(folder)
     opened = open_source(source, name)
     settings = source_settings(opened)
-    plan = _plan(opened, folder, settings, shard_images)
+    taken = [i for i, name in enumerate(opened.names) if images is None or name in images]
+    plan = _plan(opened, [opened.names[i] for i in taken], folder, settings, shard_images)
     size = plan["shard_images"]
     pending = [i for i in range(plan["shards"]) if not store.shard_folder(folder, i).exists()]
     if pending and len(pending) < plan["shards"]:
         logger.info("%s: %d of %d shards are already there", folder, plan["shards"] - len(pending), plan["shards"])
-    shares = [range(i * size, min((i + 1) * size, len(opened.names))) for i in pending]
+    shares = [taken[i * size : (i + 1) * size] for i in pending]
     unusable: dict[str, int] = {}
     with tqdm(total=sum(map(len, shares)), desc=f"importing {name}", unit="image", disable=None) as bar:
         for shard_index, share in zip(pending, shares, strict=True):
-            images = []
+            found = []
             for i in share:
                 features, dropped = opened.read(i)
-                images.append(features)
+                found.append(features)
                 if dropped:
                     unusable[features.name] = dropped
                 bar.update()
-            store.write_shard(folder, shard_index, images, [], opened.dimensions, settings)
+            store.write_shard(folder, shard_index, found, [], opened.dimensions, settings)
     if unusable:
         logger.warning(
             "%s: left out %d features of %d images, whose ellipses are not finite and positive definite (first: %s)",
@@ -97,10 +102,11 @@ def source_settings(source: Source) -> dict[str, Any]:
     return {"images": dict(IMPORTED), "detector": dict(IMPORTED), "descriptor": dict(source.descriptor)}
 
 
-def _plan(source: Source, folder: Path, settings: dict[str, Any], shard_images: int) -> dict[str, Any]:
+def _plan(
+    source: Source, names: list[str], folder: Path, settings: dict[str, Any], shard_images: int
+) -> dict[str, Any]:
     """Reads the folder's plan and checks that it is this one, or writes it."""
     files = {name: _file_state(path) for name, path in source.files.items()}
-    names = list(source.names)
     if not (folder / PLAN).exists():
         plan: dict[str, Any] = {
             "settings": settings,

@@ -36,6 +36,8 @@ class ImageFeatures(ByContents):
         content: sha256 of the photograph file's bytes, in hexadecimal; None where the features were not made from a
             file (pixels, imported features) or by a version that did not keep it.
         pages: full pictures in the file that features were just made from, of which they are the first's; not stored.
+        photograph: width, height of the photograph that this one was cut out of, pixels; None: it is whole. No store
+            keeps it: who cut it says so.
     """
 
     name: str
@@ -45,6 +47,7 @@ class ImageFeatures(ByContents):
     codes: np.ndarray
     content: str | None = None
     pages: int = 1
+    photograph: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -237,6 +240,13 @@ def read_plan(folder: Path) -> dict[str, Any]:
         ArtefactError: no plan there, or one of another kind or version.
     """
     return artefacts.read_manifest(folder, STORE_KIND, VERSION, PLAN)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a store's every shard is there."""
+    if not (folder / PLAN).exists():
+        return False
+    return all(shard_folder(folder, index).exists() for index in range(read_plan(folder)["shards"]))
 
 
 def write_failures(folder: Path, failures: Sequence[Failure]) -> None:

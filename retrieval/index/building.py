@@ -133,12 +133,17 @@ def _indexed(image: ImageFeatures, vocabulary: Vocabulary, config: Config) -> In
     return IndexedImage(size, image.regions, words, signatures, aggregates)
 
 
+def aggregates(config: Config) -> str:
+    """What ASMK's aggregates are stored as, as an index's settings have it."""
+    return "signs" if config.asmk.binary else "vectors"
+
+
 def index_settings(store: FeatureStore, vocabulary: Vocabulary, config: Config) -> dict[str, Any]:
     """What decides an index: the features' settings and content, the words, and the signatures."""
     signatures = {}
     if "hamming" in config.index.signatures:
         signatures["hamming"] = require_embedding(vocabulary).fingerprint
     if "asmk" in config.index.signatures:
-        signatures["asmk"] = "signs" if config.asmk.binary else "vectors"
+        signatures["asmk"] = aggregates(config)
     words = {"fingerprint": vocabulary.fingerprint}
     return {**store.settings, "features": store.digest, "vocabulary": words, "signatures": signatures}

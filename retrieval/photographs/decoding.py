@@ -229,6 +229,28 @@ def read_photograph(path: str | Path, config: ImageConfig | None = None) -> byte
         raise ImageError(f"{display_name(path)}: {error}") from error
 
 
+def look_at(path: str | Path, config: ImageConfig | None = None) -> tuple[int, int]:
+    """Reads a photograph's file and header without decoding it: what `load_image` refuses for its header is refused.
+
+    Args:
+        path: the file.
+        config: orientation and limits; None for the defaults.
+
+    Returns:
+        Width and height in pixels, as `seen_size`.
+
+    Raises:
+        ImageError: missing, unreadable, not an image, cut off as far as its structure tells, too large or too small.
+    """
+    config = config or ImageConfig()
+    try:
+        header = read_header(_read_file(Path(path), config))
+        _check_header(header, config)
+    except ImageError as error:
+        raise ImageError(f"{display_name(path)}: {error}") from error
+    return seen_size(header, config)
+
+
 def load_pixels(path: str | Path, config: ImageConfig | None = None) -> np.ndarray:
     """The samples of a photograph: in colour, at full size, EXIF orientation not applied, over `GROUND`.
 

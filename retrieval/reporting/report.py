@@ -17,7 +17,7 @@ import yaml
 from retrieval.datasets.groundtruth import GroundTruth
 from retrieval.errors import RetrievalError
 from retrieval.evaluation.published import published
-from retrieval.evaluation.rows import HEADINGS
+from retrieval.evaluation.rows import HEADINGS, rows_of
 from retrieval.reporting import gallery
 from retrieval.reporting.gallery import Album, Kept, Sources, chosen_queries
 from retrieval.reporting.pictures import check_writable
@@ -71,13 +71,13 @@ def render(
     Args:
         results: the content of ``results.json`` (docs/formats.md); ``vocabulary_from`` may be None.
         ground_truth: with the queries that were ranked.
-        kept: of every descriptor in `results`.
+        kept: of the descriptors in `results` that were run now; the others have no section but stand in the table.
         sources: where photographs lie.
         ran_on: what the figures were measured on; by default the name of the data set as ``results.md`` has it.
     """
-    rows = _rows(results)
+    rows = rows_of({label: results["results"][label] for label in kept})
     queries = {query.name: query for query in ground_truth.queries}
-    orders = {label: _worst_first(cells) for label, cells in results["results"].items()}
+    orders = {label: _worst_first(results["results"][label]) for label in results["results"] if label in kept}
     shown = {label: chosen_queries(order, len(rows) * len(orders)) for label, order in orders.items()}
     album = Album(sources, gallery.MAX_PICTURES)
     wanted = dict.fromkeys(name for order in shown.values() for name in order)
@@ -110,10 +110,6 @@ def render(
     )
 
 
-def _rows(results: Mapping[str, Any]) -> list[str]:
-    return list(next(iter(results["results"].values())))
-
-
 def _worst_first(cells: Mapping[str, Any]) -> list[str]:
     """The queries of a descriptor by the last row's average precision."""
     scores = cells[list(cells)[-1]]["per_query"]
@@ -140,7 +136,7 @@ def _contents(labels: Mapping[str, object]) -> list[tuple[str, str]]:
 
 def _table(results: Mapping[str, Any]) -> str:
     """The mAP of every descriptor and row, with published figures and signed differences."""
-    rows = _rows(results)
+    rows = rows_of(results["results"])
     notes: list[str] = []
     lines = []
     for label, cells in results["results"].items():
@@ -148,7 +144,12 @@ def _table(results: Mapping[str, Any]) -> str:
         line = f"<td>{text(label)}"
         if name != label and any(cell["published"] is not None for cell in cells.values()):
             line += f"<small>published as {text(name)}</small>"
+        if label in results.get("earlier", ()):
+            line += "<small>of an earlier run</small>"
         for row in rows:
+            if row not in cells:
+                line += "</td><td>-"
+                continue
             line += f"</td><td><b>{100 * cells[row]['map']:.1f}</b>"
             value = cells[row]["published"]
             if value is None:

@@ -1,9 +1,11 @@
 """The results table as Markdown, with the published value beside each cell that has one."""
 
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from retrieval.evaluation.published import published
-from retrieval.evaluation.rows import HEADINGS
+from retrieval.evaluation.published import SHARED, published
+from retrieval.evaluation.rows import HEADINGS, rows_of
 
 DATASETS = {
     "oxford5k": "Oxford5k",
@@ -27,7 +29,7 @@ def results_table(report: dict[str, Any]) -> str:
         Markdown: the table, footnotes, and the seconds per stage.
     """
     dataset = report["dataset"]
-    rows = list(next(iter(report["results"].values())))
+    rows = rows_of(report["results"])
     lines = [
         f"mAP (%) on {DATASETS.get(dataset, dataset)}; vocabulary from "
         f"{DATASETS.get(report['vocabulary_from'], report['vocabulary_from'])}",
@@ -39,6 +41,9 @@ def results_table(report: dict[str, Any]) -> str:
     for descriptor, results in report["results"].items():
         cells = []
         for row in rows:
+            if row not in results:  # of an earlier run, which had other rows
+                cells.append("-")
+                continue
             cell = f"{100 * results[row]['map']:.1f}"
             if results[row]["published"] is not None:
                 cell += f" (published {100 * results[row]['published']:.1f}"
@@ -52,6 +57,8 @@ def results_table(report: dict[str, Any]) -> str:
         lines.append(f"| {descriptor} | " + " | ".join(cells) + " |")
     if notes:
         lines += ["", *(f"[{number}] {note}" for number, note in enumerate(notes, 1))]
+    if report.get("earlier"):
+        lines += ["", f"of an earlier run in the same work folder: {', '.join(report['earlier'])}"]
     lines += ["", *_protocols(report), *_timings(report)]
     return "\n".join(lines).strip() + "\n"
 
@@ -105,14 +112,66 @@ def _timings(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def shortfalls(report: dict[str, Any], points: float) -> list[str]:
-    """The cells that are more than `points` (percentage points) below their published value, one line each."""
-    found = []
+@dataclass(frozen=True)
+class Comparison:
+    """How the cells of a report stand to their published values, one line each.
+
+    Attributes:
+        below: cells that are below by more than the tolerance.
+        above: cells that are above by more than the tolerance: they reproduce the value no better.
+        either: published values that several rows share and one of them, which is named, matches.
+        compared: how many published values there were to compare with.
+    """
+
+    below: tuple[str, ...]
+    above: tuple[str, ...]
+    either: tuple[str, ...]
+    compared: int
+
+
+def compare(report: Mapping[str, Any], points: float, descriptors: Collection[str] | None = None) -> Comparison:
+    """Compares a report with what was published; a cell holds within the tolerance, on both sides.
+
+    Rows that share one published value (HQE with and without geometry) hold together where one of them does.
+
+    Args:
+        report: the content of ``results.json``.
+        points: the tolerance in percentage points; a difference of exactly so many holds.
+        descriptors: labels to compare; None compares all.
+    """
+    below: list[str] = []
+    above: list[str] = []
+    either: list[str] = []
+    compared = 0
     for descriptor, results in report["results"].items():
-        for row, cell in results.items():
-            if cell["published"] is not None and 100 * (cell["published"] - cell["map"]) > points:
-                found.append(
-                    f"{descriptor} {row}: {100 * cell['map']:.1f} is "
-                    f"{100 * (cell['published'] - cell['map']):.1f} below the published {100 * cell['published']:.1f}"
-                )
-    return found
+        if descriptors is not None and descriptor not in descriptors:
+            continue
+        for rows in _sharing(row for row, cell in results.items() if cell["published"] is not None):
+            compared += 1
+            off = {row: round(100 * (results[row]["map"] - results[row]["published"]), 6) for row in rows}
+            best = min(rows, key=lambda row: abs(off[row]))
+            if abs(off[best]) <= points:
+                if len(rows) > 1:
+                    others = ", ".join(f"{row} has {100 * results[row]['map']:.1f}" for row in rows if row != best)
+                    either.append(f"{_against(descriptor, best, results[best])} ({others})")
+                continue
+            for row in rows:
+                (below if off[row] < 0 else above).append(_against(descriptor, row, results[row]))
+    return Comparison(tuple(below), tuple(above), tuple(either), compared)
+
+
+def _sharing(rows: Iterable[str]) -> list[tuple[str, ...]]:
+    """Rows in groups that share one published value, in order; most are alone."""
+    groups: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for row in rows:
+        key = next((shared for shared in SHARED if row in shared), (row,))
+        groups[key] = (*groups.get(key, ()), row)
+    return list(groups.values())
+
+
+def _against(descriptor: str, row: str, cell: Mapping[str, Any]) -> str:
+    off = 100 * (cell["map"] - cell["published"])
+    return (
+        f"{descriptor} {row}: {100 * cell['map']:.1f} is {abs(off):.1f} {'below' if off < 0 else 'above'} "
+        f"the published {100 * cell['published']:.1f}"
+    )

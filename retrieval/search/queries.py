@@ -46,6 +46,7 @@ class QueryFeatures(ByContents):
         box: x1, y1, x2, y2 of the query object, or None for the whole photograph.
         assigned: words with signatures, several of a feature with multiple assignment; None where signatures play no
             part.
+        photograph: width, height of the photograph that the query photograph was cut out of; None: it is whole.
 
     Example:
         >>> query = Retriever.open("holidays.index").prepare("tower.jpg")
@@ -59,6 +60,15 @@ class QueryFeatures(ByContents):
     size: tuple[int, int]
     box: Box | None
     assigned: QueryWords | None = None
+    photograph: tuple[int, int] | None = None
+
+    @property
+    def longest_side(self) -> float:
+        """Of the whole photograph, pixels: what the tolerances of geometry scale with.
+
+        A crop shows its object as large as the photograph did, so its own size says nothing of the scale.
+        """
+        return float(max(self.photograph or self.size))
 
     @property
     def paired(self) -> QueryWords:
@@ -210,7 +220,8 @@ class Queries:
             owners = np.repeat(np.arange(len(words)), several)
             assigned = QueryWords(words.ravel(), owners, signatures.reshape(len(owners), signatures.shape[-1]))
         weights = np.ones(len(regions), np.float32)
-        return QueryFeatures(words[:, 0], regions, weights, (image.width, image.height), checked, assigned)
+        size = (image.width, image.height)
+        return QueryFeatures(words[:, 0], regions, weights, size, checked, assigned, image.photograph)
 
     def require_signatures(self) -> None:
         """Refuses what takes signatures.

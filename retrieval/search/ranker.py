@@ -88,7 +88,7 @@ class Ranker:
         outcome = verify(
             putatives,
             query.regions,
-            float(max(query.size)),
+            query.longest_side,
             index.regions(putatives.row),
             index.sizes[ids].max(axis=1, initial=1),
             config,

@@ -217,15 +217,33 @@ def test_changed_archive_is_refused(server: Server, tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
-def test_wrong_number_of_files(server: Server, tmp_path: Path) -> None:
+def test_a_wrong_number_of_files_is_told_and_taken(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     fill(server)
     server.files["two.tgz"] = tgz({"c.jpg": photo(1)})
-    with pytest.raises(RetrievalError, match="holds 3 photographs, expected 4"):
-        get(server, tmp_path)
+    lists = {"a_1_query.txt": b"a 0 0 1 1\n", "a_1_good.txt": b"a\n", "a_1_ok.txt": b"d\n", "a_1_junk.txt": b""}
+    server.files["gt.tgz"] = tgz(lists)
+    assert get(server, tmp_path).images == 3
+    assert "holds 3 photographs, expected 4; the ground truth's but not there: d: " in caplog.text
+    assert "holds 4 text files, expected 2: " in caplog.text
+    caplog.clear()
+    count = len(server.requests)
+    assert get(server, tmp_path).already_there  # another download would bring the same
+    assert len(server.requests) == count
+    (tmp_path / "paris6k" / "images" / "c.jpg").unlink()  # but what has gone since is noticed
+    assert get(server, tmp_path).images == 2
+    assert "holds 2 photographs, expected 4" in caplog.text
+    caplog.clear()
     fill(server)
-    server.files["gt.tgz"] = tgz({"a_1_query.txt": b""})
-    with pytest.raises(RetrievalError, match="holds 1 text files, expected 2"):
-        get(server, tmp_path / "other")
+    server.files["one.tgz"] = tgz({"a.jpg": photo(1), "b.jpg": photo(2), "d.jpg": photo(3), "list.txt": b"a b d"})
+    server.files["gt.tgz"] = tgz({"a_1_query.txt": b"a 0 0 1 1\n"})
+    assert get(server, tmp_path / "other").images == 6
+    assert "holds 6 photographs, expected 4; no photographs: list.txt: " in caplog.text
+    assert "holds 1 text files, expected 2; missing: a_1_good.txt, a_1_junk.txt, a_1_ok.txt: " in caplog.text
+    server.files["gt.tgz"] = tgz({"readme": b"nothing"})
+    with pytest.raises(RetrievalError, match="holds no text file, expected 2"):
+        get(server, tmp_path / "third")
 
 
 def test_revisited_is_stored_and_not_loaded(server: Server, tmp_path: Path) -> None:

@@ -1,12 +1,16 @@
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from retrieval.datasets.benchmarks import Source, database_images
 from retrieval.datasets.groundtruth import OXFORD
-from retrieval.datasets.oxford import PARIS_CORRUPT, match_images, read_groundtruth
+from retrieval.datasets.oxford import PARIS_CORRUPT, is_damaged, match_images, read_groundtruth
 from retrieval.errors import DatasetError
+from retrieval.features.imported import import_features
 from retrieval.photographs.folder import ImageSet
 
 FILES = {
@@ -50,6 +54,51 @@ def test_damaged_paris_photographs_are_dropped(tmp_path: Path) -> None:
     arch = read_groundtruth(write(tmp_path, FILES)).queries[0]
     assert len(PARIS_CORRUPT) == 20
     assert arch.relevant(OXFORD) == ({"paris_general_000009"}, {"tower_000001"})
+
+
+def test_damaged_paris_photographs_in_any_spelling() -> None:
+    for stem in PARIS_CORRUPT:
+        short = stem.removeprefix("paris_")
+        for name in (
+            stem,
+            f"{stem}.jpg",
+            f"{stem.upper()}.JPG",
+            f"x/{stem}.jpg",
+            short,
+            f"oxc1_{stem}",
+            f"a\\{stem}.jpg.sift",
+        ):
+            assert is_damaged(name), name
+    for name in ("paris_louvre_000137", "louvre_0001360", "paris_louvre_000136_1", "my_louvre", "all_souls_000136"):
+        assert not is_damaged(name), name
+
+
+@pytest.mark.parametrize("with_features", [False, True])
+def test_damaged_paris_photographs_are_left_out_on_every_path(tmp_path: Path, with_features: bool) -> None:
+    names = ("louvre/paris_louvre_000136.JPG", "louvre/paris_louvre_000137.jpg")
+    for folder in ("paris6k/images", "oxford5k/images"):
+        for name in names:
+            path = tmp_path / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"")
+    if with_features:
+        for name in ("paris6k", "oxford5k"):
+            folder = tmp_path / "features" / name
+            folder.mkdir(parents=True)
+            lines = [json.dumps({"name": image, "width": 9, "height": 9}) for image in names]
+            (folder / "images.jsonl").write_text("\n".join(lines))
+            for image in names:
+                (folder / image).parent.mkdir(exist_ok=True)
+                np.save(folder / f"{image}.regions.npy", np.float32([[4, 4, 1, 0, 1, 0]]))
+                np.save(folder / f"{image}.descriptors.npy", np.eye(1, 128, dtype=np.float32))
+    source = Source(tmp_path, features=tmp_path / "features" if with_features else None)
+    assert database_images(source, "paris6k").names == names[1:]
+    assert database_images(source, "oxford5k").names == names  # no damage is known of Oxford's
+    if with_features:
+        paris = database_images(source, "paris6k").names
+        store = import_features(tmp_path / "features", "paris6k", tmp_path / "store", images=paris)
+        assert store.names == names[1:]
+        assert store.features == 1
 
 
 @pytest.mark.parametrize(

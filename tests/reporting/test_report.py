@@ -325,7 +325,7 @@ def test_the_table_has_the_figures_of_results_json_and_signed_differences(photog
 
 
 def test_footnotes_of_published_figures(photographs):
-    html, _, _ = page_of(photographs, dataset="oxford5k", descriptor="hardnet-lib+")
+    html, _, _ = page_of(photographs, dataset="oxford5k", descriptor="hardnet-lib+-nips")
     assert "published 68.6 [1]" in html
     assert "[1] the paper&#x27;s Table 4 prints 68.8 here" in html
 

@@ -1,5 +1,6 @@
 """Indexes with signatures: Hamming query expansion and ASMK on real descriptors, and what is refused."""
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -15,8 +16,10 @@ from retrieval.errors import ArtefactError, ConfigError
 from retrieval.evaluation import reproduction
 from retrieval.evaluation.pipeline import build_collection, obtain_index, obtain_vocabulary
 from retrieval.evaluation.rows import ROWS, check_rows, signatures_for
+from retrieval.geometry.verification import verify
 from retrieval.index.collection import Collection
 from retrieval.photographs.folder import list_images
+from retrieval.search import ranker
 from retrieval.search.retriever import Retriever
 from retrieval.vocabulary.store import open_vocabulary
 
@@ -53,6 +56,23 @@ def test_verification_compares_signatures_where_there_are_any(retriever, index):
     assert {hit.name for hit in ours[:3]} == {hit.name for hit in plain[:3]} == COFFEE
     strangers = [max(hit.inliers for hit in hits if hit.name not in COFFEE) for hits in (ours, plain)]
     assert strangers[0] <= strangers[1]
+
+
+def test_the_tolerance_of_a_crop_is_that_of_its_photograph(retriever, photos, monkeypatch):
+    """A crop shows its object as large as the photograph did: cutting must not make verification stricter."""
+    sides = []
+    monkeypatch.setattr(ranker, "verify", lambda *given: sides.append(given[2]) or verify(*given))
+    whole = retriever.queries.described(photos / "scenes" / "coffee_0.jpg")
+    crop = dataclasses.replace(whole, width=300, height=200, photograph=(1024, 768))
+    for image, side in ((whole, max(whole.width, whole.height)), (crop, 1024)):
+        queries = [retriever.queries.encode(image, None), retriever.ranker.match(image).query]
+        for query in queries:
+            ranking = retriever.ranker.verify(retriever.ranker.shortlist(query))
+            retriever.ranker.expand(ranking)  # what is expanded is verified again
+            retriever.ranker.expand_hamming(retriever.queries.encode(image, None, 1), geometry=True)
+        assert set(sides) == {side}
+        assert len(sides) >= 4
+        sides.clear()
 
 
 def test_asmk_ranks_the_scene_first(retriever, photos):

@@ -53,7 +53,7 @@ def expand(query: QueryFeatures, sources: list[Source]) -> QueryFeatures:
         regions.append(carried[inside])
     all_words = np.concatenate(words)
     weights = np.full(len(all_words), 1.0 / (1 + len(sources)), np.float32)
-    return QueryFeatures(all_words, np.concatenate(regions), weights, query.size, query.box)
+    return replace(query, words=all_words, regions=np.concatenate(regions), weights=weights, assigned=None)
 
 
 def consolidate(expanded: QueryFeatures, own: int, limit: int) -> QueryFeatures:
@@ -68,7 +68,7 @@ def consolidate(expanded: QueryFeatures, own: int, limit: int) -> QueryFeatures:
         One feature per word and place (cells of `SAME_PLACE`): the original query's, then those with most features
         behind them, ties in the order of the sources.
     """
-    cell = SAME_PLACE * max(expanded.size) / REFERENCE_SIDE
+    cell = SAME_PLACE * expanded.longest_side / REFERENCE_SIDE
     place = np.floor(expanded.regions[:, :2] / cell).astype(np.int64)
     key = np.column_stack([expanded.words, place])
     _, first, support = np.unique(key, axis=0, return_index=True, return_counts=True)

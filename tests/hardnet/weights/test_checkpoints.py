@@ -27,8 +27,8 @@ def trained(network_class: type, seed: int = 0) -> torch.nn.Module:
     return network.eval()
 
 
-def write_matconvnet(path, network: L2Net, biases: float = 0.25) -> None:
-    """An L2-Net in the structure of the published .mat files."""
+def write_matconvnet(path, network: L2Net, biases: float = 0.25, gain: float = 1.0, offset: float = 0.0) -> None:
+    """An L2-Net in the structure of the published .mat files, with gains and offsets that its layers make up for."""
     layers = []
     features = list(network.features)
     for index, layer in enumerate(features):
@@ -37,11 +37,12 @@ def write_matconvnet(path, network: L2Net, biases: float = 0.25) -> None:
             bias = np.full((layer.out_channels, 1), biases, np.float32)
             norm = features[index + 1]
             sigma = np.sqrt(norm.running_var.numpy() + norm.eps)
-            moments = np.stack([norm.running_mean.numpy() + biases, sigma], axis=1)  # of the biased output
-            gain, offset = np.ones((norm.num_features, 1)), np.zeros((norm.num_features, 1))
+            # gain (w x + bias - mean) / sigma' + offset is what `norm` gives, with sigma' = gain sigma
+            moments = np.stack([norm.running_mean.numpy() + biases + offset * sigma, gain * sigma], axis=1)
+            gains, offsets = (np.full((norm.num_features, 1), value) for value in (gain, offset))
             layers += [
                 {"type": "conv", "weights": cell(filters, bias)},
-                {"type": "bnormPair", "weights": cell(gain, offset, moments)},
+                {"type": "bnormPair", "weights": cell(gains, offsets, moments)},
                 {"type": "relu"},
             ]
     layers[-1] = {"type": "normalize", "param": np.array([256, 0, 256, 0.5])}
@@ -191,6 +192,16 @@ def test_matconvnet(tmp_path):
     network = trained(L2Net)
     write_matconvnet(tmp_path / "L2Net-LIB+.mat", network)
     assert_same(tmp_path / "L2Net-LIB+.mat", network, "l2net")
+
+
+@pytest.mark.parametrize(("gain", "offset"), [(1.0, 0.0), (2.5, 0.0), (1.0, -0.75), (0.4, 1.5)])
+def test_gains_and_offsets_of_matconvnet_are_folded_in(tmp_path, gain, offset):
+    network = trained(L2Net)
+    write_matconvnet(tmp_path / "l2net.mat", network, gain=gain, offset=offset)
+    _, found = read_network(tmp_path / "l2net.mat")
+    patches = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(1)) * 255
+    with torch.no_grad():
+        torch.testing.assert_close(found.eval()(patches), network(patches), rtol=1e-3, atol=1e-4)
 
 
 def test_hostile_pickle_is_refused(tmp_path):

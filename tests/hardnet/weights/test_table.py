@@ -75,11 +75,46 @@ def publish(server, monkeypatch):
 
 def test_table_has_the_promised_names():
     names = {"hardnet", "hardnet++", "hardnet-lib+", "hardnet-lib", "tfeat-lib", "l2net-lib+", "rootsift"}
+    names |= {"hardnet-lib+-nips", "hardnet-lib-nips"}
     assert set(table.TABLE) == names
     for row in table.TABLE.values():
         assert row.licence
         assert row.citation
         assert not row.url or row.url.startswith("https://")
+
+
+def test_files_of_one_name_lie_apart_in_the_cache():
+    """A repository has had several files under one name; the cache has each under its own."""
+    files = [row.file_name for row in table.TABLE.values() if row.file_name]
+    assert len(set(files)) == len(files)
+    folder = "https://github.com/DagnyT/hardnet/raw/323b882/pretrained"
+    with_aug, without = table.TABLE["hardnet-lib+-nips"], table.TABLE["hardnet-lib-nips"]
+    assert with_aug.url == f"{folder}/train_liberty_with_aug/checkpoint_liberty_with_aug.pth"
+    assert without.url == f"{folder}/train_liberty/checkpoint_liberty_no_aug.pth"
+    for row in (with_aug, without):
+        assert (row.network, row.sha256, row.verified) == ("hardnet", None, False)
+        assert "not proven" in row.note
+
+
+def test_another_version_of_a_file_is_told_by_its_git_name(cache, server, publish, monkeypatch):
+    blob = hashlib.sha1(b"blob 320000\0" + CONTENT, usedforsecurity=False).hexdigest()
+    publish("hardnet-lib-nips", sha256=None)
+    with pytest.raises(WeightsError, match=rf"git object name {blob}, expected 9349e2ad\.\.\.; removed"):
+        table.download("hardnet-lib-nips")
+    assert list(cache.iterdir()) == []
+    row = dataclasses.replace(table.TABLE["hardnet-lib-nips"], git_blob=blob[:8])
+    monkeypatch.setitem(table.TABLE, "hardnet-lib-nips", row)
+    path = table.resolve("hardnet-lib-nips").path
+    assert path == cache / "checkpoint_liberty_no_aug-nips.pth"
+    path.with_name(path.name + ".sha256").unlink()
+    path.write_bytes(b"put there by hand")
+    with pytest.raises(WeightsError, match=r"git object name .*remove it and fetch"):
+        table.resolve("hardnet-lib-nips")
+
+
+def test_the_name_that_git_gives(tmp_path):
+    (tmp_path / "file").write_bytes(b"what is up, doc?")  # the example of "Pro Git", chapter 10.2
+    assert table._git_blob(tmp_path / "file") == "bd9dbf5aae1a3862dd1526723246b20206e5fc37"
 
 
 def test_download_lands_in_the_cache(cache, server, publish, capfd):
