@@ -16,15 +16,20 @@ import numpy as np
 from retrieval.config import Config
 from retrieval.datasets.benchmarks import PHOTOGRAPHS, R1M, Source, database_images, open_benchmark
 from retrieval.errors import DatasetError, ImageError
+from retrieval.evaluation.published import FEATURES
 from retrieval.evaluation.reproduction import folder_name
 from retrieval.evaluation.rows import signatures_for
 from retrieval.features import extractor
+from retrieval.features.detector import detect_regions
 from retrieval.features.store import read_plan, shard_folder
+from retrieval.photographs.decoding import load_image
 from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.storage import artefacts
 from retrieval.vocabulary.quantizer import Quantizer
 
 CALIBRATION_IMAGES = 6
+THRESHOLD_IMAGES = 12  # photographs on which the threshold that matches the published number of features is sought
+THRESHOLD_STEPS = 2.0 ** (np.arange(-4, 5) / 3)  # thresholds tried, of the configured one, which is in the middle
 CALIBRATION_WORDS = 100_000  # larger vocabularies are extrapolated from this many words
 CALIBRATION_DESCRIPTORS = 4_000
 
@@ -39,8 +44,8 @@ class KnownSet:
 
 
 KNOWN = {
-    "oxford5k": KnownSet(5_063, 12_500_000, 1.9e9),
-    "paris6k": KnownSet(6_392, 15_000_000, 2.6e9),
+    "oxford5k": KnownSet(5_063, FEATURES["oxford5k"], 1.9e9),
+    "paris6k": KnownSet(6_392, FEATURES["paris6k"], 2.6e9),
     "roxford5k": KnownSet(4_993, 12_300_000, 1.9e9),  # the photographs of Oxford5k less the queries
     "rparis6k": KnownSet(6_322, 14_800_000, 2.6e9),
 }
@@ -78,6 +83,8 @@ def plan(source: Source, config: Config, descriptors: Sequence[str], work: Path,
         if source.features is not None:
             state = f"features of {one.images} images at hand"
         lines.append(f"- {one.name}: {state}")
+        if one.name in FEATURES and one.present and source.features is None:
+            lines.append(f"  {_against_published(one, config)}")
     hours, disk = 0.0, 0.0
     jobs = joblib.effective_n_jobs(config.parallel.jobs)
     calibrated: int | None = None
@@ -178,6 +185,56 @@ def _calibrate_extraction(images: ImageSet | None, config: Config) -> tuple[floa
         raise DatasetError("none of the photographs tried for the calibration can be used; see the run's failed.jsonl")
     seconds, features = zip(*timed, strict=True)
     return float(np.mean(seconds)), int(np.mean(features))
+
+
+def _against_published(one: _Set, config: Config) -> str:
+    """The expected number of features beside the published one, and the threshold that would match it."""
+    assert one.present is not None
+    wanted = FEATURES[one.name] / KNOWN[one.name].images
+    names = _evenly(one.present.names, THRESHOLD_IMAGES)
+    found, matching = matching_threshold([one.present.path(name) for name in names], wanted, config)
+    line = f"about {found:.0f} features a photograph (from {len(names)}), published about {wanted:.0f}"
+    if matching is None:
+        return f"{line}: no threshold near {config.detector.threshold:g} matches it"
+    return f"{line}, which detector.threshold={matching:.2f} would match (now {config.detector.threshold:g})"
+
+
+def matching_threshold(photographs: Sequence[Path], wanted: float, config: Config) -> tuple[float, float | None]:
+    """The detection threshold that gives so many features a photograph.
+
+    Args:
+        photographs: a sample; those that cannot be used are passed over.
+        wanted: features a photograph, on average.
+        config: images, detector and parallel sections count.
+
+    Returns:
+        Features a photograph at the configured threshold, and the threshold, interpolated between thresholds from 0.4
+        to 2.5 times the configured one; None where none of them gives so many or so few.
+
+    Raises:
+        DatasetError: no photograph of the sample can be used.
+    """
+    thresholds = config.detector.threshold * THRESHOLD_STEPS
+    parallel = joblib.Parallel(n_jobs=joblib.effective_n_jobs(config.parallel.jobs))
+    counted = [one for one in parallel(joblib.delayed(_count)(path, thresholds, config) for path in photographs) if one]
+    if not counted:
+        raise DatasetError("none of the photographs tried for the calibration can be used; see the run's failed.jsonl")
+    counts = np.mean(counted, axis=0)
+    found = float(counts[len(counts) // 2])
+    if not counts[-1] <= wanted <= counts[0]:
+        return found, None
+    at = np.interp(np.log1p(wanted), np.log1p(counts[::-1]), np.log(thresholds[::-1]))
+    return found, float(np.exp(at))
+
+
+def _count(path: Path, thresholds: np.ndarray, config: Config) -> list[int] | None:
+    """Regions of one photograph at every threshold; None where it cannot be used."""
+    cv2.setNumThreads(1)
+    try:
+        gray = load_image(path, config.images).gray
+    except ImageError:
+        return None
+    return [len(detect_regions(gray, replace(config.detector, threshold=float(value)))) for value in thresholds]
 
 
 def _time_one(source: Path | np.ndarray, config: Config) -> tuple[float, int] | None:
