@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="features made elsewhere instead of photographs (docs/formats.md has the layouts)",
     )
-    parser.add_argument("--plan", action="store_true", help="print what the run will take, and stop")
+    parser.add_argument("--plan", action="store_true", help="print hours, disk, memory and downloads, and stop")
     parser.add_argument(
         "--check",
         type=_points,

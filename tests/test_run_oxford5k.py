@@ -336,6 +336,7 @@ def test_table_shows_published_values_and_footnotes():
     assert "60.0 (published 59.8)" in table
     assert "68.0 (published 68.6 [1])" in table
     assert "[1] the paper's Table 4 prints 68.8 here" in table
+    assert "1 images, 2 features (published: about 12.5 million), 3 words" in table
     assert "| q | 60.0 | 68.0 |" in per_query_table(fake_report(0.6))
 
 

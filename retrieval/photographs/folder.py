@@ -39,7 +39,7 @@ def list_images(
 
     Args:
         root: folder, searched recursively.
-        exclude_stems: file names without extension that are left out, for example `oxford.PARIS_CORRUPT`.
+        exclude_stems: file names without extension that are left out.
         may_be_empty: whether a folder without files is fine.
 
     Raises:

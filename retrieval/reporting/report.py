@@ -22,7 +22,7 @@ from retrieval.reporting import gallery
 from retrieval.reporting.gallery import Album, Kept, Sources, chosen_queries
 from retrieval.reporting.pictures import check_writable
 from retrieval.reporting.section import Section, text
-from retrieval.reporting.tables import DATASETS
+from retrieval.reporting.tables import DATASETS, feature_count
 from retrieval.storage import atomic
 
 logger = logging.getLogger(__name__)
@@ -180,7 +180,8 @@ def _timings(results: Mapping[str, Any]) -> str:
             each = f"{1000 * seconds / facts['queries']:.1f} ms" if stage in HEADINGS else ""
             lines += f"<tr><td>{text(HEADINGS.get(stage, stage))}</td><td>{seconds:.1f} s</td><td>{each}</td></tr>"
         parts.append(
-            f"<h3>{text(label)}: {facts['images']} images, {facts['features']} features, {facts['words']} words</h3>"
+            f"<h3>{text(label)}: {facts['images']} images, "
+            f"{feature_count(results['dataset'], facts['features'])}, {facts['words']} words</h3>"
             f"<table><thead><tr><th>stage</th><th>time</th><th>a query</th></tr></thead><tbody>{lines}</tbody></table>"
         )
     return (

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from retrieval.evaluation.published import SHARED, published
+from retrieval.evaluation.published import FEATURES, SHARED, published
 from retrieval.evaluation.rows import HEADINGS, rows_of
 
 DATASETS = {
@@ -97,11 +97,18 @@ def per_query_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def feature_count(dataset: str, features: int) -> str:
+    """How many features a data set has, beside the published number where there is one."""
+    known = FEATURES.get(dataset)
+    return f"{features} features" + (f" (published: about {known / 1e6:g} million)" if known else "")
+
+
 def _timings(report: dict[str, Any]) -> list[str]:
     lines = []
     for descriptor, facts in report["timings"].items():
         lines += [
-            f"{descriptor}: {facts['images']} images, {facts['features']} features, {facts['words']} words; seconds "
+            f"{descriptor}: {facts['images']} images, {feature_count(report['dataset'], facts['features'])}, "
+            f"{facts['words']} words; seconds "
             "per stage (a stage whose result was there already takes almost none):",
             "",
         ]

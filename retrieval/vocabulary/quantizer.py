@@ -123,11 +123,16 @@ def exact_words(descriptors: np.ndarray, centroids: np.ndarray, neighbours: int)
     return import_faiss().knn(descriptors, centroids, neighbours)[1]
 
 
+def cells_of(words: int) -> int:
+    """The cells of an inverted file for so many centroids."""
+    cells = 2 ** round(np.log2(CELLS_PER_ROOT * np.sqrt(words)))
+    return int(max(1, min(cells, words // MIN_PER_CELL)))
+
+
 def cell_index(words: int, dimension: int, probes: int) -> Any:
     """An untrained inverted file for so many centroids (faiss.IndexIVFFlat)."""
     faiss = import_faiss()
-    cells = 2 ** round(np.log2(CELLS_PER_ROOT * np.sqrt(words)))
-    cells = int(max(1, min(cells, words // MIN_PER_CELL)))
+    cells = cells_of(words)
     coarse = faiss.IndexFlatL2(dimension)
     index = faiss.IndexIVFFlat(coarse, dimension, cells)
     index.cp.niter = CELL_ITERATIONS

@@ -1,0 +1,88 @@
+"""What a run will take, against what the stages really do."""
+
+import re
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from retrieval.config import Config, DatasetConfig, DescriptorConfig, ParallelConfig, VocabularyConfig
+from retrieval.datasets.benchmarks import Source
+from retrieval.errors import DatasetError
+from retrieval.evaluation import planning
+from retrieval.evaluation.pipeline import obtain_index, obtain_vocabulary
+from retrieval.features.detector import detect_regions
+from retrieval.features.extractor import extract_collection
+from retrieval.photographs.decoding import load_image
+from retrieval.photographs.folder import list_images
+
+CONFIG = Config(parallel=ParallelConfig(jobs=1))
+
+
+def count(paths, threshold):
+    """Features a photograph, in plain loops."""
+    detector = replace(CONFIG.detector, threshold=threshold)
+    return sum(len(detect_regions(load_image(path, CONFIG.images).gray, detector)) for path in paths) / len(paths)
+
+
+@pytest.mark.parametrize("threshold", [3.1, 5.9, 11.0])
+def test_the_threshold_that_matches_a_number_of_features(photos, threshold):
+    paths = [photos / "scenes" / "coffee_0.jpg", photos / "scenes" / "astronaut_0.jpg"]
+    wanted = count(paths, threshold)
+    found, matching = planning.matching_threshold([*paths, photos / "none.jpg"], wanted, CONFIG)
+    assert found == count(paths, CONFIG.detector.threshold)
+    assert count(paths, matching) == pytest.approx(wanted, rel=0.03)
+    assert planning.matching_threshold(paths, 1e6, CONFIG) == (found, None)
+    assert planning.matching_threshold(paths, 0, CONFIG) == (found, None)
+
+
+@pytest.mark.parametrize("bits", [0, 64])
+@pytest.mark.parametrize("search", ["exact", "ivf"])
+def test_bytes_of_a_vocabulary_and_of_the_copy_in_an_index(photos, tmp_path, search, bits):
+    vocabulary = VocabularyConfig(words=2000, iterations=1, search=search)
+    signatures = ("hamming",) if bits else ()
+    config = replace(
+        CONFIG,
+        vocabulary=vocabulary,
+        descriptor=DescriptorConfig(name="rootsift"),
+        index=replace(CONFIG.index, signatures=signatures),
+        hamming=replace(CONFIG.hamming, bits=bits or 64),
+    )
+    store = extract_collection(list_images(photos / "scenes"), tmp_path / "features", config)
+    words = obtain_vocabulary(store, tmp_path / "vocabulary", config)
+    obtain_index(store, words, tmp_path / "index", config, photos)
+    expected = planning.vocabulary_bytes(vocabulary, 128, bits)
+    # fewer descriptors than the 10,000 at most are held out of this small training
+    expected -= (planning.CHECK_DESCRIPTORS - len(words.held_out)) * 128
+    for folder in (tmp_path / "vocabulary", tmp_path / "index" / "vocabulary"):
+        found = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        assert found == pytest.approx(expected, rel=0.02)
+
+
+def test_memory_of_the_published_training():
+    """15 million descriptors of 128 bytes, once as codes and once as float32, and a million words four times."""
+    vocabulary = VocabularyConfig(words=1_000_000)
+    assert planning.training_bytes(15_000_000, vocabulary, 128) == 9.6e9 + 2.048e9
+    # centroids and the search structure, half a gigabyte each: what an index holds once more
+    assert planning.vocabulary_bytes(vocabulary, 128) == pytest.approx(1.04e9, rel=0.01)
+
+
+def test_a_sample_without_photographs(tmp_path):
+    with pytest.raises(DatasetError, match="none of the photographs"):
+        planning.matching_threshold([tmp_path / "none.jpg"], 100, CONFIG)
+
+
+def test_the_plan_names_the_threshold_that_matches_the_published_number(photos, tmp_path):
+    images = tmp_path / "oxford5k" / "images"
+    images.mkdir(parents=True)
+    for name in ("coffee_0", "coffee_1"):
+        shutil.copy(photos / "scenes" / f"{name}.jpg", images)
+    vocabulary = replace(CONFIG.vocabulary, words=500)
+    dataset = DatasetConfig(name="oxford5k", vocabulary_from="paris6k")
+    config = replace(CONFIG, vocabulary=vocabulary, dataset=dataset)
+    text = planning.plan(Source(tmp_path), config, ["rootsift"], tmp_path / "work")
+    # 12.5 million features of 5,063 photographs
+    assert "features a photograph (from 2), published about 2469" in text
+    memory = re.search(r"- memory, about: extraction (.*) GB, vocabulary (.*) GB, index (.*) GB, search (.*) GB", text)
+    assert float(memory[1]) > 0
+    assert text.count("published about") == 1  # Paris' photographs are not at hand
