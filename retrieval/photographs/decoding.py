@@ -106,7 +106,7 @@ def load_image(
 
     Args:
         source: path, bytes of a JPEG, PNG, TIFF, WebP, PPM/PGM or BMP file, or pixels: (H, W) or (H, W, 3),
-            in any channel order, uint8, uint16 (0..65535) or float (0..255).
+            in any channel order, uint8, uint16 (0..65535) or float (0..255, or 0..1).
         config: orientation, working size and limits; None for the defaults.
         name: what error messages call the photograph; by default the path.
 
@@ -323,6 +323,9 @@ def _gray(pixels: np.ndarray, peak: int | None = None) -> np.ndarray:
         raise ImageError(f"expected uint8, uint16 or float pixels, got {pixels.dtype}")
     if np.issubdtype(pixels.dtype, np.floating) and not (pixels.min() >= 0.0 and pixels.max() <= 255.0):  # NaN too
         raise ImageError("float pixels must be finite and lie in 0..255")
+    if np.issubdtype(pixels.dtype, np.floating) and pixels.max() <= 1.0:  # of 255 that would be no picture at all
+        logger.info("float pixels that lie in 0..1: taken as 0..255 after multiplication by 255")
+        pixels = pixels * 255.0
     if peak is None:
         peak = 65535 if pixels.dtype == np.uint16 else 255
     channels = [pixels] if pixels.ndim == 2 else [pixels[:, :, channel] for channel in range(3)]

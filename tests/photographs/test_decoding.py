@@ -368,6 +368,13 @@ def test_arrays():
     np.testing.assert_allclose(load_image(COLOUR.astype(np.float64)).gray, mean(COLOUR), atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_floats_from_nought_to_one_are_scaled(kind, caplog):
+    caplog.set_level("INFO")
+    np.testing.assert_allclose(load_image((COLOUR / 255).astype(kind)).gray, mean(COLOUR), atol=1e-3)
+    assert "0..1" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("pixels", "reason"),
     [
