@@ -27,6 +27,9 @@ Distances = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 def inverse_document_frequencies(document_frequencies: np.ndarray, images: int) -> np.ndarray:
     """``log(N / n_w)``; 0 for a word that no image has.
 
+    Where every word is in every image (one photograph, or copies of one) all of these are 0 and nothing could be found:
+    there each such word weighs 1.
+
     Args:
         document_frequencies: (W,) int, images that contain each word.
         images: N.
@@ -37,6 +40,8 @@ def inverse_document_frequencies(document_frequencies: np.ndarray, images: int) 
     present = document_frequencies > 0
     idf = np.zeros(len(document_frequencies), np.float32)
     idf[present] = np.log(images / document_frequencies[present])
+    if not idf.any():
+        idf[present] = 1.0
     return idf
 
 

@@ -7,6 +7,7 @@ the reason.
 """
 
 import contextlib
+import logging
 import os
 import stat
 import threading
@@ -22,7 +23,7 @@ import numpy as np
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError, RetrievalError
 from retrieval.photographs import tiff
-from retrieval.photographs.headers import Header, filled_jpeg, read_header
+from retrieval.photographs.headers import JPEG_STARTS, Header, ended_jpeg, filled_jpeg, read_header
 
 __all__ = [
     "Header",
@@ -37,6 +38,8 @@ __all__ = [
     "seen_size",
     "shrunk_to",
 ]
+
+logger = logging.getLogger(__name__)
 
 MAX_SIDE = 32_766  # pixels at working size; OpenCV's remap addresses its source with 16 bits
 # Grey (of 255) that lies under transparent pixels, wherever a photograph is measured or shown: neither black nor white
@@ -104,7 +107,7 @@ def load_image(
 
     Args:
         source: path, bytes of a JPEG, PNG, TIFF, WebP, PPM/PGM or BMP file, or pixels: (H, W) or (H, W, 3),
-            in any channel order, uint8, uint16 (0..65535) or float (0..255).
+            in any channel order, uint8, uint16 (0..65535) or float (0..255, or 0..1).
         config: orientation, working size and limits; None for the defaults.
         name: what error messages call the photograph; by default the path.
 
@@ -302,7 +305,7 @@ def _picture(data: bytes, config: ImageConfig, side: int | None) -> np.ndarray:
     header = read_header(data)
     longest = max(header.width, header.height)
     factor = max((f for f in _REDUCED if side and f * side <= longest), default=1)
-    if factor > 1 and header.format == "JPEG":
+    if factor > 1 and header.format == "JPEG" and header.ended:
         _check_header(header, config)
         pixels = _opencv_samples(data, header.format, _REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION)
     else:
@@ -343,23 +346,29 @@ def _decode(data: bytes, config: ImageConfig) -> tuple[np.ndarray, int]:
 def _samples(data: bytes, config: ImageConfig, whole: bool = True) -> tuple[np.ndarray, Header]:
     """(H, W) or (H, W, 3) uint8 or uint16 samples of a file's bytes, and the file's header.
 
-    They are as stored, but what is transparent is composed over `GROUND` here, once for everybody. With `whole`, a JPEG
-    is decoded a second time to find out whether its data end too early.
+    They are as stored, but what is transparent is composed over `GROUND` here, once for everybody. With `whole`, or
+    without an end marker, a JPEG is decoded again to find out whether its data end too early.
     """
     header = read_header(data)
     _check_header(header, config)
     plain: bytes | bytearray = data
     if header.format == "TIFF":
         plain = tiff.plain(data, header.directory)
+    elif not header.ended:
+        logger.debug("a JPEG without its end marker: taken if its pixels are complete")
+        plain, whole = ended_jpeg(data), True
     elif header.format == "PNM" and data[1:2] in b"123":
         plain = data + b"\n"  # OpenCV wants white space after the last number
     pixels = _opencv_samples(plain, header.format, _DECODE_ALPHA if header.alpha else _DECODE)
-    if whole and header.format == "JPEG" and (filled := filled_jpeg(data)) is not None:
-        checksum = zlib.crc32(pixels.data)
-        del pixels  # never two pictures at once: one of max_megapixels is large
-        pixels = _opencv_samples(filled, header.format)
-        if zlib.crc32(pixels.data) != checksum:
-            raise ImageError("truncated or damaged JPEG: its data end before its last pixels")
+    if whole and header.format == "JPEG":
+        for start in (b"",) if header.ended else JPEG_STARTS:
+            if (filled := filled_jpeg(data, start)) is None:
+                break
+            checksum = zlib.crc32(pixels.data)
+            del pixels  # never two pictures at once: one of max_megapixels is large
+            pixels = _opencv_samples(filled, header.format)
+            if zlib.crc32(pixels.data) != checksum:
+                raise ImageError("truncated or damaged JPEG: its data end before its last pixels")
     if pixels.shape[:2] != (header.height, header.width):
         raise ImageError(
             f"damaged {header.format}: its header says {header.width} x {header.height} pixels, "
@@ -428,6 +437,9 @@ def _gray(pixels: np.ndarray, peak: int | None = None) -> np.ndarray:
         raise ImageError(f"expected uint8, uint16 or float pixels, got {pixels.dtype}")
     if np.issubdtype(pixels.dtype, np.floating) and not (pixels.min() >= 0.0 and pixels.max() <= 255.0):  # NaN too
         raise ImageError("float pixels must be finite and lie in 0..255")
+    if np.issubdtype(pixels.dtype, np.floating) and pixels.max() <= 1.0:  # of 255 that would be no picture at all
+        logger.info("float pixels that lie in 0..1: taken as 0..255 after multiplication by 255")
+        pixels = pixels * 255.0
     if peak is None:
         peak = 65535 if pixels.dtype == np.uint16 else 255
     channels = [pixels] if pixels.ndim == 2 else [pixels[:, :, channel] for channel in range(3)]

@@ -27,6 +27,9 @@ _JPEG_FILLER = bytes(i * 61 % 251 + 2 for i in range(40)) + b"".join(
 )
 _FEW_VALUES = 64  # of a field, where directories are compared
 _DNG_VERSION = 50706  # tag that every DNG has (DNG 1.4)
+_JPEG_END = b"\xff\xd9"
+# Where a file ends without a marker, a missing bit or two may read as some picture that looks the same: so several.
+JPEG_STARTS = (b"\xfe", b"\xaa", b"\x55", b"\xc3", b"\x3c", b"\x80", b"\xe0", b"\x0f")
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
@@ -45,6 +48,7 @@ class Header:
         alpha: "straight" or "premultiplied" where a channel or palette says how opaque a pixel is, or None.
         key: sample values (one, or red, green and blue) of the colour that stands for transparency, or None.
         directory: byte position of the TIFF directory with the picture; None for the first, and in other formats.
+        ended: whether a JPEG has its end marker; without, only its decoded pixels tell whether it is whole.
         pages: full pictures in a TIFF, of which this is the first; 1 in other formats.
     """
 
@@ -58,6 +62,7 @@ class Header:
     alpha: str | None = None
     key: tuple[int, ...] | None = None
     directory: int | None = None
+    ended: bool = True
     pages: int = 1
 
 
@@ -91,17 +96,21 @@ def read_header(data: bytes) -> Header:
     raise ImageError("not a JPEG, PNG, TIFF, WebP, PPM/PGM or BMP image")
 
 
-def filled_jpeg(data: bytes) -> bytes | None:
+def filled_jpeg(data: bytes, start: bytes = b"") -> bytes | None:
     """The JPEG with meaningless bytes behind the data of every scan: its picture is another if data are missing.
 
     Decoders fill the rest of a picture whose data end early with grey and tell nobody. The structure of the file does
     not show it either: an end-of-image marker may follow, or the frame header promise more lines than there are.
 
+    Args:
+        data: the file.
+        start: put behind the last scan of a file without an end marker, before the other bytes.
+
     Returns:
         None where this tells nothing (arithmetic coding).
     """
     parts: list[bytes | memoryview] = []
-    done, position, in_scan = 0, 2, False
+    done, position, in_scan, ended = 0, 2, False, False
     while found := _JPEG_MARKER.search(data, position):
         marker, position = data[found.end() - 1], found.end()
         if marker in _JPEG_ARITHMETIC:
@@ -113,11 +122,19 @@ def filled_jpeg(data: bytes) -> bytes | None:
             parts += [memoryview(data)[done:end], _JPEG_FILLER]
             done = end
         if marker == 0xD9:
+            ended = True
             break
         if marker not in (0x01, 0xD8):
             position += max(int.from_bytes(data[position : position + 2], "big"), 2)
         in_scan = marker == 0xDA
+    if not ended:
+        return b"".join([*parts, memoryview(data.rstrip(b"\xff"))[done:], start, _JPEG_FILLER, _JPEG_END])
     return b"".join([*parts, memoryview(data)[done:]])
+
+
+def ended_jpeg(data: bytes) -> bytes:
+    """A JPEG without an end-of-image marker, or with half of one, with it."""
+    return data.rstrip(b"\xff") + _JPEG_END
 
 
 def _read_jpeg(data: bytes) -> Header:
@@ -125,7 +142,8 @@ def _read_jpeg(data: bytes) -> Header:
     size: tuple[int, int] | None = None
     orientation: int | None = None
     position, ended, scans = 2, False, len(data)
-    least = 0
+    least, arithmetic = 0, False
+    missing: set[tuple[int, int]] = set()
     while found := _JPEG_MARKER.search(data, position):
         marker, position = data[found.end() - 1], found.end()
         if marker == 0xD9:
@@ -134,23 +152,38 @@ def _read_jpeg(data: bytes) -> Header:
         if marker in (0x01, 0xD8):  # stand-alone markers
             continue
         if position + 2 > len(data):
+            missing.add((-1, 0))  # cut inside a segment
             break
         length = int.from_bytes(data[position : position + 2], "big")
         body = data[position + 2 : position + length]
         if marker in _JPEG_FRAMES and size is None and len(body) >= 5:
             size = int.from_bytes(body[3:5], "big"), int.from_bytes(body[1:3], "big")
-            least = 0 if marker in _JPEG_ARITHMETIC else _least_jpeg_bytes(*size, body[5:])
+            arithmetic = marker in _JPEG_ARITHMETIC
+            least = 0 if arithmetic else _least_jpeg_bytes(*size, body[5:])
+            missing = {(component, k) for component in body[6::3][: body[5]] for k in range(64)}
         if marker == 0xDA:
             scans = min(scans, position)
+            missing -= _final_coefficients(body)
         if marker == 0xE1 and body[:6] == b"Exif\0\0":
             orientation = orientation or tiff.exif_orientation(body[6:])
         position += max(length, 2)
     if size is None:
         raise ImageError("truncated or damaged JPEG: it has no frame header")
-    damage = None if ended else "truncated: the JPEG has no end-of-image marker"
-    if ended and len(data) - scans < least:
+    damage = None
+    if not ended and (missing or arithmetic or position >= len(data)):
+        damage = "truncated: the JPEG ends before its last scan"
+    elif len(data) - scans < least:
         damage = f"truncated or damaged JPEG: {len(data)} bytes cannot hold {size[0]} x {size[1]} pixels"
-    return Header("JPEG", *size, orientation or 1, damage)
+    return Header("JPEG", *size, orientation or 1, damage, ended=ended)
+
+
+def _final_coefficients(scan: bytes) -> set[tuple[int, int]]:
+    """(component, coefficient) of which a scan, by its header's body, has the last bit (ITU-T T.81, B.2.3)."""
+    count = scan[0]
+    first, last, bits = scan[1 + 2 * count], scan[2 + 2 * count], scan[3 + 2 * count]
+    if bits & 15:  # a later scan refines them
+        return set()
+    return {(component, k) for component in scan[1 : 1 + 2 * count : 2] for k in range(first, min(last, 63) + 1)}
 
 
 def _least_jpeg_bytes(width: int, height: int, components: bytes) -> int:

@@ -113,3 +113,12 @@ def test_bytes_per_feature():
         assert ("signatures" in arrays) == signed
         apart = ("word_offsets", "document_frequencies", "offsets", "sizes")
         assert sum(array.nbytes for name, array in arrays.items() if name not in apart) / 10_000 <= budget
+
+
+def test_idf_by_hand():
+    """0 for what every image has, unless nothing else is there."""
+    idf = scoring.inverse_document_frequencies
+    np.testing.assert_allclose(idf(np.array([0, 1, 2, 4]), 4), [0, np.log(4), np.log(2), 0], rtol=1e-6)
+    np.testing.assert_array_equal(idf(np.array([0, 1, 1]), 1), [0, 1, 1])
+    np.testing.assert_array_equal(idf(np.array([3, 0, 3]), 3), [1, 0, 1])
+    np.testing.assert_array_equal(idf(np.array([0, 0]), 3), [0, 0])

@@ -368,6 +368,13 @@ def test_arrays():
     np.testing.assert_allclose(load_image(COLOUR.astype(np.float64)).gray, mean(COLOUR), atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_floats_from_nought_to_one_are_scaled(kind, caplog):
+    caplog.set_level("INFO")
+    np.testing.assert_allclose(load_image((COLOUR / 255).astype(kind)).gray, mean(COLOUR), atol=1e-3)
+    assert "0..1" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("pixels", "reason"),
     [
@@ -396,7 +403,7 @@ def test_bad_arrays(pixels, reason):
         (encode(".jpg", np.full((40, 60, 3), 9, np.uint8)), "every pixel is the same"),
         (b"P5 0 40 255\n", "zero area"),
         (b"P5 40 40 70000\n" + bytes(6400), "largest value"),
-        (SAMPLES["jpeg"][:-2], "truncated"),
+        (SAMPLES["jpeg"][:-20], "truncated"),
         (SAMPLES["png"][:-12], "truncated"),
         (SAMPLES["ppm"][:-1], "truncated"),
         (SAMPLES["bmp"][:-1], "truncated"),
@@ -525,7 +532,7 @@ def test_a_thumbnail_does_not_stand_in_for_the_photograph():
     assert load_image(data).width == 60
     assert load_image(data + b"garbage after the end").width == 60
     with pytest.raises(ImageError, match="truncated"):
-        load_image(data[:-2])
+        load_image(data[:-20])
 
 
 def test_a_header_that_contradicts_its_pixels():
@@ -535,7 +542,7 @@ def test_a_header_that_contradicts_its_pixels():
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_truncation_anywhere(name):
-    """A cut file raises ImageError, or (only where the format cannot tell, in its last bytes) decodes."""
+    """A cut file raises ImageError, or decodes: to all pixels, or, where the format cannot tell, in its last bytes."""
     data = SAMPLES[name]
     for length in sorted(
         {
@@ -545,10 +552,56 @@ def test_truncation_anywhere(name):
         }
     ):
         try:
-            load_image(data[:length])
+            image = load_image(data[:length])
         except ImageError:
             continue
+        if name.startswith("jpeg"):
+            assert length >= len(data) - 8
+            np.testing.assert_array_equal(image.gray, load_image(data).gray)
+            continue
         assert name == "pgm ascii" or (name.startswith("tiff") and length >= len(data) - 8), (name, length)
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLES if name.startswith("jpeg")])
+def test_a_jpeg_that_lacks_only_its_end_marker_is_whole(name, tmp_path):
+    data = SAMPLES[name]
+    whole = load_image(data).gray
+    for cut in (data[:-2], data[:-1], data[:-2] + b"\xff\xff", data[:-2] + bytes(9)):
+        np.testing.assert_array_equal(load_image(cut).gray, whole)
+        np.testing.assert_array_equal(load_picture(cut), load_picture(data))
+        assert load_picture(cut, side=20).shape == load_picture(data, side=20).shape
+        assert not read_header(cut).ended
+        assert read_header(cut).damage is None
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(data[:-2])
+    np.testing.assert_array_equal(load_pixels(path), cv2.imdecode(np.frombuffer(data, np.uint8), decoding._DECODE))
+
+
+@pytest.mark.parametrize("quality", [30, 60, 90])
+@pytest.mark.parametrize("kind", ["plain", "progressive", "restarts", "gray", "full"])
+def test_every_cut_of_a_jpeg_that_loses_pixels_is_told(kind, quality):
+    """At each of its last 40 bytes and at the end of every scan: refused, or the very pixels of the whole file."""
+    parameters = {
+        "progressive": [cv2.IMWRITE_JPEG_PROGRESSIVE, 1],
+        "restarts": [cv2.IMWRITE_JPEG_RST_INTERVAL, 1],
+        "full": [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444],
+    }.get(kind, [])
+    for number, smooth in enumerate((0.8, 1.5, 3, 6)):
+        pixels = cv2.GaussianBlur(np.roll(COLOUR, number, axis=1), (0, 0), smooth)[:, : 60 - number]
+        pixels = pixels[:, :, 0] if kind == "gray" else pixels
+        data = encode(".jpg", pixels, cv2.IMWRITE_JPEG_QUALITY, quality, *parameters)
+        whole = load_image(data).gray
+        scans = [at for at in range(len(data) - 2) if data[at : at + 2] in (b"\xff\xda", b"\xff\xc4")]
+        taken = 0
+        for length in {*range(len(data) - 40, len(data)), *scans, *(at + 1 for at in scans)}:
+            try:
+                image = load_image(data[:length])
+            except ImageError as error:
+                assert "truncated" in str(error)  # noqa: PT017 (an image may be taken as well)
+                continue
+            taken += 1
+            np.testing.assert_array_equal(image.gray, whole)
+        assert 2 <= taken <= 4
 
 
 @settings(max_examples=400, deadline=None)

@@ -15,7 +15,7 @@ from retrieval.datasets.groundtruth import OXFORD, GroundTruth, Query
 from retrieval.errors import ArtefactError, ConfigError
 from retrieval.evaluation import reproduction
 from retrieval.evaluation.pipeline import build_collection, obtain_index, obtain_vocabulary
-from retrieval.evaluation.rows import ROWS, check_rows, signatures_for
+from retrieval.evaluation.rows import ROWS, BenchmarkQuery, check_rows, rank, signatures_for
 from retrieval.geometry.verification import verify
 from retrieval.index.collection import Collection
 from retrieval.photographs.folder import list_images
@@ -256,3 +256,33 @@ def test_rows_and_what_they_need():
     assert signatures_for(ROWS) == ("hamming", "asmk")
     with pytest.raises(ConfigError, match="unknown row"):
         check_rows(["vlad"])
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_a_photograph_alone_or_among_copies_finds_itself(photos, config, tmp_path, copies):
+    """Every word is in every image, so idf as it is written would be 0 for all."""
+    (tmp_path / "photos").mkdir()
+    for number in range(copies):
+        shutil.copy(photos / "cat.png", tmp_path / "photos" / f"cat_{number}.png")
+    few = settings.load(None, ["vocabulary.words=50", BOTH], base=config)
+    build_collection(list_images(tmp_path / "photos"), tmp_path / "index", few)
+    retriever = Retriever.open(tmp_path / "index")
+    names = [f"cat_{number}.png" for number in range(copies)]
+    path = photos / "cat.png"
+    rankings = dict(rank(retriever, BenchmarkQuery(None, None, lambda: retriever.queries.described(path)), ROWS))
+    for row in ROWS:
+        ranking = rankings[row]
+        assert [retriever.collection.names[i] for i in ranking.ids] == names, row
+        assert len(set(ranking.scores.tolist())) == 1, row
+        assert ranking.scores[0] > 0, row
+    for row in ("bow", "asmk"):  # of the same photograph, the most there is
+        np.testing.assert_allclose(rankings[row].scores, 1, rtol=1e-6)
+    for asked in ({}, {"verify": False}, {"expand": "aqe"}, {"expand": "hqe"}, {"expand": "hqe", "verify": False}):
+        for query in (path, names[0]):
+            hits = retriever.query(query, **asked)
+            assert [hit.name for hit in hits] == names, asked
+            assert all(hit.score > 0 for hit in hits), asked
+    told = retriever.explain(path, names[0])
+    assert told.cosine == pytest.approx(1)
+    assert told.votes > 0
+    assert told.shared.contributions.sum() == pytest.approx(1)

@@ -141,7 +141,7 @@ def test_a_folder_of_one_index_opens_it(index, tmp_path):
 
 
 def test_a_collection_of_one_photograph_finds_it(photos, config, tmp_path):
-    """Every idf is 0 there: the score is 0, but shared words and geometry still find the photograph."""
+    """Its words are in every image there is, and weigh 1."""
     (tmp_path / "one").mkdir()
     shutil.copy(photos / "cat.png", tmp_path / "one")
     few = settings.load(None, ["vocabulary.words=50"], base=config)
@@ -149,6 +149,7 @@ def test_a_collection_of_one_photograph_finds_it(photos, config, tmp_path):
     hits = Retriever.open(tmp_path / "index").query(str(photos / "cat.png"))
     assert [hit.name for hit in hits] == ["cat.png"]
     assert hits[0].inliers > 20
+    assert hits[0].score == pytest.approx(hits[0].inliers + 1)
 
 
 def test_every_form_of_a_photograph_finds_the_same(retriever, photos):
