@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from retrieval import config as settings_module
-from retrieval.contents import ByContents
 from retrieval.errors import ArtefactError
+from retrieval.geometry.contents import ByContents
 from retrieval.storage import artefacts, atomic
 from retrieval.storage.artefacts import PLAN
 

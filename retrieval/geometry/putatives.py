@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from retrieval.config import VerificationConfig
-from retrieval.contents import ByContents
+from retrieval.geometry.contents import ByContents
 
 _PAIRS = 1 << 22  # pairs looked at at once, some 70 bytes each
 

@@ -11,8 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from retrieval.contents import ByContents
 from retrieval.errors import RetrievalError
+from retrieval.geometry.contents import ByContents
 from retrieval.geometry.frames import apply
 from retrieval.geometry.putatives import find_putatives
 from retrieval.index import scoring

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from retrieval.config import Config
-from retrieval.contents import ByContents
 from retrieval.errors import ArtefactError, BoxError, ImageError
 from retrieval.features import extractor
 from retrieval.features.store import ImageFeatures
+from retrieval.geometry.contents import ByContents
 from retrieval.geometry.frames import inside_box
 from retrieval.geometry.putatives import QueryWords
 from retrieval.index.collection import Collection

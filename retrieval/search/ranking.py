@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from retrieval.contents import ByContents
+from retrieval.geometry.contents import ByContents
 from retrieval.geometry.verification import Verified
 from retrieval.search.queries import QueryFeatures
 

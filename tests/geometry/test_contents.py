@@ -12,7 +12,7 @@ import pytest
 import hardnet
 import retrieval
 from retrieval import Retriever
-from retrieval.contents import ByContents
+from retrieval.geometry.contents import ByContents
 
 NAME, OTHER = "scenes/coffee_0.jpg", "scenes/coffee_1.jpg"
 
