@@ -276,6 +276,9 @@ def test_a_photograph_alone_or_among_copies_finds_itself(photos, config, tmp_pat
         assert len(set(ranking.scores.tolist())) == 1, row
         assert ranking.scores[0] > 0, row
     np.testing.assert_allclose(rankings["bow"].scores, 1, rtol=1e-6)  # the most there is
+    once = settings.load(None, ["asmk.assignments=1"], base=retriever.config)  # with five, four are others
+    alike = Retriever(retriever.collection, once).ranker.match(retriever.queries.described(path))
+    np.testing.assert_allclose(alike.scores, 1, rtol=1e-6)
     for asked in ({}, {"verify": False}, {"expand": "aqe"}, {"expand": "hqe"}, {"expand": "hqe", "verify": False}):
         for query in (path, names[0]):
             hits = retriever.query(query, **asked)
