@@ -70,7 +70,7 @@ docs: $(STAMP) ## Build the documentation site in runs/site; warnings and broken
 
 wheel: $(STAMP) ## Build wheel and sdist into dist/, and try the wheel in a fresh environment outside the checkout
 	rm -rf dist
-	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m build --no-isolation --outdir dist .
 	$(PYTHON) -m venv dist/try
 	dist/try/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt $(PIP_ARGS) \
 		"$$(ls $(CURDIR)/dist/*.whl)[$(BACKEND),web]"

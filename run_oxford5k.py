@@ -48,7 +48,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog="examples:" + (__doc__ or "").split("\n\n", 1)[1].join(["\n", ""]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML configuration, or the name of one of configs/")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="YAML configuration, or the name of one of configs/ (a file of that name: ./NAME)",
+    )
     parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="data folder (default: data)")
     parser.add_argument(
         "--work",

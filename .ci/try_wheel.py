@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -58,7 +57,7 @@ def healthy(index: str) -> None:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
                     print(answer.status, answer.read().decode())
                     return
-            except urllib.error.URLError:
+            except OSError:  # it does not listen yet
                 time.sleep(0.2)
         sys.exit("the server does not answer")
     finally:
@@ -80,6 +79,7 @@ def main() -> None:
         cv2.imwrite("patches.png", strip)
         run("hardnet", "describe", "patches.png", "descriptors.npy")
         assert np.load("descriptors.npy").shape == (10, 128)
+        run("python", "-c", "from hardnet.training.recipe import load_recipe; load_recipe('liberty')")
         run("retrieval", "index", "photographs", "-o", "photographs.index")
         hits = json.loads(run("retrieval", "query", "photographs.index", "photographs/one.png", "--json"))["hits"]
         assert [hit["name"] for hit in hits[:2]] == ["one.png", "moved.png"], hits

@@ -23,8 +23,10 @@ def test_the_wheel_holds_what_is_not_python(builder):
     assert {f"retrieval/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")} <= files
     assert {"retrieval/reporting/report.html", "retrieval/web/static/index.html"} <= files
     assert not [name for name in files if name.split("/")[0] not in ("retrieval", "hardnet")]
-    recipes = {Path(place).as_posix(): name for place, name in builder.config.get_force_include().items()}
-    assert recipes[(ROOT / "configs" / "hardnet").as_posix()] == "hardnet/configs"
+    assert not [name for name in files if name.startswith("retrieval/configs/hardnet")]
+    recipes = builder.recurse_forced_files(builder.config.get_force_include())
+    forced = {Path(one.distribution_path).as_posix() for one in recipes}
+    assert {f"hardnet/configs/{path.name}" for path in (ROOT / "configs" / "hardnet").glob("*.yaml")} == forced
 
 
 def test_one_version(builder):

@@ -154,13 +154,23 @@ def test_commands_of_the_pages(words):
 
 
 @pytest.mark.parametrize("words", [w for page in (README, *PAGES.values()) for w in mentions(page)], ids=shlex.join)
-def test_commands_in_the_text(words):
-    """Their arguments may be left out, so those with a parser are asked for help."""
+def test_commands_in_the_text(words, capsys):
+    """Their arguments may be left out, so those with a parser are asked for help, which has to know their options."""
     if words[0] not in ("retrieval", "hardnet"):
         return check(words)
+    assert unknown_options(words, capsys) == []
+
+
+def test_an_option_that_nobody_knows_is_told(capsys):
+    assert unknown_options(["retrieval", "index", "--no-such-option"], capsys) == ["--no-such-option"]
+
+
+def unknown_options(words, capsys):
     with pytest.raises(SystemExit) as stop:
         check([*words, "--help"])
     assert stop.value.code == 0
+    known = set(re.findall(r"--?[\w-]+", capsys.readouterr().out))
+    return [word for word in words if word.startswith("-") and word.split("=")[0] not in known]
 
 
 def test_nothing_escapes():

@@ -6,9 +6,9 @@ and what to do; 130 interrupted, 143 terminated.
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import hardnet
@@ -80,7 +80,8 @@ def add_settings(parser: argparse.ArgumentParser, with_config: bool = True) -> N
         parser.add_argument(
             "--config",
             metavar="FILE",
-            help="YAML configuration, or the name of a shipped one, such as objects; defaults otherwise",
+            help="YAML configuration, or the name of a shipped one, such as objects (a file of that name: ./objects); "
+            "defaults otherwise",
         )
     parser.add_argument(
         "--set",
@@ -93,13 +94,16 @@ def add_settings(parser: argparse.ArgumentParser, with_config: bool = True) -> N
 
 
 class Listed(argparse.Action):
-    """An option of several values that may be parted by spaces or commas; the path of a file may hold commas."""
+    """An option of several values that may be parted by spaces or commas.
+
+    What is a file, or a path with a folder in it, is one value, whatever commas it holds.
+    """
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
         """Takes the values apart."""
-        parts = [[value] if Path(value).exists() else value.split(",") for value in values]
+        parts = [[value] if os.sep in value or os.path.exists(value) else value.split(",") for value in values]
         found = [part for several in parts for part in several if part]
         if not found:
             raise argparse.ArgumentError(self, f"expected names, got {' '.join(values)!r}")

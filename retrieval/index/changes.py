@@ -37,7 +37,7 @@ class Added(Generic[Index]):
     """What an addition did.
 
     Attributes:
-        collection: the index afterwards, of the class that was given.
+        collection: the index afterwards, of the class that was given; an `OpenedIndex` where a folder was.
         names: of the images that were added.
         replaced: those of them that took the place of an older photograph of their name.
         known: path and name, for photographs whose content is in the index under that name; they were left out.
@@ -167,7 +167,7 @@ def compact(index: str | Path | OpenedIndex) -> OpenedIndex:
         index: its folder, or what was opened of it.
 
     Returns:
-        The index afterwards, of the class that was given.
+        The index afterwards, of the class that was given; an `OpenedIndex` where a folder was.
 
     Raises:
         ArtefactError: the index is being changed by another process, or damaged, or the disk is full. Nothing was

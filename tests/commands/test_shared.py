@@ -14,6 +14,8 @@ from retrieval.commands.shared import Listed
         (["bow,bow+sv"], ["bow", "bow+sv"]),
         (["bow,", "hqe,hqe+ma"], ["bow", "hqe", "hqe+ma"]),
         (["my,weights.pth"], ["my,weights.pth"]),
+        (["/nowhere/my,weights.pth", "bow,hqe"], ["/nowhere/my,weights.pth", "bow", "hqe"]),
+        ([",".join(["bow"] * 100)], ["bow"] * 100),  # longer than the name of any file
     ],
 )
 def test_values_by_spaces_or_commas(tmp_path, monkeypatch, given, found):
