@@ -233,7 +233,9 @@ def read_photograph(path: str | Path, config: ImageConfig | None = None) -> byte
 
 
 def look_at(path: str | Path, config: ImageConfig | None = None) -> tuple[int, int]:
-    """Reads a photograph's file and header without decoding it: what `load_image` refuses for its header is refused.
+    """Reads a photograph's file and header: what `load_image` refuses for its header is refused.
+
+    Only a JPEG without its end marker is decoded, as nothing else tells whether it was cut off.
 
     Args:
         path: the file.
@@ -247,8 +249,11 @@ def look_at(path: str | Path, config: ImageConfig | None = None) -> tuple[int, i
     """
     config = config or ImageConfig()
     try:
-        header = read_header(_read_file(Path(path), config))
+        data = _read_file(Path(path), config)
+        header = read_header(data)
         _check_header(header, config)
+        if not header.ended:
+            _samples(data, config)
     except ImageError as error:
         raise ImageError(f"{display_name(path)}: {error}") from error
     return seen_size(header, config)

@@ -426,15 +426,17 @@ def test_odd_names_stay_on_one_line(capsys, photos, config, tmp_path):
     assert repr(name) in line
 
 
-def test_every_idf_is_zero(capsys, photos, config, tmp_path):
-    """A collection of one photograph: shared words, none of which adds anything."""
+def test_every_word_is_in_every_image(capsys, photos, config, tmp_path):
+    """A collection of one photograph: each of its words, which every image has, weighs 1."""
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "cat.png").write_bytes((photos / "cat.png").read_bytes())
     few = settings.load(None, ["vocabulary.words=50"], base=config)
     build_collection(list_images(tmp_path / "one"), tmp_path / "index", few)
     one = Retriever.open(tmp_path / "index").explain("cat.png", "cat.png")
-    assert (one.cosine, one.shared.contributions.sum(), one.shared.query_shares.sum()) == (0, 0, 0)
-    assert one.hit.score == one.hit.inliers > 20
+    sums = (one.cosine, one.shared.contributions.sum(), one.shared.query_shares.sum())
+    np.testing.assert_allclose(sums, (1, 1, 1), rtol=1e-6)
+    assert one.hit.score == pytest.approx(one.hit.inliers + 1)
+    assert one.hit.inliers > 20
     code, out, _ = run(capsys, "explain", tmp_path / "index", "cat.png", "cat.png")
     assert code == 0
     assert "nan" not in out
