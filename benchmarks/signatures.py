@@ -218,7 +218,7 @@ def _vote(retriever: Retriever, embedding: Embedding, query: Drawn, words: np.nd
     found["images verified"].append(0 if verified is None else int((verified.inliers > 0).sum()))
     config, segment = retriever.config, retriever.collection.snapshot.segments[0]
     first = scoring.hamming_votes(
-        segment, entries.words, signatures.reshape(len(owners), -1), owners, config.hamming, strict=config.hqe.strict
+        segment, entries.words, signatures.reshape(len(owners), -1), config.hamming, strict=config.hqe.strict
     )
     found["reliable images without geometry"].append(len(hqe.reliable_images(first, config.hqe)))
 

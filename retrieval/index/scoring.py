@@ -134,7 +134,6 @@ def hamming_votes(
     segment: Segment,
     words: np.ndarray,
     signatures: np.ndarray,
-    owners: np.ndarray,
     config: HammingConfig,
     word_weights: np.ndarray | None = None,
     norms: np.ndarray | None = None,
@@ -144,14 +143,15 @@ def hamming_votes(
     """Votes of the matches between a query's features and every image's.
 
     Two features match when they have the same word and their signatures differ in at most `threshold` bits h. A match
-    weighs exp(-(h / sigma)^2), times the weight of its word. The m matches that one query feature has in one image
-    count as their sum / sqrt(m) (intra-image burstiness, Jegou et al. 2009). The sum is divided by the image's norm.
+    weighs exp(-(h / sigma)^2), times the weight of its word. The m matches that one query feature has in one image by
+    one word count as their sum / sqrt(m) (intra-image burstiness, Jegou et al. 2009). The sum is divided by the image's
+    norm. A feature that stands for several words (multiple assignment) counts each of them for itself, as the program
+    of Tolias & Jegou 2014 does.
 
     Args:
         segment: the inverted file, with signatures.
         words: (E,) int words of the query's features; a feature may stand for several words (multiple assignment).
         signatures: (E, bits / 64) uint64, one for each of these words.
-        owners: (E,) int, the feature behind each entry.
         config: threshold and sigma.
         word_weights: (W,) float64, idf squared; None = ones.
         norms: (n,) from `binary_norms`; None = ones.
@@ -169,8 +169,6 @@ def hamming_votes(
     n = len(segment.sizes)
     compare = distances or functools.partial(hamming.distances, segment.signatures)
     weight_of = np.exp(-((np.arange(64 * signatures.shape[1] + 1) / config.sigma) ** 2))
-    order = np.argsort(owners, kind="stable")
-    words, signatures, owners = words[order], signatures[order], owners[order].astype(np.int64)
     starts, ends = segment.word_offsets[words], segment.word_offsets[words + 1]
     kept: list[tuple[np.ndarray, ...]] = [(np.empty(0, np.int64),) * 3]  # entry, image, distance
     for chunk in _batches(ends - starts, _CHUNK):
@@ -183,15 +181,12 @@ def hamming_votes(
     value = weight_of[distance]
     if word_weights is not None:
         value *= word_weights[words[entry]]
-    key = owners[entry] * n + image
-    if len(key) and (key[1:] < key[:-1]).any():  # several words of one feature: its matches in an image lie apart
-        by_key = np.argsort(key, kind="stable")
-        key, value, image = key[by_key], value[by_key], image[by_key]
-        distance = distance[by_key]
-    first = np.flatnonzero(np.append(True, key[1:] != key[:-1])[: len(key)])
+    new = np.ones(len(entry), bool)  # matches of an entry in an image lie together
+    new[1:] = (entry[1:] != entry[:-1]) | (image[1:] != image[:-1])
+    first = np.flatnonzero(new)
     scores = np.zeros(n)
     if len(first):
-        sizes = np.diff(np.append(first, len(key)))
+        sizes = np.diff(np.append(first, len(entry)))
         scores += np.bincount(image[first], np.add.reduceat(value, first) / np.sqrt(sizes), minlength=n)
     if norms is not None:
         np.divide(scores, norms, out=scores, where=norms > 0)

@@ -148,7 +148,6 @@ class Snapshot:
                 segment,
                 query.words,
                 query.signatures,
-                query.owners,
                 config,
                 self.idf_squared if final else None,
                 self.vote_norms[i] if final else None,

@@ -65,16 +65,15 @@ def votes_by_loops(images, query, config, strict, weighted):
     scores, close = [], []
     for image in images:
         total, strictly = 0.0, 0
-        for feature in sorted(set(query.owners.tolist())):
+        for asked, bits in zip(query.words, query.signatures, strict=True):  # one word of a feature is one burst
             weights = []
-            for entry in np.flatnonzero(query.owners == feature):
-                for word, signature in zip(image.words, image.signatures, strict=True):
-                    if word == query.words[entry]:
-                        h = differing(signature, query.signatures[entry])
-                        strictly += h <= strict
-                        if h <= config.threshold:
-                            weight = math.exp(-((h / config.sigma) ** 2))
-                            weights.append(weight * idf[word] ** 2 if weighted else weight)
+            for word, signature in zip(image.words, image.signatures, strict=True):
+                if word == asked:
+                    h = differing(signature, bits)
+                    strictly += h <= strict
+                    if h <= config.threshold:
+                        weight = math.exp(-((h / config.sigma) ** 2))
+                        weights.append(weight * idf[word] ** 2 if weighted else weight)
             if weights:
                 total += sum(weights) / math.sqrt(len(weights))
         norm = math.sqrt(sum(idf[word] ** 2 for word in set(image.words.tolist())))
@@ -98,8 +97,8 @@ def test_votes_equal_loops(seed, several):
     query = make_query(rng, prototypes, several=several)
     config = HammingConfig()
     squared, norms = weights_of(segment, images)
-    final = scoring.hamming_votes(segment, query.words, query.signatures, query.owners, config, squared, norms)
-    first = scoring.hamming_votes(segment, query.words, query.signatures, query.owners, config, strict=20)
+    final = scoring.hamming_votes(segment, query.words, query.signatures, config, squared, norms)
+    first = scoring.hamming_votes(segment, query.words, query.signatures, config, strict=20)
     np.testing.assert_allclose(final.scores, votes_by_loops(images, query, config, -1, True)[0], rtol=1e-5, atol=1e-6)
     expected, strictly = votes_by_loops(images, query, config, 20, False)
     np.testing.assert_allclose(first.scores, expected, rtol=1e-5, atol=1e-6)
@@ -109,9 +108,9 @@ def test_votes_equal_loops(seed, several):
 def test_votes_do_not_depend_on_the_size_of_a_batch(monkeypatch):
     rng, prototypes, _, segment = make_collection(4, n_images=30)
     query = make_query(rng, prototypes, features=40)
-    whole = scoring.hamming_votes(segment, query.words, query.signatures, query.owners, HammingConfig())
+    whole = scoring.hamming_votes(segment, query.words, query.signatures, HammingConfig())
     monkeypatch.setattr(scoring, "_CHUNK", 7)
-    parts = scoring.hamming_votes(segment, query.words, query.signatures, query.owners, HammingConfig())
+    parts = scoring.hamming_votes(segment, query.words, query.signatures, HammingConfig())
     np.testing.assert_array_equal(whole.scores, parts.scores)
     assert whole.scores.max() > 0
 
@@ -119,7 +118,7 @@ def test_votes_do_not_depend_on_the_size_of_a_batch(monkeypatch):
 def test_a_query_without_features_votes_for_nothing():
     _, _, _, segment = make_collection(4)
     empty = QueryWords(np.empty(0, np.int32), np.empty(0, np.int64), np.empty((0, 2), np.uint64))
-    found = scoring.hamming_votes(segment, empty.words, empty.signatures, empty.owners, HammingConfig(), strict=3)
+    found = scoring.hamming_votes(segment, empty.words, empty.signatures, HammingConfig(), strict=3)
     assert (found.scores == 0).all()
     assert (found.strict == 0).all()
 
@@ -127,7 +126,7 @@ def test_a_query_without_features_votes_for_nothing():
 def test_signatures_of_another_length_are_refused():
     _, _, _, segment = make_collection(4)
     with pytest.raises(ValueError, match="signatures"):
-        scoring.hamming_votes(segment, np.zeros(1, int), np.zeros((1, 1), np.uint64), np.zeros(1, int), HammingConfig())
+        scoring.hamming_votes(segment, np.zeros(1, int), np.zeros((1, 1), np.uint64), HammingConfig())
 
 
 # -- signatures ---------------------------------------------------------------------------------------------------
@@ -207,7 +206,7 @@ def test_votes_are_the_same_with_torch():
 
     rng, prototypes, _, segment = make_collection(4, n_images=30)
     query = make_query(rng, prototypes, features=40)
-    arguments = segment, query.words, query.signatures, query.owners, HammingConfig()
+    arguments = segment, query.words, query.signatures, HammingConfig()
     ours = scoring.hamming_votes(*arguments, strict=20)
     theirs = scoring.hamming_votes(*arguments, strict=20, distances=TorchDistances(segment.signatures, "cpu"))
     np.testing.assert_array_equal(ours.scores, theirs.scores)
@@ -346,16 +345,21 @@ def test_asmk_equals_the_asmk_package(binary, idf):
 
 def expansion_by_loops(images, reliable, query, config, drawn):
     """The merged query as {word: bits}, from the images and the bits drawn for undecided votes."""
-    own = sorted(set(query.words.tolist()))
+    own = set(query.words.tolist())
     counts = {}
     for i in reliable:
-        for word in set(images[i].words.tolist()) - set(own):
+        for word in set(images[i].words.tolist()):
             counts[word] = counts.get(word, 0) + 1
-    new = sorted(counts, key=lambda word: (-counts[word], word))[: int(config.new_words * len(own))]
+    wanted, taken, new = int(config.new_words * len(own)), set(), 0
+    for word in sorted(counts, key=lambda word: (-counts[word], word)):
+        if new == wanted:
+            break
+        taken.add(word)
+        new += word not in own
     merged = {}
-    for place, word in enumerate(sorted([*own, *new])):
+    for place, word in enumerate(sorted(own | taken)):
         voters = [hamming.unpack(s) for w, s in zip(query.words, query.signatures, strict=True) if w == word]
-        for i in reliable:
+        for i in reliable if word in taken else []:
             voters += [
                 hamming.unpack(s) for w, s in zip(images[i].words, images[i].signatures, strict=True) if w == word
             ]
@@ -373,7 +377,7 @@ def test_expansion_equals_loops(seed, share):
     rng, prototypes, images, segment = make_collection(seed)
     query = make_query(rng, prototypes, features=2, several=2)
     config, votes = HqeConfig(new_words=share, min_matches=2, strict=30, depth=4), HammingConfig()
-    first = scoring.hamming_votes(segment, query.words, query.signatures, query.owners, votes, strict=config.strict)
+    first = scoring.hamming_votes(segment, query.words, query.signatures, votes, strict=config.strict)
     scores, strictly = votes_by_loops(images, query, votes, config.strict, False)
     ranked = sorted(range(len(images)), key=lambda i: (-round(scores[i], 9), i))[:4]
     expected = [i for i in ranked if scores[i] > 0 and strictly[i] >= 2]

@@ -1,9 +1,10 @@
 """Hamming query expansion (Tolias & Jegou 2014): the query's words and signatures, refined by reliable images.
 
 A first pass votes without idf and without norms. Reliable images are those with enough matches under a strict
-threshold (or, with geometry, those that verification confirms). Words that many of them share join the query, and all
-signatures that a word has in the query and in the reliable images are merged into one by majority, bit by bit. The
-second pass votes with the merged query.
+threshold (or, with geometry, those that verification confirms). The words that most of them have are taken, whether the
+query has them or not, until enough new ones are among them; all signatures that a taken word has in the query and in
+the reliable images are merged into one by majority, bit by bit. Words of the query that were not taken keep their own.
+The second pass votes with the merged query. All this is what the authors' program does.
 """
 
 import numpy as np
@@ -75,21 +76,24 @@ def expand(query: QueryWords, index: Snapshot, rows: np.ndarray, config: HqeConf
         seed: of the bits that a vote leaves undecided.
 
     Returns:
-        Every word of the query, and of the other words of `rows` those that most reliable images have (ties by word
-        id), up to `new_words` times as many as the query has distinct ones; one signature each. All words of the query
-        take the reliable images' signatures in, however few of these images have them.
+        Every word of the query and the words taken from `rows`, one signature each. Words are taken in the order of how
+        many reliable images have them (ties by word id), up to and with the n-th that is new to the query, n being
+        `new_words` times the query's distinct words, rounded down; all where there are fewer new ones. Only they take
+        the reliable images' signatures in.
     """
     assert query.signatures is not None
     own = np.unique(query.words)
     words = index.words_at(rows)
     pairs = np.unique(np.stack([words, index.images_at(rows)]), axis=1)
-    others, images = np.unique(pairs[0][~np.isin(pairs[0], own)], return_counts=True)
-    most_common = others[np.argsort(-images, kind="stable")]
-    chosen = np.sort(np.concatenate([own, most_common[: int(config.new_words * len(own))]])).astype(np.int32)
-    taken = np.isin(words, chosen)
+    found, images = np.unique(pairs[0], return_counts=True)
+    listed = found[np.argsort(-images, kind="stable")]
+    already = np.cumsum(~np.isin(listed, own, assume_unique=True))
+    wanted = int(config.new_words * len(own))
+    taken = np.isin(words, listed[: int(np.searchsorted(already, wanted)) + 1] if wanted else [])
     all_words = np.concatenate([query.words, words[taken]])
     signatures = np.concatenate([query.signatures, index.signatures_at(rows[taken])])
     merged = majority(all_words, signatures, np.random.default_rng(seed))
+    chosen = np.unique(all_words).astype(np.int32)
     return QueryWords(chosen, np.arange(len(chosen)), merged)
 
 
