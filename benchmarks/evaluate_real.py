@@ -34,7 +34,8 @@ GATE_WORDS = 10_000
 GATE_LIST = Path(__file__).with_name("gate_photographs.txt")
 TABLE_ROWS = ("bow", "bow+sv", "bow+sv+qe")
 MODES = ("original", "expanded", "none")
-NAME, VOCABULARY = "paris250+sf300", "sf300"
+VOCABULARY = "sf300"
+NAME = f"paris250+{VOCABULARY}"
 
 
 def main() -> int:
@@ -119,18 +120,32 @@ def real_benchmark(data: Path, gate: bool) -> Benchmark:
     Raises:
         DatasetError: photographs or ground truth are missing.
     """
-    paris = [f"paris250/images/{name}" for name in list_images(data / "paris250" / "images").names]
-    francisco = [f"sf300/images/{name}" for name in list_images(data / "sf300" / "images").names]
-    truth = read_groundtruth(data / "paris250" / "groundtruth")
-    if gate:
-        listed = set(GATE_LIST.read_text().split())
-        paris = [name for name in paris if Path(name).name in listed]
-        francisco = [name for name in francisco if Path(name).name in listed]
-        truth = restricted(truth, {Path(name).stem for name in paris})
+    whole = paris_benchmark(data, "paris250")
+    if not gate:
+        return whole
+    listed = set(GATE_LIST.read_text().split())
+    images, francisco = (
+        ImageSet(data, tuple(name for name in one.names if Path(name).name in listed))
+        for one in (whole.images, whole.vocabulary_images)
+    )
+    truth = restricted(whole.ground_truth, {Path(name).stem for name in images.names})
+    return replace(whole, images=images, vocabulary_images=francisco, ground_truth=truth)
+
+
+def paris_benchmark(data: Path, name: str) -> Benchmark:
+    """The photographs of ``paris250`` or ``paris183`` among those of San Francisco.
+
+    Raises:
+        DatasetError: photographs or ground truth are missing.
+    """
+    paris, francisco = (
+        [f"{folder}/images/{image}" for image in list_images(data / folder / "images").names]
+        for folder in (name, VOCABULARY)
+    )
     return Benchmark(
-        NAME,
+        f"{name}+{VOCABULARY}",
         ImageSet(data, tuple(sorted(paris + francisco))),
-        truth,
+        read_groundtruth(data / name / "groundtruth"),
         VOCABULARY,
         ImageSet(data, tuple(francisco)),
     )

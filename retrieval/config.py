@@ -246,17 +246,19 @@ class ExpansionConfig:
     """Average query expansion (Chum et al. 2007).
 
     Example:
-        >>> ExpansionConfig(rerank="none").min_inliers
-        21
+        >>> ExpansionConfig(rerank="none").significance
+        6.0
     """
 
-    min_inliers: int = 21  # a source has more than 20 inliers (Chum et al. 2007)
+    significance: float = 6.0  # of a source: chance gives its inliers in one of 10^6 photographs; see docs/results.md
+    min_inliers: int = 4  # fewest inliers of a source, beside its significance; Chum et al. 2007 asked for 21
     max_images: int = 50  # at most so many sources (Chum et al. 2007: top m < 50)
     rerank: str = "expanded"  # second verification: "original" query, "expanded" query, or "none"
     max_features: int = 3000  # features of the expanded query that are verified; measured, see docs/results.md
 
     def __post_init__(self) -> None:
         _one_of("expansion.rerank", self.rerank, ("original", "expanded", "none"))
+        _at_least("expansion.significance", self.significance, 0.0)
         _at_least("expansion.min_inliers", self.min_inliers, 3)
         _at_least("expansion.max_images", self.max_images, 1)
         _at_least("expansion.max_features", self.max_features, 1)

@@ -28,14 +28,26 @@ class Verified:
     """The outcome for every shortlisted image.
 
     Attributes:
+        pairs: (n,) int64 putative pairs that they were found among.
         inliers: (n,) int64 one-to-one inliers; 0 where fewer than `min_inliers` were found.
         transforms: (n, 2, 3) float64 query -> image in original pixels; NaN where not verified.
         matches: for each image the (m, 2) int64 inlier pairs: query feature, row in the index.
     """
 
+    pairs: np.ndarray
     inliers: np.ndarray
     transforms: np.ndarray
     matches: tuple[np.ndarray, ...]
+
+
+def joined(first: Verified, second: Verified) -> Verified:
+    """Two outcomes as one: the images of `second` behind those of `first`; matches are with features of one query."""
+    return Verified(
+        np.concatenate([first.pairs, second.pairs]),
+        np.concatenate([first.inliers, second.inliers]),
+        np.concatenate([first.transforms, second.transforms]),
+        first.matches + second.matches,
+    )
 
 
 def verify(
@@ -81,7 +93,7 @@ def verify(
         both = np.stack([putatives.query[chosen], putatives.row[chosen]], axis=1)
         for slot in promising[verified]:
             matches[slot] = both[bounds[slot] : bounds[slot + 1]]
-    return Verified(inliers, transforms, tuple(matches))
+    return Verified(np.diff(putatives.starts), inliers, transforms, tuple(matches))
 
 
 @dataclass(frozen=True, eq=False)

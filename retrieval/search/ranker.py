@@ -5,7 +5,6 @@ Shortlist or votes or kernel, spatial verification, expansion; all on one snapsh
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -15,7 +14,8 @@ from retrieval.errors import ArtefactError, ConfigError, RetrievalError
 from retrieval.features.store import ImageFeatures
 from retrieval.geometry.frames import inside_box
 from retrieval.geometry.putatives import QueryWords, find_putatives
-from retrieval.geometry.verification import verify
+from retrieval.geometry.significance import significance
+from retrieval.geometry.verification import Verified, joined, verify
 from retrieval.index import scoring
 from retrieval.search.expansion import average
 from retrieval.search.expansion import hamming as hqe
@@ -81,40 +81,52 @@ class Ranker:
 
     def verify(self, ranking: Ranking) -> Ranking:
         """Verifies the first `verification.depth` images and puts the verified ones first, by inliers."""
-        config = self.config.verification
-        index, query = self.collection.snapshot, ranking.query
-        ids = ranking.ids[: config.depth]
-        putatives = find_putatives(query.paired, ids, index, config)
-        outcome = verify(
-            putatives,
-            query.regions,
-            query.longest_side,
-            index.regions(putatives.row),
-            index.sizes[ids].max(axis=1, initial=1),
-            config,
-        )
+        ids = ranking.ids[: self.config.verification.depth]
+        outcome = self._verified(ranking.query, ids)
         inliers = np.zeros(len(ranking.ids), np.int64)
         inliers[: len(ids)] = outcome.inliers
         places = np.full(len(ranking.ids), -1)
         places[: len(ids)] = np.where(outcome.inliers > 0, np.arange(len(ids)), -1)
         scores = ranking.scores / ranking.divisor + inliers
         order = np.lexsort((np.arange(len(scores)), -ranking.scores, -inliers))
-        return Ranking(ranking.ids[order], scores[order], places[order], outcome, query)
+        return Ranking(ranking.ids[order], scores[order], places[order], outcome, ranking.query)
+
+    def _verified(self, query: QueryFeatures, ids: np.ndarray) -> Verified:
+        """The outcome of verification for some images."""
+        config, index = self.config.verification, self.collection.snapshot
+        putatives = find_putatives(query.paired, ids, index, config)
+        regions, sides = index.regions(putatives.row), index.sizes[ids].max(axis=1, initial=1)
+        return verify(putatives, query.regions, query.longest_side, regions, sides, config)
 
     def expand(self, ranking: Ranking) -> Ranking:
-        """Average query expansion of a verified ranking; without a source the ranking is returned as it is."""
+        """Average query expansion of a verified ranking; without a source the ranking is returned as it is.
+
+        Images are verified once more (`expansion.rerank`) and ordered by significance, that of the first verification
+        where it is greater; those that are not significant keep the order of the expanded query's words.
+        """
         sources = self.sources(ranking)
-        if not sources:
+        if not sources or ranking.verified is None:
             return ranking
-        expanded = average.expand(ranking.query, sources)
-        again = self.shortlist(expanded)
-        config = self.config.expansion
+        query = ranking.query
+        expanded = average.expand(query, sources)
+        again, config = self.shortlist(expanded), self.config.expansion
         if config.rerank == "none":
             return again
-        query = ranking.query
         if config.rerank == "expanded":
             query = average.consolidate(expanded, len(query.words), config.max_features)
-        return self.verify(replace(again, query=query))
+        ids = again.ids[: self.config.verification.depth]
+        verified = joined(ranking.verified, self._verified(query, ids))
+        earlier, later = np.full((2, len(self.collection.names)), -1)
+        earlier[ranking.ids] = ranking.places
+        later[ids] = np.arange(len(ids)) + len(ranking.verified.inliers)
+        sure = np.append(significance(verified.inliers, verified.pairs, self.config.verification), -np.inf)
+        places = np.where(sure[earlier] >= sure[later], earlier, later)[again.ids]
+        found = sure[places]
+        gain = np.maximum(found, 0.0)
+        scores = again.scores / again.divisor + gain
+        order = np.lexsort((np.arange(len(scores)), -again.scores, -gain))
+        places = np.where(np.isfinite(found), places, -1)
+        return Ranking(again.ids[order], scores[order], places[order], verified, query)
 
     def expand_hamming(self, query: QueryFeatures, geometry: bool) -> Ranking:
         """Hamming query expansion; without a reliable image, the votes of the query as it is.
@@ -188,16 +200,28 @@ class Ranker:
         ]
 
     def sources(self, ranking: Ranking) -> list[Source]:
-        """The verified results with at least `expansion.min_inliers`, best first, at most `max_images`."""
-        config = self.config.expansion
+        """The verified results that average query expansion takes, most significant first.
+
+        Each has at least `expansion.min_inliers` inliers and `expansion.significance`; at most `max_images` are taken.
+        What shows the query photograph itself lends nothing new and is left out.
+        """
+        config, verified, index = self.config.expansion, ranking.verified, self.collection.snapshot
+        if verified is None:
+            return []
+        sure = significance(verified.inliers, verified.pairs, self.config.verification)
+        taken = (verified.inliers >= config.min_inliers) & (sure >= config.significance)
         found: list[Source] = []
-        for image_id, place in zip(ranking.ids, ranking.places, strict=True):
-            if len(found) == config.max_images or place < 0 or ranking.verified is None:
+        at = ranking.places >= 0
+        images = dict(zip(ranking.places[at].tolist(), ranking.ids[at].tolist(), strict=True))
+        order = np.argsort(-sure, kind="stable")
+        for place in order[taken[order]]:
+            if len(found) == config.max_images:
                 break
-            if ranking.verified.inliers[place] < config.min_inliers:
-                break
-            words, regions = self.collection.snapshot.image(int(image_id))
-            found.append(Source(ranking.verified.transforms[place], words, regions))
+            query, row = verified.matches[place].T
+            if average.is_same_picture(ranking.query.regions[query], index.regions(row)):
+                continue
+            words, regions = index.image(images[int(place)])
+            found.append(Source(verified.transforms[place], words, regions))
         return found
 
     def hits(self, ranking: Ranking, top: int | None = None) -> list[Hit]:

@@ -16,7 +16,8 @@ class Hit(ByContents):
     Attributes:
         name: image name in the index.
         rank: 1 for the best.
-        score: higher is better: tf-idf cosine (0..1), votes or kernel, plus the number of inliers where verified.
+        score: higher is better: tf-idf cosine (0..1), votes or kernel, plus the number of inliers where verified; after
+            average query expansion plus their significance instead.
         inliers: one-to-one inliers, 0 where not verified.
         transform: (2, 3) query -> image in original pixels, or None where not verified.
         matches: (m, 2, 6) float32 inlier regions: in the query photograph, in this image.

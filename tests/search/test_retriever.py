@@ -13,6 +13,7 @@ from retrieval import config as settings
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.evaluation.pipeline import build_collection
 from retrieval.geometry import frames
+from retrieval.geometry.significance import significance
 from retrieval.photographs.folder import list_images
 from retrieval.search.retriever import Retriever
 from tests.conftest import view
@@ -97,6 +98,52 @@ def test_no_source_leaves_the_verified_list(index):
         retriever.query("scenes/coffee_0.jpg", expand="aqe"),
     )
     assert [(hit.name, hit.score) for hit in plain] == [(hit.name, hit.score) for hit in expanded]
+
+
+def _sure(ranking, config):
+    """Image -> significance of the verification that a ranking shows of it."""
+    found = significance(ranking.verified.inliers, ranking.verified.pairs, config.verification)
+    return {int(image): found[place] for image, place in zip(ranking.ids, ranking.places, strict=True) if place >= 0}
+
+
+def test_expansion_trusts_the_better_of_two_verifications(retriever):
+    ranker = retriever.ranker
+    query = retriever.prepare("scenes/coffee_0.jpg")
+    verified = ranker.verify(ranker.shortlist(query))
+    expanded = ranker.expand(verified)
+    before, after = _sure(verified, retriever.config), _sure(expanded, retriever.config)
+    assert all(after[image] >= before[image] for image in before)
+    assert any(after[image] > before[image] for image in before)
+    shown = np.array([max(after.get(int(image), 0.0), 0.0) for image in expanded.ids])
+    assert (np.diff(shown) <= 0).all()
+    assert (np.diff(expanded.scores) <= 0).all()
+    for hit in ranker.hits(expanded, 3):  # whichever verification it was, its matches fit its transform
+        carried = frames.apply(hit.transform, hit.matches[:, 0])
+        assert np.hypot(*(carried - hit.matches[:, 1, :2]).T).max() < 40
+
+
+def test_the_querys_own_photograph_is_no_source(retriever, photos):
+    ranker, name = retriever.ranker, "scenes/coffee_0.jpg"
+    words, _ = retriever.collection.snapshot.image(retriever.collection.ids[name])
+    array = cv2.imread(str(photos / name))
+    for query in (
+        retriever.prepare(name),
+        retriever.prepare(name, box=(20, 10, 300, 250)),
+        retriever.prepare(array[8:-20, 12:-4]),
+    ):
+        verified = ranker.verify(ranker.shortlist(query))
+        assert ranker.hits(verified, 1)[0].name == name
+        sources = ranker.sources(verified)
+        assert sources
+        assert not any(np.array_equal(source.words, words) for source in sources)
+
+
+@pytest.mark.parametrize("setting", ["significance=1000", "min_inliers=100000"])
+def test_a_source_is_significant_and_has_inliers(index, setting):
+    config = settings.load(None, [f"expansion.{setting}"], base=Retriever.open(index).config)
+    ranker = Retriever.open(index, config).ranker
+    query = ranker.queries.features("scenes/coffee_0.jpg")
+    assert ranker.sources(ranker.verify(ranker.shortlist(query))) == []
 
 
 @pytest.mark.parametrize(

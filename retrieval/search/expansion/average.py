@@ -56,22 +56,35 @@ def expand(query: QueryFeatures, sources: list[Source]) -> QueryFeatures:
     return replace(query, words=all_words, regions=np.concatenate(regions), weights=weights, assigned=None)
 
 
+def is_same_picture(query: np.ndarray, image: np.ndarray) -> bool:
+    """Whether matched regions (m, 6) of the query and of an image are those of one picture, whole or cropped.
+
+    Then nine of ten are moved alike to a pixel: another photograph of the same thing is never so exact.
+    """
+    moved = image[:, :2] - query[:, :2]
+    return bool((np.abs(moved - np.median(moved, axis=0)).max(axis=1) <= 1).mean() >= 0.9)
+
+
 def consolidate(expanded: QueryFeatures, own: int, limit: int) -> QueryFeatures:
     """The geometry of an expanded query, reduced to what photographs agree on.
 
     Args:
         expanded: from `expand`; its first `own` features are the original query's.
         own: number of original features.
-        limit: most features to keep; places of the original query's are kept in any case.
+        limit: most features to keep; those of the original query are kept in any case.
 
     Returns:
-        One feature per word and place (cells of `SAME_PLACE`): the original query's, then those with most features
-        behind them, ties in the order of the sources.
+        The original query's features, unchanged and first; then one feature per word and place (cells of `SAME_PLACE`)
+        where the original query has none, those with most weight behind them first, ties in the order of the sources.
     """
     cell = SAME_PLACE * expanded.longest_side / REFERENCE_SIDE
-    place = np.floor(expanded.regions[:, :2] / cell).astype(np.int64)
-    key = np.column_stack([expanded.words, place])
-    _, first, support = np.unique(key, axis=0, return_index=True, return_counts=True)
-    order = np.lexsort((first, -support, first >= own))
-    kept = np.sort(first[order][: max(limit, int((first < own).sum()))])
+    column, row = np.floor(expanded.regions[:, :2] / cell).astype(np.int64).T
+    column, row = column - column.min(initial=0), row - row.min(initial=0)
+    key = (expanded.words * (row.max(initial=0) + 1) + row) * (column.max(initial=0) + 1) + column
+    _, first, place = np.unique(key, return_index=True, return_inverse=True)
+    support = np.bincount(place, expanded.weights)
+    new = first >= own
+    first, support = first[new], support[new]
+    order = np.lexsort((first, -support))[: max(limit - own, 0)]
+    kept = np.concatenate([np.arange(own), np.sort(first[order])])
     return replace(expanded, words=expanded.words[kept], regions=expanded.regions[kept], weights=expanded.weights[kept])

@@ -3,7 +3,7 @@
 import numpy as np
 
 from retrieval.geometry import frames
-from retrieval.search.expansion.average import Source, consolidate, expand
+from retrieval.search.expansion.average import Source, consolidate, expand, is_same_picture
 from retrieval.search.queries import QueryFeatures
 
 
@@ -46,22 +46,39 @@ def test_without_a_box_the_photograph_is_the_box():
 
 
 def test_consolidation_keeps_the_query_and_what_sources_agree_on():
-    """Plain loops: one feature per word and 32-pixel cell (at 1024 px), own ones first, then by support."""
+    """Plain loops: the query as it is, then one feature per word and 32-pixel cell (at 1024 px) by what is behind it."""
     rng = np.random.default_rng(4)
     own, everything = 40, 400
     regions = np.zeros((everything, 6), np.float32)
     regions[:, :2] = rng.uniform(0, 300, (everything, 2))
     regions[:, [2, 4]] = 2
     words = rng.integers(0, 6, everything).astype(np.int32)
-    expanded = QueryFeatures(words, regions, np.full(everything, 0.1, np.float32), (512, 400), None)
+    weights = rng.choice([0.125, 0.25], everything).astype(np.float32)
+    expanded = QueryFeatures(words, regions, weights, (512, 400), None)
     cells: dict[tuple[int, int, int], list[int]] = {}
     for i in range(everything):
         x, y = regions[i, :2] / 16
         cells.setdefault((int(words[i]), int(x // 1), int(y // 1)), []).append(i)
-    mine = [group[0] for group in cells.values() if group[0] < own]
     for limit in (10, 60, 150, 1000):
-        others = sorted((g for g in cells.values() if g[0] >= own), key=lambda g: (-len(g), g[0]))
-        expected = sorted(mine + [g[0] for g in others[: max(0, limit - len(mine))]])
+        others = sorted((g for g in cells.values() if g[0] >= own), key=lambda g: (-sum(weights[g]), g[0]))
+        expected = [*range(own), *sorted(g[0] for g in others[: max(0, limit - own)])]
         found = consolidate(expanded, own, limit)
         np.testing.assert_array_equal(found.regions, regions[expected])
         np.testing.assert_array_equal(found.words, words[expected])
+
+
+def test_a_picture_is_known_by_its_matches_whole_or_cropped():
+    rng = np.random.default_rng(2)
+    regions = rng.uniform(0, 500, (40, 6)).astype(np.float32)
+    assert is_same_picture(regions, regions)
+    cropped = regions.copy()
+    cropped[:, :2] -= (120, 35)
+    cropped[:, :2] += rng.uniform(-0.4, 0.4, (40, 2))
+    cropped[:3, :2] += 20  # some matches are with others of the same word
+    assert is_same_picture(regions, cropped)
+    another = regions.copy()
+    another[:, :2] *= 1.02
+    assert not is_same_picture(regions, another)
+    shaken = regions.copy()
+    shaken[:, :2] += rng.normal(0, 2, (40, 2))
+    assert not is_same_picture(regions, shaken)
