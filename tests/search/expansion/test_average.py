@@ -46,7 +46,7 @@ def test_without_a_box_the_photograph_is_the_box():
 
 
 def test_consolidation_keeps_the_query_and_what_sources_agree_on():
-    """Plain loops: the query as it is, then one feature per word and 32-pixel cell (at 1024 px) by what is behind it."""
+    """Plain loops: the query as it is, then a feature per word and 32-pixel cell (at 1024 px) by what is behind it."""
     rng = np.random.default_rng(4)
     own, everything = 40, 400
     regions = np.zeros((everything, 6), np.float32)
