@@ -7,7 +7,6 @@ import os
 import re
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -151,12 +150,12 @@ class Service:
         Args:
             page: from 1.
             size: photographs on a page.
-            text: only names that contain it, upper and lower case alike.
+            text: only names that contain it, upper and lower case alike, and accents in either spelling of Unicode.
         """
         opened = self.current()
-        names: Sequence[str] = opened.retriever.collection.names
+        names = opened.retriever.collection.names
         if text:
-            names = [name for name in names if text.casefold() in name.casefold()]
+            names = opened.retriever.collection.typed.containing(text)
         first = (page - 1) * size
         return {
             "images": [self._indexed(opened, name).tree() for name in names[first : first + size]],
