@@ -2,7 +2,7 @@
 
 A photograph becomes a grey image at working size plus the mapping back to the pixels its owner sees. Grey is
 the mean of blue, green and red. What is transparent lies over `GROUND`: the colour stored under it does not
-count. 16-bit samples are scaled by 1/257. Whatever cannot be used raises `ImageError`, which names the file and
+count. White becomes 255 (`white.py`). Whatever cannot be used raises `ImageError`, which names the file and
 the reason.
 """
 
@@ -21,6 +21,7 @@ from retrieval.photographs.ground import GROUND
 from retrieval.photographs.headers import Header, read_header
 from retrieval.photographs.samples import check_header, opencv_samples, samples_of
 from retrieval.photographs.sizes import check_size, seen_size, shrunk_to, turned, working_size
+from retrieval.photographs.white import white_of
 
 __all__ = [
     "GROUND",
@@ -97,7 +98,8 @@ def load_image(
 
     Args:
         source: path, bytes of a JPEG, PNG, TIFF, WebP, PPM/PGM or BMP file, or pixels: (H, W) or (H, W, 3),
-            in any channel order, uint8, uint16 (0..65535) or float (0..255, or 0..1).
+            in any channel order, uint8, uint16 (0..65535, or of fewer bits as in `white.py`) or float (0..255,
+            or 0..1).
         config: orientation, working size and limits; None for the defaults.
         name: what error messages call the photograph; by default the path.
 
@@ -158,19 +160,23 @@ def load_pixels(path: str | Path, config: ImageConfig | None = None) -> np.ndarr
 
     Returns:
         (H, W) or (H, W, 3) uint8 or uint16, channels in OpenCV's order (blue, green, red); white is the type's
-        largest value.
+        largest value: samples of 9 to 15 bits in a 16-bit file are stretched to 16.
 
     Raises:
         ImageError: as `load_image`, except that uniform pixels are fine; also a PPM/PGM file whose white is another.
     """
     config = config or ImageConfig()
     try:
-        pixels, header = samples_of(read_file(Path(path), config), config)
-        if header.peak not in (None, np.iinfo(pixels.dtype).max):
-            raise ImageError(f"its white is {header.peak}: convert it to 8 or 16 bits")
+        found = samples_of(read_file(Path(path), config), config)
+        full = int(np.iinfo(found.pixels.dtype).max)
+        if found.header.peak not in (None, full):
+            raise ImageError(f"its white is {found.header.peak}: convert it to 8 or 16 bits")
     except ImageError as error:
         raise ImageError(f"{display_name(path)}: {error}") from error
-    return pixels
+    if found.white == full:
+        return found.pixels
+    stretched = (found.pixels.astype(np.uint32) * full + found.white // 2) // found.white
+    return stretched.astype(found.pixels.dtype)
 
 
 def load_picture(source: str | Path | bytes, config: ImageConfig | None = None, side: int | None = None) -> np.ndarray:
@@ -202,14 +208,14 @@ def _picture(data: bytes, config: ImageConfig, side: int | None) -> np.ndarray:
     factor = max((f for f in _REDUCED if side and f * side <= longest), default=1)
     if factor > 1 and header.format == "JPEG" and header.ended:
         check_header(header, config)
-        pixels = opencv_samples(data, header.format, _REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION)
+        pixels, white = opencv_samples(data, header.format, _REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION), 255
     else:
-        pixels, header = samples_of(data, config, whole=False)
+        found = samples_of(data, config, whole=False)
+        pixels, white = found.pixels, found.white
     if side:
         pixels = shrunk_to(pixels, side)
-    peak = header.peak or np.iinfo(pixels.dtype).max
-    if pixels.dtype != np.uint8 or peak != 255:
-        pixels = cv2.convertScaleAbs(pixels, alpha=255.0 / peak)
+    if pixels.dtype != np.uint8 or white != 255:
+        pixels = cv2.convertScaleAbs(pixels, alpha=255.0 / white)
     if pixels.ndim == 2:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
     return turned(pixels, header.orientation) if config.exif == "apply" else pixels
@@ -217,12 +223,12 @@ def _picture(data: bytes, config: ImageConfig, side: int | None) -> np.ndarray:
 
 def _decode(data: bytes, config: ImageConfig) -> tuple[np.ndarray, int]:
     """(H, W) float32 grey pixels of a file's bytes, at full size and turned as configured, and the file's pages."""
-    pixels, header = samples_of(data, config)
-    gray = _gray(pixels, header.peak)
+    found = samples_of(data, config)
+    gray, header = _gray(found.pixels, found.white), found.header
     return turned(gray, header.orientation) if config.exif == "apply" else gray, header.pages
 
 
-def _gray(pixels: np.ndarray, peak: int | None = None) -> np.ndarray:
+def _gray(pixels: np.ndarray, white: int | None = None) -> np.ndarray:
     """(H, W) float32: the mean of the first three channels, scaled so that white is 255."""
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
         raise ImageError(f"expected pixels of shape (H, W) or (H, W, 3), got {pixels.shape}")
@@ -233,11 +239,11 @@ def _gray(pixels: np.ndarray, peak: int | None = None) -> np.ndarray:
     if np.issubdtype(pixels.dtype, np.floating) and pixels.max() <= 1.0:  # of 255 that would be no picture at all
         logger.info("float pixels that lie in 0..1: taken as 0..255 after multiplication by 255")
         pixels = pixels * 255.0
-    if peak is None:
-        peak = 65535 if pixels.dtype == np.uint16 else 255
+    if white is None:
+        white = white_of(pixels) if pixels.dtype == np.uint16 else 255
     channels = [pixels] if pixels.ndim == 2 else [pixels[:, :, channel] for channel in range(3)]
     gray = channels[0].astype(np.float32)
     for channel in channels[1:]:
         gray += channel
-    gray /= len(channels) * peak / 255.0  # sums below 2^24 are exact in float32, so white is 255 exactly
+    gray /= len(channels) * white / 255.0  # sums below 2^24 are exact in float32, so white is 255 exactly
     return np.minimum(gray, 255.0, out=gray)  # a PNM sample may exceed the declared peak

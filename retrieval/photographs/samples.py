@@ -2,6 +2,7 @@
 
 import logging
 import zlib
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from retrieval.photographs.ground import opaque
 from retrieval.photographs.headers import JPEG_STARTS, Header, ended_jpeg, filled_jpeg, read_header
 from retrieval.photographs.quiet import quiet_opencv
 from retrieval.photographs.sizes import check_size
+from retrieval.photographs.white import white_of
 
 logger = logging.getLogger(__name__)
 
@@ -20,8 +22,23 @@ _DECODE = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTAT
 _DECODE_ALPHA = cv2.IMREAD_UNCHANGED  # the same with a fourth channel
 
 
-def samples_of(data: bytes, config: ImageConfig, whole: bool = True) -> tuple[np.ndarray, Header]:
-    """(H, W) or (H, W, 3) uint8 or uint16 samples of a file's bytes, and the file's header.
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What a file holds, decoded.
+
+    Attributes:
+        pixels: (H, W) or (H, W, 3) uint8 or uint16, as stored; channels in OpenCV's order (blue, green, red).
+        white: the sample value that means white.
+        header: of the file.
+    """
+
+    pixels: np.ndarray
+    white: int
+    header: Header
+
+
+def samples_of(data: bytes, config: ImageConfig, whole: bool = True) -> Samples:
+    """The samples of a file's bytes.
 
     They are as stored, but what is transparent is composed over `GROUND` here, once for everybody. With `whole`, or
     without an end marker, a JPEG is decoded again to find out whether its data end too early.
@@ -53,7 +70,10 @@ def samples_of(data: bytes, config: ImageConfig, whole: bool = True) -> tuple[np
         )
     if pixels.dtype not in (np.uint8, np.uint16):
         raise ImageError(f"{pixels.dtype} samples have no fixed range: convert it to 8 or 16 bits")
-    return opaque(pixels, header), header
+    white = header.peak
+    if white in (None, int(np.iinfo(pixels.dtype).max)):
+        white = white_of(pixels, header.alpha == "premultiplied", header.key)
+    return Samples(opaque(pixels, header, white), white, header)
 
 
 def check_header(header: Header, config: ImageConfig) -> None:
