@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,6 @@ from retrieval.search.as_json import explanation_tree, search_tree
 
 if TYPE_CHECKING:
     from retrieval.search.explanation import Explanation, Placement, SharedWords
-
-logger = logging.getLogger(__name__)
 
 
 def add_parser(verbs: Any) -> None:
@@ -89,9 +86,7 @@ def _query(arguments: argparse.Namespace) -> int:
     if arguments.top < 1:
         raise RetrievalError(f"--top {arguments.top}: expected at least 1")
     features = retriever.prepare(arguments.photo, arguments.box, arguments.expand)
-    if not len(features.words):
-        where = "the photograph" if features.box is None else "the box"
-        logger.warning("no feature lies in %s, so nothing can be found", where)
+    features.tell_of_none()
     hits = retriever.search(features, arguments.top, verify=not arguments.no_verify, expand=arguments.expand)
     if arguments.figure is not None:
         draw_sheet(arguments, retriever, features, hits)

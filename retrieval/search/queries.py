@@ -75,6 +75,19 @@ class QueryFeatures(ByContents):
         """The words that putative pairs are made with."""
         return self.assigned or QueryWords(self.words, np.arange(len(self.words)))
 
+    def tell_of_none(self) -> None:
+        """Warns where there is no feature, so that nobody takes finding nothing for an answer.
+
+        Example:
+            >>> Retriever.open("holidays.index").prepare("tower.jpg").tell_of_none()
+        """
+        if not len(self.words):
+            if self.box is None:
+                where, why = "photograph", "it is small, blurred, faint or plain; a larger or clearer copy may do"
+            else:
+                where, why = "box", "give a larger one"
+            logger.warning("no feature lies in the %s, so nothing can be found: %s", where, why)
+
     def terms(self) -> tuple[np.ndarray, np.ndarray]:
         """Distinct words (U,) and their summed weights (U,) float64.
 

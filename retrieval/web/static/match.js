@@ -56,7 +56,7 @@ function verdict(one, rule) {
 
 function reason(one) {
   return {
-    "no query features": "There are no distinctive details in the box.",
+    "no query features": `There are no distinctive details in the ${one.query.box ? "box" : "first photograph"}.`,
     "no image features": "The second photograph has no distinctive details.",
     "no shared words": "The two photographs have no similar details. Found again with others, it came by their way.",
     "beyond depth": `It is not among the best ${one.depth} by similar details, which are those whose geometry is checked.`,
