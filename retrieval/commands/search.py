@@ -137,6 +137,8 @@ def _print_explanation(one: "Explanation", words: int, matches: int) -> None:
         print(f"no transform: {_reason(one)}")
         return
     print(f"{one.hit.inliers} one-to-one inliers of {_looked_at(one)}")
+    if one.stamp is not None:
+        print(one.stamp)
     _print_placement(one.placement, one.box is not None)
     _print_matches(one, matches)
 
@@ -195,7 +197,8 @@ def _print_matches(one: "Explanation", count: int) -> None:
     )
     for i, (ours, theirs) in enumerate(one.hit.matches[:count]):
         line = f"{one.match_words[i]:>9}  {ours[0]:>12.1f} {ours[1]:>8.1f}  {theirs[0]:>12.1f} {theirs[1]:>8.1f}"
-        print(line if bits is None else f"{line}  {bits[i]:>4}")
+        line += "" if bits is None else f"  {bits[i]:>4}"
+        print(f"{line}  stamp" if one.hit.stamped[i] else line)
     if one.hit.inliers > count:
         print(f"... and {one.hit.inliers - count} more, rarest words first (--matches {one.hit.inliers} shows all)")
 

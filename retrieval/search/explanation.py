@@ -19,6 +19,7 @@ from retrieval.index import scoring
 from retrieval.index.collection import Collection
 from retrieval.index.snapshot import Snapshot
 from retrieval.photographs.names import canonical
+from retrieval.search.grades import SAYS, grades
 from retrieval.search.queries import Box, QueryFeatures, corners, whole_box
 from retrieval.search.ranker import Ranker
 from retrieval.search.ranking import Hit, Ranking
@@ -152,6 +153,17 @@ class Explanation(ByContents):
     def in_depth(self) -> bool:
         """Whether the image stands high enough by words to be verified."""
         return self.word_rank is not None and self.word_rank <= self.depth
+
+    @property
+    def stamp(self) -> str | None:
+        """How many inliers a stamp explains and what the others say, in a line; None where it explains none."""
+        if self.hit is None or self.hit.counted == self.hit.inliers:
+            return None
+        left, rule = self.hit.counted, grades(self.match_bits is not None)
+        return (
+            f"{self.hit.inliers - left} of them lie at the same place near the border of both, as a date, a watermark "
+            f"or a frame does; what is left, {left}, {SAYS[rule.of(left, True)]}"
+        )
 
     @property
     def total(self) -> str | None:

@@ -216,6 +216,8 @@ class Service:
     ) -> dict[str, Any]:
         """What ``retrieval query --json`` prints, with ids and sizes, the depth that was verified, and the time.
 
+        A hit also says how many of its inliers a stamp explains, which its grade does not count.
+
         Args:
             key: of an indexed or uploaded photograph.
             box: as in `Retriever.query`, like what follows.
@@ -234,9 +236,9 @@ class Service:
         hits = opened.retriever.search(features, top, verify, expand)
         found = as_json.search_tree(photograph.name, features, hits, matches)
         found["query"] |= {"id": photograph.id, "size": list(photograph.size)}
-        for row in found["hits"]:
+        for row, one in zip(found["hits"], hits, strict=True):
             hit = self._indexed(opened, row["name"])
-            row |= {"id": hit.id, "size": list(hit.size)}
+            row |= {"id": hit.id, "size": list(hit.size), "stamped": one.inliers - one.counted}
         checked = min(opened.retriever.config.verification.depth, len(opened.names))
         depth = checked if verify or expand == "aqe" else 0
         return {**found, "depth": depth, "seconds": round(time.perf_counter() - start, 4)}

@@ -335,7 +335,7 @@ def test_json(capsys, index, signed, photos, kind):
         "scale", "rotation_clockwise", "stretch", "upright", "centre", "shift", "corners"
     }  # fmt: skip
     assert len(found["matches"]) == found["inliers"] > 20
-    assert found["matches"][0].keys() == {"query", "image", "word", "bits"}
+    assert found["matches"][0].keys() == {"query", "image", "word", "bits", "stamped"}
     assert (found["votes"] is None) == (found["matches"][0]["bits"] is None) == (kind == "plain")
     # as the search prints it
     code, out, _ = run(capsys, "query", folder, path, "--box", *BOX, "--json", "--matches")
