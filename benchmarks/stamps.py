@@ -4,7 +4,7 @@
 
 A date, a watermark, a logo or a frame is drawn on a Paris photograph and on one of San Francisco, of one size or of two
 (the stamp then grows with the photograph). True pairs are the queries of `paris250` and their positives. RootSIFT with
-5,000 words of `sf300`, without and with signatures. "Before" is a grade of all inliers, "after" leaves out those that
+2,000 words of `sf300`, without and with signatures. "Before" is a grade of all inliers, "after" leaves out those that
 a stamp explains (`retrieval/geometry/stamps.py`).
 """
 
@@ -32,9 +32,9 @@ SETTINGS = (
     "images.exif=ignore",
     "images.max_side=null",
     "descriptor.name=rootsift",
-    "vocabulary.words=5000",
-    "vocabulary.iterations=3",
-    "vocabulary.train_descriptors=80000",
+    "vocabulary.words=2000",
+    "vocabulary.iterations=2",
+    "vocabulary.train_descriptors=20000",
     "index.signatures=[hamming]",
 )
 KINDS = ("date", "watermark", "logo", "frame")

@@ -318,8 +318,8 @@ def test_json(capsys, index, signed, photos, kind):
     assert code == 0
     found = json.loads(out)
     assert list(found) == [
-        "query", "image", "candidates", "rank", "score", "inliers", "stamped", "cosine", "divisor", "word_rank", "depth",
-        "in_depth", "votes", "votes_rank", "words", "possible_pairs", "pairs", "hypotheses", "min_inliers", "reason",
+        "query", "image", "candidates", "rank", "score", "inliers", "stamped", "cosine", "divisor", "word_rank",
+        "depth", "in_depth", "votes", "votes_rank", "words", "possible_pairs", "pairs", "hypotheses", "min_inliers", "reason",
         "transform", "placement", "matches",
     ]  # fmt: skip
     assert found["query"].keys() == {"name", "box", "size", "features"}
