@@ -81,11 +81,11 @@ def test_a_child_forked_while_another_thread_decodes(photos):
     """The lock and stderr, which a decoding thread of the parent holds, are free in the child."""
     script = """
 import os, sys
-from retrieval.photographs import decoding
-with decoding._quiet_opencv():
+from retrieval.photographs import decoding, quiet
+with quiet.quiet_opencv():
     child = os.fork()
     if child == 0:
-        with decoding._quiet_lock:
+        with quiet._quiet_lock:
             os.write(2, b"heard")
         decoding.load_image(sys.argv[1])
         os._exit(7)

@@ -124,10 +124,12 @@ def _rank_folder(
 ) -> tuple["GroundTruth", "Rankings"]:
     """Ranks the queries of a folder in the Oxford/Paris format, which names images by stem."""
     from retrieval.datasets.benchmarks import Benchmark
+    from retrieval.datasets.groundtruth import spelled_as_stored
     from retrieval.datasets.oxford import read_groundtruth
     from retrieval.evaluation.reproduction import indexed_query, rank_queries
 
-    images, truth = retriever.collection.images, read_groundtruth(folder)
+    images = retriever.collection.images
+    truth = spelled_as_stored(read_groundtruth(folder), images)
     benchmark = Benchmark("folder", images, truth, "folder", images)
     names, labels = benchmark.match(), [benchmark.label(name) for name in images.names]
 

@@ -5,14 +5,20 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from retrieval import config as settings_module
 from retrieval.commands.shared import SOME_FAILED, add_settings, add_verb, shown
 from retrieval.errors import RetrievalError
 from retrieval.features.store import FAILED, Failure
+from retrieval.search.grades import WITHOUT
+
+if TYPE_CHECKING:
+    from retrieval.index.opened import OpenedIndex
 
 _TOLD = 20  # most photographs that are named one by one
+_NAMED = 3  # in a line
+FEW = WITHOUT.sure  # features; with fewer a photograph cannot be called very likely the same, whatever it matches
 
 
 def add_parser(verbs: Any) -> None:
@@ -115,6 +121,7 @@ def _index(arguments: argparse.Namespace) -> int:
         f"{arguments.output}: {len(collection.names)} photographs, {collection.features} features, "
         f"{len(collection.vocabulary.centroids)} words"
     )
+    _tell_of_few(_few(collection, collection.names))
     return _told(failures, arguments.output)
 
 
@@ -135,6 +142,7 @@ def _add(arguments: argparse.Namespace) -> int:
             "replaced": list(done.replaced),
             "known": [{"path": str(path), "name": name} for path, name in done.known],
             "failed": [{"name": failure.name, "reason": failure.reason} for failure in done.failures],
+            "few_features": [{"name": name, "features": count} for count, name in _few(done.collection, done.names)],
         }
         print(json.dumps(facts))
         return SOME_FAILED if done.failures else 0
@@ -149,6 +157,7 @@ def _add(arguments: argparse.Namespace) -> int:
         f"{len(done.known)} there already, "
         f"{len(done.failures)} failed; {len(done.collection.names)} in all"
     )
+    _tell_of_few(_few(done.collection, done.names))
     return _told(done.failures, done.collection.folder)
 
 
@@ -249,6 +258,24 @@ def _info(arguments: argparse.Namespace) -> int:
     for name in facts.get("names", ()):
         print(shown(name))
     return 0
+
+
+def _few(collection: "OpenedIndex", names: Sequence[str]) -> list[tuple[int, str]]:
+    """Photographs with fewer than `FEW` features: how many, and the name; the fewest first."""
+    counts = collection.snapshot.counts
+    found = ((int(counts[collection.ids[name]]), name) for name in names)
+    return sorted(one for one in found if one[0] < FEW)
+
+
+def _tell_of_few(few: Sequence[tuple[int, str]]) -> None:
+    """A line about photographs that will hardly be found, with those that have the fewest features."""
+    if not few:
+        return
+    named = ", ".join(f"{shown(name)} {count}" for count, name in few[:_NAMED]) + (", ..." if few[_NAMED:] else "")
+    print(
+        f"{_photographs(len(few))} with fewer than {FEW} features will hardly be found ({named}): small, blurred, "
+        "faint or plain ones have few, and a larger or clearer copy has more"
+    )
 
 
 def _told(failures: Sequence[Failure], index: Path) -> int:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,6 @@ from retrieval.search.as_json import explanation_tree, search_tree
 
 if TYPE_CHECKING:
     from retrieval.search.explanation import Explanation, Placement, SharedWords
-
-logger = logging.getLogger(__name__)
 
 
 def add_parser(verbs: Any) -> None:
@@ -89,9 +86,7 @@ def _query(arguments: argparse.Namespace) -> int:
     if arguments.top < 1:
         raise RetrievalError(f"--top {arguments.top}: expected at least 1")
     features = retriever.prepare(arguments.photo, arguments.box, arguments.expand)
-    if not len(features.words):
-        where = "the photograph" if features.box is None else "the box"
-        logger.warning("no feature lies in %s, so nothing can be found", where)
+    features.tell_of_none()
     hits = retriever.search(features, arguments.top, verify=not arguments.no_verify, expand=arguments.expand)
     if arguments.figure is not None:
         draw_sheet(arguments, retriever, features, hits)
@@ -142,6 +137,8 @@ def _print_explanation(one: "Explanation", words: int, matches: int) -> None:
         print(f"no transform: {_reason(one)}")
         return
     print(f"{one.hit.inliers} one-to-one inliers of {_looked_at(one)}")
+    if one.stamp is not None:
+        print(one.stamp)
     _print_placement(one.placement, one.box is not None)
     _print_matches(one, matches)
 
@@ -200,7 +197,8 @@ def _print_matches(one: "Explanation", count: int) -> None:
     )
     for i, (ours, theirs) in enumerate(one.hit.matches[:count]):
         line = f"{one.match_words[i]:>9}  {ours[0]:>12.1f} {ours[1]:>8.1f}  {theirs[0]:>12.1f} {theirs[1]:>8.1f}"
-        print(line if bits is None else f"{line}  {bits[i]:>4}")
+        line += "" if bits is None else f"  {bits[i]:>4}"
+        print(f"{line}  stamp" if one.hit.stamped[i] else line)
     if one.hit.inliers > count:
         print(f"... and {one.hit.inliers - count} more, rarest words first (--matches {one.hit.inliers} shows all)")
 

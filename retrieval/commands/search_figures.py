@@ -74,7 +74,7 @@ def draw_explanation(arguments: argparse.Namespace, retriever: "Retriever", expl
 
     collection, images = retriever.collection, retriever.config.images
     query = _warned(query_photograph(collection, arguments.photo, images))
-    drawing = explanation_drawing(explained, query, _warned(indexed_photograph(collection, arguments.name, images)))
+    drawing = explanation_drawing(explained, query, _warned(indexed_photograph(collection, explained.name, images)))
     write_figure(arguments.figure, drawing)
     logger.info("figure: %s", shown(arguments.figure))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from retrieval.config import DatasetConfig
-from retrieval.datasets.groundtruth import GroundTruth, match_images
+from retrieval.datasets.groundtruth import GroundTruth, match_images, spelled_as_stored
 from retrieval.datasets.oxford import is_damaged, read_groundtruth
 from retrieval.datasets.revisited import crop_queries, photograph_sizes, read_revisited, revisited_images
 from retrieval.errors import DatasetError
@@ -104,7 +104,8 @@ def open_benchmark(source: Source, config: DatasetConfig) -> Benchmark:
     if config.name == "folder":
         if source.images is None or source.groundtruth is None or source.vocabulary_images is None:
             raise DatasetError("the dataset 'folder' needs --images, --groundtruth and --vocabulary-images")
-        images, truth = list_images(source.images), read_groundtruth(source.groundtruth)
+        images = list_images(source.images)
+        truth = spelled_as_stored(read_groundtruth(source.groundtruth), images)
         return Benchmark("folder", images, truth, "vocabulary", list_images(source.vocabulary_images))
     images = database_images(source, config.name)
     truth_folder = source.data / config.name / "groundtruth"

@@ -6,10 +6,12 @@ knows neither.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 
-from retrieval.errors import DatasetError
+from retrieval.errors import DatasetError, RetrievalError
 from retrieval.photographs.folder import ImageSet, by_stem
+from retrieval.photographs.names import Names
 
 Box = tuple[float, float, float, float]
 
@@ -114,6 +116,38 @@ class GroundTruth:
     def main(self) -> Protocol:
         """The protocol of a result's ``map``: medium where there are several."""
         return next((one for one in self.protocols if one.name == MEDIUM.name), self.protocols[0])
+
+
+def spelled_as_stored(ground_truth: GroundTruth, images: ImageSet) -> GroundTruth:
+    """Ground truth with its images spelled as the database has them, where the two differ in Unicode's spelling.
+
+    Args:
+        ground_truth: names images by stem.
+        images: the database.
+
+    Returns:
+        The same where every name is spelled as stored, or unknown; who needs it looks for it (`match_images`).
+
+    Raises:
+        DatasetError: a name is spelled like none of several stems that look like it.
+    """
+    stems = Names(dict.fromkeys(PurePosixPath(name).stem for name in images.names))
+
+    def spelled(stem: str) -> str:
+        try:
+            return stems.find(stem) or stem
+        except RetrievalError as error:
+            raise DatasetError(f"{images.root}: {error}") from error
+
+    queries = tuple(
+        replace(
+            query,
+            image=spelled(query.image),
+            labels={label: frozenset(map(spelled, known)) for label, known in query.labels.items()},
+        )
+        for query in ground_truth.queries
+    )
+    return replace(ground_truth, queries=queries)
 
 
 def match_images(ground_truth: GroundTruth, images: ImageSet) -> dict[str, str]:

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from retrieval.datasets.groundtruth import OWN, Box, GroundTruth, Query
 from retrieval.errors import DatasetError, RetrievalError
 from retrieval.photographs.folder import ImageSet
+from retrieval.photographs.names import Names, canonical
 
 BOX = ("x1", "y1", "x2", "y2")
 COLUMNS = ("image", *BOX, "positives", "junk")
@@ -148,32 +149,40 @@ def _refuse_repeated(path: Path, found: Mapping[int, Query]) -> None:
 
 
 class _Names:
-    """The indexed photographs by full name, by file name and by stem."""
+    """The indexed photographs by full name, by file name and by stem, each as `Names` finds them."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self.full = frozenset(names)
+        self._full = Names(sorted(self.full))
         self._files: dict[str, list[str]] = {}
         self._stems: dict[str, list[str]] = {}
         for name in sorted(self.full):
             pure = PurePosixPath(name)
-            self._files.setdefault(pure.name, []).append(name)
-            self._stems.setdefault(pure.stem, []).append(name)
+            self._files.setdefault(canonical(pure.name), []).append(name)
+            self._stems.setdefault(canonical(pure.stem), []).append(name)
 
     def exact(self, text: str) -> str | None:
-        """The photograph of this full name; spaces around it count only where the name has them."""
-        return next((name for name in (text, text.strip()) if name in self.full), None)
+        """The photograph of this full name; spaces around it count only where the name has them.
+
+        Raises:
+            RetrievalError: several photographs have names that look like it.
+        """
+        found = next((name for name in (text, text.strip()) if name in self.full), None)
+        return found or self._full.find(text) or self._full.find(text.strip())
 
     def short(self, text: str) -> list[str]:
         """The photographs of this file name or, where there is none, of this stem."""
-        for known in (self._files, self._stems):
+        for known, part in ((self._files, "name"), (self._stems, "stem")):
             for short in (text, text.strip()):
-                if short in known:
-                    return known[short]
+                found = known.get(canonical(short), [])
+                exact = [name for name in found if getattr(PurePosixPath(name), part) == short]
+                if found:
+                    return exact or found
         return []
 
     def nearest(self, text: str) -> list[str]:
         """Up to three full names that resemble a text: as a whole where it has a folder, else or then without it."""
-        pure = PurePosixPath(text.strip())
+        pure = PurePosixPath(canonical(text.strip()))
         if len(pure.parts) > 1 and (near := difflib.get_close_matches(str(pure), sorted(self.full), 3)):
             return near
         known = self._files if pure.suffix else self._stems
@@ -241,16 +250,33 @@ class _Reader:
 
     def _photograph(self, line: int, text: str) -> str | None:
         """The indexed name, or the absolute path, of a query's photograph."""
-        found = self.names.exact(text)
+        found = self._exact(line, "image", text)
         if found is not None:
             return found
         path = next((path for path in map(self._path, (text, text.strip())) if os.path.isfile(path)), None)
         if path is None:
-            return self._short(line, "image", text)
+            found = self._spelled_otherwise(line, text)
+            return found or self._short(line, "image", text)
         # the way to the folder is resolved, the file is not: a link among the photographs is indexed by its own name
         path = Path(os.path.realpath(path.parent), path.name)
         inside = path.relative_to(self._root).as_posix() if path.is_relative_to(self._root) else None
         return inside if inside in self.names.full else self._elsewhere.get(path, str(path))
+
+    def _spelled_otherwise(self, line: int, text: str) -> str | None:
+        """The indexed photograph whose path is typed in Unicode's other spelling: the file system knows it not."""
+        for path in (PurePosixPath(canonical(str(self._path(part)))) for part in (text, text.strip())):
+            for root in (PurePosixPath(canonical(str(folder))) for folder in (self.images.root, self._root)):
+                inside = path.relative_to(root).as_posix() if path.is_relative_to(root) else ""
+                if found := self._exact(line, "image", inside):
+                    return found
+        return None
+
+    def _exact(self, line: int, column: str, text: str) -> str | None:
+        """`_Names.exact`, with the line in what it refuses."""
+        try:
+            return self.names.exact(text)
+        except RetrievalError as error:
+            raise DatasetError(f"{self.path}, line {line}, {column}: {error}") from error
 
     def _path(self, text: str) -> Path:
         return Path(os.path.abspath(self.path.parent), text)
@@ -259,7 +285,7 @@ class _Reader:
         """The known names of a list."""
         found = set()
         for part in text.split(SEPARATOR):
-            name = self.names.exact(part)
+            name = self._exact(line, column, part)
             if name is None and part.strip():
                 name = self._short(line, column, part)
             if name is not None:

@@ -31,6 +31,7 @@ from retrieval.features.extractor import (
 )
 from retrieval.features.imported import import_features, open_source, source_settings
 from retrieval.features.store import FeatureStore
+from retrieval.photographs.decoding import display_name
 from retrieval.photographs.folder import ImageSet
 from retrieval.search.retriever import Retriever
 from retrieval.storage import atomic
@@ -321,12 +322,16 @@ def rank_queries(
     clock = clock or Clock()
     ranked: Rankings = {row: {} for row in rows}
     for query in tqdm(queries, desc="queries", unit="query", disable=None):
+        features = 0
         for row, ranking in rank(retriever, ask(query), rows):
             if ranking is None:
                 clock.skip()
                 continue
             clock.add(row)
             ranked[row][query.name] = [labels[i] for i in ranking.ids]
+            features += len(ranking.query.words)
+        if not features:
+            logger.warning("the query %s has no features, so it finds nothing", display_name(query.name))
     return ranked
 
 

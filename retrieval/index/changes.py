@@ -5,7 +5,6 @@ extracted waits for the next one (`retrieval.index.arrivals`).
 """
 
 import difflib
-import fnmatch
 import json
 import logging
 import os
@@ -25,6 +24,7 @@ from retrieval.index.assembly import merge_segments
 from retrieval.index.opened import Index, OpenedIndex, locate
 from retrieval.index.segment import Segment, open_segment, write_segment
 from retrieval.index.state import State
+from retrieval.photographs.names import Names, canonical
 
 logger = logging.getLogger(__name__)
 
@@ -119,14 +119,16 @@ def remove(index: str | Path | OpenedIndex, patterns: Sequence[str], *, dry_run:
     Args:
         index: its folder, or what was opened of it.
         patterns: image names, or patterns of them in which ``*`` (also across folders), ``?`` and ``[...]`` stand for
-            other characters; what is the name of an image is no pattern.
+            other characters; what is the name of an image is no pattern. Accented letters count in either spelling of
+            Unicode.
         dry_run: only say what would be removed.
 
     Returns:
         The names, sorted as in the index.
 
     Raises:
-        RetrievalError: a pattern fits no image; nothing was removed.
+        RetrievalError: a pattern fits no image, or is spelled like none of several that look like it; nothing was
+            removed.
         ArtefactError: the index is being changed by another process, or damaged.
 
     Example:
@@ -146,14 +148,15 @@ def _fitting(current: State, patterns: Sequence[str]) -> tuple[str, ...]:
     """The live names that patterns mean, sorted."""
     lines = current.lines
     names = sorted(lines, key=os.fsencode)
+    typed = Names(names)
     found: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        fitting = [pattern] if pattern in lines else fnmatch.filter(names, pattern)
+        fitting = typed.fitting(pattern)
         if not fitting:
             near = difflib.get_close_matches(pattern, names[:_COMPARED], 1)
-            folder = pattern.rstrip("/") + "/"
+            folder = canonical(pattern).rstrip("/") + "/"
             hint = f"; did you mean {near[0]}?" if near else "; `retrieval info --names` lists them"
-            if any(name.startswith(folder) for name in names):
+            if any(canonical(name).startswith(folder) for name in names):
                 hint = f"; for the folder write '{folder}*'"
             raise RetrievalError(f"no image of {current.folder} is named {pattern!r}{hint} (nothing was removed)")
         found.update(fitting)

@@ -23,6 +23,7 @@ from retrieval.index.segment import Segment, open_segment, segment_content
 from retrieval.index.snapshot import Snapshot
 from retrieval.index.state import KIND, VERSION, State, read_state, require_moved
 from retrieval.photographs.folder import ImageSet
+from retrieval.photographs.names import Names
 from retrieval.storage import artefacts
 from retrieval.vocabulary.hamming import Embedding
 from retrieval.vocabulary.store import Vocabulary, open_vocabulary
@@ -88,6 +89,24 @@ class OpenedIndex:
     def ids(self) -> dict[str, int]:
         """Image name -> image id."""
         return {name: i for i, name in enumerate(self.names)}
+
+    def find(self, typed: str) -> str | None:
+        """The name in the index that somebody means by a typed one: itself or, in Unicode's other spelling, its equal.
+
+        Raises:
+            RetrievalError: several names look like it, and none is spelled like it.
+
+        Example:
+            >>> collection = Collection.open("holidays.index")
+            >>> collection.find("tower.jpg"), collection.find("tower")
+            ('tower.jpg', None)
+        """
+        return typed if typed in self.ids else self.typed.find(typed)
+
+    @cached_property
+    def typed(self) -> Names:
+        """The names, to be found by what people type."""
+        return Names(self.names)
 
     @property
     def features(self) -> int:

@@ -120,13 +120,14 @@ def query_sheet(
     _caption(canvas, layout.query, "query  ", query.name, "" if box is None else "with the box searched for", MUTED)
     outline = corners(whole_box(box, query.size))
     for hit, cell in zip(shown, layout.hits, strict=True):
-        grade = rule.of(hit.inliers, hit.transform is not None)
+        grade = rule.of(hit.counted, hit.transform is not None)
         frame = {"sure": VERIFIED, "perhaps": PERHAPS}.get(grade, UNVERIFIED)
         placed = _place(canvas, photograph(hit.name), cell, frame)
         if hit.transform is not None:
             points = placed.to_canvas(apply(hit.transform, outline)) - (placed.left, placed.top)
             stroke(placed.view(canvas), points, BOX, 1, closed=True)
-        found = SAID[grade] if grade == "words" else f"{hit.inliers} inliers: {SAID[grade]}"
+        stamp = f", {hit.inliers - hit.counted} on a stamp" if hit.counted < hit.inliers else ""
+        found = SAID[grade] if grade == "words" else f"{hit.inliers} inliers{stamp}: {SAID[grade]}"
         colour = MUTED if frame == UNVERIFIED else frame
         _caption(canvas, cell, f"{hit.rank}  ", hit.name, f"{found}, score {hit.score:.4g}", colour)
     return canvas
@@ -225,6 +226,8 @@ def explanation_drawing(
             if explained.reason is None
             else f"no transform: {explained.reason}"
         )
+        if explained.stamp is not None:
+            header.append(explained.stamp)
     return match_drawing(
         query,
         image,

@@ -82,9 +82,8 @@ def indexed_photograph(collection: Collection, name: str, config: ImageConfig) -
 
 def query_photograph(collection: Collection, image: str, config: ImageConfig) -> Photograph:
     """Opens a query's photograph, given as `Retriever.query` takes it: an indexed name or a path."""
-    if image in collection.ids:
-        return indexed_photograph(collection, image, config)
-    return open_photograph(image, config)
+    name = collection.find(image)
+    return open_photograph(image, config) if name is None else indexed_photograph(collection, name, config)
 
 
 def thumbnail(path: str | Path, side: int, config: ImageConfig) -> np.ndarray:

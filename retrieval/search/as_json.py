@@ -48,6 +48,7 @@ def explanation_tree(one: "Explanation") -> dict[str, Any]:
     for i, match in enumerate(matches):
         match["word"] = int(one.match_words[i])
         match["bits"] = None if one.match_bits is None else int(one.match_bits[i])
+        match["stamped"] = hit is not None and bool(hit.stamped[i])
     columns = (
         ("word", shared.words.tolist()),
         ("idf", shared.idf.astype(float).round(6).tolist()),
@@ -66,6 +67,7 @@ def explanation_tree(one: "Explanation") -> dict[str, Any]:
         "rank": None if hit is None else hit.rank,
         "score": None if hit is None else round(hit.score, 6),
         "inliers": 0 if hit is None else hit.inliers,
+        "stamped": 0 if hit is None else hit.inliers - hit.counted,
         "cosine": round(one.cosine, 6),
         "divisor": round(one.divisor, 6),
         "word_rank": one.word_rank,

@@ -18,6 +18,8 @@ from retrieval.geometry.putatives import find_putatives
 from retrieval.index import scoring
 from retrieval.index.collection import Collection
 from retrieval.index.snapshot import Snapshot
+from retrieval.photographs.names import canonical
+from retrieval.search.grades import SAYS, grades
 from retrieval.search.queries import Box, QueryFeatures, corners, whole_box
 from retrieval.search.ranker import Ranker
 from retrieval.search.ranking import Hit, Ranking
@@ -153,6 +155,17 @@ class Explanation(ByContents):
         return self.word_rank is not None and self.word_rank <= self.depth
 
     @property
+    def stamp(self) -> str | None:
+        """How many inliers a stamp explains and what the others say, in a line; None where it explains none."""
+        if self.hit is None or self.hit.counted == self.hit.inliers:
+            return None
+        left, rule = self.hit.counted, grades(self.match_bits is not None)
+        return (
+            f"{self.hit.inliers - left} of them lie at the same place near the border of both, as a date, a watermark "
+            f"or a frame does; what is left, {left}, {SAYS[rule.of(left, True)]}"
+        )
+
+    @property
     def total(self) -> str | None:
         """How the score adds up, in a line; None where the image is not found."""
         if self.hit is None:
@@ -179,7 +192,8 @@ def explain(ranker: Ranker, query: QueryFeatures, label: str, name: str) -> Expl
     """
     collection, config = ranker.collection, ranker.config.verification
     snapshot = collection.snapshot
-    image_id = require_name(collection, name)
+    name = require_name(collection, name)
+    image_id = collection.ids[name]
     by_words = ranker.shortlist(query)
     verified = ranker.verify(by_words)
     word_place, place = _place(by_words, image_id), _place(verified, image_id)
@@ -227,18 +241,19 @@ def explain(ranker: Ranker, query: QueryFeatures, label: str, name: str) -> Expl
     return replace(explained, reason=_reason(explained))
 
 
-def require_name(collection: Collection, name: str) -> int:
-    """The id of an image.
+def require_name(collection: Collection, name: str) -> str:
+    """The name of an image as the index has it.
 
     Raises:
-        RetrievalError: no image has this name; the message has names that come near.
+        RetrievalError: no image has this name; the message has names that come near. Or several look like it.
     """
-    ids = collection.ids
-    if name in ids:
-        return ids[name]
-    file = PurePosixPath(name).name
-    near = [known for known in ids if PurePosixPath(known).name == file][:3]  # the folder was left out or is another
-    near = near or difflib.get_close_matches(name, ids, 3)
+    found = collection.find(name)
+    if found is not None:
+        return found
+    file, names = canonical(PurePosixPath(name).name), collection.names
+    # the folder was left out or is another
+    near = [known for known in names if canonical(PurePosixPath(known).name) == file][:3]
+    near = near or difflib.get_close_matches(name, names, 3)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "give the name as `retrieval query` prints it"
     raise RetrievalError(f"no indexed photograph is named {name!r}: {hint}")
 

@@ -1,7 +1,8 @@
 """What inliers say to people: a rule of thumb, for the figures and the page, that no ranking and no number depends on.
 
 Geometry holds by chance too. Without signatures every pair of regions with one visual word counts, so chance brings
-more inliers; the same holds of an average expanded query, whose regions are verified without signatures.
+more inliers; the same holds of an average expanded query, whose regions are verified without signatures. Inliers that
+a stamp explains (`Hit.stamped`) do not count.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,12 @@ class Grades:
     perhaps: int
 
     def of(self, inliers: int, verified: bool) -> str:
-        """One of "sure", "perhaps", "chance", or "words" for a hit that geometry does not confirm."""
+        """One of "sure", "perhaps", "chance", or "words" for a hit that geometry does not confirm.
+
+        Args:
+            inliers: `Hit.counted`.
+            verified: whether there is a transform.
+        """
         if not verified:
             return "words"
         return "sure" if inliers >= self.sure else "perhaps" if inliers >= self.perhaps else "chance"
@@ -28,6 +34,7 @@ class Grades:
 
 WITH_SIGNATURES = Grades(sure=12, perhaps=7)
 WITHOUT = Grades(sure=25, perhaps=15)
+SAYS = {"sure": "makes the same very likely", "perhaps": "is perhaps the same", "chance": "may be chance"}
 SAID = {"sure": "very likely", "perhaps": "perhaps", "chance": "may be chance", "words": "not verified"}
 
 

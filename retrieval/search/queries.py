@@ -75,6 +75,19 @@ class QueryFeatures(ByContents):
         """The words that putative pairs are made with."""
         return self.assigned or QueryWords(self.words, np.arange(len(self.words)))
 
+    def tell_of_none(self) -> None:
+        """Warns where there is no feature, so that nobody takes finding nothing for an answer.
+
+        Example:
+            >>> Retriever.open("holidays.index").prepare("tower.jpg").tell_of_none()
+        """
+        if not len(self.words):
+            if self.box is None:
+                where, why = "photograph", "it is small, blurred, faint or plain; a larger or clearer copy may do"
+            else:
+                where, why = "box", "give a larger one"
+            logger.warning("no feature lies in the %s, so nothing can be found: %s", where, why)
+
     def terms(self) -> tuple[np.ndarray, np.ndarray]:
         """Distinct words (U,) and their summed weights (U,) float64.
 
@@ -112,10 +125,11 @@ class Queries:
         Raises:
             RetrievalError: the photograph cannot be used, the box does not overlap it, or there are no signatures.
         """
-        if not isinstance(image, str) or image not in self.collection.ids:
+        name = self.indexed_name(image)
+        if name is None:
             return self.encode(self.described(image), box, 1 if signatures else 0)
-        self._tell_of_namesake(image)
-        index, image_id = self.collection.snapshot, self.collection.ids[image]
+        self._tell_of_namesake(str(image), name)
+        index, image_id = self.collection.snapshot, self.collection.ids[name]
         rows = index.image_rows(image_id)
         size = (int(index.sizes[image_id, 0]), int(index.sizes[image_id, 1]))
         checked = check_box(box, *size)
@@ -138,9 +152,10 @@ class Queries:
             RetrievalError: as for `features`.
         """
         several = self.config.hamming.assignments
-        if not isinstance(image, str) or image not in self.collection.ids:
+        name = self.indexed_name(image)
+        if name is None:
             return self.encode(self.described(image), box, several)
-        path, stored = self.collection.path(image), self.features(image, box, signatures=True)
+        path, stored = self.collection.path(name), self.features(image, box, signatures=True)
         if not path.is_file():
             logger.warning(
                 "%s is not there any more: its features keep the one word each that the index knows, instead of %d",
@@ -149,7 +164,7 @@ class Queries:
             )
             return stored
         found = self.described(path)
-        if self._is_indexed(image, found):
+        if self._is_indexed(name, found):
             return self.encode(found, box, several)
         logger.warning(
             "%s is another photograph than the indexed one: its features keep the one word each that the index "
@@ -158,9 +173,17 @@ class Queries:
         )
         return stored
 
-    def _tell_of_namesake(self, name: str) -> None:
-        """Warns where an indexed name is that of another file as well."""
-        path, content = Path(name), self.collection.content(name)
+    def indexed_name(self, image: Photograph) -> str | None:
+        """The name in the index that a query is given by; None where it is given in another way.
+
+        Raises:
+            RetrievalError: as `Collection.find`.
+        """
+        return self.collection.find(image) if isinstance(image, str) else None
+
+    def _tell_of_namesake(self, typed: str, name: str) -> None:
+        """Warns where an indexed name is, as it was typed, that of another file as well."""
+        path, content = Path(typed), self.collection.content(name)
         if content is None or not path.is_file():
             return
         with contextlib.suppress(ImageError):  # what cannot be read is not meant
@@ -168,8 +191,8 @@ class Queries:
                 logger.warning(
                     "%s is an indexed photograph, and a file here with other content: searching with the indexed one; "
                     "for the file write %s",
-                    name,
-                    os.path.join(".", name),
+                    typed,
+                    os.path.join(".", typed),
                 )
 
     def _is_indexed(self, name: str, found: ImageFeatures) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from hardnet.descriptors.loading import choose_device
 from retrieval.errors import ArtefactError, ConfigError, RetrievalError
 from retrieval.features.store import ImageFeatures
+from retrieval.geometry import stamps
 from retrieval.geometry.frames import inside_box
 from retrieval.geometry.putatives import QueryWords, find_putatives
 from retrieval.geometry.significance import significance
@@ -224,19 +225,30 @@ class Ranker:
             found.append(Source(verified.transforms[place], words, regions))
         return found
 
+    def _stamped(self, matches: np.ndarray, query: QueryFeatures, image_id: int) -> np.ndarray:
+        """Which inliers (m, 2, 6) a stamp explains, (m,) bool: `Hit.stamped`."""
+        index = self.collection.snapshot
+        size = (int(index.sizes[image_id, 0]), int(index.sizes[image_id, 1]))
+        same = stamps.same_place(matches, query.size, size)
+        if same.any():  # the others' regions need not be read
+            regions = index.regions(index.image_rows(image_id))
+            same &= not stamps.agree_elsewhere(same, query.regions, query.size, regions, size)
+        return same
+
     def hits(self, ranking: Ranking, top: int | None = None) -> list[Hit]:
         """The head of a ranking as `Hit` objects."""
         hits = []
-        index = self.collection.snapshot
+        index, query = self.collection.snapshot, ranking.query
         for rank, image_id in enumerate(ranking.ids[:top]):
             place = ranking.places[rank]
             inliers, transform = 0, None
-            matches = np.empty((0, 2, 6), np.float32)
+            matches, explained = np.empty((0, 2, 6), np.float32), np.zeros(0, bool)
             if place >= 0 and ranking.verified is not None:
                 pairs = ranking.verified.matches[place]
                 inliers, transform = int(ranking.verified.inliers[place]), ranking.verified.transforms[place]
                 regions = index.regions(pairs[:, 1])
-                matches = np.stack([ranking.query.regions[pairs[:, 0]], regions], axis=1)
+                matches = np.stack([query.regions[pairs[:, 0]], regions], axis=1)
+                explained = self._stamped(matches, query, int(image_id))
             hits.append(
                 Hit(
                     self.collection.names[image_id],
@@ -245,6 +257,7 @@ class Ranker:
                     inliers,
                     transform,
                     matches,
+                    explained,
                 )
             )
         return hits

@@ -21,6 +21,8 @@ class Hit(ByContents):
         inliers: one-to-one inliers, 0 where not verified.
         transform: (2, 3) query -> image in original pixels, or None where not verified.
         matches: (m, 2, 6) float32 inlier regions: in the query photograph, in this image.
+        stamped: (m,) bool: inliers that a stamp, a watermark or a frame explains (`retrieval.geometry.stamps`). They
+            count in score and rank like any other.
 
     Example:
         >>> hit = Retriever.open("holidays.index").query("tower.jpg")[1]
@@ -34,6 +36,12 @@ class Hit(ByContents):
     inliers: int
     transform: np.ndarray | None
     matches: np.ndarray = field(repr=False)
+    stamped: np.ndarray = field(repr=False, default_factory=lambda: np.zeros(0, bool))
+
+    @property
+    def counted(self) -> int:
+        """The inliers that speak for the photographs themselves: without those that a stamp explains."""
+        return self.inliers - int(np.count_nonzero(self.stamped))
 
 
 @dataclass(frozen=True, eq=False)

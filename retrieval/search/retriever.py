@@ -101,7 +101,7 @@ class Retriever:
                 expansion with multiple assignment; `verify` adds geometry).
 
         Returns:
-            Hits, best first.
+            Hits, best first; none, and a warning in the log, where the query has no features.
 
         Raises:
             RetrievalError: a bad photograph, something that is none, a box outside it, or an unknown expansion.
@@ -111,7 +111,9 @@ class Retriever:
             >>> hit.name, hit.inliers > 20, hit.transform.shape
             ('old/tower_2.jpg', True, (2, 3))
         """
-        return self.search(self.prepare(image, box, expand), top, verify, expand)
+        query = self.prepare(image, box, expand)
+        query.tell_of_none()
+        return self.search(query, top, verify, expand)
 
     def explain(self, image: Photograph, name: str, box: Sequence[float] | None = None) -> Explanation:
         """Accounts for the score of an indexed photograph; takes as long as the search.

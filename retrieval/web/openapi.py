@@ -163,6 +163,13 @@ def description(upload_bytes: int) -> dict[str, Any]:
     }
 
 
+_STAMPED: dict[str, Any] = {
+    "type": "integer",
+    "minimum": 0,
+    "description": "inliers that a date, a watermark or a frame explains; grades do not count them",
+}
+
+
 def _schemas() -> dict[str, Any]:
     photograph = {
         "id": {**_ID_SCHEMA},
@@ -176,6 +183,7 @@ def _schemas() -> dict[str, Any]:
         "name": {"type": "string"},
         "score": {"type": "number"},
         "inliers": {"type": "integer", "minimum": 0},
+        "stamped": _STAMPED,
         "transform": _TRANSFORM,
         "id": _ID_SCHEMA,
         "size": _SIZE,
@@ -200,6 +208,7 @@ def _schemas() -> dict[str, Any]:
         "rank": {"type": ["integer", "null"]},
         "score": {"type": ["number", "null"]},
         "inliers": {"type": "integer"},
+        "stamped": _STAMPED,
         "cosine": {"type": "number"},
         "words": {"type": "array", "items": {"type": "object"}},
         "reason": {"type": ["string", "null"], "description": "why there is no transform"},
@@ -214,7 +223,7 @@ def _schemas() -> dict[str, Any]:
         "signatures": {"type": "boolean", "description": "whether expand: hqe is possible"},
         "grades": {
             "type": "object",
-            "description": "once, aqe, hqe: the inliers from which the page calls a hit sure, or perhaps the same",
+            "description": "once, aqe, hqe: inliers, less those stamped, from which hits are sure, or perhaps the same",
             "additionalProperties": _object(
                 {"sure": {"type": "integer"}, "perhaps": {"type": "integer"}}, "sure", "perhaps"
             ),

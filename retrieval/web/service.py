@@ -7,7 +7,6 @@ import os
 import re
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -151,12 +150,12 @@ class Service:
         Args:
             page: from 1.
             size: photographs on a page.
-            text: only names that contain it, upper and lower case alike.
+            text: only names that contain it, upper and lower case alike, and accents in either spelling of Unicode.
         """
         opened = self.current()
-        names: Sequence[str] = opened.retriever.collection.names
+        names = opened.retriever.collection.names
         if text:
-            names = [name for name in names if text.casefold() in name.casefold()]
+            names = opened.retriever.collection.typed.containing(text)
         first = (page - 1) * size
         return {
             "images": [self._indexed(opened, name).tree() for name in names[first : first + size]],
@@ -217,6 +216,8 @@ class Service:
     ) -> dict[str, Any]:
         """What ``retrieval query --json`` prints, with ids and sizes, the depth that was verified, and the time.
 
+        A hit also says how many of its inliers a stamp explains, which its grade does not count.
+
         Args:
             key: of an indexed or uploaded photograph.
             box: as in `Retriever.query`, like what follows.
@@ -235,9 +236,9 @@ class Service:
         hits = opened.retriever.search(features, top, verify, expand)
         found = as_json.search_tree(photograph.name, features, hits, matches)
         found["query"] |= {"id": photograph.id, "size": list(photograph.size)}
-        for row in found["hits"]:
+        for row, one in zip(found["hits"], hits, strict=True):
             hit = self._indexed(opened, row["name"])
-            row |= {"id": hit.id, "size": list(hit.size)}
+            row |= {"id": hit.id, "size": list(hit.size), "stamped": one.inliers - one.counted}
         checked = min(opened.retriever.config.verification.depth, len(opened.names))
         depth = checked if verify or expand == "aqe" else 0
         return {**found, "depth": depth, "seconds": round(time.perf_counter() - start, 4)}

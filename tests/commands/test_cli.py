@@ -6,6 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
+from retrieval import config as settings
+from retrieval.evaluation.pipeline import build_collection
 from retrieval.features.extractor import extract_collection
 from retrieval.photographs.folder import list_images
 from tests.command import error_line, run
@@ -207,6 +209,40 @@ def test_a_box_without_features_is_said(capsys, index):
     assert code == 0
     assert json.loads(out)["hits"] == []
     assert "no feature lies in the box" in err
+    assert "give a larger one" in err
+
+
+@pytest.fixture(scope="module")
+def signed(photos, config, tmp_path_factory):
+    """An index of `photos` with both kinds of signatures."""
+    target = tmp_path_factory.mktemp("signed") / "index"
+    both = settings.load(None, ["index.signatures=[hamming, asmk]"], base=config)
+    build_collection(list_images(photos), target, both)
+    return target
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--no-verify",), ("--expand", "aqe"), ("--expand", "hqe"), ("--expand", "hqe", "--no-verify")]
+)
+@pytest.mark.parametrize("by", ["name", "path"])
+def test_a_query_without_features_is_said(capsys, signed, photos, tmp_path, options, by):
+    photo = "ramp.png" if by == "name" else photos / "ramp.png"
+    code, out, err = run(capsys, "query", signed, photo, *options, "--json", "--figure", tmp_path / "found.png")
+    assert code == 0, err
+    assert json.loads(out)["hits"] == []
+    assert err.count("no feature lies in the photograph, so nothing can be found") == 1
+
+
+def test_a_query_without_features_is_said_by_every_row(capsys, signed, tmp_path):
+    table = tmp_path / "queries.csv"
+    for rows in (["bow+sv+qe"], ["hqe+sv+ma"], ["asmk+sv"], ["bow", "hqe", "asmk"]):
+        table.write_text("image,positives\nramp.png,brick.png\nbrick.png,cat.png\n")
+        code, out, err = run(capsys, "evaluate", signed, table, "--rows", *rows, "--json")
+        assert code == 0, err
+        found = json.loads(out)
+        assert [found[row]["per_query"]["ramp.png"] for row in rows] == [0.0] * len(rows)
+        assert err.count("has no features") == 1
+        assert "the query ramp.png has no features, so it finds nothing" in err
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,12 @@
 import json
 import shutil
 
+import cv2
+import numpy as np
 import pytest
 
 from tests.command import error_line, run
+from tests.conftest import OVERRIDES
 
 
 @pytest.fixture
@@ -36,11 +39,32 @@ def test_add_says_what_it_did(capsys, copy, new):
     code, out, _ = run(capsys, "add", copy, new, "--json")
     assert code == 0
     done = json.loads(out)
-    assert set(done) == {"index", "images", "added", "replaced", "known", "failed"}
+    assert set(done) == {"index", "images", "added", "replaced", "known", "failed", "few_features"}
     assert done["added"] == []
     assert {one["name"] for one in done["known"]} == {"brick.png", "fresh.jpg"}
     code, out, _ = run(capsys, "query", copy, "fresh.jpg", "--json", "--top", "2")
     assert {hit["name"] for hit in json.loads(out)["hits"]} == {"fresh.jpg", "scenes/coffee_1.jpg"}
+
+
+def test_photographs_with_few_features_are_told(capsys, copy, new, photos, tmp_path):
+    """By `index` and `add`, which has them in JSON, too; the exit code knows of failures only."""
+    (new / "text.jpg").unlink()
+    blank = np.full((100, 120), 200, np.uint8)
+    blank[::50] -= 1
+    cv2.imwrite(str(new / "blank.png"), blank)
+    code, out, err = run(capsys, "add", copy, new)
+    assert code == 0, err
+    told = "1 photograph with fewer than 25 features will hardly be found"
+    assert out.splitlines()[-1].startswith(f"{told} (blank.png 0)")
+    shutil.copy(new / "blank.png", new / "pale.png")
+    (new / "pale.png").write_bytes((new / "pale.png").read_bytes() + b"!")
+    code, out, _ = run(capsys, "add", copy, new, "--json")
+    assert code == 0
+    assert json.loads(out)["few_features"] == [{"name": "pale.png", "features": 0}]
+    settings = [part for option in OVERRIDES for part in ("--set", option)]
+    code, out, _ = run(capsys, "index", photos, "-o", tmp_path / "y.index", *settings)
+    assert code == 1
+    assert f"{told} (ramp.png 0)" in out
 
 
 def test_replace_and_prefix(capsys, copy, new, photos):

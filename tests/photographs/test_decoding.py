@@ -14,8 +14,9 @@ from PIL import Image
 
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError, RetrievalError
-from retrieval.photographs import decoding, tiff
+from retrieval.photographs import quiet, tiff
 from retrieval.photographs.decoding import (
+    GROUND,
     load_image,
     load_picture,
     load_pixels,
@@ -29,6 +30,7 @@ from tests import hostile
 RNG = np.random.default_rng(7)
 COLOUR = RNG.integers(0, 256, (40, 60, 3), dtype=np.uint8)
 COLOUR_16 = RNG.integers(0, 65536, (40, 60, 3), dtype=np.uint16)
+AS_STORED = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
 SMOOTH = cv2.GaussianBlur(COLOUR, (0, 0), 4)
 
 
@@ -458,7 +460,7 @@ def test_bytes_read_apart_give_the_same_picture_and_messages(tmp_path):
 
 
 def test_libraries_are_quiet_and_others_heard(capfd):
-    with decoding._quiet_opencv():
+    with quiet.quiet_opencv():
         os.write(2, b"Corrupt JPEG data: 7 extraneous bytes\nlibpng warning: x\nsomething else\n")
     os.write(2, b"then\n")
     load_image(SAMPLES["jpeg"])
@@ -574,7 +576,7 @@ def test_a_jpeg_that_lacks_only_its_end_marker_is_whole(name, tmp_path):
         assert read_header(cut).damage is None
     path = tmp_path / "photo.jpg"
     path.write_bytes(data[:-2])
-    np.testing.assert_array_equal(load_pixels(path), cv2.imdecode(np.frombuffer(data, np.uint8), decoding._DECODE))
+    np.testing.assert_array_equal(load_pixels(path), cv2.imdecode(np.frombuffer(data, np.uint8), AS_STORED))
 
 
 @pytest.mark.parametrize("quality", [30, 60, 90])
@@ -633,9 +635,9 @@ def test_noise_raises_only_image_errors(magic, noise):
 
 
 def test_opencv_s_log_level_is_restored():
-    before = decoding._LOGGING.getLogLevel()
+    before = quiet._LOGGING.getLogLevel()
     load_image(SAMPLES["png"])
-    assert decoding._LOGGING.getLogLevel() == before
+    assert quiet._LOGGING.getLogLevel() == before
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -773,7 +775,7 @@ def test_other_modes_of_pil_images():
     few = picture.quantize(16)
     np.testing.assert_array_equal(seen(few), seen(few.convert("RGB")))
     half = Image.fromarray(np.dstack([pixels, np.full((20, 30), 128, np.uint8)]))
-    np.testing.assert_allclose(seen(half), (gray + decoding.GROUND) / 2, atol=1)
+    np.testing.assert_allclose(seen(half), (gray + GROUND) / 2, atol=1)
     np.testing.assert_allclose(seen(half.convert("RGBa")), seen(half), atol=3)
     bits = Image.fromarray(pixels[:, :, 0] > 127)
     np.testing.assert_array_equal(seen(bits), 255.0 * (pixels[:, :, 0] > 127))

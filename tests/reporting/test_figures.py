@@ -3,6 +3,7 @@
 import io
 import json
 import os
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -205,6 +206,20 @@ def hit(name, rank, transform=None, inliers=0):
     return Hit(name, rank, inliers + 0.25, inliers, transform, np.empty((0, 2, 6), np.float32))
 
 
+def test_a_caption_tells_of_a_stamp():
+    """Nine of twelve inliers on a stamp: the frame is that of three, as is what the caption says."""
+    one = hit("a", 1, np.eye(2, 3), 12)
+    stamped = replace(one, stamped=np.arange(12) < 9)
+    assert (stamped.counted, stamped.inliers) == (3, 12)
+    sheets = [
+        query_sheet(flat("query.jpg", 400, 300), [each], lambda name: flat(name, 400, 300), None, (), Grades(12, 7))
+        for each in (one, stamped)
+    ]
+    left, top, width, height = lay_sheet(1, 0).hits[0]
+    for sheet, colour in zip(sheets, (VERIFIED, UNVERIFIED), strict=True):
+        assert (sheet[top + height // 2, left : left + width] == colour).all(axis=1).sum() == 8
+
+
 def test_two_elongated_photographs():
     for size in ((32000, 16), (16, 32000)):
         height, ours, theirs = match_layout(size, size, 1)
@@ -328,7 +343,9 @@ def test_every_kind_of_picture_becomes_three_bytes_a_pixel(tmp_path, mode, name)
 
 
 def test_sixteen_bits_and_other_whites_become_bytes(tmp_path):
-    cv2.imwrite(str(tmp_path / "deep.png"), np.full((20, 20, 3), 65535 // 2, np.uint16))
+    deep = np.full((20, 20, 3), 65535 // 2, np.uint16)
+    deep[19] = 65535  # so that it uses its 16 bits
+    cv2.imwrite(str(tmp_path / "deep.png"), deep)
     assert abs(int(load_picture(tmp_path / "deep.png")[0, 0, 0]) - 127) <= 1
     (tmp_path / "low.pgm").write_bytes(b"P5 20 20 100\n" + bytes([50]) * 400)
     assert abs(int(load_picture(tmp_path / "low.pgm")[0, 0, 0]) - 127) <= 1

@@ -318,9 +318,9 @@ def test_json(capsys, index, signed, photos, kind):
     assert code == 0
     found = json.loads(out)
     assert list(found) == [
-        "query", "image", "candidates", "rank", "score", "inliers", "cosine", "divisor", "word_rank", "depth",
-        "in_depth", "votes", "votes_rank", "words", "possible_pairs", "pairs", "hypotheses", "min_inliers", "reason",
-        "transform", "placement", "matches",
+        "query", "image", "candidates", "rank", "score", "inliers", "stamped", "cosine", "divisor", "word_rank",
+        "depth", "in_depth", "votes", "votes_rank", "words", "possible_pairs", "pairs", "hypotheses", "min_inliers",
+        "reason", "transform", "placement", "matches",
     ]  # fmt: skip
     assert found["query"].keys() == {"name", "box", "size", "features"}
     assert found["query"]["name"] == str(path)
@@ -335,7 +335,7 @@ def test_json(capsys, index, signed, photos, kind):
         "scale", "rotation_clockwise", "stretch", "upright", "centre", "shift", "corners"
     }  # fmt: skip
     assert len(found["matches"]) == found["inliers"] > 20
-    assert found["matches"][0].keys() == {"query", "image", "word", "bits"}
+    assert found["matches"][0].keys() == {"query", "image", "word", "bits", "stamped"}
     assert (found["votes"] is None) == (found["matches"][0]["bits"] is None) == (kind == "plain")
     # as the search prints it
     code, out, _ = run(capsys, "query", folder, path, "--box", *BOX, "--json", "--matches")

@@ -218,3 +218,13 @@ def test_what_is_no_photograph_is_an_error_of_ours(retriever, given):
     for ask in (retriever.query, retriever.prepare, lambda one: retriever.explain(one, "cat.png")):
         with pytest.raises(RetrievalError):
             ask(given)
+
+
+def test_a_query_without_features_is_told_in_the_log(index, photos, caplog):
+    retriever = Retriever.open(index)
+    for image in ("ramp.png", photos / "ramp.png"):
+        caplog.clear()
+        assert retriever.query(image) == []
+        (record,) = caplog.records
+        assert record.levelname == "WARNING"
+        assert "no feature lies in the photograph, so nothing can be found" in record.message

@@ -45,8 +45,9 @@ function sentence(one) {
   const { scale, rotation_clockwise: turn, stretch } = one.placement;
   const size = Math.abs(scale - 1) < 0.03 ? "at the same size" : `${scale.toFixed(2)} times as large`;
   const turned = Math.abs(turn) < 1 ? "" : `, turned by ${Math.abs(turn).toFixed(0)}° ${turn > 0 ? "clockwise" : "anticlockwise"}`;
+  const stamp = one.stamped ? ` ${one.stamped} of them at the same place near the border, as a date, a watermark or a frame does: these do not count.` : "";
   const seen = stretch > 1.15 ? ", and seen at another angle" : "";
-  return `${plural(one.inliers, "detail")} lie in the same arrangement in both: the second photograph shows it ${size}${turned}${seen}.`;
+  return `${plural(one.inliers, "detail")} lie in the same arrangement in both: the second photograph shows it ${size}${turned}${seen}.${stamp}`;
 }
 
 function verdict(one, rule) {
@@ -56,7 +57,7 @@ function verdict(one, rule) {
 
 function reason(one) {
   return {
-    "no query features": "There are no distinctive details in the box.",
+    "no query features": `There are no distinctive details in the ${one.query.box ? "box" : "first photograph"}.`,
     "no image features": "The second photograph has no distinctive details.",
     "no shared words": "The two photographs have no similar details. Found again with others, it came by their way.",
     "beyond depth": `It is not among the best ${one.depth} by similar details, which are those whose geometry is checked.`,

@@ -8,9 +8,10 @@ import { address } from "./state.js";
 // What a number of matching details says: `rule` is the index's rule of thumb for this kind of search.
 export function grade(hit, rule) {
   if (!hit.transform) return { kind: "words", text: "similar details only" };
-  if (hit.inliers >= rule.sure) return { kind: "sure", text: "very likely the same" };
-  if (hit.inliers >= rule.perhaps) return { kind: "perhaps", text: "perhaps the same" };
-  return { kind: "chance", text: "may be chance" };
+  const counted = hit.inliers - hit.stamped; // what a date, a watermark or a frame explains says nothing of the rest
+  if (counted >= rule.sure) return { kind: "sure", text: "very likely the same" };
+  if (counted >= rule.perhaps) return { kind: "perhaps", text: "perhaps the same" };
+  return { kind: "chance", text: hit.stamped ? "a shared stamp or frame" : "may be chance" };
 }
 
 export function show(state, found, rule) {
@@ -23,7 +24,9 @@ export function show(state, found, rule) {
 
 function summary(found, confirmed) {
   if (!found.query.features) {
-    return "There is nothing to search for in this box: it holds no distinctive details. Draw a larger one.";
+    return found.query.box
+      ? "There is nothing to search for in this box: it holds no distinctive details. Draw a larger one."
+      : "There is nothing to search for: this photograph holds no distinctive details. It may be small, blurred, faint or plain.";
   }
   if (!found.hits.length) return "Nothing was found.";
   const likely = found.depth ? ` ${confirmed || "None"} very likely ${confirmed === 1 ? "shows" : "show"} the same.` : "";
