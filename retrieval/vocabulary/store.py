@@ -23,8 +23,9 @@ from retrieval.config import VocabularyConfig
 from retrieval.errors import ArtefactError
 from retrieval.storage import artefacts, atomic
 from retrieval.vocabulary import hamming
+from retrieval.vocabulary.encoded import centre, dequantise
 from retrieval.vocabulary.hamming import Embedding
-from retrieval.vocabulary.kmeans import TrainedVocabulary, centre, dequantise
+from retrieval.vocabulary.kmeans import TrainedVocabulary
 from retrieval.vocabulary.quantizer import Quantizer, build_search, import_faiss, search_kind
 
 KIND, VERSION = "vocabulary", 0

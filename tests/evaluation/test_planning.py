@@ -60,9 +60,11 @@ def test_bytes_of_a_vocabulary_and_of_the_copy_in_an_index(photos, tmp_path, sea
 
 
 def test_memory_of_the_published_training():
-    """15 million descriptors of 128 bytes, once as codes and once as float32, and a million words four times."""
+    """15 million codes of 128 bytes, each with its word and distance, and a million words four times."""
     vocabulary = VocabularyConfig(words=1_000_000)
-    assert planning.training_bytes(15_000_000, vocabulary, 128) == 9.6e9 + 2.048e9
+    assert planning.training_bytes(15_000_000, vocabulary, 128) == 2.1e9 + 2.048e9
+    centred = replace(vocabulary, centre=True)
+    assert planning.training_bytes(15_000_000, centred, 128) == 2.1e9 + 15e6 * 136 + 2.048e9
     # centroids and the search structure, half a gigabyte each: what an index holds once more
     assert planning.vocabulary_bytes(vocabulary, 128) == pytest.approx(1.04e9, rel=0.01)
 

@@ -12,7 +12,8 @@ import pytest
 from retrieval.config import Config, VocabularyConfig, vocabulary_settings
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.vocabulary import kmeans, quantizer, store
-from retrieval.vocabulary.kmeans import dequantise, train
+from retrieval.vocabulary.encoded import Encoded, dequantise
+from retrieval.vocabulary.kmeans import train
 from retrieval.vocabulary.quantizer import Quantizer
 from retrieval.vocabulary.store import check_vocabulary, copy_vocabulary, open_vocabulary, save_vocabulary
 
@@ -52,7 +53,7 @@ def test_one_iteration_is_lloyd_s():
     """Against plain numpy, from the same first centroids; no cell is empty, so nothing is re-seeded."""
     faiss = quantizer.import_faiss()
     start = POINTS[:40].copy()
-    got, objective, reseeded = kmeans._iterate(faiss, POINTS, start, config(40), 0)
+    got, objective, reseeded = kmeans._iterate(faiss, Encoded.of(POINTS, None, False), start, config(40), 0)
     squared = distances(POINTS, start)
     nearest = squared.argmin(axis=1)
     means = np.stack([POINTS[nearest == word].mean(axis=0) for word in range(40)])
