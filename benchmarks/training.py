@@ -1,6 +1,6 @@
 """Memory and time of k-means on descriptors that are drawn, in a process of its own.
 
-    python -m benchmarks.training [--rows 1000000 --words 20000 --iterations 2 --probes 64] [--centre]
+    python -m benchmarks.training [--rows 400000 --words 5000 --iterations 2 --probes 64] [--centre]
 
 Codes of 128 bytes around as many points as there are words, assignment through an inverted file. What a training row
 takes is what the greatest memory of the process grows by between a quarter of the rows and all of them. Needs no
@@ -30,8 +30,8 @@ CHUNK = 1 << 16  # rows drawn at a time
 def main() -> int:
     """Runs the benchmark and prints it."""
     parser = record.parser(__doc__)
-    parser.add_argument("--rows", type=int, default=1_000_000, metavar="N", help="training descriptors")
-    parser.add_argument("--words", type=int, default=20_000, metavar="K")
+    parser.add_argument("--rows", type=int, default=400_000, metavar="N", help="training descriptors")
+    parser.add_argument("--words", type=int, default=5_000, metavar="K")
     parser.add_argument("--iterations", type=int, default=2, metavar="N")
     parser.add_argument("--probes", type=int, default=64, metavar="N")
     parser.add_argument("--centre", action="store_true", help="centre the descriptors (vocabulary.centre)")

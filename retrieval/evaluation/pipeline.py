@@ -186,6 +186,7 @@ def check_reusable(vocabulary: Path, index: Path, config: Config, features: Mapp
 def _require_vocabulary(vocabulary: Vocabulary, wanted: Mapping[str, Any]) -> None:
     stored = {**vocabulary.settings, "vocabulary": {"centre": False, **vocabulary.settings["vocabulary"]}}
     stored = {key: value for key, value in stored.items() if key in wanted}
+    stored, wanted = settings_module.without_open_probes(stored, wanted)
     artefacts.require_settings(f"the vocabulary {vocabulary.folder}", stored, wanted)
 
 

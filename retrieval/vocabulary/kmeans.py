@@ -20,7 +20,7 @@ from retrieval.config import VocabularyConfig, digest
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.storage.artefacts import read_arrays, read_manifest, write_artefact
 from retrieval.vocabulary.encoded import CHUNK, Encoded
-from retrieval.vocabulary.quantizer import cell_index, exact_words, import_faiss
+from retrieval.vocabulary.quantizer import cell_index, exact_words, import_faiss, probes_of
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ def _empty_index(faiss: Any, centroids: np.ndarray, config: VocabularyConfig) ->
     if _assignment(config) == "exact":
         index = faiss.IndexFlatL2(centroids.shape[1])
     else:
-        index = cell_index(len(centroids), centroids.shape[1], config.probes)
+        index = cell_index(len(centroids), centroids.shape[1], probes_of(config))
     return faiss.index_cpu_to_all_gpus(index) if _gpus(faiss) else index
 
 
@@ -217,7 +217,7 @@ def _checkpoint_settings(sample: Encoded, config: VocabularyConfig, seed: int) -
         "words": config.words,
         "iterations": config.iterations,
         "assignment": _assignment(config),
-        "probes": config.probes,
+        "probes": probes_of(config),
         "seed": seed,
     }
 
