@@ -38,9 +38,10 @@ demo: $(STAMP) ## Generate photographs, index and search them, print the table
 test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest
 
-soak: $(STAMP) ## Kill 200 writers, read for a minute, fail every write, flip thousands of bits, search as 64 clients (about 12 minutes)
+soak: $(STAMP) ## Kill 200 writers, read for a minute, fail every write, flip thousands of bits, search as 64 clients (about 12 minutes); learn a million words (half an hour of a core)
 	RETRIEVAL_SOAK=1 $(BIN)/python -m pytest tests/index/test_survival.py tests/index/test_durability.py tests/index/test_checking.py --durations=10
 	RETRIEVAL_SOAK=1 $(BIN)/python -m pytest tests/web/test_server.py -k test_many_at_once -s
+	RETRIEVAL_SOAK=1 $(BIN)/python -m pytest tests/vocabulary/test_million_words.py -s
 
 # The page in a browser: Debian's Chromium, and axe-core, which npm brings into the cache below runs/ (never committed).
 BROWSER := $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))

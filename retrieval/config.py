@@ -117,7 +117,7 @@ class VocabularyConfig:
     train_descriptors: int | None = None  # sample size; null = all, at most 256 per word (faiss's own cap)
     search: str = "auto"  # "auto" | "exact" | "ivf" | "hnsw"
     exact_up_to: int = 65_536  # auto: exact search up to this many words, approximate beyond
-    probes: int = 64  # ivf: cells visited; hnsw: efSearch = 4 * probes
+    probes: int | None = None  # ivf: cells visited; hnsw: efSearch = 4 * probes; null = what 98.5 % agreement takes
     centre: bool = False  # subtract the training descriptors' mean and normalise again (Tolias & Jegou 2014)
 
     def __post_init__(self) -> None:
@@ -417,6 +417,18 @@ def feature_settings(config: Config) -> dict[str, Any]:
 def vocabulary_settings(config: Config) -> dict[str, Any]:
     """The settings that decide which word a descriptor gets, the features' settings aside."""
     return {"vocabulary": to_tree(config.vocabulary), "seed": config.seed}
+
+
+def without_open_probes(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two trees to be compared, without `vocabulary.probes` where what is wanted leaves these open.
+
+    Those that were chosen when the words were learned then serve; earlier versions stored 64.
+    """
+    trees = dict(stored), dict(wanted)
+    if all("vocabulary" in tree for tree in trees) and wanted["vocabulary"].get("probes") is None:
+        for tree in trees:
+            tree["vocabulary"] = {key: value for key, value in tree["vocabulary"].items() if key != "probes"}
+    return trees
 
 
 def digest(settings: Mapping[str, Any]) -> str:

@@ -129,6 +129,18 @@ def test_digest_follows_results_only():
     assert difference.startswith("detector.threshold")
 
 
+def test_probes_that_are_left_open_fit_any_that_were_chosen():
+    """An artefact of an earlier version holds 64, a newer one those chosen; who names other ones wants other words."""
+    default, named = (settings.vocabulary_settings(settings.load(None, text)) for text in ([], ["vocabulary.probes=9"]))
+    chosen = {**default, "vocabulary": {**default["vocabulary"], "probes": 64}}
+    assert settings.first_difference(*settings.without_open_probes(chosen, default)) is None
+    assert settings.first_difference(*settings.without_open_probes(default, default)) is None
+    assert settings.first_difference(*settings.without_open_probes(chosen, named)) == "vocabulary.probes: 64 != 9"
+    more = settings.vocabulary_settings(settings.load(None, ["vocabulary.words=5"]))
+    assert "vocabulary.words" in settings.first_difference(*settings.without_open_probes(chosen, more))
+    assert settings.without_open_probes({"seed": 1}, default) == ({"seed": 1}, default)
+
+
 def test_defaults_are_the_published_parameters():
     """Protocol: detector of Perdoch et al., verification of Philbin et al. 2007, expansion of Chum et al. 2007."""
     config = Config()

@@ -78,6 +78,8 @@ def _train(arguments: argparse.Namespace) -> int:
     vocabulary = pipeline.obtain_vocabulary(store, arguments.output, config)
     pipeline.remove_partial(arguments.output)
     print(f"{arguments.output}: {len(vocabulary.centroids)} words from {store.features} features")
+    if vocabulary.agreement is not None:
+        print(f"word search: {vocabulary.agreement}")
     return 0
 
 

@@ -66,8 +66,7 @@ def obtain_vocabulary(store: FeatureStore, folder: str | Path, config: Config) -
             f"{total} features are too few for {words} words: add photographs or lower it "
             f"with --set vocabulary.words={max(1, total // 40)}"
         )
-    held_out, trained_on = _split(store, config, words)
-    training = store.codes_at(trained_on)
+    held_out, training = (store.codes_at(rows) for rows in _split(store, config, words))
     folder.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = folder.with_name(f".{folder.name}.checkpoint")
     trained = kmeans.train(training, config.vocabulary, config.seed, store.quantisation, checkpoint=checkpoint)
@@ -77,7 +76,7 @@ def obtain_vocabulary(store: FeatureStore, folder: str | Path, config: Config) -
         settings,
         store.quantisation,
         config.vocabulary,
-        store.codes_at(held_out),
+        held_out,
     )
     shutil.rmtree(checkpoint, ignore_errors=True)
     return with_signatures(open_vocabulary(folder), store, folder / hamming.FOLDER, config)
@@ -187,6 +186,7 @@ def check_reusable(vocabulary: Path, index: Path, config: Config, features: Mapp
 def _require_vocabulary(vocabulary: Vocabulary, wanted: Mapping[str, Any]) -> None:
     stored = {**vocabulary.settings, "vocabulary": {"centre": False, **vocabulary.settings["vocabulary"]}}
     stored = {key: value for key, value in stored.items() if key in wanted}
+    stored, wanted = settings_module.without_open_probes(stored, wanted)
     artefacts.require_settings(f"the vocabulary {vocabulary.folder}", stored, wanted)
 
 

@@ -54,6 +54,8 @@ KNOWN = {
 }
 DISTRACTORS = 1_001_001  # photographs of R1M (Radenovic et al. 2018); what there is to download is not known
 BYTES_BUILDING = 180  # at most, of a feature while a segment is made (`index.building.SEGMENT_FEATURES`)
+BYTES_ASSIGNED = 12  # of a training descriptor: its word and distance
+BYTES_FACTOR = 8  # of a centred training descriptor's code (`vocabulary.encoded`)
 BYTES_INDEXED, BYTES_SIGNED = 19, 16  # of a feature in an index, and for each kind of signatures (docs/formats.md)
 
 
@@ -203,12 +205,13 @@ def vocabulary_bytes(config: VocabularyConfig, dimensions: int, bits: int = 0) -
 
 
 def training_bytes(descriptors: int, config: VocabularyConfig, dimensions: int) -> float:
-    """What training words takes in memory: the sample as codes and as float32, and four times the centroids.
+    """What training words takes in memory: a code and `BYTES_ASSIGNED` a descriptor, and four times the centroids.
 
-    Those are the centroids, faiss's copy, its search structure and the new ones. Centring copies the sample once more.
+    Those are the centroids, faiss's copy, its search structure and the new ones. Centring copies the codes, each with
+    its row's factor before it. Measured: `python -m benchmarks.training`.
     """
-    sample = descriptors * dimensions * (1 + (8 if config.centre else 4))
-    return float(sample + 4 * 4 * dimensions * config.words)
+    each = dimensions + BYTES_ASSIGNED + (dimensions + BYTES_FACTOR if config.centre else 0)
+    return float(descriptors * each + 4 * 4 * dimensions * config.words)
 
 
 def _calibrate_extraction(images: ImageSet | None, config: Config) -> tuple[float, int, float]:

@@ -35,6 +35,8 @@ from retrieval.photographs.decoding import display_name
 from retrieval.photographs.folder import ImageSet
 from retrieval.search.retriever import Retriever
 from retrieval.storage import atomic
+from retrieval.vocabulary.quantizer import probes_of, search_kind
+from retrieval.vocabulary.store import Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +126,7 @@ def run(
             "images": len(database.names),
             "features": database.features,
             "words": len(vocabulary.centroids),
+            "assignment": assignment(vocabulary),
             "queries": len(benchmark.ground_truth.queries),
         }
         old = _still_valid(earlier, results, timings)
@@ -196,9 +199,10 @@ def _earlier(path: Path, benchmark: Benchmark, config: Config) -> dict[str, Any]
         logger.warning("%s is of another version or damaged, and will be replaced", path)
         return nothing
     ours = {"dataset": benchmark.name, "vocabulary_from": benchmark.vocabulary_name}
-    difference = settings_module.first_difference(
-        theirs, {**ours, "config": _deciding(settings_module.to_tree(config))}
+    theirs["config"], deciding = settings_module.without_open_probes(
+        theirs["config"], _deciding(settings_module.to_tree(config))
     )
+    difference = settings_module.first_difference(theirs, {**ours, "config": deciding})
     if difference:
         logger.warning(
             "%s: the results of %s are of other settings (%s), so they will be replaced, not put beside the new ones",
@@ -368,6 +372,25 @@ def summarise(ranked: Rankings, ground_truth: GroundTruth, dataset: str, descrip
             }
             results[row]["protocols"] = protocols
     return results
+
+
+def assignment(vocabulary: Vocabulary) -> dict[str, Any]:
+    """How words are found, as JSON values: `search`, and what was measured of an approximate one when it was trained.
+
+    Returns:
+        "search": "exact", "ivf" or "hnsw"; "agreement" with exact search, 0..1, None where nobody measured it;
+        "compared" held-out descriptors; "probes", None for exact search.
+    """
+    kind = search_kind(vocabulary.config, len(vocabulary.centroids))
+    if kind == "exact":
+        return {"search": kind, "agreement": 1.0, "compared": 0, "probes": None}
+    found = vocabulary.agreement
+    return {
+        "search": kind,
+        "agreement": None if found is None else found.share,
+        "compared": 0 if found is None else found.compared,
+        "probes": probes_of(vocabulary.config),
+    }
 
 
 def descriptor_name(retriever: Retriever) -> str:

@@ -170,8 +170,10 @@ class FeatureStore:
         """
         bounds = np.cumsum([0] + [len(shard.codes) for shard in self.shards])
         cuts = np.searchsorted(rows, bounds)
-        parts = [shard.codes[rows[cuts[i] : cuts[i + 1]] - bounds[i]] for i, shard in enumerate(self.shards)]
-        return np.concatenate(parts)
+        codes = np.empty((len(rows), self.dimensions), np.uint8)  # filled in place: it may be most of the memory
+        for i, shard in enumerate(self.shards):
+            codes[cuts[i] : cuts[i + 1]] = shard.codes[rows[cuts[i] : cuts[i + 1]] - bounds[i]]
+        return codes
 
 
 def shard_folder(folder: Path, index: int) -> Path:

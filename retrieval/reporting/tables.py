@@ -108,7 +108,7 @@ def _timings(report: dict[str, Any]) -> list[str]:
     for descriptor, facts in report["timings"].items():
         lines += [
             f"{descriptor}: {facts['images']} images, {feature_count(report['dataset'], facts['features'])}, "
-            f"{facts['words']} words; seconds "
+            f"{facts['words']} words{_assignment(facts.get('assignment'))}; seconds "
             "per stage (a stage whose result was there already takes almost none):",
             "",
         ]
@@ -117,6 +117,18 @@ def _timings(report: dict[str, Any]) -> list[str]:
             lines.append(f"- {HEADINGS.get(stage, stage)}: {seconds:.1f}{each}")
         lines.append("")
     return lines
+
+
+def _assignment(facts: Mapping[str, Any] | None) -> str:
+    """How far an approximate search for words can be trusted; nothing where it is exact or an earlier run's."""
+    if facts is None or facts["search"] == "exact":
+        return ""
+    if facts["agreement"] is None:
+        return f" (agreement with exact search not measured, {facts['probes']} probes)"
+    return (
+        f" ({100 * facts['agreement']:.1f} % of {facts['compared']} held-out descriptors get the word of exact search, "
+        f"{facts['probes']} probes)"
+    )
 
 
 @dataclass(frozen=True)

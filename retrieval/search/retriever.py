@@ -180,9 +180,8 @@ class Retriever:
 
 def _require_fixed(collection: Collection, config: Config) -> None:
     """Refuses a configuration that asks for other features or words than an index has."""
-    artefacts.require_settings(
-        f"the index {collection.folder}", _fixed_settings(collection.config), _fixed_settings(config)
-    )
+    stored, wanted = _fixed_settings(collection.config), _fixed_settings(config)
+    artefacts.require_settings(f"the index {collection.folder}", *settings_module.without_open_probes(stored, wanted))
 
 
 def _fixed_settings(config: Config) -> dict[str, Any]:

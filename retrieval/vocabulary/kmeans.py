@@ -2,7 +2,8 @@
 
 Visual words by flat k-means are Sivic and Zisserman 2003; approximate assignment for large vocabularies is
 Philbin et al. 2007, section 3. Cells that lose all descriptors are re-seeded by faiss, which splits the
-largest ones.
+largest ones. Training descriptors stay codes of a byte a value; faiss decodes them in blocks
+(`encoded.Encoded`), so that a row takes little more than its code.
 """
 
 import hashlib
@@ -18,14 +19,14 @@ from tqdm import tqdm
 from retrieval.config import VocabularyConfig, digest
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.storage.artefacts import read_arrays, read_manifest, write_artefact
-from retrieval.vocabulary.quantizer import cell_index, exact_words, import_faiss
+from retrieval.vocabulary.encoded import CHUNK, Encoded
+from retrieval.vocabulary.quantizer import cell_index, exact_words, import_faiss, probes_of
 
 logger = logging.getLogger(__name__)
 
 MAX_PER_WORD = 256  # training descriptors a word can use; faiss's own default (ClusteringParameters)
 FEW_PER_WORD = 39  # below this a word's mean is poorly supported; faiss's own warning level
 CHECKPOINT_KIND, CHECKPOINT_VERSION = "k-means checkpoint", 0
-_CHUNK = 1 << 16  # descriptors converted at a time
 _FINGERPRINT_ROWS = 4096
 
 
@@ -74,12 +75,8 @@ def train(
     started = time.perf_counter()
     faiss = import_faiss()
     rng = np.random.default_rng(seed)
-    sample = dequantise(_sample(descriptors, config, rng), quantisation)  # (n, D)
-    if not np.isfinite(sample).all():
-        raise ValueError("descriptors hold values that are not finite")
-    mean = sample.mean(axis=0, dtype=np.float64).astype(np.float32) if config.centre else None
-    sample = centre(sample, mean)
-    centroids = sample[np.sort(rng.choice(len(sample), config.words, replace=False))]  # (K, D)
+    sample = Encoded.of(_sample(descriptors, config, rng), quantisation, config.centre)  # (n, D)
+    centroids = sample.rows(np.sort(rng.choice(len(sample), config.words, replace=False)))  # (K, D)
     kind = _assignment(config)
     device = _device(faiss)
     logger.info("k-means: %d descriptors, %d words, %s assignment on %s", len(sample), config.words, kind, device)
@@ -118,48 +115,7 @@ def train(
         "device": device,
         "assignment": kind,
     }
-    return TrainedVocabulary(centroids, counts, statistics, mean)
-
-
-def centre(descriptors: np.ndarray, mean: np.ndarray | None) -> np.ndarray:
-    """Descriptors (N, D) float32 less their training mean (D,), as unit rows; unchanged where `mean` is None.
-
-    Tolias & Jegou 2014 do so for SIFT, whose components are all positive: signs say more around the mean.
-    """
-    if mean is None:
-        return descriptors
-    centred = np.empty_like(descriptors)
-    for start in range(0, len(descriptors), _CHUNK):
-        rows = descriptors[start : start + _CHUNK] - mean
-        rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-12))
-        centred[start : start + _CHUNK] = rows
-    return centred
-
-
-def dequantise(descriptors: np.ndarray, quantisation: tuple[float, float] | None) -> np.ndarray:
-    """Float32 descriptors from stored ones.
-
-    Args:
-        descriptors: (N, D) float32 (returned contiguous), or uint8 codes.
-        quantisation: (lo, scale) of uint8 codes: value = code / scale + lo.
-
-    Raises:
-        ValueError: uint8 codes without a quantisation, or another type.
-    """
-    if descriptors.ndim != 2:
-        raise ValueError(f"expected descriptors of shape (N, D), got {descriptors.shape}")
-    if descriptors.dtype == np.float32:
-        return np.ascontiguousarray(descriptors)
-    if descriptors.dtype != np.uint8:
-        raise ValueError(f"expected float32 descriptors or uint8 codes, got {descriptors.dtype}")
-    if quantisation is None:
-        raise ValueError("uint8 codes need their quantisation (lo, scale)")
-    lo, scale = quantisation
-    table = np.arange(256, dtype=np.float32) / np.float32(scale) + np.float32(lo)  # the value of every code
-    values = np.empty(descriptors.shape, np.float32)
-    for start in range(0, len(descriptors), _CHUNK):
-        values[start : start + _CHUNK] = table[descriptors[start : start + _CHUNK]]
-    return values
+    return TrainedVocabulary(centroids, counts, statistics, sample.mean)
 
 
 def _sample(descriptors: np.ndarray, config: VocabularyConfig, rng: np.random.Generator) -> np.ndarray:
@@ -192,7 +148,7 @@ def _sample(descriptors: np.ndarray, config: VocabularyConfig, rng: np.random.Ge
 
 
 def _iterate(
-    faiss: Any, sample: np.ndarray, centroids: np.ndarray, config: VocabularyConfig, seed: int
+    faiss: Any, sample: Encoded, centroids: np.ndarray, config: VocabularyConfig, seed: int
 ) -> tuple[np.ndarray, float, int]:
     """One Lloyd iteration: new centroids, the objective of the old ones, how many cells were re-seeded."""
     words, dimension = centroids.shape
@@ -205,13 +161,14 @@ def _iterate(
     parameters.max_points_per_centroid = -(-len(sample) // words)  # the sample is final
     clustering = faiss.Clustering(dimension, words, parameters)
     faiss.copy_array_to_vector(centroids.ravel(), clustering.centroids)
-    clustering.train(sample, _empty_index(faiss, centroids, config))  # trains the index, and adds the centroids
+    index = _empty_index(faiss, centroids, config)  # faiss trains it, and adds the centroids
+    clustering.train_encoded(sample.codes, sample.codec, index)
     new = faiss.vector_to_array(clustering.centroids).reshape(words, dimension).astype(np.float32, copy=True)
     statistics = clustering.iteration_stats.at(0)
     return new, float(statistics.obj), int(statistics.nsplit)
 
 
-def _count(faiss: Any, sample: np.ndarray, centroids: np.ndarray, config: VocabularyConfig) -> np.ndarray:
+def _count(faiss: Any, sample: Encoded, centroids: np.ndarray, config: VocabularyConfig) -> np.ndarray:
     """(K,) int32: descriptors of the sample nearest to each final word."""
     counts = np.zeros(len(centroids), np.int64)
     index = None
@@ -220,8 +177,8 @@ def _count(faiss: Any, sample: np.ndarray, centroids: np.ndarray, config: Vocabu
         if not index.is_trained:
             index.train(centroids)
         index.add(centroids)
-    for start in range(0, len(sample), _CHUNK):
-        chunk = sample[start : start + _CHUNK]
+    for start in range(0, len(sample), CHUNK):
+        chunk = sample.rows(slice(start, start + CHUNK))
         words = exact_words(chunk, centroids, 1) if index is None else index.search(chunk, 1)[1]
         counts += np.bincount(words[words >= 0].ravel(), minlength=len(centroids))
     return counts.astype(np.int32)
@@ -237,7 +194,7 @@ def _empty_index(faiss: Any, centroids: np.ndarray, config: VocabularyConfig) ->
     if _assignment(config) == "exact":
         index = faiss.IndexFlatL2(centroids.shape[1])
     else:
-        index = cell_index(len(centroids), centroids.shape[1], config.probes)
+        index = cell_index(len(centroids), centroids.shape[1], probes_of(config))
     return faiss.index_cpu_to_all_gpus(index) if _gpus(faiss) else index
 
 
@@ -251,16 +208,16 @@ def _device(faiss: Any) -> str:
     return f"{gpus} GPU{'s' if gpus > 1 else ''}" if gpus else f"CPU, {faiss.omp_get_max_threads()} threads"
 
 
-def _checkpoint_settings(sample: np.ndarray, config: VocabularyConfig, seed: int) -> dict[str, Any]:
+def _checkpoint_settings(sample: Encoded, config: VocabularyConfig, seed: int) -> dict[str, Any]:
     """What has to be equal for a checkpoint to be continued; the data by evenly spaced rows of the sample."""
-    rows = sample[:: max(len(sample) // _FINGERPRINT_ROWS, 1)]
+    rows = sample.rows(slice(None, None, max(len(sample) // _FINGERPRINT_ROWS, 1)))
     return {
-        "data": hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest(),
-        "shape": list(sample.shape),
+        "data": hashlib.sha256(rows.tobytes()).hexdigest(),
+        "shape": [len(sample), sample.dimensions],
         "words": config.words,
         "iterations": config.iterations,
         "assignment": _assignment(config),
-        "probes": config.probes,
+        "probes": probes_of(config),
         "seed": seed,
     }
 

@@ -9,6 +9,7 @@ settings; only the descriptor has to be the one that it was made for. One comes 
 """
 
 import dataclasses
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,9 +24,21 @@ from retrieval.config import VocabularyConfig
 from retrieval.errors import ArtefactError
 from retrieval.storage import artefacts, atomic
 from retrieval.vocabulary import hamming
+from retrieval.vocabulary.encoded import centre, dequantise
 from retrieval.vocabulary.hamming import Embedding
-from retrieval.vocabulary.kmeans import TrainedVocabulary, centre, dequantise
-from retrieval.vocabulary.quantizer import Quantizer, build_search, import_faiss, search_kind
+from retrieval.vocabulary.kmeans import TrainedVocabulary
+from retrieval.vocabulary.quantizer import (
+    AGREEMENT,
+    Agreement,
+    Quantizer,
+    build_search,
+    import_faiss,
+    measured,
+    probes_of,
+    search_kind,
+)
+
+logger = logging.getLogger(__name__)
 
 KIND, VERSION = "vocabulary", 0
 BUNDLED = Path(__file__).parent.parent / "pretrained"
@@ -51,6 +64,8 @@ class Vocabulary:
         held_out: (M, D) descriptors or codes kept out of the training, memory-mapped.
         mean: (D,) float32 that is subtracted from descriptors (`VocabularyConfig.centre`), or None.
         signer: folder of the Hamming embedding, or None.
+        agreement: of its approximate search with exact search, measured when it was trained; None where search is
+            exact, nothing was held out, or an earlier version trained it.
     """
 
     folder: Path
@@ -64,6 +79,7 @@ class Vocabulary:
     held_out: np.ndarray
     mean: np.ndarray | None = None
     signer: Path | None = None
+    agreement: Agreement | None = None
 
     @cached_property
     def embedding(self) -> Embedding | None:
@@ -111,10 +127,12 @@ def save_vocabulary(
         trained: from `kmeans.train`.
         settings: what decided the words (`config.vocabulary_settings`).
         quantisation: (lo, scale) of the stored codes of its descriptors.
-        config: the search; an approximate one is built here and saved.
-        held_out: (M, D) descriptors or codes that training did not see, kept for `check_vocabulary`.
+        config: the search; an approximate one is built here and saved. Where `probes` is None, so many are chosen that
+            it agrees with exact search (`quantizer.AGREEMENT`), and stored in place of None.
+        held_out: (M, D) descriptors or codes that training did not see, kept for `check_vocabulary`; agreement is
+            measured on them.
     """
-    words = len(trained.centroids)
+    words, settings = len(trained.centroids), dict(settings)
     facts: dict[str, Any] = {
         "quantisation": None if quantisation is None else [float(value) for value in quantisation],
         "statistics": trained.statistics,
@@ -129,13 +147,38 @@ def save_vocabulary(
         kind = search_kind(config, words)
         if kind != "exact":
             file = folder / SEARCH_FILE
-            import_faiss().write_index(build_search(arrays["centroids"], kind, config.probes), str(file))
+            index = build_search(arrays["centroids"], kind, probes_of(config))
+            sample = _spread(arrays["held_out"], quantisation, trained.mean)
+            agreement = measured(index, kind, arrays["centroids"], sample, config.probes)
+            _tell(agreement, config)
+            chosen = probes_of(config) if agreement is None else agreement.probes
+            facts["config"]["probes"] = chosen
+            if "vocabulary" in settings:
+                settings["vocabulary"] = {**settings["vocabulary"], "probes": chosen}
+            facts["agreement"] = None if agreement is None else dataclasses.asdict(agreement)
+            import_faiss().write_index(index, str(file))
             facts["search"] = {
                 "kind": kind,
                 "bytes": file.stat().st_size,
                 "sha256": artefacts.file_sha256(file),
             }
-        artefacts.fill_artefact(folder, KIND, VERSION, arrays, dict(settings), facts)
+        artefacts.fill_artefact(folder, KIND, VERSION, arrays, settings, facts)
+
+
+def _tell(agreement: Agreement | None, config: VocabularyConfig) -> None:
+    """Logs how far an approximate search can be trusted."""
+    if agreement is None:
+        logger.warning(
+            "no descriptors were held out, so whether the approximate search finds the right words is not known: "
+            "`retrieval vocabulary check --held-out PHOTOS` measures it"
+        )
+    elif agreement.share < AGREEMENT:
+        cure = "set more, or null to have them chosen" if config.probes is not None else "use vocabulary.search=exact"
+        logger.warning(
+            "word search: only %s, less than %.1f %%; vocabulary.probes: %s", agreement, 100 * AGREEMENT, cure
+        )
+    else:
+        logger.info("word search: %s", agreement)
 
 
 def open_vocabulary(path: str | Path, verify: bool = False) -> Vocabulary:
@@ -177,6 +220,7 @@ def open_vocabulary(path: str | Path, verify: bool = False) -> Vocabulary:
             arrays["held_out"],
             arrays.get("mean"),
             signer,
+            Agreement.stored(facts.get("agreement")),
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ArtefactError(f"{folder / artefacts.MANIFEST} is incomplete ({error}); rebuild {folder}") from error
@@ -263,8 +307,7 @@ def check_vocabulary(vocabulary: Vocabulary, held_out: np.ndarray) -> dict[str, 
         descriptor; `overfull_words` with more than 20 times the mean; `largest_word`; `effective_words` =
         exp(entropy of the training counts), the size of a uniform vocabulary that tells as much.
     """
-    step = max(1, -(-len(held_out) // CHECKED_DESCRIPTORS))
-    sample = vocabulary.descriptors_of(held_out[::step])
+    sample = _spread(held_out, vocabulary.quantisation, vocabulary.mean)
     counts = np.asarray(vocabulary.counts, np.float64)
     shares = counts[counts > 0] / max(counts.sum(), 1.0)
     return {
@@ -278,6 +321,12 @@ def check_vocabulary(vocabulary: Vocabulary, held_out: np.ndarray) -> dict[str, 
         "largest_word": int(counts.max()),
         "effective_words": float(np.exp(-(shares * np.log(shares)).sum())) if len(shares) else 0.0,
     }
+
+
+def _spread(held_out: np.ndarray, quantisation: tuple[float, float] | None, mean: np.ndarray | None) -> np.ndarray:
+    """At most `CHECKED_DESCRIPTORS` of some descriptors or codes, evenly spaced, as the words see them."""
+    step = max(1, -(-len(held_out) // CHECKED_DESCRIPTORS))
+    return centre(dequantise(held_out[::step], quantisation), mean)
 
 
 def search_damage(folder: Path, manifest: Mapping[str, Any]) -> Iterator[str | None]:

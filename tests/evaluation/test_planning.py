@@ -8,13 +8,15 @@ import pytest
 
 from retrieval.config import Config, DatasetConfig, DescriptorConfig, ParallelConfig, VocabularyConfig
 from retrieval.datasets.benchmarks import Source
-from retrieval.errors import DatasetError
+from retrieval.errors import ArtefactError, DatasetError
 from retrieval.evaluation import planning
 from retrieval.evaluation.pipeline import obtain_index, obtain_vocabulary
+from retrieval.evaluation.reproduction import assignment
 from retrieval.features.detector import detect_regions
 from retrieval.features.extractor import extract_collection
 from retrieval.photographs.decoding import load_image
 from retrieval.photographs.folder import list_images
+from retrieval.search.retriever import Retriever
 
 CONFIG = Config(parallel=ParallelConfig(jobs=1))
 
@@ -59,10 +61,36 @@ def test_bytes_of_a_vocabulary_and_of_the_copy_in_an_index(photos, tmp_path, sea
         assert found == pytest.approx(expected, rel=0.02)
 
 
+def test_chosen_probes_reach_the_index_and_the_report(photos, tmp_path):
+    """Through a run's stages; a second run, and one of an earlier version's 64, are taken up."""
+    vocabulary = VocabularyConfig(words=400, iterations=1, exact_up_to=100)
+    config = replace(CONFIG, vocabulary=vocabulary, descriptor=DescriptorConfig(name="rootsift"))
+    store = extract_collection(list_images(photos / "scenes"), tmp_path / "features", config)
+    words = obtain_vocabulary(store, tmp_path / "vocabulary", config)
+    assert words.agreement.compared == len(words.held_out) > 0
+    facts = {"search": "ivf", "agreement": words.agreement.share, "compared": words.agreement.compared}
+    assert assignment(words) == {**facts, "probes": words.config.probes}
+    index = obtain_index(store, words, tmp_path / "index", config, photos)
+    assert index.config.vocabulary.probes == words.config.probes == words.agreement.probes
+    assert assignment(obtain_vocabulary(store, tmp_path / "vocabulary", config)) == assignment(words)
+    Retriever.open(tmp_path / "index", config)
+    named = replace(config, vocabulary=replace(vocabulary, probes=words.config.probes + 1))
+    with pytest.raises(ArtefactError, match=r"vocabulary\.probes: \d+ != "):
+        obtain_vocabulary(store, tmp_path / "vocabulary", named)
+    with pytest.raises(ArtefactError, match=r"vocabulary\.probes: \d+ != "):
+        Retriever.open(tmp_path / "index", named)
+    exact = obtain_vocabulary(
+        store, tmp_path / "exact", replace(config, vocabulary=replace(vocabulary, search="exact"))
+    )
+    assert assignment(exact) == {"search": "exact", "agreement": 1.0, "compared": 0, "probes": None}
+
+
 def test_memory_of_the_published_training():
-    """15 million descriptors of 128 bytes, once as codes and once as float32, and a million words four times."""
+    """15 million codes of 128 bytes, each with its word and distance, and a million words four times."""
     vocabulary = VocabularyConfig(words=1_000_000)
-    assert planning.training_bytes(15_000_000, vocabulary, 128) == 9.6e9 + 2.048e9
+    assert planning.training_bytes(15_000_000, vocabulary, 128) == 2.1e9 + 2.048e9
+    centred = replace(vocabulary, centre=True)
+    assert planning.training_bytes(15_000_000, centred, 128) == 2.1e9 + 15e6 * 136 + 2.048e9
     # centroids and the search structure, half a gigabyte each: what an index holds once more
     assert planning.vocabulary_bytes(vocabulary, 128) == pytest.approx(1.04e9, rel=0.01)
 

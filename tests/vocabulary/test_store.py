@@ -12,7 +12,8 @@ import pytest
 from retrieval.config import Config, VocabularyConfig, vocabulary_settings
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.vocabulary import kmeans, quantizer, store
-from retrieval.vocabulary.kmeans import dequantise, train
+from retrieval.vocabulary.encoded import Encoded, dequantise
+from retrieval.vocabulary.kmeans import train
 from retrieval.vocabulary.quantizer import Quantizer
 from retrieval.vocabulary.store import check_vocabulary, copy_vocabulary, open_vocabulary, save_vocabulary
 
@@ -52,7 +53,7 @@ def test_one_iteration_is_lloyd_s():
     """Against plain numpy, from the same first centroids; no cell is empty, so nothing is re-seeded."""
     faiss = quantizer.import_faiss()
     start = POINTS[:40].copy()
-    got, objective, reseeded = kmeans._iterate(faiss, POINTS, start, config(40), 0)
+    got, objective, reseeded = kmeans._iterate(faiss, Encoded.of(POINTS, None, False), start, config(40), 0)
     squared = distances(POINTS, start)
     nearest = squared.argmin(axis=1)
     means = np.stack([POINTS[nearest == word].mean(axis=0) for word in range(40)])
@@ -286,6 +287,82 @@ def test_check(saved):
     assert facts["overfull_words"] == (trained.counts > 20 * trained.counts.mean()).sum()
     assert 1 <= facts["effective_words"] <= 400
     assert check_vocabulary(vocabulary, POINTS[:0])["agreement"] is None
+
+
+SPREAD_OUT = clustered(5000, seed=1, spread=2.0)
+HELD_OUT = clustered(1000, seed=2, spread=2.0)
+
+
+def saved_words(path, caplog, held_out, **changes):
+    """A vocabulary of words that are spread out, in cells that few probes miss, and what was logged."""
+    settings = config(5000, exact_up_to=100, **changes)
+    trained = kmeans.TrainedVocabulary(SPREAD_OUT, np.ones(5000, np.int32), {})
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        save_vocabulary(path, trained, vocabulary_settings(Config(vocabulary=settings)), None, settings, held_out)
+    return open_vocabulary(path), caplog.text
+
+
+def shares(probes):
+    """Agreement with plain brute force for every number of probes."""
+    exact = distances(HELD_OUT, SPREAD_OUT).argmin(axis=1)
+    words = (Quantizer(SPREAD_OUT, config(5000, exact_up_to=100, probes=n)).assign(HELD_OUT) for n in probes)
+    return [float((found == exact).mean()) for found in words]
+
+
+def test_probes_are_the_fewest_that_agree(tmp_path, caplog, monkeypatch):
+    """Of 4, 6, 8, 12, ...: the first that reaches the agreement, which is stored with the words."""
+    tried = [4, 6, 8, 12, 16, 24]
+    agreed = shares(tried)
+    assert agreed == sorted(set(agreed))
+    monkeypatch.setattr(quantizer, "PROBES", 4)
+    for at in (0, 1, 3, 5):
+        for module in (quantizer, store):
+            monkeypatch.setattr(module, "AGREEMENT", agreed[at])
+        vocabulary, told = saved_words(tmp_path / str(at), caplog, HELD_OUT)
+        assert vocabulary.agreement == quantizer.Agreement(agreed[at], 1000, tried[at])
+        assert f"word search: {vocabulary.agreement}" in told
+        assert vocabulary.config.probes == vocabulary.settings["vocabulary"]["probes"] == tried[at]
+        assert vocabulary.quantizer.agreement(HELD_OUT) == agreed[at]
+        assert store.require_features(vocabulary, {}) is None
+
+
+def test_probes_that_are_named_are_kept(tmp_path, caplog):
+    vocabulary, told = saved_words(tmp_path / "words", caplog, HELD_OUT, probes=3)
+    (share,) = shares([3])
+    assert share < 0.985
+    assert vocabulary.agreement == quantizer.Agreement(share, 1000, 3)
+    assert vocabulary.config.probes == 3
+    assert f"only {100 * share:.1f} % of 1000 held-out descriptors" in told
+    assert "less than 98.5 %" in told
+
+
+def test_graphs_are_searched_until_they_agree(tmp_path, caplog):
+    vocabulary, _ = saved_words(tmp_path / "words", caplog, HELD_OUT, search="hnsw")
+    assert vocabulary.agreement.share >= 0.985
+    assert vocabulary.agreement.probes >= 64
+
+
+def test_agreement_is_not_made_up(tmp_path, caplog):
+    """Without held-out descriptors nothing is measured, and exact search needs no measuring."""
+    vocabulary, told = saved_words(tmp_path / "words", caplog, None)
+    assert vocabulary.agreement is None
+    assert vocabulary.config.probes == 64
+    assert "not known" in told
+    exact, told = saved_words(tmp_path / "exact", caplog, HELD_OUT, search="exact")
+    assert exact.agreement is None
+    assert exact.config.probes is None
+    assert "word search" not in told
+
+
+def test_a_vocabulary_of_an_earlier_version_says_nothing_of_agreement(tmp_path, caplog):
+    saved_words(tmp_path / "words", caplog, HELD_OUT, probes=64)
+    manifest = json.loads((tmp_path / "words" / "manifest.json").read_text())
+    del manifest["facts"]["agreement"], manifest["checksum"]
+    (tmp_path / "words" / "manifest.json").write_text(json.dumps(manifest))
+    vocabulary = open_vocabulary(tmp_path / "words", verify=True)
+    assert vocabulary.agreement is None
+    assert vocabulary.config.probes == 64
 
 
 def test_effective_words_of_a_uniform_vocabulary(tmp_path):
