@@ -57,7 +57,7 @@ def make_app(service: Service, policy: Policy, limits: Limits | None = None) -> 
         policy: who is let in.
         limits: of requests.
     """
-    routes = _Routes(service, limits or Limits())
+    routes = _Routes(service, limits or Limits(), policy.root)
     handlers: dict[Any, Any] = {
         RequestError: _refused,
         RetrievalError: _failed,
@@ -70,14 +70,14 @@ def make_app(service: Service, policy: Policy, limits: Limits | None = None) -> 
 
 
 class _Routes:
-    def __init__(self, service: Service, limits: Limits):
+    def __init__(self, service: Service, limits: Limits, root: str):
         self.service = service
         self.limits = limits
         self._searches = Workers(limits.threads, limits.waiting, "search")
         self._pictures = Workers(_PICTURE_THREADS, _PICTURES_WAITING, "picture")
         self._memory = forms.Memory(_BODIES * limits.upload_bytes)
         self._static = _static_files()
-        self._description = openapi.description(limits.upload_bytes)
+        self._description = openapi.description(limits.upload_bytes, root)
 
     def table(self) -> list[Route]:
         return [
@@ -247,7 +247,9 @@ async def _unknown(request: Request, error: Exception) -> Response:
     allowed = (error.headers or {}).get("Allow", "")
     if error.status_code == 405:
         return answer({"error": f"this address takes {allowed} only"}, 405, {"allow": allowed})
-    return answer({"error": "there is nothing at this address; /docs says what there is"}, error.status_code)
+    return answer(
+        {"error": "there is nothing at this address; docs, beside the page, says what there is"}, error.status_code
+    )
 
 
 async def _broken(request: Request, error: Exception) -> Response:

@@ -37,11 +37,12 @@ _MATCHES = {
 }
 
 
-def description(upload_bytes: int) -> dict[str, Any]:
+def description(upload_bytes: int, root: str = "") -> dict[str, Any]:
     """The document.
 
     Args:
         upload_bytes: longest body that is taken.
+        root: path under which a proxy shows the server, or "".
     """
     options = {
         "top": {"type": "integer", "minimum": 1, "maximum": MAX_TOP, "default": 20, "description": "number of hits"},
@@ -69,6 +70,7 @@ def description(upload_bytes: int) -> dict[str, Any]:
             "description": "Finds the photographs of a collection that show the same thing as a photograph, or a box "
             "in it. Errors are JSON objects with a sentence under the key error.",
         },
+        **({"servers": [{"url": root}]} if root else {}),
         "paths": {
             "/api/search": {
                 "post": {

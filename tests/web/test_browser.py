@@ -24,7 +24,7 @@ from retrieval.index import changes
 from retrieval.photographs.folder import list_images
 from retrieval.web.service import image_id
 from tests.conftest import view
-from tests.web.web_client import serving
+from tests.web.web_client import proxied, serving
 
 pytestmark = pytest.mark.skipif(not os.environ.get("RETRIEVAL_BROWSER"), reason="the page in a browser: make test-web")
 
@@ -255,6 +255,37 @@ def test_without_signatures_hqe_is_not_offered(open_page, index):
         finished(page)
         assert page.is_disabled("[value=hqe]")
         assert "no signatures" in page.inner_text("#hqe-note")
+
+
+def test_under_a_path_of_a_proxy(open_page, index, photos, tmp_path):
+    """The whole way over TLS: the token, a search, an upload, a match, back, and the page of the API."""
+    token = "a-long-enough-token"
+    options = ("--root-path", "/photos", "--token", token)
+    with serving(index, *options) as (_, address), proxied(tmp_path, address, strip=False) as (_, port):
+        page = open_page(ignore_https_errors=True)
+        failed = []
+        page.on("response", lambda answer: failed.append(answer.url) if answer.status >= 400 else None)
+        start = f"https://127.0.0.1:{port}/photos/"
+        page.goto(f"{start}?token={token}")
+        page.click(f"#images a[href*='{image_id(QUERY)}']")
+        finished(page)
+        assert page.url == f"{start}?q={image_id(QUERY)}"
+        assert names(page)[0] == QUERY
+        page.click(f"#hits a[href*='hit={image_id(ANSWER)}']")
+        page.wait_for_selector(".pairs image")
+        page.go_back()
+        finished(page)
+        page.set_input_files("#file", photos / ANSWER)
+        page.wait_for_selector("#query-name:has-text('(uploaded)')")
+        finished(page)
+        page.click("footer a")
+        page.wait_for_selector(".operation")
+        assert page.url == f"{start}docs"
+        assert f"{start}api/search" in page.inner_text("#operations")
+        page.click("a.brand")
+        page.wait_for_selector("#images img")
+        assert page.url == start
+        assert failed == []
 
 
 def test_less_motion(open_page, address):

@@ -7,7 +7,7 @@ import { address, browsing, searching } from "./state.js";
 const PAGE = 48;
 
 export function card(photograph, href) {
-  const image = html("img", { src: `/thumbnails/${photograph.id}`, alt: "", loading: "lazy", decoding: "async" });
+  const image = html("img", { src: `thumbnails/${photograph.id}`, alt: "", loading: "lazy", decoding: "async" });
   const frame = html("span", { class: "thumb" }, image);
   image.addEventListener("error", () => frame.replaceChildren(html("span", { class: "gone" }, "picture not there")));
   return html("li", {}, html("a", { class: "card", href, "data-inner": true }, frame, html("span", { class: "name" }, ...breakable(photograph.name))));

@@ -28,8 +28,8 @@ function only(...shownIds) {
 }
 
 function go(state, focus = null) {
-  const href = address(state);
-  if (href !== location.pathname + location.search) history.pushState(null, "", href);
+  const { pathname, search } = new URL(address(state), location.href);
+  if (pathname + search !== location.pathname + location.search) history.pushState(null, "", pathname + search);
   return render(focus);
 }
 

@@ -29,7 +29,7 @@ export function address(state) {
     if (state.page > 1) parameters.set("page", state.page);
   }
   const text = parameters.toString().replaceAll("%2C", ",");
-  return text ? `/?${text}` : "/";
+  return text ? `./?${text}` : "./";
 }
 
 const FRESH = { q: null, box: null, verify: true, expand: "", top: 24, hit: null, page: 1, find: "" };
