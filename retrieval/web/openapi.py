@@ -171,6 +171,7 @@ def _schemas() -> dict[str, Any]:
         "name": {"type": "string"},
         "size": _SIZE,
         "features": {"type": "integer", "minimum": 0},
+        "findable": {"type": "boolean", "description": "whether it has features; without any, no search finds it"},
         "uploaded": {"type": "boolean"},
     }
     hit = {

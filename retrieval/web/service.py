@@ -70,6 +70,7 @@ class Photograph:
             "name": self.name,
             "size": list(self.size),
             "features": self.features,
+            "findable": self.features > 0,
             "uploaded": self.upload is not None,
         }
 

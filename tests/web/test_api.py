@@ -343,3 +343,10 @@ def test_a_hit_beyond_the_depth_is_explained(index):
     assert one["transform"] is not None
     assert one["inliers"] > 20
     assert one["depth"] > 1
+
+
+def test_what_cannot_be_found_is_told(client):
+    found = {one["name"]: one for one in client.get("/api/images").json()["images"]}
+    assert {name for name, one in found.items() if not one["findable"]} == {"ramp.png"}
+    assert all(one["findable"] == (one["features"] > 0) for one in found.values())
+    assert client.get(f"/api/images/{image_id('ramp.png')}").json()["findable"] is False

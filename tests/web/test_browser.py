@@ -123,7 +123,6 @@ def test_from_a_photograph_to_its_matches_and_back(open_page, address):
     page.goto(address)
     page.wait_for_selector("#images img")
     page.fill("#find-text", "coffee")
-    page.press("#find-text", "Enter")
     page.wait_for_selector("#collection-status:has-text('3 photographs')")
     page.click(f"#images a[href*='{image_id(QUERY)}']")
     finished(page)
@@ -165,6 +164,52 @@ def test_from_a_photograph_to_its_matches_and_back(open_page, address):
     assert other.input_value("[name=x1]") == page.evaluate(
         "new URLSearchParams(location.search).get('box').split(',')[0]"
     )
+
+
+def test_the_collection_is_filtered_as_one_types(open_page, address):
+    page = open_page()
+    page.goto(f"{address}/?page=1")
+    page.wait_for_selector("#collection-status:has-text('9 photographs')")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url) if "/api/images?" in request.url else None)
+    page.focus("#find-text")
+    page.keyboard.type("Coffee ", delay=10)
+    page.wait_for_selector("#collection-status:has-text('3 photographs with “Coffee” in the name')")
+    assert len(asked) < len("Coffee")  # not a request for every letter
+    assert page.locator("#images li").count() == 3
+    assert page.get_attribute("#collection-status", "role") == "status"  # which a screen reader tells
+    assert page.evaluate("document.activeElement.id") == "find-text"
+    assert page.input_value("#find-text") == "Coffee "  # nobody's typing is changed
+    page.keyboard.type("0", delay=10)
+    page.wait_for_selector("#collection-status:has-text('No photograph with “Coffee 0”')")
+    for _ in range(2):
+        page.keyboard.press("Backspace")
+    page.keyboard.type("_1")
+    page.wait_for_selector("#collection-status:has-text('1 photograph with “Coffee_1”')")
+    assert given(page, "find") == "Coffee_1"
+    page.go_back()  # to before the first letter
+    page.wait_for_selector("#collection-status:has-text('9 photographs')")
+    assert page.input_value("#find-text") == ""
+    page.go_forward()
+    page.wait_for_selector("#collection-status:has-text('1 photograph with')")
+    assert page.input_value("#find-text") == "Coffee_1"
+    page.fill("#find-text", "ramp")
+    page.press("#find-text", "Enter")  # without waiting
+    page.wait_for_selector("#collection-status:has-text('1 photograph with “ramp”')")
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_what_cannot_be_found_is_marked(open_page, address, width):
+    page = open_page(width, 740)
+    page.goto(address)
+    page.wait_for_selector("#images img")
+    assert page.locator("#images .unfindable").count() == 1
+    assert "cannot be found" in page.inner_text(f"#images a[href*='{image_id('ramp.png')}']")
+    page.locator(".unfindable").scroll_into_view_if_needed()
+    shot(page, f"unfindable-{width}", whole=False)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.click(f"#images a[href*='{image_id('ramp.png')}']")
+    page.wait_for_selector("#status:has-text('cannot be found either')")
 
 
 def test_an_uploaded_photograph(open_page, address, tmp_path):

@@ -11,11 +11,14 @@ import { address, browsing, read, searching } from "./state.js";
 import { listen } from "./uploads.js";
 
 const TITLE = "Find the same place";
+const PAUSE = 250; // milliseconds after a letter before the collection is filtered
 const tools = byId("tools");
 const editor = new BoxEditor(byId("stage"), (box) => go({ ...read(), box, hit: null }));
 let index = null;
 let work = new AbortController();
 let before = null; // what was shown last
+let typing = null; // the timer that waits for the next letter of a name
+let typed = false; // whether the address on the page came by typing
 let last = { key: null, found: null, photograph: null }; // the search that is on the page
 
 function tell(text) {
@@ -29,14 +32,29 @@ function only(...shownIds) {
 
 function go(state, focus = null) {
   const { pathname, search } = new URL(address(state), location.href);
+  clearTimeout(typing);
+  typed = false;
   if (pathname + search !== location.pathname + location.search) history.pushState(null, "", pathname + search);
   return render(focus);
+}
+
+// Filters by what stands in the field, which is left alone; the back button goes to before the first letter.
+function filter() {
+  clearTimeout(typing);
+  const find = byId("find-text").value.trim(), state = read();
+  if (!state.q && state.find === find) return;
+  const href = address(browsing(1, find));
+  if (typed) history.replaceState(null, "", href);
+  else history.pushState(null, "", href);
+  typed = true;
+  render();
 }
 
 async function render(focus = null) {
   work.abort();
   work = new AbortController();
   const { signal } = work, state = read(), from = before;
+  if (!typed) byId("find-text").value = state.find;
   before = state;
   tell("");
   try {
@@ -157,8 +175,14 @@ byId("more").addEventListener("click", () => {
 });
 byId("find").addEventListener("submit", (event) => {
   event.preventDefault();
-  go(browsing(1, byId("find-text").value.trim()));
+  filter();
 });
+for (const kind of ["input", "compositionend"]) {
+  byId("find-text").addEventListener(kind, (event) => {
+    clearTimeout(typing);
+    if (!event.isComposing) typing = setTimeout(filter, PAUSE);
+  });
+}
 document.addEventListener("click", (event) => {
   const link = event.target.closest("a[data-inner]");
   if (!link || event.button !== 0 || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
@@ -167,7 +191,11 @@ document.addEventListener("click", (event) => {
   scrollTo(0, 0);
   go(state, state.hit ? "match-title" : state.q ? "query-title" : "content");
 });
-addEventListener("popstate", () => render());
+addEventListener("popstate", () => {
+  clearTimeout(typing);
+  typed = false;
+  render();
+});
 if (matchMedia("(max-width: 56rem)").matches) byId("settings").open = false; // results come first on small screens
 listen({
   begin: () => tell("Sending the photograph …"),

@@ -23,7 +23,9 @@ export function show(state, found, rule) {
 
 function summary(found, confirmed) {
   if (!found.query.features) {
-    return "There is nothing to search for in this box: it holds no distinctive details. Draw a larger one.";
+    return found.query.box
+      ? "There is nothing to search for in this box: it holds no distinctive details. Draw a larger one."
+      : "There is nothing to search for in this photograph: it holds no distinctive details, so it cannot be found either.";
   }
   if (!found.hits.length) return "Nothing was found.";
   const likely = found.depth ? ` ${confirmed || "None"} very likely ${confirmed === 1 ? "shows" : "show"} the same.` : "";
