@@ -38,7 +38,7 @@ demo: $(STAMP) ## Generate photographs, index and search them, print the table
 # A process for each core, up to 8: beyond them the longest file of tests says how long it takes.
 CORES := $(shell n=$$(nproc 2> /dev/null || echo 1); echo $$(( n > 8 ? 8 : n )))
 
-test: $(STAMP) ## Run the tests (5 minutes on 2 cores); RETRIEVAL_THOROUGH=1 leaves nothing out
+test: $(STAMP) ## Run the tests; RETRIEVAL_THOROUGH=1 leaves nothing out
 	$(BIN)/python -m pytest $(if $(filter-out 1,$(CORES)),-n $(CORES) --dist loadfile --no-loadscope-reorder)
 
 soak: $(STAMP) ## Kill 200 writers, read for a minute, fail every write, flip thousands of bits, search as 64 clients (about 12 minutes)

@@ -13,7 +13,7 @@ import stat
 import threading
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,10 @@ class LoadedImage:
     width: int
     height: int
     pages: int = 1
+
+    def mirrored(self) -> "LoadedImage":
+        """As a mirror shows it: left and right exchanged."""
+        return replace(self, gray=np.ascontiguousarray(self.gray[:, ::-1]))
 
     @property
     def scale(self) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from hardnet.descriptors.loading import choose_device
 from retrieval.errors import ArtefactError, ConfigError, RetrievalError
 from retrieval.features.store import ImageFeatures
-from retrieval.geometry.frames import inside_box
+from retrieval.geometry.frames import inside_box, mirror_query, mirror_regions
 from retrieval.geometry.putatives import QueryWords, find_putatives
 from retrieval.geometry.verification import verify
 from retrieval.index import scoring
@@ -203,7 +203,7 @@ class Ranker:
     def hits(self, ranking: Ranking, top: int | None = None) -> list[Hit]:
         """The head of a ranking as `Hit` objects."""
         hits = []
-        index = self.collection.snapshot
+        index, query = self.collection.snapshot, ranking.query
         for rank, image_id in enumerate(ranking.ids[:top]):
             place = ranking.places[rank]
             inliers, transform = 0, None
@@ -212,7 +212,10 @@ class Ranker:
                 pairs = ranking.verified.matches[place]
                 inliers, transform = int(ranking.verified.inliers[place]), ranking.verified.transforms[place]
                 regions = index.regions(pairs[:, 1])
-                matches = np.stack([ranking.query.regions[pairs[:, 0]], regions], axis=1)
+                matches = np.stack([query.regions[pairs[:, 0]], regions], axis=1)
+                if query.mirrored:  # told in the photograph as it is
+                    transform = mirror_query(transform, query.size[0])
+                    matches[:, 0] = mirror_regions(matches[:, 0], query.size[0])
             hits.append(
                 Hit(
                     self.collection.names[image_id],
@@ -221,6 +224,7 @@ class Ranker:
                     inliers,
                     transform,
                     matches,
+                    query.mirrored,
                 )
             )
         return hits

@@ -20,6 +20,8 @@ class Hit(ByContents):
         inliers: one-to-one inliers, 0 where not verified.
         transform: (2, 3) query -> image in original pixels, or None where not verified.
         matches: (m, 2, 6) float32 inlier regions: in the query photograph, in this image.
+        mirrored: found by the mirror image of the query. `transform` and `matches` are in the query photograph as it
+            is: the transform has a negative determinant, and the two regions of a match show the same in a mirror.
 
     Example:
         >>> hit = Retriever.open("holidays.index").query("tower.jpg")[1]
@@ -33,6 +35,7 @@ class Hit(ByContents):
     inliers: int
     transform: np.ndarray | None
     matches: np.ndarray = field(repr=False)
+    mirrored: bool = False
 
 
 @dataclass(frozen=True, eq=False)

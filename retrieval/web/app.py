@@ -173,15 +173,18 @@ class _Routes:
         if wanted.file is not None:
             key = self.service.upload(wanted.file.name, wanted.file.data).id
         assert key is not None
-        return self.service.search(key, wanted.box, wanted.top, wanted.verify, wanted.expand, wanted.matches)
+        return self.service.search(
+            key, wanted.box, wanted.top, wanted.verify, wanted.expand, wanted.matches, wanted.mirror
+        )
 
     async def explain(self, request: Request) -> Response:
-        given = _parameters(request, "query", "box", "hit")
+        given = _parameters(request, "query", "box", "hit", "mirror")
         for key in ("query", "hit"):
             if key not in given:
                 raise RequestError(400, f"{key}: expected the id of a photograph")
         box = forms.box_of_text(given.get("box", ""))
-        return answer(await self._searches.run(self.service.explain, given["query"], box, given["hit"]))
+        mirror = forms.truth(given.get("mirror", "false"), "mirror")
+        return answer(await self._searches.run(self.service.explain, given["query"], box, given["hit"], mirror))
 
     async def _form(self, request: Request, share: forms.Share, others: str = "") -> bytes:
         """The body of a multipart request."""

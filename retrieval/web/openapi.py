@@ -36,6 +36,11 @@ _MATCHES = {
     "items": {"type": "object", "required": ["query", "image"], "properties": {"query": _REGION, "image": _REGION}},
 }
 
+_MIRRORED = {
+    "type": "boolean",
+    "description": "found by the mirror image; transform and matches are in the query as it is",
+}
+
 
 def description(upload_bytes: int, root: str = "") -> dict[str, Any]:
     """The document.
@@ -54,6 +59,11 @@ def description(upload_bytes: int, root: str = "") -> dict[str, Any]:
             "description": "search again with what was confirmed: average or Hamming query expansion",
         },
         "matches": {"type": "boolean", "default": False, "description": "also the matching regions of every hit"},
+        "mirror": {
+            "type": "boolean",
+            "default": False,
+            "description": "search with the mirror image as well, and keep the better of the two for every photograph",
+        },
     }
     by_id = _object({"id": {**_ID_SCHEMA, "description": f"id {_INDEXED_OR_UPLOADED}"}, "box": _BOX, **options}, "id")
     file = {"type": "string", "contentMediaType": "application/octet-stream", "description": "JPEG, PNG, WebP, TIFF …"}
@@ -139,6 +149,7 @@ def description(upload_bytes: int, root: str = "") -> dict[str, Any]:
                         _query("query", _ID_SCHEMA, f"id {_INDEXED_OR_UPLOADED}", required=True),
                         _query("hit", _ID_SCHEMA, "id of a photograph of the index", required=True),
                         _query("box", {"type": "string"}, "x1,y1,x2,y2"),
+                        _query("mirror", {"type": "boolean", "default": False}, "of query and mirror image the better"),
                     ],
                     "responses": _responses("The account", _ref("Explanation"), *refused),
                 }
@@ -203,6 +214,7 @@ def _schemas() -> dict[str, Any]:
         "rank": {"type": ["integer", "null"]},
         "score": {"type": ["number", "null"]},
         "inliers": {"type": "integer"},
+        "mirrored": _MIRRORED,
         "cosine": {"type": "number"},
         "words": {"type": "array", "items": {"type": "object"}},
         "reason": {"type": ["string", "null"], "description": "why there is no transform"},
@@ -228,7 +240,7 @@ def _schemas() -> dict[str, Any]:
     }
     return {
         "Photograph": _object(photograph, *photograph),
-        "Hit": _object({**hit, "matches": _MATCHES}, *hit),
+        "Hit": _object({**hit, "matches": _MATCHES, "mirrored": _MIRRORED}, *hit),
         "Found": _object(found, *found),
         "Page": _object(page, *page),
         "Explanation": _object(explanation, *explanation),

@@ -319,8 +319,8 @@ def test_json(capsys, index, signed, photos, kind):
     found = json.loads(out)
     assert list(found) == [
         "query", "image", "candidates", "rank", "score", "inliers", "cosine", "divisor", "word_rank", "depth",
-        "in_depth", "votes", "votes_rank", "words", "possible_pairs", "pairs", "hypotheses", "min_inliers", "reason",
-        "transform", "placement", "matches",
+        "in_depth", "votes", "votes_rank", "words", "possible_pairs", "pairs", "hypotheses", "min_inliers", "mirrored",
+        "reason", "transform", "placement", "matches",
     ]  # fmt: skip
     assert found["query"].keys() == {"name", "box", "size", "features"}
     assert found["query"]["name"] == str(path)

@@ -212,6 +212,27 @@ def test_what_cannot_be_found_is_marked(open_page, address, width):
     page.wait_for_selector("#status:has-text('cannot be found either')")
 
 
+def test_a_mirrored_photograph(open_page, address, photos, tmp_path):
+    name = "scenes/astronaut_1.jpg"
+    cv2.imwrite(str(tmp_path / "flipped.png"), cv2.imread(str(photos / name))[:, ::-1])
+    page = open_page()
+    page.goto(address)
+    page.wait_for_selector("#images img")
+    page.set_input_files("#file", tmp_path / "flipped.png")
+    finished(page)
+    assert "very likely" not in page.inner_text("#hits")
+    page.check("[name=mirror]")
+    page.wait_for_url("**mirror=1**")
+    page.wait_for_selector("#hits li:first-child:has-text('very likely the same, mirrored')")
+    finished(page)
+    assert names(page)[0] == name
+    shot(page, "mirrored-1280")
+    page.click("#hits a >> nth=0")
+    page.wait_for_selector(".pairs image")
+    assert "the second photograph shows it mirrored, at the same size" in page.inner_text(".lead")
+    shot(page, "mirrored-match-1280")
+
+
 def test_an_uploaded_photograph(open_page, address, tmp_path):
     picture, _ = view(skimage.data.astronaut()[:, :, ::-1], 0.7, 3, (10, 4))
     cv2.imwrite(str(tmp_path / "<b>my photo.jpg"), picture)

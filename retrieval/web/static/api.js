@@ -44,8 +44,9 @@ export function search(wanted, signal) {
   return ask("api/search", { method: "POST", headers, body: JSON.stringify(wanted), signal });
 }
 
-export function explain(query, box, hit, signal) {
+export function explain(query, box, hit, mirror, signal) {
   const parameters = new URLSearchParams({ query, hit });
+  if (mirror) parameters.set("mirror", "true");
   if (box) parameters.set("box", box.join(","));
   return ask(`api/explain?${parameters}`, { signal });
 }

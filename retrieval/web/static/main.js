@@ -107,7 +107,7 @@ async function instead(signal) {
 
 async function search(state, signal) {
   const key = address({ ...state, hit: null });
-  const wanted = { id: state.q, box: state.box, top: state.top, verify: state.verify, expand: state.expand || null };
+  const wanted = { id: state.q, box: state.box, top: state.top, verify: state.verify, expand: state.expand || null, mirror: state.mirror };
   const searched = last.key === key ? null : api.search(wanted, signal); // the photograph's facts come meanwhile
   searched?.catch(() => {}); // what went wrong is told where the answer is awaited
   if (last.photograph?.id !== state.q) {
@@ -135,7 +135,7 @@ async function explain(state, signal) {
   only("match");
   byId("match").replaceChildren();
   tell("");
-  const one = await api.explain(state.q, state.box, state.hit, signal);
+  const one = await api.explain(state.q, state.box, state.hit, state.mirror, signal);
   document.title = `${shown(one.image.name)} – ${TITLE}`;
   match.show(state, one, index.grades.once, signal);
 }
@@ -145,6 +145,7 @@ function fill(state) {
   tools.elements.verify.checked = state.verify || state.expand === "aqe";
   tools.elements.verify.disabled = state.expand === "aqe";
   tools.elements.expand.value = state.expand;
+  tools.elements.mirror.checked = state.mirror;
 }
 
 function boxOfFields() {
@@ -164,8 +165,9 @@ tools.addEventListener("submit", (event) => {
   }
 });
 tools.addEventListener("change", (event) => {
-  const { verify, expand } = tools.elements;
+  const { verify, expand, mirror } = tools.elements;
   if (event.target === verify) go({ ...read(), verify: verify.checked });
+  else if (event.target === mirror) go({ ...read(), mirror: mirror.checked });
   else if (event.target.name === "expand") go({ ...read(), expand: expand.value });
 });
 byId("whole").addEventListener("click", () => go({ ...read(), box: null }));

@@ -46,7 +46,8 @@ function sentence(one) {
   const size = Math.abs(scale - 1) < 0.03 ? "at the same size" : `${scale.toFixed(2)} times as large`;
   const turned = Math.abs(turn) < 1 ? "" : `, turned by ${Math.abs(turn).toFixed(0)}° ${turn > 0 ? "clockwise" : "anticlockwise"}`;
   const seen = stretch > 1.15 ? ", and seen at another angle" : "";
-  return `${plural(one.inliers, "detail")} lie in the same arrangement in both: the second photograph shows it ${size}${turned}${seen}.`;
+  const mirrored = one.mirrored ? "mirrored, " : "";
+  return `${plural(one.inliers, "detail")} lie in the same arrangement in both: the second photograph shows it ${mirrored}${size}${turned}${seen}.`;
 }
 
 function verdict(one, rule) {

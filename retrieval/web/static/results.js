@@ -43,7 +43,7 @@ function hitCard(state, hit, query, rule) {
   }
   link.prepend(html("span", { class: "rank" }, html("span", { class: "spoken" }, "Rank "), String(hit.rank)));
   link.append(
-    html("span", { class: `grade ${kind}` }, text),
+    html("span", { class: `grade ${kind}` }, hit.mirrored && hit.transform ? `${text}, mirrored` : text),
     html("span", { class: "quiet numbers" }, hit.transform ? html("span", {}, plural(hit.inliers, "matching detail")) : null,
       html("span", {}, `score ${hit.score.toFixed(3)}`)),
   );
