@@ -35,11 +35,15 @@ demo: $(STAMP) ## Generate photographs, index and search them, print the table
 	$(BIN)/python -m retrieval.datasets.planar data/demo
 	$(BIN)/python run_oxford5k.py --config configs/demo.yaml --work runs/demo
 
-test: $(STAMP) ## Run the tests
-	$(BIN)/python -m pytest
+# A process for each core, up to 8: beyond them the longest file of tests says how long it takes.
+CORES := $(shell n=$$(nproc 2> /dev/null || echo 1); echo $$(( n > 8 ? 8 : n )))
+
+test: $(STAMP) ## Run the tests; RETRIEVAL_THOROUGH=1 leaves nothing out
+	$(BIN)/python -m pytest $(if $(filter-out 1,$(CORES)),-n $(CORES) --dist loadfile --no-loadscope-reorder)
 
 soak: $(STAMP) ## Kill 200 writers, read for a minute, fail every write, flip thousands of bits, search as 64 clients (about 12 minutes); learn a million words (half an hour of a core)
 	RETRIEVAL_SOAK=1 $(BIN)/python -m pytest tests/index/test_survival.py tests/index/test_durability.py tests/index/test_checking.py --durations=10
+	RETRIEVAL_SOAK=1 $(BIN)/python -m pytest tests/photographs/test_hostile.py tests/web/test_hostile.py -s
 	RETRIEVAL_SOAK=1 $(BIN)/python -m pytest tests/web/test_server.py -k test_many_at_once -s
 	RETRIEVAL_SOAK=1 $(BIN)/python -m pytest tests/vocabulary/test_million_words.py -s
 

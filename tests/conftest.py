@@ -1,6 +1,11 @@
-"""A small collection of generated views, shared by the tests that need an index."""
+"""A small collection of generated views, shared by the tests that need an index; and how processes share the tests."""
 
 import logging
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: none of them, nor what it starts, takes more
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
+        os.environ.setdefault(variable, "1")
 
 import cv2
 import numpy as np
@@ -13,6 +18,19 @@ from retrieval.photographs.folder import list_images
 
 ROOTSIFT = "descriptor.name=rootsift"  # quick; the default has tests of its own (vocabulary/test_bundled.py)
 OVERRIDES = [ROOTSIFT, "vocabulary.words=400", "vocabulary.iterations=5", "parallel.jobs=1", "parallel.shard_images=3"]
+
+
+LONGEST = (  # begun first, so that no process is left alone with one of them in the end
+    "training/test_loop.py", "running/test_interrupts.py", "index/test_survival.py", "features/test_extractor.py",
+    "photographs/test_hostile.py", "search/test_ranker.py", "index/test_collection.py", "web/test_server.py",
+    "datasets/test_planar.py", "patchsets/test_sequences.py", "evaluation/test_planning.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """By file; the files themselves in the order of `LONGEST`, then as they were."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get("/".join(item.path.parts[-2:]), len(LONGEST)))
 
 
 def view(picture, scale, angle, shift=(0.0, 0.0), size=(480, 400)):

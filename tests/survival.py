@@ -22,12 +22,11 @@ from retrieval.index.checking import check
 from retrieval.index.collection import Collection
 from retrieval.photographs.folder import list_images
 from retrieval.search.retriever import Retriever
+from tests.depth import SOAK
 
 # tqdm's own lock is shared with forked processes: one that is killed while it holds it would stop all others
 tqdm.set_lock(threading.RLock())
 
-SOAK = os.environ.get("RETRIEVAL_SOAK") == "1"
-THOROUGH = SOAK or os.environ.get("RETRIEVAL_THOROUGH") == "1"  # as in .ci/run
 OVERRIDES = [
     "descriptor.name=rootsift",
     "vocabulary.words=40",

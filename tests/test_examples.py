@@ -106,10 +106,29 @@ def prepared(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def untouched(prepared, tmp_path_factory):
+    """Gives a copy of the folder as it was; the same one until an example has changed it."""
+    copies = []
+
+    def copy():
+        if not copies or state(copies[-1][0]) != copies[-1][1]:
+            folder = shutil.copytree(prepared, tmp_path_factory.mktemp("copy") / "copy")
+            copies.append((folder, state(folder)))
+        return copies[-1][0]
+
+    return copy
+
+
+def state(folder):
+    """All that changes when a file is written, moved, added or removed."""
+    found = [(path, path.stat()) for path in sorted(folder.rglob("*"))]
+    return [(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in found]
+
+
 @pytest.mark.parametrize("one", shown(), ids=lambda one: one.name)
-def test_examples(one, prepared, tmp_path, monkeypatch):
-    shutil.copytree(prepared, tmp_path / "copy")
-    monkeypatch.chdir(tmp_path / "copy")
+def test_examples(one, untouched, monkeypatch):
+    monkeypatch.chdir(untouched())
     count, wrong = run(one)
     assert not wrong, wrong
     assert count or "No example: " in one.text, f"{one.name} has neither an example nor a reason why not"

@@ -69,6 +69,11 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         help="search for this part, original pixels",
     )
     parser.add_argument(
+        "--mirror",
+        action="store_true",
+        help="search with the mirror image of the photograph as well; the better of the two counts",
+    )
+    parser.add_argument(
         "--figure",
         type=Path,
         metavar="FILE",
@@ -88,15 +93,22 @@ def _query(arguments: argparse.Namespace) -> int:
     features = retriever.prepare(arguments.photo, arguments.box, arguments.expand)
     features.tell_of_none()
     hits = retriever.search(features, arguments.top, verify=not arguments.no_verify, expand=arguments.expand)
+    if arguments.mirror:
+        from retrieval.search.mirror import merge
+
+        mirrored = retriever.prepare(arguments.photo, arguments.box, arguments.expand, mirror=True)
+        found = retriever.search(mirrored, arguments.top, not arguments.no_verify, arguments.expand)
+        hits = merge(hits, found, arguments.top)
     if arguments.figure is not None:
         draw_sheet(arguments, retriever, features, hits)
     if arguments.json:
-        print(json.dumps(search_tree(arguments.photo, features, hits, arguments.matches)))
+        print(json.dumps(search_tree(arguments.photo, features, hits, arguments.matches, arguments.mirror)))
         return 0
     print(f"{len(features.words)} query features; {len(hits)} {'hit' if len(hits) == 1 else 'hits'}")
-    print(f"{'rank':>4}  {'score':>9}  {'inliers':>7}  name")
+    print(f"{'rank':>4}  {'score':>9}  {'inliers':>7}  {'mirrored  ' if arguments.mirror else ''}name")
     for hit in hits:
-        print(f"{hit.rank:>4}  {hit.score:>9.4f}  {hit.inliers:>7}  {shown(hit.name)}")
+        seen = f"{'yes' if hit.mirrored else 'no':>8}  " if arguments.mirror else ""
+        print(f"{hit.rank:>4}  {hit.score:>9.4f}  {hit.inliers:>7}  {seen}{shown(hit.name)}")
     return 0
 
 
@@ -106,7 +118,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     for option in ("words", "matches"):
         if getattr(arguments, option) < 0:
             raise RetrievalError(f"--{option} {getattr(arguments, option)}: expected at least 0")
-    explained = retriever.explain(arguments.photo, arguments.name, arguments.box)
+    explained = retriever.explain(arguments.photo, arguments.name, arguments.box, arguments.mirror)
     if arguments.figure is not None:
         draw_explanation(arguments, retriever, explained)
     if arguments.json:
@@ -122,6 +134,8 @@ def _print_explanation(one: "Explanation", words: int, matches: int) -> None:
     width, height = one.size
     print(f"query  {shown(one.query)} ({box}{_count(one.query_features, 'feature')})")
     print(f"image  {shown(one.name)} ({width} x {height} pixels, {_count(one.features, 'feature')})")
+    if one.mirrored:
+        print("the query is the mirror image of the photograph; what follows is in pixels of the photograph as it is")
     if one.hit is None:
         print(f"not found: {_reason(one)}")
         return
@@ -139,7 +153,7 @@ def _print_explanation(one: "Explanation", words: int, matches: int) -> None:
     print(f"{one.hit.inliers} one-to-one inliers of {_looked_at(one)}")
     if one.stamp is not None:
         print(one.stamp)
-    _print_placement(one.placement, one.box is not None)
+    _print_placement(one.placement, one.box is not None, one.mirrored)
     _print_matches(one, matches)
 
 
@@ -169,12 +183,13 @@ def _print_words(shared: "SharedWords", cosine: float, count: int) -> None:
     print(f"{'cosine':>46}  {cosine:>18.6f}")
 
 
-def _print_placement(placed: "Placement", boxed: bool) -> None:
+def _print_placement(placed: "Placement", boxed: bool, mirrored: bool) -> None:
     """A transform in words."""
     way = "clockwise" if placed.rotation >= 0 else "counter-clockwise"
+    first = "mirrored, then " if mirrored else ""
     print(
-        f"query to image: {placed.scale:.3f} times the size, turned {abs(placed.rotation):.1f} degrees {way}, "
-        f"stretched {placed.stretch:.3f} : 1"
+        f"query to image: {first}{placed.scale:.3f} times the size, turned {abs(placed.rotation):.1f} degrees "
+        f"{way}, stretched {placed.stretch:.3f} : 1"
     )
     if placed.upright:
         print("verticals stay vertical: this is the transform of one pair, which shows only part of a turn")

@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import ipaddress
 import os
+import re
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,11 @@ MEGAPIXELS = 24.0
 UPLOAD_MEGABYTES = 25.0
 CACHE_MEGABYTES = 256
 TOKEN_VARIABLE = "RETRIEVAL_TOKEN"
+LOCAL_PROXIES = "127.0.0.1,::1"
 _ANY = ("0.0.0.0", "::")
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+_ROOT = re.compile(r"(/[A-Za-z0-9._~-]+)*")
+_OURS = ("api", "docs", "healthz", "openapi.json", "static", "thumbnails")
 _NEEDED = ("starlette", "uvicorn", "python_multipart")
 
 
@@ -38,6 +42,7 @@ def add_parser(verbs: Any) -> None:
         "retrieval serve holidays.index",
         "retrieval serve holidays.index --port 9000 --depth 500",
         f"{TOKEN_VARIABLE}=... retrieval serve holidays.index --host 0.0.0.0",
+        "retrieval serve holidays.index --root-path /photos --allow-host example.org",
     )
     serve.add_argument("index", type=Path)
     serve.add_argument(
@@ -53,6 +58,16 @@ def add_parser(verbs: Any) -> None:
     token.add_argument("--no-token", action="store_true", help="let everybody in who can reach --host")
     serve.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="answer to this host name too (repeatable)"
+    )
+    serve.add_argument(
+        "--root-path", default="", metavar="PATH", help="path under which a proxy shows the server, for example /photos"
+    )
+    serve.add_argument(
+        "--forwarded-allow-ips",
+        default=LOCAL_PROXIES,
+        metavar="LIST",
+        help="addresses and networks of proxies whose X-Forwarded-Proto is believed, with commas "
+        f"(default {LOCAL_PROXIES}: those on this machine)",
     )
     serve.add_argument(
         "--depth", type=int, default=DEPTH, metavar="N", help=f"candidates that geometry looks at (default {DEPTH})"
@@ -85,6 +100,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         raise RetrievalError(f"--workers {arguments.workers}: expected at least 1")
     if not 0 <= arguments.port <= 65535:
         raise RetrievalError(f"--port {arguments.port}: expected 0 to 65535")
+    root = _root(arguments.root_path)
+    proxies = _networks(arguments.forwarded_allow_ips)
     token = _token(arguments)
 
     from retrieval.search.retriever import Retriever
@@ -103,11 +120,11 @@ def _serve(arguments: argparse.Namespace) -> int:
     with listening:
         port = listening.getsockname()[1]
         hosts = _hosts(arguments.host, arguments.allow_host)
-        policy = Policy(hosts, token, f"retrieval-{port}")  # cookies do not tell ports apart
+        policy = Policy(hosts, token, f"retrieval-{port}", root=root)  # cookies do not tell ports apart
         uploads = Uploads(arguments.cache << 20, arguments.max_megapixels)
         limits = Limits(arguments.workers or os.cpu_count() or 1, arguments.queue, int(arguments.max_upload * 1e6))
-        running = server.make_server(make_app(Service(retriever, uploads), policy, limits))
-        _announce(arguments.host, port, token)
+        running = server.make_server(make_app(Service(retriever, uploads), policy, limits), proxies)
+        _announce(arguments.host, port, root, token)
         try:
             with server.quiet_decoders():
                 running.run(sockets=[listening])
@@ -139,6 +156,37 @@ def _token(arguments: argparse.Namespace) -> str | None:
             "--token), or say --no-token"
         )
     return token
+
+
+def _root(path: str) -> str:
+    """A path prefix without the slash at its end.
+
+    Raises:
+        RetrievalError: something that is none.
+    """
+    root = path.rstrip("/")
+    if (path and not _ROOT.fullmatch(root)) or any(part in (".", "..") for part in root.split("/")):
+        raise RetrievalError(
+            f"--root-path {path}: expected a path of letters, digits, - . _ ~ that begins with a slash, like /photos"
+        )
+    if root.split("/")[1:2] and root.split("/")[1] in _OURS:
+        raise RetrievalError(f"--root-path {path}: the server has addresses of its own there; take another name")
+    return root
+
+
+def _networks(text: str) -> list[str]:
+    """Addresses and networks of a list with commas.
+
+    Raises:
+        RetrievalError: something that is none.
+    """
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    for part in found:
+        try:
+            ipaddress.ip_network(part)
+        except ValueError as error:
+            raise RetrievalError(f"--forwarded-allow-ips {part}: expected an address or a network: {error}") from error
+    return found
 
 
 def is_loopback(host: str) -> bool:
@@ -173,7 +221,7 @@ def _read_something(retriever: Any) -> None:
     retriever.prepare(noise)
 
 
-def _announce(host: str, port: int, token: str | None) -> None:
-    address = f"http://{_bracketed(socket.gethostname() if host in _ANY else host)}:{port}/"
+def _announce(host: str, port: int, root: str, token: str | None) -> None:
+    address = f"http://{_bracketed(socket.gethostname() if host in _ANY else host)}:{port}{root}/"
     secret = f"{address}?token=TOKEN" if token else ""
     print(f"search page: {secret or address}   API: {address}docs   Ctrl-C stops", flush=True)

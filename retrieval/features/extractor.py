@@ -88,25 +88,27 @@ def feature_settings(config: Config) -> dict[str, Any]:
     return settings
 
 
-def extract_image(source: object, name: str, config: Config) -> ImageFeatures:
+def extract_image(source: object, name: str, config: Config, mirror: bool = False) -> ImageFeatures:
     """The features of one photograph, in original pixels.
 
     Args:
         source: a path, the bytes of a file, a binary file object, an (H, W) or (H, W, 3) array, or a PIL image.
         name: image name to carry.
         config: images, detector and descriptor sections count.
+        mirror: left and right exchanged; regions are in the pixels of the mirror image.
 
     Raises:
         ImageError: the photograph cannot be used.
         RetrievalError: `source` is something else.
     """
     descriptor = load_descriptor(config.descriptor)
-    features, patches = _detect(plain_source(source, config.images), name, config, descriptor.patch_size)
+    plain = plain_source(source, config.images)
+    features, patches = _detect(plain, name, config, descriptor.patch_size, mirror)
     return _describe(features, patches, descriptor)
 
 
 def _detect(
-    source: str | Path | bytes | np.ndarray, name: str, config: Config, patch_size: int
+    source: str | Path | bytes | np.ndarray, name: str, config: Config, patch_size: int, mirror: bool = False
 ) -> tuple[ImageFeatures, np.ndarray]:
     """Regions in original pixels (codes still empty) and the patches of one photograph."""
     shown = display_name(source)
@@ -114,6 +116,7 @@ def _detect(
         source = read_photograph(source, config.images)
     content = hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else None
     image = load_image(source, config.images, shown)
+    image = image.mirrored() if mirror else image
     regions = detect_regions(image.gray, config.detector)
     patches = cut_patches(image.gray, regions, patch_size)
     empty = np.empty((0, 0), np.uint8)

@@ -73,6 +73,41 @@ def apply(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.asarray(points[:, :2] @ transform[:, :2].T + transform[:, 2])
 
 
+def mirror_box(box: tuple[float, float, float, float], width: int) -> tuple[float, float, float, float]:
+    """A box x1, y1, x2, y2 in the mirror image of a photograph of this width, in pixels; the inverse of itself."""
+    x1, y1, x2, y2 = box
+    return width - 1 - x2, y1, width - 1 - x1, y2
+
+
+def mirror_regions(regions: np.ndarray, width: int) -> np.ndarray:
+    """Regions in the mirror image of a photograph; the inverse of itself.
+
+    The ellipse is the mirrored one. No region has a frame of the other handedness, so the frame is mirrored in itself
+    as well: ``D @ F @ D`` with ``D = diag(-1, 1)``, of `b` and the angle with the other sign.
+
+    Args:
+        regions: (..., 6) float.
+        width: of the photograph, pixels.
+
+    Returns:
+        (..., 6) of the same type.
+    """
+    found = regions * np.array([-1, 1, 1, -1, 1, -1], regions.dtype)
+    found[..., 0] += width - 1
+    return found
+
+
+def mirror_query(transform: np.ndarray, width: int) -> np.ndarray:
+    """A (2, 3) transform of a mirrored query, as one of the query as it is (and the other way round).
+
+    Args:
+        transform: mirrored query of this width -> image; its determinant changes sign.
+        width: of the query, pixels.
+    """
+    first, second, shift = transform.T
+    return np.stack([-first, second, shift + (width - 1) * first], axis=1)
+
+
 def carry(transform: np.ndarray, regions: np.ndarray) -> np.ndarray:
     """Maps regions, centre and frame, by a 2 x 3 affine transform of positive determinant.
 

@@ -7,7 +7,7 @@ the reason.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -59,6 +59,10 @@ class LoadedImage:
     width: int
     height: int
     pages: int = 1
+
+    def mirrored(self) -> "LoadedImage":
+        """As a mirror shows it: left and right exchanged."""
+        return replace(self, gray=np.ascontiguousarray(self.gray[:, ::-1]))
 
     @property
     def scale(self) -> np.ndarray:

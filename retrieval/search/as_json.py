@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from retrieval.search.ranking import Hit
 
 
-def search_tree(name: str, features: "QueryFeatures", hits: Sequence["Hit"], matches: bool = False) -> dict[str, Any]:
+def search_tree(
+    name: str, features: "QueryFeatures", hits: Sequence["Hit"], matches: bool = False, mirror: bool = False
+) -> dict[str, Any]:
     """A search and what it found.
 
     Args:
@@ -19,15 +21,16 @@ def search_tree(name: str, features: "QueryFeatures", hits: Sequence["Hit"], mat
         features: the query.
         hits: best first.
         matches: also the inlier regions of every hit.
+        mirror: also whether a hit was found by the mirror image.
     """
     box = None if features.box is None else list(features.box)
     return {
         "query": {"name": name, "box": box, "features": len(features.words)},
-        "hits": [hit_tree(hit, matches) for hit in hits],
+        "hits": [hit_tree(hit, matches, mirror) for hit in hits],
     }
 
 
-def hit_tree(hit: "Hit", matches: bool = False) -> dict[str, Any]:
+def hit_tree(hit: "Hit", matches: bool = False, mirror: bool = False) -> dict[str, Any]:
     """One hit: rank, name, score, inliers, transform, and its inlier regions where they are asked for."""
     row: dict[str, Any] = {
         "rank": hit.rank,
@@ -36,6 +39,8 @@ def hit_tree(hit: "Hit", matches: bool = False) -> dict[str, Any]:
         "inliers": hit.inliers,
         "transform": None if hit.transform is None else hit.transform.round(6).tolist(),
     }
+    if mirror:
+        row["mirrored"] = hit.mirrored
     if matches:
         row["matches"] = pairs_tree(hit.matches)
     return row
@@ -80,6 +85,7 @@ def explanation_tree(one: "Explanation") -> dict[str, Any]:
         "pairs": one.pairs,
         "hypotheses": one.hypotheses,
         "min_inliers": one.min_inliers,
+        "mirrored": one.mirrored,
         "reason": one.reason,
         "transform": None if hit is None or hit.transform is None else hit.transform.round(6).tolist(),
         "placement": None

@@ -13,13 +13,14 @@ import numpy as np
 
 from retrieval.errors import RetrievalError
 from retrieval.geometry.contents import ByContents
-from retrieval.geometry.frames import apply
+from retrieval.geometry.frames import apply, mirror_box
 from retrieval.geometry.putatives import find_putatives
 from retrieval.index import scoring
 from retrieval.index.collection import Collection
 from retrieval.index.snapshot import Snapshot
 from retrieval.photographs.names import canonical
 from retrieval.search.grades import SAYS, grades
+from retrieval.search.mirror import merge
 from retrieval.search.queries import Box, QueryFeatures, corners, whole_box
 from retrieval.search.ranker import Ranker
 from retrieval.search.ranking import Hit, Ranking
@@ -116,6 +117,7 @@ class Explanation(ByContents):
         votes: Hamming votes with idf squared and norms, of the query's one word a feature (``--expand hqe`` takes
             several); None where the index has no signatures.
         votes_rank: rank by votes, from 1; None where the image has none.
+        mirrored: the query is the mirror image; box, hit and placement are in the photograph as it is.
 
     Example:
         >>> told = Retriever.open("holidays.index").explain("tower.jpg", "bridge.jpg")
@@ -148,6 +150,7 @@ class Explanation(ByContents):
     reason: Unverified | None
     votes: float | None
     votes_rank: int | None
+    mirrored: bool = False
 
     @property
     def in_depth(self) -> bool:
@@ -205,6 +208,9 @@ def explain(ranker: Ranker, query: QueryFeatures, label: str, name: str) -> Expl
             pairs = len(find_putatives(query.paired, np.array([image_id]), snapshot, config).row)
         if hit.transform is not None and verified.verified is not None:
             match_query, match_rows = verified.verified.matches[verified.places[place]].T
+    box = query.box
+    if box is not None and query.mirrored:
+        box = mirror_box(box, query.size[0])
     bits = votes = votes_rank = None
     if query.assigned is not None and query.assigned.signatures is not None:
         # one word a feature, so the entries of `assigned` are the query's features
@@ -215,7 +221,7 @@ def explain(ranker: Ranker, query: QueryFeatures, label: str, name: str) -> Expl
         votes_rank = None if votes_place is None else votes_place + 1
     explained = Explanation(
         query=label,
-        box=query.box,
+        box=box,
         query_size=query.size,
         query_features=len(query.words),
         name=name,
@@ -233,12 +239,20 @@ def explain(ranker: Ranker, query: QueryFeatures, label: str, name: str) -> Expl
         hypotheses=pairs if pairs >= config.min_inliers else 0,
         match_words=snapshot.words_at(match_rows),
         match_bits=bits,
-        placement=None if hit is None or hit.transform is None else place_box(hit.transform, query.box, query.size),
+        placement=None if hit is None or hit.transform is None else place_box(hit.transform, box, query.size),
         reason=None,
         votes=votes,
         votes_rank=votes_rank,
+        mirrored=query.mirrored,
     )
     return replace(explained, reason=_reason(explained))
+
+
+def better(plain: Explanation, mirrored: Explanation) -> Explanation:
+    """Of a query and of its mirror image, the one whose hit `retrieval.search.mirror.merge` keeps."""
+    hits = [one.hit for one in (plain, mirrored) if one.hit is not None]
+    kept = merge(hits, [])
+    return mirrored if kept and kept[0].mirrored else plain
 
 
 def require_name(collection: Collection, name: str) -> str:
@@ -262,18 +276,21 @@ def place_box(transform: np.ndarray, box: Box | None, size: tuple[int, int]) -> 
     """A transform in terms that a person can check by eye.
 
     Args:
-        transform: (2, 3) float64 query -> image, of positive determinant, original pixels.
+        transform: (2, 3) float64 query -> image, original pixels. Of a negative determinant: rotation is that of the
+            mirrored query.
         box: in the query, or None for the whole photograph.
         size: width, height of the query photograph, pixels.
     """
     outline = corners(whole_box(box, size))
     linear = transform[:, :2]
+    determinant = float(np.linalg.det(linear))
+    turned = linear * np.array([-1, 1]) if determinant < 0 else linear  # first mirrored, then turned
     stretches = np.linalg.svd(linear, compute_uv=False)
     centre = (outline[0] + outline[2]) / 2
     return Placement(
-        scale=float(np.sqrt(np.linalg.det(linear))),
+        scale=float(np.sqrt(abs(determinant))),
         # y points down, so what turns x towards y turns clockwise
-        rotation=float(np.degrees(np.arctan2(linear[1, 0] - linear[0, 1], linear[0, 0] + linear[1, 1]))),
+        rotation=float(np.degrees(np.arctan2(turned[1, 0] - turned[0, 1], turned[0, 0] + turned[1, 1]))),
         stretch=float(stretches[0] / stretches[1]),
         upright=bool(linear[0, 1] == 0),
         centre=centre,

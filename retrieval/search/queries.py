@@ -19,7 +19,7 @@ from retrieval.errors import ArtefactError, BoxError, ImageError
 from retrieval.features import extractor
 from retrieval.features.store import ImageFeatures
 from retrieval.geometry.contents import ByContents
-from retrieval.geometry.frames import inside_box
+from retrieval.geometry.frames import inside_box, mirror_box
 from retrieval.geometry.putatives import QueryWords
 from retrieval.index.collection import Collection
 from retrieval.photographs.decoding import read_photograph
@@ -47,6 +47,8 @@ class QueryFeatures(ByContents):
         assigned: words with signatures, several of a feature with multiple assignment; None where signatures play no
             part.
         photograph: width, height of the photograph that the query photograph was cut out of; None: it is whole.
+        mirrored: made of the photograph as a mirror shows it; regions and box are in the mirror image. What is found
+            is told in pixels of the photograph as it is.
 
     Example:
         >>> query = Retriever.open("holidays.index").prepare("tower.jpg")
@@ -61,6 +63,7 @@ class QueryFeatures(ByContents):
     box: Box | None
     assigned: QueryWords | None = None
     photograph: tuple[int, int] | None = None
+    mirrored: bool = False
 
     @property
     def longest_side(self) -> float:
@@ -181,6 +184,36 @@ class Queries:
         """
         return self.collection.find(image) if isinstance(image, str) else None
 
+    def mirrored(self, image: Photograph, box: Sequence[float] | None = None, assignments: int = 0) -> QueryFeatures:
+        """A query made of the mirror image of a photograph.
+
+        That takes its pixels, which an index does not keep: an indexed photograph is read again.
+
+        Args:
+            image: as in `query`.
+            box: as in `query`, in the photograph as it is.
+            assignments: as in `encode`.
+
+        Raises:
+            RetrievalError: as for `features`; or the file of an indexed photograph is gone, or another one.
+        """
+        name = self.indexed_name(image)
+        if name is None:
+            return self.encode(self.described(image, mirror=True), box, assignments, mirrored=True)
+        path = self.collection.path(name)
+        if not path.is_file():
+            raise ImageError(
+                f"{path} is not there any more, and its mirror image is described from its pixels: search without "
+                "mirror, or with the path of a copy"
+            )
+        found = self.described(path, mirror=True)
+        if not self._is_indexed(name, found, mirrored=True):
+            raise ImageError(
+                f"{path} is another photograph than the indexed one, whose mirror image is searched for: search "
+                "without mirror, or give the path to search with the file as it is now"
+            )
+        return self.encode(found, box, assignments, mirrored=True)
+
     def _tell_of_namesake(self, typed: str, name: str) -> None:
         """Warns where an indexed name is, as it was typed, that of another file as well."""
         path, content = Path(typed), self.collection.content(name)
@@ -195,40 +228,46 @@ class Queries:
                     os.path.join(".", typed),
                 )
 
-    def _is_indexed(self, name: str, found: ImageFeatures) -> bool:
+    def _is_indexed(self, name: str, found: ImageFeatures, mirrored: bool = False) -> bool:
         """Whether a photograph is the indexed one: by its file's content or, where that is not known, its measures."""
         content = self.collection.content(name)
         if content is not None:
             return found.content == content
         snapshot, image_id = self.collection.snapshot, self.collection.ids[name]
         same_size = (found.width, found.height) == tuple(snapshot.sizes[image_id])
-        return same_size and len(found.codes) == int(snapshot.counts[image_id])
+        # the mirror image may have some features more or less
+        return same_size and (mirrored or len(found.codes) == int(snapshot.counts[image_id]))
 
-    def described(self, image: Photograph) -> ImageFeatures:
-        """The features of a photograph, described as the indexed ones were.
+    def described(self, image: Photograph, mirror: bool = False) -> ImageFeatures:
+        """The features of a photograph, or of its mirror image, described as the indexed ones were.
 
         Raises:
             RetrievalError: the photograph cannot be used, is none, or the index was made with other features.
         """
         self._require_same_features()
         label = label_of(image)
-        features = extractor.extract_image(image, label, self.config)
+        features = extractor.extract_image(image, label, self.config, mirror)
         extractor.tell_of_pages(features, label)
         return features
 
-    def encode(self, image: ImageFeatures, box: Sequence[float] | None, assignments: int = 0) -> QueryFeatures:
+    def encode(
+        self, image: ImageFeatures, box: Sequence[float] | None, assignments: int = 0, mirrored: bool = False
+    ) -> QueryFeatures:
         """A query from a photograph's features.
 
         Args:
             image: from `described`, or from a feature store.
             box: as in `query`.
             assignments: words of each feature, with signatures; 0 = one word, without.
+            mirrored: the features are of the mirror image; the box is in the photograph as it is.
 
         Raises:
             RetrievalError: the box does not overlap the photograph, or the index has no signatures.
         """
         vocabulary = self.collection.vocabulary
         checked = check_box(box, image.width, image.height)
+        if mirrored and checked is not None:
+            checked = mirror_box(checked, image.width)
         inside = inside_box(image.regions, checked)
         regions = np.asarray(image.regions[inside])
         descriptors = vocabulary.descriptors_of(image.codes[inside])
@@ -244,7 +283,7 @@ class Queries:
             assigned = QueryWords(words.ravel(), owners, signatures.reshape(len(owners), signatures.shape[-1]))
         weights = np.ones(len(regions), np.float32)
         size = (image.width, image.height)
-        return QueryFeatures(words[:, 0], regions, weights, size, checked, assigned, image.photograph)
+        return QueryFeatures(words[:, 0], regions, weights, size, checked, assigned, image.photograph, mirrored)
 
     def require_signatures(self) -> None:
         """Refuses what takes signatures.

@@ -13,7 +13,7 @@ from hardnet.descriptors.loading import choose_device
 from retrieval.errors import ArtefactError, ConfigError, RetrievalError
 from retrieval.features.store import ImageFeatures
 from retrieval.geometry import stamps
-from retrieval.geometry.frames import inside_box
+from retrieval.geometry.frames import inside_box, mirror_query, mirror_regions
 from retrieval.geometry.putatives import QueryWords, find_putatives
 from retrieval.geometry.significance import significance
 from retrieval.geometry.verification import Verified, joined, verify
@@ -249,6 +249,9 @@ class Ranker:
                 regions = index.regions(pairs[:, 1])
                 matches = np.stack([query.regions[pairs[:, 0]], regions], axis=1)
                 explained = self._stamped(matches, query, int(image_id))
+                if query.mirrored:  # told in the photograph as it is
+                    transform = mirror_query(transform, query.size[0])
+                    matches[:, 0] = mirror_regions(matches[:, 0], query.size[0])
             hits.append(
                 Hit(
                     self.collection.names[image_id],
@@ -258,6 +261,7 @@ class Ranker:
                     transform,
                     matches,
                     explained,
+                    query.mirrored,
                 )
             )
         return hits

@@ -23,6 +23,8 @@ class Hit(ByContents):
         matches: (m, 2, 6) float32 inlier regions: in the query photograph, in this image.
         stamped: (m,) bool: inliers that a stamp, a watermark or a frame explains (`retrieval.geometry.stamps`). They
             count in score and rank like any other.
+        mirrored: found by the mirror image of the query. `transform` and `matches` are in the query photograph as it
+            is: the transform has a negative determinant, and the two regions of a match show the same in a mirror.
 
     Example:
         >>> hit = Retriever.open("holidays.index").query("tower.jpg")[1]
@@ -37,6 +39,7 @@ class Hit(ByContents):
     transform: np.ndarray | None
     matches: np.ndarray = field(repr=False)
     stamped: np.ndarray = field(repr=False, default_factory=lambda: np.zeros(0, bool))
+    mirrored: bool = False
 
     @property
     def counted(self) -> int:

@@ -8,8 +8,10 @@ from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.errors import RetrievalError
 from retrieval.index.collection import Collection
+from retrieval.photographs.decoding import plain_source
 from retrieval.search import explanation
 from retrieval.search.explanation import Explanation
+from retrieval.search.mirror import merge
 from retrieval.search.queries import Photograph, Queries, QueryFeatures, label_of
 from retrieval.search.ranker import Ranker
 from retrieval.search.ranking import Hit
@@ -88,6 +90,7 @@ class Retriever:
         top: int | None = 100,
         verify: bool = True,
         expand: str | None = None,
+        mirror: bool = False,
     ) -> list[Hit]:
         """Finds the images that show what the query shows.
 
@@ -99,32 +102,45 @@ class Retriever:
             verify: verify the shortlist spatially.
             expand: None, "aqe" (average query expansion, which verifies in any case) or "hqe" (Hamming query
                 expansion with multiple assignment; `verify` adds geometry).
+            mirror: search with the photograph as a mirror shows it as well, and keep the better of the two for every
+                image. It takes twice as long, and an indexed photograph is read again.
 
         Returns:
             Hits, best first; none, and a warning in the log, where the query has no features.
 
         Raises:
-            RetrievalError: a bad photograph, something that is none, a box outside it, or an unknown expansion.
+            RetrievalError: a bad photograph, something that is none, a box outside it, an unknown expansion, or, with
+                `mirror`, an indexed photograph whose file is gone or another one.
 
         Example:
             >>> hit = Retriever.open("holidays.index").query("tower.jpg", expand="aqe")[1]
             >>> hit.name, hit.inliers > 20, hit.transform.shape
             ('old/tower_2.jpg', True, (2, 3))
         """
-        query = self.prepare(image, box, expand)
-        query.tell_of_none()
-        return self.search(query, top, verify, expand)
+        if not mirror:
+            query = self.prepare(image, box, expand)
+            query.tell_of_none()
+            return self.search(query, top, verify, expand)
+        image = plain_source(image, self.config.images)  # a file object is read once
+        queries = [self.prepare(image, box, expand, mirror=one) for one in (True, False)]
+        queries[1].tell_of_none()
+        mirrored, plain = (self.search(one, top, verify, expand) for one in queries)
+        return merge(plain, mirrored, top)
 
-    def explain(self, image: Photograph, name: str, box: Sequence[float] | None = None) -> Explanation:
+    def explain(
+        self, image: Photograph, name: str, box: Sequence[float] | None = None, mirror: bool = False
+    ) -> Explanation:
         """Accounts for the score of an indexed photograph; takes as long as the search.
 
         Args:
             image: the query, as in `query`.
             name: of the indexed photograph.
             box: as in `query`.
+            mirror: as in `query`; accounts for the better of the two.
 
         Returns:
-            What ``query(image, box)`` finds for `name`, and why.
+            What ``query(image, box, mirror=mirror)`` finds for `name`, and why; with `mirror`, ranks are those of the
+            one search that it accounts for.
 
         Raises:
             RetrievalError: no image has this name; or as for `query`.
@@ -135,20 +151,40 @@ class Retriever:
             (2, 0.8, -4)
         """
         explanation.require_name(self.collection, name)  # a wrong name is told before the photograph is read
-        return explanation.explain(self.ranker, self.prepare(image, box), label_of(image), name)
+        label = label_of(image)
+        if not mirror:
+            return explanation.explain(self.ranker, self.prepare(image, box), label, name)
+        image = plain_source(image, self.config.images)
+        queries = [self.prepare(image, box, mirror=one) for one in (True, False)]
+        mirrored, plain = (explanation.explain(self.ranker, one, label, name) for one in queries)
+        return explanation.better(plain, mirrored)
 
     def prepare(
-        self, image: Photograph, box: Sequence[float] | None = None, expand: str | None = None
+        self,
+        image: Photograph,
+        box: Sequence[float] | None = None,
+        expand: str | None = None,
+        mirror: bool = False,
     ) -> QueryFeatures:
         """The query that `search` takes: with signatures where the index has some, several words each for "hqe".
 
+        Args:
+            image: as in `query`.
+            box: as in `query`, in the photograph as it is.
+            expand: as in `query`.
+            mirror: of the mirror image alone.
+
         Raises:
-            RetrievalError: a bad photograph, a box outside it, or no signatures for "hqe".
+            RetrievalError: a bad photograph, a box outside it, no signatures for "hqe", or no file for `mirror`.
 
         Example:
             >>> Retriever.open("holidays.index").prepare("tower.jpg", box=(120, 40, 420, 600)).box
             (120.0, 40.0, 420.0, 600.0)
         """
+        if mirror:
+            several = self.config.hamming.assignments if expand == "hqe" else 1
+            signatures = expand == "hqe" or self.collection.snapshot.has_signatures
+            return self.queries.mirrored(image, box, several if signatures else 0)
         if expand == "hqe":
             return self.queries.assigned(image, box)
         return self.queries.features(image, box, self.collection.snapshot.has_signatures)

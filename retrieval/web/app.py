@@ -57,7 +57,7 @@ def make_app(service: Service, policy: Policy, limits: Limits | None = None) -> 
         policy: who is let in.
         limits: of requests.
     """
-    routes = _Routes(service, limits or Limits())
+    routes = _Routes(service, limits or Limits(), policy.root)
     handlers: dict[Any, Any] = {
         RequestError: _refused,
         RetrievalError: _failed,
@@ -70,14 +70,14 @@ def make_app(service: Service, policy: Policy, limits: Limits | None = None) -> 
 
 
 class _Routes:
-    def __init__(self, service: Service, limits: Limits):
+    def __init__(self, service: Service, limits: Limits, root: str):
         self.service = service
         self.limits = limits
         self._searches = Workers(limits.threads, limits.waiting, "search")
         self._pictures = Workers(_PICTURE_THREADS, _PICTURES_WAITING, "picture")
         self._memory = forms.Memory(_BODIES * limits.upload_bytes)
         self._static = _static_files()
-        self._description = openapi.description(limits.upload_bytes)
+        self._description = openapi.description(limits.upload_bytes, root)
 
     def table(self) -> list[Route]:
         return [
@@ -173,15 +173,18 @@ class _Routes:
         if wanted.file is not None:
             key = self.service.upload(wanted.file.name, wanted.file.data).id
         assert key is not None
-        return self.service.search(key, wanted.box, wanted.top, wanted.verify, wanted.expand, wanted.matches)
+        return self.service.search(
+            key, wanted.box, wanted.top, wanted.verify, wanted.expand, wanted.matches, wanted.mirror
+        )
 
     async def explain(self, request: Request) -> Response:
-        given = _parameters(request, "query", "box", "hit")
+        given = _parameters(request, "query", "box", "hit", "mirror")
         for key in ("query", "hit"):
             if key not in given:
                 raise RequestError(400, f"{key}: expected the id of a photograph")
         box = forms.box_of_text(given.get("box", ""))
-        return answer(await self._searches.run(self.service.explain, given["query"], box, given["hit"]))
+        mirror = forms.truth(given.get("mirror", "false"), "mirror")
+        return answer(await self._searches.run(self.service.explain, given["query"], box, given["hit"], mirror))
 
     async def _form(self, request: Request, share: forms.Share, others: str = "") -> bytes:
         """The body of a multipart request."""
@@ -247,7 +250,9 @@ async def _unknown(request: Request, error: Exception) -> Response:
     allowed = (error.headers or {}).get("Allow", "")
     if error.status_code == 405:
         return answer({"error": f"this address takes {allowed} only"}, 405, {"allow": allowed})
-    return answer({"error": "there is nothing at this address; /docs says what there is"}, error.status_code)
+    return answer(
+        {"error": "there is nothing at this address; docs, beside the page, says what there is"}, error.status_code
+    )
 
 
 async def _broken(request: Request, error: Exception) -> Response:

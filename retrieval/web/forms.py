@@ -21,6 +21,7 @@ MAX_TOP = 1000  # hits
 _MAX_PARTS, _MAX_HEADERS, _MAX_FIELD = 16, 8 << 10, 4 << 10  # of a form; bytes of a part's headers, of a field
 _PIECE_TIMEOUT, _BODY_TIMEOUT = 15.0, 120.0  # seconds for the next piece of a body, and for all of it
 _EXPANSIONS = ("aqe", "hqe")
+_TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class SearchRequest:
         verify: verify the shortlist spatially.
         expand: None, "aqe" or "hqe".
         matches: also the inlier regions of every hit.
+        mirror: search with the mirror image as well.
     """
 
     id: str | None
@@ -57,6 +59,7 @@ class SearchRequest:
     verify: bool
     expand: str | None
     matches: bool
+    mirror: bool
 
 
 class Memory:
@@ -152,7 +155,7 @@ def search_from_json(body: bytes) -> SearchRequest:
         raise RequestError(400, "the request is not valid JSON") from None
     if not isinstance(tree, dict):
         raise RequestError(400, 'expected a JSON object, for example {"id": "0123456789abcdef"}')
-    _refuse_unknown(tree, ("id", "box", "top", "verify", "expand", "matches"))
+    _refuse_unknown(tree, ("id", "box", "top", "verify", "expand", "matches", "mirror"))
     if not isinstance(tree.get("id"), str):
         raise RequestError(400, "id: expected the id of a photograph, a string")
     return _search(tree, None)
@@ -165,15 +168,15 @@ def search_from_form(body: bytes, content_type: str) -> SearchRequest:
         RequestError: a damaged form, no photograph, or a value that is not what it should be.
     """
     fields, file = parse_form(body, content_type)
-    _refuse_unknown(fields, ("box", "top", "verify", "expand", "matches"))
+    _refuse_unknown(fields, ("box", "top", "verify", "expand", "matches", "mirror"))
     tree: dict[str, Any] = {key: text for key, text in fields.items() if text.strip()}
     if "box" in tree:
         tree["box"] = box_of_text(tree["box"])
     if "top" in tree:
         tree["top"] = integer(tree["top"], "top", 1, MAX_TOP)
-    for key in ("verify", "matches"):
+    for key in ("verify", "matches", "mirror"):
         if key in tree:
-            tree[key] = {"true": True, "1": True, "false": False, "0": False}.get(tree[key].strip().lower(), tree[key])
+            tree[key] = _TRUTH.get(tree[key].strip().lower(), tree[key])
     return _search(tree, file)
 
 
@@ -280,6 +283,18 @@ def box_of_text(text: str) -> Box | None:
         return _box(None)
 
 
+def truth(text: str, key: str) -> bool:
+    """True or false.
+
+    Raises:
+        RequestError: neither.
+    """
+    found = _TRUTH.get(text.strip().lower())
+    if found is None:
+        raise RequestError(400, f"{key}: expected true or false")
+    return found
+
+
 def integer(text: str, key: str, least: int, most: int) -> int:
     """A whole number.
 
@@ -293,17 +308,18 @@ def integer(text: str, key: str, least: int, most: int) -> int:
 
 
 def _search(tree: Mapping[str, Any], file: File | None) -> SearchRequest:
-    top, verify, matches = tree.get("top", 20), tree.get("verify", True), tree.get("matches", False)
+    top, verify = tree.get("top", 20), tree.get("verify", True)
+    matches, mirror = tree.get("matches", False), tree.get("mirror", False)
     if not isinstance(top, int) or isinstance(top, bool) or not 1 <= top <= MAX_TOP:
         raise RequestError(400, f"top: expected a whole number from 1 to {MAX_TOP}")
-    for key, value in (("verify", verify), ("matches", matches)):
+    for key, value in (("verify", verify), ("matches", matches), ("mirror", mirror)):
         if not isinstance(value, bool):
             raise RequestError(400, f"{key}: expected true or false")
     expand = tree.get("expand")
     if expand is not None and expand not in _EXPANSIONS:
         raise RequestError(400, "expand: expected aqe, hqe or nothing")
     box = None if tree.get("box") is None else _box(tree["box"])
-    return SearchRequest(tree.get("id"), file, box, top, verify, expand, matches)
+    return SearchRequest(tree.get("id"), file, box, top, verify, expand, matches, mirror)
 
 
 def _box(value: Any) -> Box:

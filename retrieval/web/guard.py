@@ -42,12 +42,15 @@ class Policy:
         token: what a client has to know, or None.
         cookie: name of the cookie that a browser gets for the token.
         session: value of that cookie.
+        root: path under which a proxy shows this server, "/photos", or "". Requests come with or without it, as the
+            proxy passes them on; what is behind the guard sees them without.
     """
 
     hosts: frozenset[str] | None
     token: str | None = None
     cookie: str = "retrieval"
     session: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+    root: str = ""
 
 
 class Guard:
@@ -78,6 +81,7 @@ class Guard:
                 headers.setdefault("cache-control", "no-store")
             await send(message)
 
+        scope = self._below_root(scope)
         headers = Headers(scope=scope)
         refusal = self._refusal(scope, headers)
         if refusal is not None:
@@ -87,16 +91,28 @@ class Guard:
         else:
             await self.app(scope, receive, guarded)
 
+    def _below_root(self, scope: Scope) -> Scope:
+        """The request as it is without a proxy; its path is empty where it is the root without its slash."""
+        root, path = self.policy.root, scope["path"]
+        return {**scope, "path": path[len(root) :]} if root and f"{path}/".startswith(f"{root}/") else scope
+
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, bytes, str, dict[str, str]] | None:
         if self.crowded():
             status, body, kind, _ = _error(503, "too many connections: try again in a few seconds")
             return status, body, kind, {"retry-after": "2", "connection": "close"}
         hosts = headers.getlist("host")
         if self.policy.hosts is not None and (len(hosts) != 1 or _host_name(hosts[0]) not in self.policy.hosts):
-            return _error(421, "this server is not known by that name: open it by the address that it printed")
+            return _error(
+                421,
+                "this server is not known by that name: open it by the address that it printed",
+            )
+        if not scope["path"]:  # the page's links are relative, so its own address ends with a slash
+            query = scope["query_string"].decode("latin-1")
+            there = f"{self.policy.root}/{f'?{query}' if query else ''}"
+            return 308, b"", "text/plain", {"location": there}
         linked = scope["path"] in PAGES and scope["method"] in ("GET", "HEAD")
         if not linked and _from_elsewhere(headers):
-            return _error(403, "requests that another site makes are not answered")
+            return _error(403, "requests of other sites are not answered; a proxy has to pass on the Host header")
         if self.policy.token is None or scope["path"] in OPEN or self._is_known(headers):
             return None
         if self._is_first_visit(scope) and self._is_token(dict(_parameters(scope)).get("token", "")):
@@ -133,9 +149,11 @@ class Guard:
         cookie along with a redirection.
         """
         rest = [(key, value) for key, value in _parameters(scope) if key != "token"]
-        target = html.escape(scope["path"] + (f"?{urlencode(rest)}" if rest else ""))
+        target = html.escape("." + scope["path"] + (f"?{urlencode(rest)}" if rest else ""))
         body = f'<meta http-equiv="refresh" content="0;url={target}"><p><a href="{target}">Go on</a></p>'
-        cookie = f"{self.policy.cookie}={self.policy.session}; Path=/; HttpOnly; SameSite=Strict"
+        cookie = f"{self.policy.cookie}={self.policy.session}; Path={self.policy.root}/; HttpOnly; SameSite=Strict"
+        if scope["scheme"] == "https":  # as a proxy says that is believed
+            cookie += "; Secure"
         await _answer(send, 200, _page("One moment", body), "text/html; charset=utf-8", {"set-cookie": cookie})
 
 
@@ -163,10 +181,14 @@ def _from_elsewhere(headers: Headers) -> bool:
     if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return True
     origin = headers.get("origin")
+    if origin is None:
+        return False
     try:
-        return origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
+        parts = urlsplit(origin.lower())
     except ValueError:
         return True
+    port = {"http": ":80", "https": ":443"}.get(parts.scheme, "")  # browsers leave it out, proxies may add it
+    return parts.netloc != headers.get("host", "").lower().removesuffix(port)
 
 
 def _error(status: int, message: str) -> tuple[int, bytes, str, dict[str, str]]:

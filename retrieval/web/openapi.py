@@ -36,12 +36,18 @@ _MATCHES = {
     "items": {"type": "object", "required": ["query", "image"], "properties": {"query": _REGION, "image": _REGION}},
 }
 
+_MIRRORED = {
+    "type": "boolean",
+    "description": "found by the mirror image; transform and matches are in the query as it is",
+}
 
-def description(upload_bytes: int) -> dict[str, Any]:
+
+def description(upload_bytes: int, root: str = "") -> dict[str, Any]:
     """The document.
 
     Args:
         upload_bytes: longest body that is taken.
+        root: path under which a proxy shows the server, or "".
     """
     options = {
         "top": {"type": "integer", "minimum": 1, "maximum": MAX_TOP, "default": 20, "description": "number of hits"},
@@ -53,6 +59,11 @@ def description(upload_bytes: int) -> dict[str, Any]:
             "description": "search again with what was confirmed: average or Hamming query expansion",
         },
         "matches": {"type": "boolean", "default": False, "description": "also the matching regions of every hit"},
+        "mirror": {
+            "type": "boolean",
+            "default": False,
+            "description": "search with the mirror image as well, and keep the better of the two for every photograph",
+        },
     }
     by_id = _object({"id": {**_ID_SCHEMA, "description": f"id {_INDEXED_OR_UPLOADED}"}, "box": _BOX, **options}, "id")
     file = {"type": "string", "contentMediaType": "application/octet-stream", "description": "JPEG, PNG, WebP, TIFF …"}
@@ -69,6 +80,7 @@ def description(upload_bytes: int) -> dict[str, Any]:
             "description": "Finds the photographs of a collection that show the same thing as a photograph, or a box "
             "in it. Errors are JSON objects with a sentence under the key error.",
         },
+        **({"servers": [{"url": root}]} if root else {}),
         "paths": {
             "/api/search": {
                 "post": {
@@ -137,6 +149,7 @@ def description(upload_bytes: int) -> dict[str, Any]:
                         _query("query", _ID_SCHEMA, f"id {_INDEXED_OR_UPLOADED}", required=True),
                         _query("hit", _ID_SCHEMA, "id of a photograph of the index", required=True),
                         _query("box", {"type": "string"}, "x1,y1,x2,y2"),
+                        _query("mirror", {"type": "boolean", "default": False}, "of query and mirror image the better"),
                     ],
                     "responses": _responses("The account", _ref("Explanation"), *refused),
                 }
@@ -176,6 +189,7 @@ def _schemas() -> dict[str, Any]:
         "name": {"type": "string"},
         "size": _SIZE,
         "features": {"type": "integer", "minimum": 0},
+        "findable": {"type": "boolean", "description": "whether it has features; without any, no search finds it"},
         "uploaded": {"type": "boolean"},
     }
     hit = {
@@ -209,6 +223,7 @@ def _schemas() -> dict[str, Any]:
         "score": {"type": ["number", "null"]},
         "inliers": {"type": "integer"},
         "stamped": _STAMPED,
+        "mirrored": _MIRRORED,
         "cosine": {"type": "number"},
         "words": {"type": "array", "items": {"type": "object"}},
         "reason": {"type": ["string", "null"], "description": "why there is no transform"},
@@ -234,7 +249,7 @@ def _schemas() -> dict[str, Any]:
     }
     return {
         "Photograph": _object(photograph, *photograph),
-        "Hit": _object({**hit, "matches": _MATCHES}, *hit),
+        "Hit": _object({**hit, "matches": _MATCHES, "mirrored": _MIRRORED}, *hit),
         "Found": _object(found, *found),
         "Page": _object(page, *page),
         "Explanation": _object(explanation, *explanation),

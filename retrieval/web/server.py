@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import h11
@@ -19,6 +19,7 @@ from retrieval.web.guard import Guard
 HEAD_TIMEOUT = 15.0  # seconds from a connection's first sign, or from the last answer on it, to a whole request head
 CONNECTIONS = 500  # beyond them `Guard` answers 503
 _BACKSTOP = 200  # further ones, which get that answer; uvicorn refuses the rest
+PROXIES = ("127.0.0.1", "::1")  # a proxy on this machine
 STOP_TIMEOUT = 5  # seconds for requests that run when the server is told to stop
 
 
@@ -116,11 +117,12 @@ def listen(host: str, port: int) -> socket.socket:
     return opened
 
 
-def make_server(app: Guard, **options: Any) -> uvicorn.Server:
+def make_server(app: Guard, proxies: Sequence[str] = PROXIES, **options: Any) -> uvicorn.Server:
     """A server for an application; ``run(sockets=[...])`` serves until it is told to stop.
 
     Args:
         app: the application.
+        proxies: addresses and networks whose X-Forwarded-Proto is believed.
         options: further settings of uvicorn.
     """
     config = uvicorn.Config(
@@ -131,7 +133,8 @@ def make_server(app: Guard, **options: Any) -> uvicorn.Server:
         log_config=None,
         access_log=False,  # addresses may hold a token
         server_header=False,
-        proxy_headers=False,
+        proxy_headers=True,
+        forwarded_allow_ips=list(proxies),
         limit_concurrency=CONNECTIONS + _BACKSTOP,
         timeout_keep_alive=int(HEAD_TIMEOUT),
         timeout_graceful_shutdown=STOP_TIMEOUT,

@@ -14,8 +14,9 @@ from retrieval.errors import BoxError, ImageError, RetrievalError
 from retrieval.index.collection import Collection
 from retrieval.photographs.decoding import display_name
 from retrieval.search import as_json
-from retrieval.search.explanation import explain
+from retrieval.search.explanation import Explanation, better, explain
 from retrieval.search.grades import grades
+from retrieval.search.mirror import merge
 from retrieval.search.queries import Box, QueryFeatures
 from retrieval.search.retriever import Retriever
 from retrieval.web import pictures
@@ -69,6 +70,7 @@ class Photograph:
             "name": self.name,
             "size": list(self.size),
             "features": self.features,
+            "findable": self.features > 0,
             "uploaded": self.upload is not None,
         }
 
@@ -212,7 +214,14 @@ class Service:
         return self.photograph(self.uploads.add(name, data, opened.retriever.config, opened.kind).id, opened)
 
     def search(
-        self, key: str, box: Box | None, top: int, verify: bool, expand: str | None, matches: bool
+        self,
+        key: str,
+        box: Box | None,
+        top: int,
+        verify: bool,
+        expand: str | None,
+        matches: bool,
+        mirror: bool = False,
     ) -> dict[str, Any]:
         """What ``retrieval query --json`` prints, with ids and sizes, the depth that was verified, and the time.
 
@@ -225,16 +234,21 @@ class Service:
             verify: verify the shortlist spatially.
             expand: None, "aqe" or "hqe".
             matches: also the inlier regions of every hit.
+            mirror: search with the mirror image as well.
 
         Raises:
-            RequestError: no such photograph, a box outside it, or an expansion that the index has no signatures for.
+            RequestError: no such photograph, a box outside it, an expansion that the index has no signatures for, or no
+                file to mirror.
         """
         start = time.perf_counter()
         opened = self.current()
         photograph = self.photograph(key, opened)
         features = self._features(opened, photograph, box, expand)
         hits = opened.retriever.search(features, top, verify, expand)
-        found = as_json.search_tree(photograph.name, features, hits, matches)
+        if mirror:
+            mirrored = self._features(opened, photograph, box, expand, mirror=True)
+            hits = merge(hits, opened.retriever.search(mirrored, top, verify, expand), top)
+        found = as_json.search_tree(photograph.name, features, hits, matches, mirror)
         found["query"] |= {"id": photograph.id, "size": list(photograph.size)}
         for row, one in zip(found["hits"], hits, strict=True):
             hit = self._indexed(opened, row["name"])
@@ -243,8 +257,8 @@ class Service:
         depth = checked if verify or expand == "aqe" else 0
         return {**found, "depth": depth, "seconds": round(time.perf_counter() - start, 4)}
 
-    def explain(self, key: str, box: Box | None, hit: str) -> dict[str, Any]:
-        """What ``retrieval explain --json`` prints, with the ids.
+    def explain(self, key: str, box: Box | None, hit: str, mirror: bool = False) -> dict[str, Any]:
+        """What ``retrieval explain --json`` prints, with the ids; with `mirror` as for `search`.
 
         Raises:
             RequestError: as for `search`, or the hit is no photograph of the index.
@@ -253,17 +267,24 @@ class Service:
         photograph, found = self.photograph(key, opened), self.photograph(hit, opened)
         if found.upload is not None:
             raise RequestError(404, "the hit is an uploaded photograph: only those of the index are found")
-        features = self._features(opened, photograph, box, None)
-        retriever = opened.retriever
-        explained = explain(retriever.ranker, features, photograph.name, found.name)
+        explained = self._explained(opened, photograph, box, found.name)
+        if mirror:
+            explained = better(explained, self._explained(opened, photograph, box, found.name, mirror=True))
+        tree = as_json.explanation_tree(explained)
+        tree["query"]["id"], tree["image"]["id"] = photograph.id, found.id
+        return tree
+
+    def _explained(
+        self, opened: Opened, photograph: Photograph, box: Box | None, name: str, mirror: bool = False
+    ) -> Explanation:
+        features, retriever = self._features(opened, photograph, box, None, mirror), opened.retriever
+        explained = explain(retriever.ranker, features, photograph.name, name)
         place = explained.word_rank
         if explained.reason == "beyond depth" and place is not None and place <= EXPLAINED:  # expansion may find it
             verification = replace(retriever.config.verification, depth=place)
             deeper = Retriever(retriever.collection, replace(retriever.config, verification=verification))
-            explained = explain(deeper.ranker, features, photograph.name, found.name)
-        tree = as_json.explanation_tree(explained)
-        tree["query"]["id"], tree["image"]["id"] = photograph.id, found.id
-        return tree
+            explained = explain(deeper.ranker, features, photograph.name, name)
+        return explained
 
     def _indexed(self, opened: Opened, name: str) -> Photograph:
         collection = opened.retriever.collection
@@ -271,7 +292,9 @@ class Service:
         width, height = snapshot.sizes[number]
         return Photograph(image_id(name), name, (int(width), int(height)), int(snapshot.counts[number]))
 
-    def _features(self, opened: Opened, photograph: Photograph, box: Box | None, expand: str | None) -> QueryFeatures:
+    def _features(
+        self, opened: Opened, photograph: Photograph, box: Box | None, expand: str | None, mirror: bool = False
+    ) -> QueryFeatures:
         """The query; what is wrong with it is the client's affair, so paths are not told."""
         retriever = opened.retriever
         signatures = retriever.collection.snapshot.has_signatures
@@ -279,9 +302,12 @@ class Service:
             raise RequestError(400, "this index keeps no signatures, which Hamming query expansion (hqe) needs")
         try:
             if photograph.upload is None:
-                return retriever.prepare(photograph.name, box, expand)
+                return retriever.prepare(photograph.name, box, expand, mirror)
             several = retriever.config.hamming.assignments if expand == "hqe" else int(signatures)
-            return retriever.queries.encode(photograph.upload.features, box, several)
+            features = photograph.upload.features
+            if mirror:
+                features = self.uploads.mirrored(photograph.upload, retriever.config, opened.kind)
+            return retriever.queries.encode(features, box, several, mirror)
         except ImageError as error:
             raise RequestError(410, "the photograph's file, which is read again for this, cannot be used") from error
         except BoxError as error:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 
@@ -20,19 +20,21 @@ NAME_LENGTH = 120  # characters that are shown of a file's name
 
 @dataclass(frozen=True)
 class Upload:
-    """An uploaded photograph; its file itself is not kept.
+    """An uploaded photograph.
 
     Attributes:
         id: 32 hexadecimal digits of the sha256 of the file.
         name: to be shown; never a path.
         features: in original pixels.
         picture: a JPEG file, longest side at most `pictures.UPLOAD_SIDE`.
+        data: the file, which the mirror image is described from; nobody gets it back. Empty where there was no room.
     """
 
     id: str
     name: str
     features: ImageFeatures
     picture: bytes
+    data: bytes
 
 
 class Uploads:
@@ -86,11 +88,36 @@ class Uploads:
             raise RequestError(422, f"this file cannot be used as a photograph: {reason}") from error
         except (cv2.error, MemoryError) as error:
             raise RequestError(422, "this file cannot be used as a photograph: it cannot be decoded") from error
-        upload = Upload(key, shown_name(name), features, picture)
+        upload = Upload(key, shown_name(name), features, picture, data)
         size = features.regions.nbytes + features.codes.nbytes + len(picture) + 1000
+        if self._cache.put((key, kind), upload, size + len(data)):
+            return upload
+        upload = replace(upload, data=b"")
         if not self._cache.put((key, kind), upload, size):
             raise RequestError(413, "the photograph is larger than the server's whole cache: send a smaller copy")
         return upload
+
+    def mirrored(self, upload: Upload, config: Config, kind: str) -> ImageFeatures:
+        """The features of the mirror image, kept like those of the photograph, while there is room.
+
+        Args:
+            upload: from `add`.
+            config: of the index, as for `add`.
+            kind: as for `add`.
+
+        Raises:
+            RequestError: its file was not kept.
+        """
+        key = upload.id, f"{kind} mirrored"
+        known = self._cache.get(key)
+        if known is not None:
+            return known.features
+        if not upload.data:
+            raise RequestError(410, "this file is larger than the server's whole cache, so it cannot be mirrored")
+        features = extract_image(upload.data, upload.name, config, mirror=True)
+        size = features.regions.nbytes + features.codes.nbytes + 1000
+        self._cache.put(key, replace(upload, features=features, picture=b"", data=b""), size)
+        return features
 
 
 def shown_name(name: str) -> str:

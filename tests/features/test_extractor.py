@@ -20,6 +20,7 @@ from retrieval.features.store import FeatureStore
 from retrieval.photographs.decoding import load_image
 from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.running import processes
+from tests.depth import thinned
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +198,7 @@ def killing(monkeypatch, *victims):
     )
 
 
-@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("on_gpu", thinned([True, False], 2))
 def test_a_killed_worker_costs_its_photograph(photos, config, extracted, tmp_path, monkeypatch, on_gpu):
     if on_gpu:  # workers detect and cut, this process describes
         descriptor = extractor.load_descriptor(config.descriptor)

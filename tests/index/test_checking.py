@@ -16,7 +16,8 @@ from retrieval.index import changes
 from retrieval.index.checking import check
 from retrieval.index.collection import Collection
 from retrieval.storage import artefacts
-from tests.survival import SOAK, make_world, one_thread, signature_of, told, without_detection, without_syncs
+from tests.depth import SOAK
+from tests.survival import make_world, one_thread, signature_of, told, without_detection, without_syncs
 
 FLIPS = 100 if SOAK else 4
 HEADER = 128  # bytes of a .npy file before its values

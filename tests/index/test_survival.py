@@ -25,11 +25,10 @@ from retrieval.index.collection import Collection
 from retrieval.photographs.folder import list_images
 from retrieval.search.retriever import Retriever
 from retrieval.storage import atomic, lock
+from tests.depth import SOAK, THOROUGH
 from tests.faults import Faults, die, fork, full, outcome, outcome_within
 from tests.survival import (
     BASE,
-    SOAK,
-    THOROUGH,
     World,
     left_beside,
     make_world,
@@ -51,8 +50,8 @@ KILLS = 200 if SOAK else 20
 SECONDS = 60.0 if SOAK else 0.0  # that a writer goes on beyond its rounds
 ROUNDS = 4
 READERS = 8
-THINNED = 1 if SOAK else 8 if THOROUGH else 40  # of operations that are alike, every so many-th
-CLOSE = 1 if THOROUGH else 5  # likewise, of those on the index itself
+THINNED = 1 if SOAK else 8 if THOROUGH else 80  # of operations that are alike, every so many-th
+CLOSE = 1 if THOROUGH else 8  # likewise, of those on the index itself
 FREE_STEPS = (0, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024)  # KiB
 
 

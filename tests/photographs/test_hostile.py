@@ -14,6 +14,7 @@ import pytest
 from retrieval.errors import ImageError
 from retrieval.photographs.decoding import load_image, read_header
 from tests import hostile
+from tests.depth import SOAK, thinned
 
 GOOD = hostile.odd_but_good()
 MEMORY = 2 << 30  # bytes, of all processes together
@@ -34,9 +35,11 @@ extract_collection(list_images(sys.argv[1]), sys.argv[2], config.load(None, sys.
 def folder(tmp_path_factory):
     """The hostile files with the good ones among them; the folder and the names of either."""
     folder = tmp_path_factory.mktemp("hostile")
-    bad = hostile.write(folder, hostile.selected())
+    selected = hostile.selected()
+    assert len(selected) == hostile.COUNT
+    bad = hostile.write(folder, thinned(selected, 3))
     good = hostile.write(folder, [("good", name, data) for name, data in GOOD.items()])
-    assert len(bad) == len(set(bad)) == hostile.COUNT
+    assert len(bad) == len(set(bad)) == len(thinned(selected, 3))
     return folder, bad, good
 
 
@@ -62,13 +65,14 @@ def watched(arguments, err):
     """Runs a command; returns its exit code, the seconds it took, and the peak of its processes' resident bytes.
 
     What is measured is the sum of the resident sets of the process and all its descendants, sampled every 20 ms; pages
-    that they share are counted once for each.
+    that they share are counted once for each; only where figures count (`make soak`).
     """
     start, peak = time.monotonic(), 0
     with err.open("wb") as stream:
         process = subprocess.Popen(arguments, stdout=stream, stderr=stream)
         while process.poll() is None:
-            peak = max(peak, sum(map(resident, descendants(process.pid))))
+            if SOAK:
+                peak = max(peak, sum(map(resident, descendants(process.pid))))
             if time.monotonic() - start > PATIENCE:
                 process.kill()
                 pytest.fail("it hangs")
@@ -100,7 +104,7 @@ def test_every_hostile_file_is_listed(folder, tmp_path):
     command = [sys.executable, "-c", EXTRACT, str(photos), str(tmp_path / "features"), *SETTINGS]
     code, seconds, peak = watched(command, tmp_path / "log")
     said = (tmp_path / "log").read_text()
-    print(f"{hostile.COUNT} files in {seconds:.1f} s, at most {peak / 2**20:.0f} MiB")  # noqa: T201 (shown by -s)
+    print(f"{len(bad)} files in {seconds:.1f} s, at most {peak / 2**20:.0f} MiB")  # noqa: T201 (shown by -s)
     assert code == 0, said[-2000:]
     check_failures(tmp_path / "features" / "failed.jsonl", bad)
     check_log(said)
@@ -108,7 +112,7 @@ def test_every_hostile_file_is_listed(folder, tmp_path):
     assert not any("the process that read it" in line for line in said.splitlines())
     plan = json.loads((tmp_path / "features" / "plan.json").read_text())
     assert len(plan["images"]) == len(bad) + len(good)
-    assert peak < MEMORY, f"{peak / 2**20:.0f} MiB"
+    assert peak < MEMORY or not SOAK, f"{peak / 2**20:.0f} MiB"
 
 
 def test_retrieval_index_lists_them_too(folder, tmp_path):
@@ -124,7 +128,7 @@ def test_retrieval_index_lists_them_too(folder, tmp_path):
     assert set(names) == set(good)
     assert f"{len(good)} photographs" in said
     assert f"{len(bad)} files could not be used" in said
-    assert peak < MEMORY, f"{peak / 2**20:.0f} MiB"
+    assert peak < MEMORY or not SOAK, f"{peak / 2**20:.0f} MiB"
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -194,7 +198,7 @@ def test_random_changes_give_pixels_or_an_image_error(tmp_path, seed):
     assert done.returncode == 0, done.stderr[-2000:]
     taken, kilobytes = map(int, done.stdout.split())
     assert 20 < taken < 280
-    assert kilobytes < 1 << 20
+    assert kilobytes < 1 << 20 or not SOAK
 
 
 @pytest.mark.skipif("RETRIEVAL_REAL_DATA" not in os.environ, reason="RETRIEVAL_REAL_DATA is not set")

@@ -1,6 +1,7 @@
 """What comes with the program: weights that are the default, and words for them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,9 @@ def test_a_few_photographs_are_indexed_without_training(photos, tmp_path, caplog
     assert {hit.name for hit in hits} == {f"scenes/coffee_{i}.jpg" for i in range(3)}
     # few words can be trained on them, and are
     few = settings.load(None, ["vocabulary.words=50", "vocabulary.iterations=2"], base=DEFAULTS)
-    collection, _ = build_collection(list_images(photos), tmp_path / "other", few)
+    (tmp_path / "one").mkdir()
+    shutil.copy(photos / "cat.png", tmp_path / "one")
+    collection, _ = build_collection(list_images(tmp_path / "one"), tmp_path / "other", few)
     assert len(collection.vocabulary.centroids) == 50
 
 

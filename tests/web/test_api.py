@@ -343,3 +343,33 @@ def test_a_hit_beyond_the_depth_is_explained(index):
     assert one["transform"] is not None
     assert one["inliers"] > 20
     assert one["depth"] > 1
+
+
+def test_what_cannot_be_found_is_told(client):
+    found = {one["name"]: one for one in client.get("/api/images").json()["images"]}
+    assert {name for name, one in found.items() if not one["findable"]} == {"ramp.png"}
+    assert all(one["findable"] == (one["features"] > 0) for one in found.values())
+    assert client.get(f"/api/images/{image_id('ramp.png')}").json()["findable"] is False
+
+
+def test_mirrored_queries(client, retriever, photos):
+    name = "scenes/astronaut_1.jpg"
+    flipped = np.ascontiguousarray(cv2.imread(str(photos / name))[:, ::-1])
+    data = cv2.imencode(".png", flipped)[1].tobytes()
+    sent = client.post("/api/search", data={"mirror": "true", "top": "3"}, files={"photograph": ("x.png", data)})
+    assert sent.status_code == 200, sent.text
+    found = sent.json()
+    hits = retriever.query(data, top=3, mirror=True)
+    assert [(hit["name"], hit["mirrored"]) for hit in found["hits"]] == [(hit.name, hit.mirrored) for hit in hits]
+    assert found["hits"][0]["transform"] == hits[0].transform.round(6).tolist()
+    assert (found["hits"][0]["name"], found["hits"][0]["mirrored"]) == (name, True)
+    again = search(client, id=found["query"]["id"], top=3, mirror=True)
+    assert again["hits"] == found["hits"]
+    asked = {"query": found["query"]["id"], "hit": image_id(name), "mirror": "true"}
+    told = client.get("/api/explain", params=asked).json()
+    assert told["mirrored"]
+    assert told["inliers"] == hits[0].inliers
+    assert "mirrored" not in search(client, id=image_id(name), top=1)["hits"][0]
+    assert search(client, id=image_id(name), top=1, mirror=True)["hits"][0]["mirrored"] is False
+    assert client.get("/api/explain", params={**asked, "mirror": "perhaps"}).status_code == 400
+    assert client.post("/api/search", json={"id": image_id(name), "mirror": 1}).status_code == 400

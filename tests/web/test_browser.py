@@ -24,7 +24,7 @@ from retrieval.index import changes
 from retrieval.photographs.folder import list_images
 from retrieval.web.service import image_id
 from tests.conftest import view
-from tests.web.web_client import serving
+from tests.web.web_client import proxied, serving
 
 pytestmark = pytest.mark.skipif(not os.environ.get("RETRIEVAL_BROWSER"), reason="the page in a browser: make test-web")
 
@@ -123,7 +123,6 @@ def test_from_a_photograph_to_its_matches_and_back(open_page, address):
     page.goto(address)
     page.wait_for_selector("#images img")
     page.fill("#find-text", "coffee")
-    page.press("#find-text", "Enter")
     page.wait_for_selector("#collection-status:has-text('3 photographs')")
     page.click(f"#images a[href*='{image_id(QUERY)}']")
     finished(page)
@@ -165,6 +164,73 @@ def test_from_a_photograph_to_its_matches_and_back(open_page, address):
     assert other.input_value("[name=x1]") == page.evaluate(
         "new URLSearchParams(location.search).get('box').split(',')[0]"
     )
+
+
+def test_the_collection_is_filtered_as_one_types(open_page, address):
+    page = open_page()
+    page.goto(f"{address}/?page=1")
+    page.wait_for_selector("#collection-status:has-text('9 photographs')")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url) if "/api/images?" in request.url else None)
+    page.focus("#find-text")
+    page.keyboard.type("Coffee ", delay=10)
+    page.wait_for_selector("#collection-status:has-text('3 photographs with “Coffee” in the name')")
+    assert len(asked) < len("Coffee")  # not a request for every letter
+    assert page.locator("#images li").count() == 3
+    assert page.get_attribute("#collection-status", "role") == "status"  # which a screen reader tells
+    assert page.evaluate("document.activeElement.id") == "find-text"
+    assert page.input_value("#find-text") == "Coffee "  # nobody's typing is changed
+    page.keyboard.type("0", delay=10)
+    page.wait_for_selector("#collection-status:has-text('No photograph with “Coffee 0”')")
+    for _ in range(2):
+        page.keyboard.press("Backspace")
+    page.keyboard.type("_1")
+    page.wait_for_selector("#collection-status:has-text('1 photograph with “Coffee_1”')")
+    assert given(page, "find") == "Coffee_1"
+    page.go_back()  # to before the first letter
+    page.wait_for_selector("#collection-status:has-text('9 photographs')")
+    assert page.input_value("#find-text") == ""
+    page.go_forward()
+    page.wait_for_selector("#collection-status:has-text('1 photograph with')")
+    assert page.input_value("#find-text") == "Coffee_1"
+    page.fill("#find-text", "ramp")
+    page.press("#find-text", "Enter")  # without waiting
+    page.wait_for_selector("#collection-status:has-text('1 photograph with “ramp”')")
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_what_cannot_be_found_is_marked(open_page, address, width):
+    page = open_page(width, 740)
+    page.goto(address)
+    page.wait_for_selector("#images img")
+    assert page.locator("#images .unfindable").count() == 1
+    assert "cannot be found" in page.inner_text(f"#images a[href*='{image_id('ramp.png')}']")
+    page.locator(".unfindable").scroll_into_view_if_needed()
+    shot(page, f"unfindable-{width}", whole=False)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.click(f"#images a[href*='{image_id('ramp.png')}']")
+    page.wait_for_selector("#status:has-text('cannot be found either')")
+
+
+def test_a_mirrored_photograph(open_page, address, photos, tmp_path):
+    name = "scenes/astronaut_1.jpg"
+    cv2.imwrite(str(tmp_path / "flipped.png"), cv2.imread(str(photos / name))[:, ::-1])
+    page = open_page()
+    page.goto(address)
+    page.wait_for_selector("#images img")
+    page.set_input_files("#file", tmp_path / "flipped.png")
+    finished(page)
+    assert "very likely" not in page.inner_text("#hits")
+    page.check("[name=mirror]")
+    page.wait_for_url("**mirror=1**")
+    page.wait_for_selector("#hits li:first-child:has-text('very likely the same, mirrored')")
+    finished(page)
+    assert names(page)[0] == name
+    shot(page, "mirrored-1280")
+    page.click("#hits a >> nth=0")
+    page.wait_for_selector(".pairs image")
+    assert "the second photograph shows it mirrored, at the same size" in page.inner_text(".lead")
+    shot(page, "mirrored-match-1280")
 
 
 def test_an_uploaded_photograph(open_page, address, tmp_path):
@@ -255,6 +321,37 @@ def test_without_signatures_hqe_is_not_offered(open_page, index):
         finished(page)
         assert page.is_disabled("[value=hqe]")
         assert "no signatures" in page.inner_text("#hqe-note")
+
+
+def test_under_a_path_of_a_proxy(open_page, index, photos, tmp_path):
+    """The whole way over TLS: the token, a search, an upload, a match, back, and the page of the API."""
+    token = "a-long-enough-token"
+    options = ("--root-path", "/photos", "--token", token)
+    with serving(index, *options) as (_, address), proxied(tmp_path, address, strip=False) as (_, port):
+        page = open_page(ignore_https_errors=True)
+        failed = []
+        page.on("response", lambda answer: failed.append(answer.url) if answer.status >= 400 else None)
+        start = f"https://127.0.0.1:{port}/photos/"
+        page.goto(f"{start}?token={token}")
+        page.click(f"#images a[href*='{image_id(QUERY)}']")
+        finished(page)
+        assert page.url == f"{start}?q={image_id(QUERY)}"
+        assert names(page)[0] == QUERY
+        page.click(f"#hits a[href*='hit={image_id(ANSWER)}']")
+        page.wait_for_selector(".pairs image")
+        page.go_back()
+        finished(page)
+        page.set_input_files("#file", photos / ANSWER)
+        page.wait_for_selector("#query-name:has-text('(uploaded)')")
+        finished(page)
+        page.click("footer a")
+        page.wait_for_selector(".operation")
+        assert page.url == f"{start}docs"
+        assert f"{start}api/search" in page.inner_text("#operations")
+        page.click("a.brand")
+        page.wait_for_selector("#images img")
+        assert page.url == start
+        assert failed == []
 
 
 def test_less_motion(open_page, address):

@@ -122,7 +122,7 @@ def test_a_browser_gets_a_cookie_for_it(index):
         assert "HttpOnly" in cookie
         assert "SameSite=Strict" in cookie
         assert TOKEN not in cookie + first.text
-        assert "url=/?q=%22%3E%3Cscript%3E&amp;box=1%2C2%2C3%2C4" in first.text
+        assert "url=./?q=%22%3E%3Cscript%3E&amp;box=1%2C2%2C3%2C4" in first.text
         assert "<script" not in first.text
         assert client.get("/").status_code == 200
         assert client.get("/api/images").status_code == 200

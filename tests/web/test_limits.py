@@ -198,3 +198,15 @@ def test_an_error_of_the_program_says_nothing_of_its_inside(index):
         assert "secret" not in answer.text
         assert "content-security-policy" in answer.headers
         assert client.get("/healthz").status_code == 200
+
+
+def test_an_upload_whose_file_does_not_fit_is_searched_but_not_mirrored(index):
+    data = photograph(0, (200, 300)) + bytes(100_000)  # PNG readers stop at its end
+    with make_client(index, cache=110_000) as client:
+        sent = client.post("/api/uploads", files={"photograph": ("a.png", data)})
+        assert sent.status_code == 201, sent.text
+        key = sent.json()["id"]
+        assert client.post("/api/search", json={"id": key}).status_code == 200
+        refused = client.post("/api/search", json={"id": key, "mirror": True})
+        assert refused.status_code == 410
+        assert "cannot be mirrored" in refused.json()["error"]

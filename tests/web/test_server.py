@@ -1,7 +1,6 @@
 """The server as a process: many clients at once, slow ones, an index that changes, and an orderly end."""
 
 import contextlib
-import os
 import shutil
 import signal
 import socket
@@ -21,10 +20,10 @@ import httpx2
 from retrieval.index import changes
 from retrieval.web.service import image_id
 from tests.conftest import view
+from tests.depth import SOAK, THOROUGH
 from tests.web.web_client import PATIENCE, resident, serving, wait_for
 
-SOAK = os.environ.get("RETRIEVAL_SOAK") == "1"
-SECONDS = 60 if SOAK else 5
+SECONDS = 60 if SOAK else 5 if THOROUGH else 2
 CLIENTS = 64
 GROWTH = 40 << 20  # bytes after the warm-up
 QUICK = 5.0  # seconds that an ordinary request may take beside slow ones, on a machine that does nothing else
@@ -63,7 +62,7 @@ def test_many_at_once(index):
                 time.sleep(0.2)
             return answers, slowest
 
-        crowd(2)
+        crowd(2 if THOROUGH else 0.5)
         before = resident(process.pid)
         answers, slowest = crowd(SECONDS)
         time.sleep(0.5)

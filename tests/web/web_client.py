@@ -4,7 +4,10 @@ import contextlib
 import logging
 import os
 import re
+import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -22,7 +25,15 @@ FROZEN = Path(__file__).parent.parent / "data" / "index-v1"
 
 
 def make_client(
-    folder, *, hosts=frozenset({"127.0.0.1"}), token=None, cache=32 << 20, megapixels=24.0, check=0.0, **limits
+    folder,
+    *,
+    hosts=frozenset({"127.0.0.1"}),
+    token=None,
+    root="",
+    cache=32 << 20,
+    megapixels=24.0,
+    check=0.0,
+    **limits,
 ):
     """A client of the application; `check` is the time between looks at the index."""
     from starlette.testclient import TestClient
@@ -33,7 +44,7 @@ def make_client(
     from retrieval.web.uploads import Uploads
 
     service = Service(opened(folder), Uploads(cache, megapixels), check_every=check)
-    app = make_app(service, Policy(hosts, token), Limits(**limits))
+    app = make_app(service, Policy(hosts, token, root=root), Limits(**limits))
     return TestClient(app, BASE, raise_server_exceptions=RAISE, follow_redirects=False)
 
 
@@ -74,6 +85,61 @@ def serving(folder, *options, cwd=None, env=None, stop=signal.SIGTERM):
             process.kill()
             process.communicate()
             raise
+
+
+def nginx_configuration(address, port, folder, strip):
+    """The configuration that docs/api.md shows, with an address, a port and a certificate of the test's own."""
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    server = re.search(r"```nginx\n(.*?)```", text, re.DOTALL)[1]
+    changes = {
+        "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
+        "http://127.0.0.1:8000;": f"{address}{'/' if strip else ''};",
+        "/etc/ssl/certs/example.org.pem": f"{folder}/cert.pem",
+        "/etc/ssl/private/example.org.key": f"{folder}/key.pem",
+    }
+    for ours, theirs in changes.items():
+        assert server.count(ours) == 1
+        server = server.replace(ours, theirs)
+    paths = [f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")]
+    return (
+        f"daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log; events {{}}\n"
+        f"http {{ access_log off; {' '.join(paths)}\n{server}}}\n"
+    )
+
+
+@contextlib.contextmanager
+def proxied(folder, address, strip):
+    """A client of nginx before a server, with TLS; and the port of nginx on this machine."""
+    import httpx2
+    import pytest
+
+    for program in ("nginx", "openssl"):
+        if shutil.which(program) is None:
+            pytest.skip(f"needs {program}: sudo apt-get install {program}")
+    certificate = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=example.org"]
+    names = ["-addext", "subjectAltName=DNS:example.org,IP:127.0.0.1"]
+    files = ["-keyout", folder / "key.pem", "-out", folder / "cert.pem"]
+    subprocess.run([*certificate, *names, *files], check=True, capture_output=True)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    configuration = folder / "nginx.conf"
+    configuration.write_text(nginx_configuration(address, port, folder, strip))
+    process = subprocess.Popen(["nginx", "-p", folder, "-c", configuration], stderr=subprocess.PIPE, text=True)
+
+    def answers():
+        assert process.poll() is None, process.stderr.read()
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return True
+        return False
+
+    try:
+        wait_for(answers)
+        trusted = ssl.create_default_context(cafile=folder / "cert.pem")
+        with httpx2.Client(base_url=f"https://127.0.0.1:{port}", verify=trusted, timeout=PATIENCE) as client:
+            yield client, port
+    finally:
+        process.terminate()
+        process.communicate(timeout=PATIENCE)
 
 
 def resident(process):

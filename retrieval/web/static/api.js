@@ -1,4 +1,5 @@
 // Requests to the server; whatever goes wrong becomes an Error with a sentence for people.
+// Addresses are relative, here as everywhere: the page may lie below any path of a proxy.
 
 const PATIENCE = 4; // attempts while the server has too much to do
 
@@ -31,26 +32,27 @@ async function ask(url, options = {}, attempt = 1) {
   return answer;
 }
 
-export const about = () => ask("/api/index");
-export const photograph = (id, signal) => ask(`/api/images/${encodeURIComponent(id)}`, { signal });
+export const about = () => ask("api/index");
+export const photograph = (id, signal) => ask(`api/images/${encodeURIComponent(id)}`, { signal });
 
 export function images(page, size, text, signal) {
-  return ask(`/api/images?${new URLSearchParams({ page, size, q: text })}`, { signal });
+  return ask(`api/images?${new URLSearchParams({ page, size, q: text })}`, { signal });
 }
 
 export function search(wanted, signal) {
   const headers = { "content-type": "application/json" };
-  return ask("/api/search", { method: "POST", headers, body: JSON.stringify(wanted), signal });
+  return ask("api/search", { method: "POST", headers, body: JSON.stringify(wanted), signal });
 }
 
-export function explain(query, box, hit, signal) {
+export function explain(query, box, hit, mirror, signal) {
   const parameters = new URLSearchParams({ query, hit });
+  if (mirror) parameters.set("mirror", "true");
   if (box) parameters.set("box", box.join(","));
-  return ask(`/api/explain?${parameters}`, { signal });
+  return ask(`api/explain?${parameters}`, { signal });
 }
 
 export function upload(file) {
   const form = new FormData();
   form.append("photograph", file, file.name || "pasted photograph");
-  return ask("/api/uploads", { method: "POST", body: form });
+  return ask("api/uploads", { method: "POST", body: form });
 }

@@ -23,7 +23,7 @@ export class BoxEditor {
       this.handles = corners([0, 0, 1, 1]).map((_, i) => svg("circle", { class: `handle handle-${i}` }));
       this.view = svg(
         "svg", { class: "drawing", viewBox: viewBox(photograph.size), role: "img" },
-        picture(photograph.id, photograph.size, `/thumbnails/${photograph.id}`), this.shade, this.frame, ...this.handles,
+        picture(photograph.id, photograph.size, `thumbnails/${photograph.id}`), this.shade, this.frame, ...this.handles,
       );
       this.view.style.setProperty("--ratio", photograph.size[0] / photograph.size[1]);
       this.view.addEventListener("pointerdown", (event) => this.#down(event));

@@ -7,14 +7,15 @@ import { address, browsing, searching } from "./state.js";
 const PAGE = 48;
 
 export function card(photograph, href) {
-  const image = html("img", { src: `/thumbnails/${photograph.id}`, alt: "", loading: "lazy", decoding: "async" });
+  const image = html("img", { src: `thumbnails/${photograph.id}`, alt: "", loading: "lazy", decoding: "async" });
   const frame = html("span", { class: "thumb" }, image);
   image.addEventListener("error", () => frame.replaceChildren(html("span", { class: "gone" }, "picture not there")));
-  return html("li", {}, html("a", { class: "card", href, "data-inner": true }, frame, html("span", { class: "name" }, ...breakable(photograph.name))));
+  const name = html("span", { class: "name" }, ...breakable(photograph.name));
+  const lost = photograph.findable === false ? html("span", { class: "unfindable" }, "no distinctive details: cannot be found") : null;
+  return html("li", {}, html("a", { class: "card", href, "data-inner": true }, frame, name, lost));
 }
 
 export async function show(state, signal) {
-  byId("find-text").value = state.find;
   const found = await api.images(state.page, PAGE, state.find, signal);
   byId("images").replaceChildren(...found.images.map((one) => card(one, address(searching(one.id)))));
   const which = state.find ? ` with “${shown(state.find)}” in the name` : "";

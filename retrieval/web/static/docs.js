@@ -2,7 +2,7 @@
 
 import { byId, html } from "./dom.js";
 
-const description = await (await fetch("/openapi.json", { credentials: "same-origin" })).json();
+const description = await (await fetch("openapi.json", { credentials: "same-origin" })).json();
 
 function type(schema) {
   if (schema.$ref) return schema.$ref.split("/").at(-1);
@@ -21,7 +21,7 @@ function fields(schema) {
 }
 
 function example(method, path, operation) {
-  const url = `${location.origin}${path.replace("{id}", "ID")}`;
+  const url = new URL(path.replace("{id}", "ID").slice(1), location.href).href;
   const form = operation.requestBody?.content["multipart/form-data"];
   if (!form) {
     const needed = (operation.parameters ?? []).filter((one) => one.in === "query" && one.required).map((one) => `${one.name}=ID`);

@@ -26,7 +26,7 @@ export const breakable = (name) =>
 
 export const plural = (count, one, several = `${one}s`) => `${count.toLocaleString("en")} ${count === 1 ? one : several}`;
 
-export const pictureAddress = (id) => `/api/images/${id}/picture?side=1280`;
+export const pictureAddress = (id) => `api/images/${id}/picture?side=1280`;
 
 // Draws a photograph so that pixel (0, 0) has its centre at the origin, as boxes and regions count.
 export function picture(id, [width, height], href = pictureAddress(id)) {

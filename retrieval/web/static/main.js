@@ -11,11 +11,14 @@ import { address, browsing, read, searching } from "./state.js";
 import { listen } from "./uploads.js";
 
 const TITLE = "Find the same place";
+const PAUSE = 250; // milliseconds after a letter before the collection is filtered
 const tools = byId("tools");
 const editor = new BoxEditor(byId("stage"), (box) => go({ ...read(), box, hit: null }));
 let index = null;
 let work = new AbortController();
 let before = null; // what was shown last
+let typing = null; // the timer that waits for the next letter of a name
+let typed = false; // whether the address on the page came by typing
 let last = { key: null, found: null, photograph: null }; // the search that is on the page
 
 function tell(text) {
@@ -28,15 +31,30 @@ function only(...shownIds) {
 }
 
 function go(state, focus = null) {
-  const href = address(state);
-  if (href !== location.pathname + location.search) history.pushState(null, "", href);
+  const { pathname, search } = new URL(address(state), location.href);
+  clearTimeout(typing);
+  typed = false;
+  if (pathname + search !== location.pathname + location.search) history.pushState(null, "", pathname + search);
   return render(focus);
+}
+
+// Filters by what stands in the field, which is left alone; the back button goes to before the first letter.
+function filter() {
+  clearTimeout(typing);
+  const find = byId("find-text").value.trim(), state = read();
+  if (!state.q && state.find === find) return;
+  const href = address(browsing(1, find));
+  if (typed) history.replaceState(null, "", href);
+  else history.pushState(null, "", href);
+  typed = true;
+  render();
 }
 
 async function render(focus = null) {
   work.abort();
   work = new AbortController();
   const { signal } = work, state = read(), from = before;
+  if (!typed) byId("find-text").value = state.find;
   before = state;
   tell("");
   try {
@@ -89,7 +107,7 @@ async function instead(signal) {
 
 async function search(state, signal) {
   const key = address({ ...state, hit: null });
-  const wanted = { id: state.q, box: state.box, top: state.top, verify: state.verify, expand: state.expand || null };
+  const wanted = { id: state.q, box: state.box, top: state.top, verify: state.verify, expand: state.expand || null, mirror: state.mirror };
   const searched = last.key === key ? null : api.search(wanted, signal); // the photograph's facts come meanwhile
   searched?.catch(() => {}); // what went wrong is told where the answer is awaited
   if (last.photograph?.id !== state.q) {
@@ -117,7 +135,7 @@ async function explain(state, signal) {
   only("match");
   byId("match").replaceChildren();
   tell("");
-  const one = await api.explain(state.q, state.box, state.hit, signal);
+  const one = await api.explain(state.q, state.box, state.hit, state.mirror, signal);
   document.title = `${shown(one.image.name)} – ${TITLE}`;
   match.show(state, one, index.grades.once, signal);
 }
@@ -127,6 +145,7 @@ function fill(state) {
   tools.elements.verify.checked = state.verify || state.expand === "aqe";
   tools.elements.verify.disabled = state.expand === "aqe";
   tools.elements.expand.value = state.expand;
+  tools.elements.mirror.checked = state.mirror;
 }
 
 function boxOfFields() {
@@ -146,8 +165,9 @@ tools.addEventListener("submit", (event) => {
   }
 });
 tools.addEventListener("change", (event) => {
-  const { verify, expand } = tools.elements;
+  const { verify, expand, mirror } = tools.elements;
   if (event.target === verify) go({ ...read(), verify: verify.checked });
+  else if (event.target === mirror) go({ ...read(), mirror: mirror.checked });
   else if (event.target.name === "expand") go({ ...read(), expand: expand.value });
 });
 byId("whole").addEventListener("click", () => go({ ...read(), box: null }));
@@ -157,8 +177,14 @@ byId("more").addEventListener("click", () => {
 });
 byId("find").addEventListener("submit", (event) => {
   event.preventDefault();
-  go(browsing(1, byId("find-text").value.trim()));
+  filter();
 });
+for (const kind of ["input", "compositionend"]) {
+  byId("find-text").addEventListener(kind, (event) => {
+    clearTimeout(typing);
+    if (!event.isComposing) typing = setTimeout(filter, PAUSE);
+  });
+}
 document.addEventListener("click", (event) => {
   const link = event.target.closest("a[data-inner]");
   if (!link || event.button !== 0 || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
@@ -167,7 +193,11 @@ document.addEventListener("click", (event) => {
   scrollTo(0, 0);
   go(state, state.hit ? "match-title" : state.q ? "query-title" : "content");
 });
-addEventListener("popstate", () => render());
+addEventListener("popstate", () => {
+  clearTimeout(typing);
+  typed = false;
+  render();
+});
 if (matchMedia("(max-width: 56rem)").matches) byId("settings").open = false; // results come first on small screens
 listen({
   begin: () => tell("Sending the photograph …"),

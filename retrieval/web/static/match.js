@@ -47,7 +47,8 @@ function sentence(one) {
   const turned = Math.abs(turn) < 1 ? "" : `, turned by ${Math.abs(turn).toFixed(0)}° ${turn > 0 ? "clockwise" : "anticlockwise"}`;
   const stamp = one.stamped ? ` ${one.stamped} of them at the same place near the border, as a date, a watermark or a frame does: these do not count.` : "";
   const seen = stretch > 1.15 ? ", and seen at another angle" : "";
-  return `${plural(one.inliers, "detail")} lie in the same arrangement in both: the second photograph shows it ${size}${turned}${seen}.${stamp}`;
+  const mirrored = one.mirrored ? "mirrored, " : "";
+  return `${plural(one.inliers, "detail")} lie in the same arrangement in both: the second photograph shows it ${mirrored}${size}${turned}${seen}.${stamp}`;
 }
 
 function verdict(one, rule) {

@@ -26,7 +26,7 @@ function summary(found, confirmed) {
   if (!found.query.features) {
     return found.query.box
       ? "There is nothing to search for in this box: it holds no distinctive details. Draw a larger one."
-      : "There is nothing to search for: this photograph holds no distinctive details. It may be small, blurred, faint or plain.";
+      : "There is nothing to search for: this photograph holds no distinctive details. It may be small, blurred, faint or plain, and cannot be found either.";
   }
   if (!found.hits.length) return "Nothing was found.";
   const likely = found.depth ? ` ${confirmed || "None"} very likely ${confirmed === 1 ? "shows" : "show"} the same.` : "";
@@ -44,7 +44,7 @@ function hitCard(state, hit, query, rule) {
   }
   link.prepend(html("span", { class: "rank" }, html("span", { class: "spoken" }, "Rank "), String(hit.rank)));
   link.append(
-    html("span", { class: `grade ${kind}` }, text),
+    html("span", { class: `grade ${kind}` }, hit.mirrored && hit.transform ? `${text}, mirrored` : text),
     html("span", { class: "quiet numbers" }, hit.transform ? html("span", {}, plural(hit.inliers, "matching detail")) : null,
       html("span", {}, `score ${hit.score.toFixed(3)}`)),
   );

@@ -8,6 +8,7 @@ export function read(search = location.search) {
     box: box.length === 4 && box.every(Number.isFinite) ? box : null,
     verify: given.get("verify") !== "0",
     expand: ["aqe", "hqe"].includes(given.get("expand")) ? given.get("expand") : "",
+    mirror: given.get("mirror") === "1",
     top: Math.min(Math.max(Number.parseInt(given.get("top") ?? "24", 10) || 24, 1), 1000),
     hit: given.get("hit"),
     page: Math.max(Number.parseInt(given.get("page") ?? "1", 10) || 1, 1),
@@ -22,6 +23,7 @@ export function address(state) {
     if (state.box) parameters.set("box", state.box.join(","));
     if (!state.verify) parameters.set("verify", "0");
     if (state.expand) parameters.set("expand", state.expand);
+    if (state.mirror) parameters.set("mirror", "1");
     if (state.top !== 24) parameters.set("top", state.top);
     if (state.hit) parameters.set("hit", state.hit);
   } else {
@@ -29,9 +31,9 @@ export function address(state) {
     if (state.page > 1) parameters.set("page", state.page);
   }
   const text = parameters.toString().replaceAll("%2C", ",");
-  return text ? `/?${text}` : "/";
+  return text ? `./?${text}` : "./";
 }
 
-const FRESH = { q: null, box: null, verify: true, expand: "", top: 24, hit: null, page: 1, find: "" };
+const FRESH = { q: null, box: null, verify: true, expand: "", mirror: false, top: 24, hit: null, page: 1, find: "" };
 export const searching = (q) => ({ ...FRESH, q });
 export const browsing = (page, find) => ({ ...FRESH, page, find });
