@@ -143,7 +143,7 @@ def test_the_command_line(capsys, signed, photos, flipped, tmp_path):
 
 def hit(name, score, inliers=0, mirrored=False):
     transform = np.eye(2, 3) if inliers else None
-    return Hit(name, 1, score, inliers, transform, np.empty((0, 2, 6), np.float32), mirrored)
+    return Hit(name, 1, score, inliers, transform, np.empty((0, 2, 6), np.float32), mirrored=mirrored)
 
 
 def test_the_better_of_both():
