@@ -35,12 +35,13 @@ from retrieval.search.retriever import Retriever
 
 SETS = ("paris250", "paris183")
 SWEEP: dict[str, tuple[Any, ...]] = {
-    "significance": (2.0, 4.0, 6.0, 8.0, 10.0, 15.0, 20.0),
+    "significance": (2.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 15.0, 20.0),
     "max_features": (1500, 3000, 6000),
     "max_images": (10, 25, 50),
     "rerank": ("original", "none"),
 }
 WITHIN, BELOW = 0.01, 0.0  # of the best cell; + QE below + SV
+PARTS = ("all", "chosen on", "held out", *SETS)  # of the queries
 Cells = dict[str, dict[str, float]]  # variant -> part of the queries -> mAP
 
 
@@ -82,7 +83,7 @@ def main() -> int:
 
 
 def swept(config: Config, work: Path, features: Path) -> Cells:
-    """MAP of every variant, a mean over the sets' queries: all, those that settings were chosen on, the others."""
+    """MAP of every variant, over all queries, those that settings were chosen on, the others, and those of each set."""
     data, label = record.real_data(), folder_name(config.descriptor.name)
     found: dict[str, dict[str, float]] = {}  # variant -> query -> average precision
     halves: dict[str, str] = {}
@@ -100,13 +101,10 @@ def swept(config: Config, work: Path, features: Path) -> Cells:
             found.setdefault(variant, {}).update({f"{name}/{query}": ap for query, ap in precisions.items()})
 
     def mean(precisions: dict[str, float], part: str) -> float:
-        chosen = [ap for query, ap in precisions.items() if part in ("all", halves[query])]
+        chosen = [ap for query, ap in precisions.items() if part in ("all", halves[query], query.split("/")[0])]
         return sum(chosen) / len(chosen)
 
-    return {
-        variant: {part: mean(precisions, part) for part in ("all", "chosen on", "held out")}
-        for variant, precisions in found.items()
-    }
+    return {variant: {part: mean(precisions, part) for part in PARTS} for variant, precisions in found.items()}
 
 
 def variants(retriever: Retriever, benchmark: Benchmark) -> dict[str, dict[str, float]]:
@@ -141,7 +139,7 @@ def ranked(collection: Collection, config: Config, expansion: ExpansionConfig, v
 
 def table(label: str, cells: Cells) -> str:
     """The surface as a table in Markdown, in percent."""
-    lines = [f"\n| {label} | all | chosen on | held out |", "|---|---|---|---|"]
+    lines = [f"\n| {label} | {' | '.join(PARTS)} |", "|---" * (1 + len(PARTS)) + "|"]
     lines += [f"| {name} | {' | '.join(f'{100 * ap:.1f}' for ap in parts.values())} |" for name, parts in cells.items()]
     return "\n".join(lines)
 

@@ -59,7 +59,8 @@ nitpick_ignore_regex = [
     ("py:(class|exc)", r"(?!(retrieval|hardnet)\.).*"),  # types of Python, numpy and torch, whose sites are elsewhere
     # what signatures and lists of attributes name and no page shows: parts of an index and of a query, type variables
     ("py:class", r"retrieval\.index\.(opened\.Index|snapshot\.Snapshot|state\.State)"),
-    ("py:class", r"retrieval\.(vocabulary\.store\.Vocabulary|photographs\.folder\.ImageSet|features\.store\.Failure)"),
+    ("py:class", r"retrieval\.(vocabulary\.store\.Vocabulary|features\.store\.Failure)"),
+    ("py:class", r"retrieval\.photographs\.(folder\.ImageSet|names\.Names)"),
     ("py:class", r"retrieval\.(geometry\.putatives\.QueryWords|search\.explanation\.(SharedWords|Placement))"),
     ("py:class", r"retrieval\.evaluation\.measures\.Image"),
 ]
