@@ -62,7 +62,8 @@ def agree_elsewhere(
         np.count_nonzero(~near_border(query_regions, query_size)),
         np.count_nonzero(~near_border(image_regions, image_size)),
     )
-    return bool(np.count_nonzero(~same) >= AGREEMENT * fewer)
+    elsewhere = np.count_nonzero(~same)  # none is no agreement, even where there is nothing that could agree
+    return bool(elsewhere >= max(AGREEMENT * fewer, 1))
 
 
 def near_border(regions: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -82,17 +82,23 @@ def _pil_pixels(image: Any, config: ImageConfig) -> np.ndarray:
 def _read_object(file: Any, config: ImageConfig) -> bytes:
     """What is left of a binary file object, up to the length of a believable photograph."""
     limit = file_limit(config)
-    try:
-        data = file.read(limit + 1)
-    except (OSError, ValueError) as error:  # ValueError: it is closed, or was opened for writing
-        raise ImageError(f"the file object cannot be read: {error}") from error
-    if isinstance(data, str):
-        raise ImageError("the file object gives text: open the photograph in binary mode, open(path, 'rb')")
-    data = bytes(data)
+    data = bytearray()
+    while len(data) <= limit:  # a pipe gives what it has, which may be less than it will have
+        try:
+            part = file.read(limit + 1 - len(data))
+        except (OSError, ValueError) as error:  # ValueError: it is closed, or was opened for writing
+            raise ImageError(f"the file object cannot be read: {error}") from error
+        if isinstance(part, str):
+            raise ImageError("the file object gives text: open the photograph in binary mode, open(path, 'rb')")
+        if not isinstance(part, bytes | bytearray | memoryview):
+            raise ImageError(f"the file object gives {type(part).__name__} and no bytes: is it opened, and blocking?")
+        if not part:
+            break
+        data += part
     if len(data) > limit:
         raise ImageError(
             f"the file object holds more than any photograph of images.max_megapixels = {config.max_megapixels:g}"
         )
     if not data:
         raise ImageError("nothing is left to read in the file object: file.seek(0) goes back to its beginning")
-    return data
+    return bytes(data)

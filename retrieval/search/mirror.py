@@ -20,12 +20,9 @@ def merge(plain: Sequence[Hit], mirrored: Sequence[Hit], top: int | None = None)
         top: at most so many; None for all.
 
     Returns:
-        Hits that geometry confirms first, then the others; by score among either, in equal places the query as it is
-        first.
+        Hits by score, the query as it is first where both have the same.
     """
-    everything = sorted(
-        [*plain, *mirrored], key=lambda hit: (hit.transform is None, -hit.score, hit.mirrored, hit.rank)
-    )
+    everything = sorted([*plain, *mirrored], key=lambda hit: (-hit.score, hit.mirrored, hit.rank))
     best: dict[str, Hit] = {}
     for hit in everything:
         best.setdefault(hit.name, hit)

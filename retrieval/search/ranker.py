@@ -100,26 +100,27 @@ class Ranker:
         return verify(putatives, query.regions, query.longest_side, regions, sides, config)
 
     def expand(self, ranking: Ranking) -> Ranking:
-        """Average query expansion of a verified ranking; without a source the ranking is returned as it is.
+        """Average query expansion of a verified ranking, ordered by significance.
 
-        Images are verified once more (`expansion.rerank`) and ordered by significance, that of the first verification
-        where it is greater; those that are not significant keep the order of the expanded query's words.
+        Images are verified once more (`expansion.rerank`), and the better of the two verifications counts; those that
+        are not significant keep the order of the expanded query's words. Without a source the first verification is all
+        there is, so that scores are on one scale.
         """
-        sources = self.sources(ranking)
-        if not sources or ranking.verified is None:
+        if ranking.verified is None:
             return ranking
-        query = ranking.query
+        sources, query, config = self.sources(ranking), ranking.query, self.config.expansion
         expanded = average.expand(query, sources)
-        again, config = self.shortlist(expanded), self.config.expansion
-        if config.rerank == "none":
+        again, verified = self.shortlist(expanded), ranking.verified
+        if sources and config.rerank == "none":
             return again
-        if config.rerank == "expanded":
-            query = average.consolidate(expanded, len(query.words), config.max_features)
-        ids = again.ids[: self.config.verification.depth]
-        verified = joined(ranking.verified, self._verified(query, ids))
         earlier, later = np.full((2, len(self.collection.names)), -1)
+        if sources:
+            if config.rerank == "expanded":
+                query = average.consolidate(expanded, len(query.words), config.max_features)
+            ids = again.ids[: self.config.verification.depth]
+            later[ids] = np.arange(len(ids)) + len(verified.inliers)
+            verified = joined(verified, self._verified(query, ids))
         earlier[ranking.ids] = ranking.places
-        later[ids] = np.arange(len(ids)) + len(ranking.verified.inliers)
         sure = np.append(significance(verified.inliers, verified.pairs, self.config.verification), -np.inf)
         places = np.where(sure[earlier] >= sure[later], earlier, later)[again.ids]
         found = sure[places]
@@ -209,20 +210,20 @@ class Ranker:
         config, verified, index = self.config.expansion, ranking.verified, self.collection.snapshot
         if verified is None:
             return []
-        sure = significance(verified.inliers, verified.pairs, self.config.verification)
-        taken = (verified.inliers >= config.min_inliers) & (sure >= config.significance)
-        found: list[Source] = []
-        at = ranking.places >= 0
-        images = dict(zip(ranking.places[at].tolist(), ranking.ids[at].tolist(), strict=True))
+        at = np.flatnonzero(ranking.places >= 0)
+        places = ranking.places[at]
+        inliers = verified.inliers[places]
+        sure = significance(inliers, verified.pairs[places], self.config.verification)
         order = np.argsort(-sure, kind="stable")
-        for place in order[taken[order]]:
+        found: list[Source] = []
+        for i in order[(inliers[order] >= config.min_inliers) & (sure[order] >= config.significance)]:
             if len(found) == config.max_images:
                 break
-            query, row = verified.matches[place].T
+            query, row = verified.matches[places[i]].T
             if average.is_same_picture(ranking.query.regions[query], index.regions(row)):
                 continue
-            words, regions = index.image(images[int(place)])
-            found.append(Source(verified.transforms[place], words, regions))
+            words, regions = index.image(int(ranking.ids[at[i]]))
+            found.append(Source(verified.transforms[places[i]], words, regions))
         return found
 
     def _stamped(self, matches: np.ndarray, query: QueryFeatures, image_id: int) -> np.ndarray:

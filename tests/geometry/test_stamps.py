@@ -94,6 +94,9 @@ def test_two_copies_agree_elsewhere_and_stamped_strangers_do_not():
     for others, agree in ((4, False), (5, True)):  # of 20
         same = same_place(matches(*((one, one) for one in stamp + inside[:others])), SIZE, SIZE)
         assert agree_elsewhere(same, ours, SIZE, ours, SIZE) == agree
+    alone, same = regions(*stamp), same_place(matches(*((one, one) for one in stamp)), SIZE, SIZE)
+    assert same.all()
+    assert not agree_elsewhere(same, alone, SIZE, alone, SIZE)  # two blank pages with one date
     few = regions(*stamp, *inside[:8])  # of the photograph that has fewer
     same = same_place(matches(*((one, one) for one in stamp + inside[:2])), SIZE, SIZE)
     assert agree_elsewhere(same, ours, SIZE, few, SIZE)

@@ -809,6 +809,24 @@ def test_bad_pil_images_and_files():
         seen(io.BytesIO(bytes(65 << 20)), max_megapixels=0.01)
 
 
+class Pipe(io.BytesIO):
+    """Gives a few bytes at a time, as pipes do, and in the end what it is told to."""
+
+    def __init__(self, data, end=b""):
+        super().__init__(data)
+        self.end = end
+
+    def read(self, size=-1):
+        return super().read(min(size, 1000)) or self.end
+
+
+def test_a_pipe_is_read_to_its_end():
+    data = encode(".png", np.random.default_rng(0).integers(0, 256, (60, 70, 3)).astype(np.uint8))
+    np.testing.assert_array_equal(seen(Pipe(data)), seen(data))
+    with pytest.raises(ImageError, match="NoneType and no bytes"):  # a file that does not wait
+        seen(Pipe(data, None))
+
+
 class Tensor:
     """Something of another library that becomes an array."""
 

@@ -147,7 +147,7 @@ def hit(name, score, inliers=0, mirrored=False):
 
 
 def test_the_better_of_both():
-    """In plain words: confirmed ones first, then by score; each name once; the query as it is where they are equal."""
+    """In plain words: by score; each name once; the query as it is where they are equal."""
     plain = [hit("a", 30.5, 30), hit("b", 9.2, 9), hit("c", 0.4), hit("d", 0.3)]
     mirrored = [hit("b", 12.1, 12, True), hit("a", 8.4, 8, True), hit("d", 0.3, 0, True), hit("e", 0.2, 0, True)]
     found = merge(plain, mirrored)
@@ -155,6 +155,8 @@ def test_the_better_of_both():
         ("a", 30.5, False, 1), ("b", 12.1, True, 2), ("c", 0.4, False, 3), ("d", 0.3, False, 4), ("e", 0.2, True, 5),
     ]  # fmt: skip
     assert merge(plain, mirrored, 2) == found[:2]
+    alone = [hit("a", 0.9), hit("b", 0.5), hit("c", 0.1, 5)]  # expanded: what chance explains is ranked by words
+    assert merge(alone, []) == [dataclasses.replace(one, rank=i) for i, one in enumerate(alone, 1)]
     assert merge([], []) == []
 
 

@@ -89,15 +89,21 @@ def test_every_way_to_rerank(index, rerank):
     assert {hit.name for hit in hits[:3]} == COFFEE
 
 
-def test_no_source_leaves_the_verified_list(index):
+def test_no_source_leaves_the_first_verification(index):
     base = Retriever.open(index).config
-    config = settings.load(None, ["expansion.min_inliers=100000"], base=base)
-    retriever = Retriever.open(index, config)
-    plain, expanded = (
-        retriever.query("scenes/coffee_0.jpg"),
-        retriever.query("scenes/coffee_0.jpg", expand="aqe"),
-    )
-    assert [(hit.name, hit.score) for hit in plain] == [(hit.name, hit.score) for hit in expanded]
+    retriever = Retriever.open(index, settings.load(None, ["expansion.min_inliers=100000"], base=base))
+    words = {hit.name: hit.score for hit in retriever.query("scenes/coffee_0.jpg", verify=False)}
+    plain = {hit.name: hit for hit in retriever.query("scenes/coffee_0.jpg")}
+    expanded = retriever.query("scenes/coffee_0.jpg", expand="aqe")
+    assert {hit.name for hit in expanded} == set(plain)
+    assert expanded[0].score > 20
+    query = retriever.prepare("scenes/coffee_0.jpg")
+    sure = _sure(retriever.ranker.verify(retriever.ranker.shortlist(query)), retriever.config)
+    for hit in expanded:
+        assert hit.inliers == plain[hit.name].inliers
+        gain = max(sure.get(retriever.collection.ids[hit.name], 0.0), 0.0)
+        assert hit.score == pytest.approx(words[hit.name] + gain)
+    assert (np.diff([hit.score for hit in expanded]) <= 0).all()
 
 
 def _sure(ranking, config):
