@@ -420,12 +420,13 @@ def vocabulary_settings(config: Config) -> dict[str, Any]:
 
 
 def without_open_probes(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Two trees to be compared, without `vocabulary.probes` where what is wanted leaves these open.
+    """Two trees to be compared, without `vocabulary.probes` where either leaves these open.
 
-    Those that were chosen when the words were learned then serve; earlier versions stored 64.
+    Where it is what is wanted, those that were chosen when the words were learned serve (earlier versions stored 64);
+    where it is what is stored, the words are searched exactly, and probes play no part.
     """
     trees = dict(stored), dict(wanted)
-    if all("vocabulary" in tree for tree in trees) and wanted["vocabulary"].get("probes") is None:
+    if all("vocabulary" in tree for tree in trees) and None in [tree["vocabulary"].get("probes") for tree in trees]:
         for tree in trees:
             tree["vocabulary"] = {key: value for key, value in tree["vocabulary"].items() if key != "probes"}
     return trees

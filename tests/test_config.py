@@ -136,6 +136,7 @@ def test_probes_that_are_left_open_fit_any_that_were_chosen():
     assert settings.first_difference(*settings.without_open_probes(chosen, default)) is None
     assert settings.first_difference(*settings.without_open_probes(default, default)) is None
     assert settings.first_difference(*settings.without_open_probes(chosen, named)) == "vocabulary.probes: 64 != 9"
+    assert settings.first_difference(*settings.without_open_probes(default, named)) is None  # searched exactly
     more = settings.vocabulary_settings(settings.load(None, ["vocabulary.words=5"]))
     assert "vocabulary.words" in settings.first_difference(*settings.without_open_probes(chosen, more))
     assert settings.without_open_probes({"seed": 1}, default) == ({"seed": 1}, default)

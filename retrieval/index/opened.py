@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from retrieval import config as settings_module
-from retrieval.config import Config
+from retrieval.config import Config, ExpansionConfig
 from retrieval.errors import ArtefactError, ConfigError
 from retrieval.features.store import FAILED
 from retrieval.index.segment import Segment, open_segment, segment_content
@@ -31,6 +31,7 @@ from retrieval.vocabulary.store import Vocabulary, open_vocabulary
 logger = logging.getLogger(__name__)
 
 _ATTEMPTS = 100
+EARLIER_MIN_INLIERS = 21  # the default of `expansion.min_inliers` before there was `expansion.significance`
 
 Index = TypeVar("Index", bound="OpenedIndex")
 
@@ -278,15 +279,24 @@ def _read(
 def stored_config(folder: Path) -> Config:
     """The configuration that an index was built with.
 
+    Versions before `expansion.significance` stored their default of `expansion.min_inliers`, which is today's default
+    then: no search depended on it when the index was built.
+
     Raises:
         ArtefactError: its file is gone, damaged, or of settings that this program does not know.
     """
     path = folder / "config.yaml"
     try:
-        return settings_module.load(path)
+        config = settings_module.load(path)
     except ConfigError as error:
         told = str(error)
         raise ArtefactError(told if str(path) in told else f"{path}: {told}") from error
+    old = config.expansion.min_inliers == EARLIER_MIN_INLIERS
+    if old and "significance:" not in path.read_text(encoding="utf-8"):
+        least = ExpansionConfig().min_inliers
+        logger.info("%s is of an earlier version: expansion.min_inliers is %d instead of its default", path, least)
+        config = replace(config, expansion=replace(config.expansion, min_inliers=least))
+    return config
 
 
 def require_vocabulary(folder: Path, settings: dict[str, Any], vocabulary: Vocabulary) -> None:

@@ -1,7 +1,8 @@
 """What inliers say to people: a rule of thumb, for the figures and the page, that no ranking and no number depends on.
 
 Geometry holds by chance too. Without signatures every pair of regions with one visual word counts, so chance brings
-more inliers; the same holds of an average expanded query, whose regions are verified without signatures. Inliers that
+more inliers; the same holds of an average expanded query, which is verified without signatures, and of hits after it,
+whichever of the two verifications they show. Inliers that
 a stamp explains (`Hit.stamped`) do not count.
 """
 

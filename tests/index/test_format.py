@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from retrieval.config import ExpansionConfig
 from retrieval.errors import ArtefactError
 from retrieval.index.changes import add, compact, remove
 from retrieval.index.checking import check
@@ -36,6 +37,16 @@ def test_it_opens_with_all_that_was_put_in(retriever):
     assert report.problems == ()
     assert report.leftovers == ()
     assert report.arrays > 20
+
+
+def test_what_was_a_default_of_expansion_is_todays(retriever, tmp_path):
+    assert "min_inliers: 21" in (STORED / "config.yaml").read_text()
+    assert retriever.config.expansion == ExpansionConfig()
+    changed = shutil.copytree(STORED, tmp_path / "index")
+    for written, least in (("min_inliers: 30", 30), ("min_inliers: 21\n  significance: 8.0", 21)):
+        text = (STORED / "config.yaml").read_text().replace("min_inliers: 21", written)
+        (changed / "config.yaml").write_text(text)  # somebody's own choice stays
+        assert Collection.open(changed).config.expansion.min_inliers == least
 
 
 def test_it_is_what_the_documents_say():

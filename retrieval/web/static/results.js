@@ -11,7 +11,7 @@ export function grade(hit, rule) {
   const counted = hit.inliers - hit.stamped; // what a date, a watermark or a frame explains says nothing of the rest
   if (counted >= rule.sure) return { kind: "sure", text: "very likely the same" };
   if (counted >= rule.perhaps) return { kind: "perhaps", text: "perhaps the same" };
-  return { kind: "chance", text: hit.stamped ? "a shared stamp or frame" : "may be chance" };
+  return { kind: "chance", text: 2 * hit.stamped > hit.inliers ? "a shared stamp or frame" : "may be chance" };
 }
 
 export function show(state, found, rule) {
