@@ -2,8 +2,7 @@
 
 Geometry holds by chance too. Without signatures every pair of regions with one visual word counts, so chance brings
 more inliers; the same holds of an average expanded query, which is verified without signatures, and of hits after it,
-whichever of the two verifications they show. Inliers that
-a stamp explains (`Hit.stamped`) do not count.
+whichever of the two verifications they show. Inliers that a stamp explains (`Hit.stamped`) do not count.
 """
 
 from dataclasses import dataclass
