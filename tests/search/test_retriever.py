@@ -173,7 +173,7 @@ def test_bad_requests(retriever, index):
         retriever.query("nowhere.jpg")
     with pytest.raises(RetrievalError, match="top"):
         retriever.query("scenes/coffee_0.jpg", top=-1)
-    for override in ("detector.threshold=9", "vocabulary.probes=3", "descriptor.name=tfeat-lib"):
+    for override in ("detector.threshold=9", "vocabulary.words=3", "descriptor.name=tfeat-lib"):
         other = settings.load(None, [override], base=retriever.config)
         with pytest.raises(ArtefactError, match=override.split("=")[0].split(".")[0]):
             Retriever.open(index, other)
