@@ -81,3 +81,11 @@ def index(photos, config, tmp_path_factory):
     build_collection(list_images(photos), target, config)
     remove_partial(target)
     return target
+
+
+@pytest.fixture(scope="session")
+def signed(photos, config, tmp_path_factory):
+    """The folder of an index of `photos` with Hamming signatures."""
+    target = tmp_path_factory.mktemp("signed") / "photos.index"
+    build_collection(list_images(photos), target, settings.load(None, ["index.signatures=[hamming]"], base=config))
+    return target

@@ -121,10 +121,9 @@ class Retriever:
             query = self.prepare(image, box, expand)
             query.tell_of_none()
             return self.search(query, top, verify, expand)
-        image = plain_source(image, self.config.images)  # a file object is read once
-        queries = [self.prepare(image, box, expand, mirror=one) for one in (True, False)]
-        queries[1].tell_of_none()
-        mirrored, plain = (self.search(one, top, verify, expand) for one in queries)
+        queries = self._both(image, box, expand)
+        queries[0].tell_of_none()
+        plain, mirrored = (self.search(one, top, verify, expand) for one in queries)
         return merge(plain, mirrored, top)
 
     def explain(
@@ -154,10 +153,18 @@ class Retriever:
         label = label_of(image)
         if not mirror:
             return explanation.explain(self.ranker, self.prepare(image, box), label, name)
-        image = plain_source(image, self.config.images)
-        queries = [self.prepare(image, box, mirror=one) for one in (True, False)]
-        mirrored, plain = (explanation.explain(self.ranker, one, label, name) for one in queries)
+        plain, mirrored = (
+            explanation.explain(self.ranker, one, label, name) for one in self._both(image, box, expand=None)
+        )
         return explanation.better(plain, mirrored)
+
+    def _both(
+        self, image: Photograph, box: Sequence[float] | None, expand: str | None
+    ) -> tuple[QueryFeatures, QueryFeatures]:
+        """The query as it is and the one of its mirror image, which is what may be refused, and so is made first."""
+        image = plain_source(image, self.config.images)  # a file object is read once
+        mirrored = self.prepare(image, box, expand, mirror=True)
+        return self.prepare(image, box, expand), mirrored
 
     def prepare(
         self,

@@ -24,13 +24,6 @@ from tests.conftest import view
 QUERY, IMAGE, BOX = "scenes/coffee_0.jpg", "scenes/coffee_1.jpg", (100, 80, 400, 350)
 
 
-@pytest.fixture(scope="module")
-def signed(photos, config, tmp_path_factory):
-    target = tmp_path_factory.mktemp("signed") / "index"
-    build_collection(list_images(photos), target, settings.load(None, ["index.signatures=[hamming]"], base=config))
-    return target
-
-
 @pytest.fixture(scope="module", params=["plain", "signed"])
 def retriever(request, index, signed):
     return Retriever.open({"plain": index, "signed": signed}[request.param])

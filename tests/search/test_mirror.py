@@ -8,11 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from retrieval import config as settings
 from retrieval.errors import RetrievalError
-from retrieval.evaluation.pipeline import build_collection
 from retrieval.geometry.frames import apply, carry, mirror_box, mirror_query, mirror_regions, to_frames
-from retrieval.photographs.folder import list_images
 from retrieval.search.explanation import place_box
 from retrieval.search.mirror import merge
 from retrieval.search.ranking import Hit
@@ -23,15 +20,6 @@ NAME = "scenes/astronaut_1.jpg"
 SCENE = {f"scenes/astronaut_{i}.jpg" for i in range(3)}
 BOX = (120, 80, 360, 350)
 SURE = 12  # inliers from which a hit counts as very likely, with signatures
-
-
-@pytest.fixture(scope="module")
-def signed(photos, config, tmp_path_factory):
-    """An index with signatures."""
-    target = tmp_path_factory.mktemp("mirror") / "photos.index"
-    overrides = ["index.signatures=[hamming]"]
-    build_collection(list_images(photos), target, settings.load(None, overrides, base=config))
-    return target
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,7 @@ pytest.importorskip("playwright", reason="needs the extra dev")
 
 from playwright.sync_api import sync_playwright
 
-from retrieval import config as settings
-from retrieval.evaluation.pipeline import build_collection
 from retrieval.index import changes
-from retrieval.photographs.folder import list_images
 from retrieval.web.service import image_id
 from tests.conftest import view
 from tests.web.web_client import proxied, serving
@@ -31,15 +28,6 @@ pytestmark = pytest.mark.skipif(not os.environ.get("RETRIEVAL_BROWSER"), reason=
 SHOTS = Path(__file__).parents[2] / "runs" / "web"
 LOOKS = [(360, 740, "light"), (360, 740, "dark"), (1024, 768, "light"), (1920, 1080, "light"), (1920, 1080, "dark")]
 QUERY, ANSWER = "scenes/coffee_0.jpg", "scenes/coffee_2.jpg"
-
-
-@pytest.fixture(scope="module")
-def signed(photos, config, tmp_path_factory):
-    """An index with signatures of the shared photographs."""
-    target = tmp_path_factory.mktemp("signed") / "photos.index"
-    overrides = ["index.signatures=[hamming]"]
-    build_collection(list_images(photos), target, settings.load(None, overrides, base=config))
-    return target
 
 
 @pytest.fixture(scope="module")
