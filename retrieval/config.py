@@ -247,10 +247,10 @@ class ExpansionConfig:
 
     Example:
         >>> ExpansionConfig(rerank="none").significance
-        6.0
+        5.0
     """
 
-    significance: float = 6.0  # of a source: chance gives its inliers in one of 10^6 photographs; see docs/results.md
+    significance: float = 5.0  # of a source: chance gives its inliers in one of 10^5 photographs; see docs/results.md
     min_inliers: int = 4  # fewest inliers of a source, beside its significance; Chum et al. 2007 asked for 21
     max_images: int = 50  # at most so many sources (Chum et al. 2007: top m < 50)
     rerank: str = "expanded"  # second verification: "original" query, "expanded" query, or "none"
