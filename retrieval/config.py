@@ -247,10 +247,10 @@ class ExpansionConfig:
 
     Example:
         >>> ExpansionConfig(rerank="none").significance
-        5.0
+        0.0
     """
 
-    significance: float = 5.0  # of a source: chance gives its inliers in one of 10^5 photographs; see docs/results.md
+    significance: float = 0.0  # of a source: chance gives less than one in 10^0 verifications; see docs/results.md
     min_inliers: int = 4  # fewest inliers of a source, beside its significance; Chum et al. 2007 asked for 21
     max_images: int = 50  # at most so many sources (Chum et al. 2007: top m < 50)
     rerank: str = "expanded"  # second verification: "original" query, "expanded" query, or "none"
@@ -258,7 +258,6 @@ class ExpansionConfig:
 
     def __post_init__(self) -> None:
         _one_of("expansion.rerank", self.rerank, ("original", "expanded", "none"))
-        _at_least("expansion.significance", self.significance, 0.0)
         _at_least("expansion.min_inliers", self.min_inliers, 3)
         _at_least("expansion.max_images", self.max_images, 1)
         _at_least("expansion.max_features", self.max_features, 1)

@@ -102,10 +102,10 @@ class Ranker:
     def expand(self, ranking: Ranking) -> Ranking:
         """Average query expansion of a verified ranking, ordered by significance.
 
-        Images are verified once more (`expansion.rerank`), and the better of the two verifications counts. Where it is
-        less than one false image among all `verification.depth` asks for, inliers and then the expanded query's words
-        decide, as in `verify`: ``x`` of them scores ``least * x / (1 + x)``. Without a source the first verification is
-        all there is, so that scores are on one scale.
+        Images are verified once more (`expansion.rerank`), and the better of the two verifications counts: the score is
+        one plus its significance. Where chance explains it, inliers and then the expanded query's words decide, as in
+        `verify`, whose score x is ``x / (1 + x)`` here. Without a source the first verification is all there is, so
+        that scores are on one scale.
         """
         if ranking.verified is None:
             return ranking
@@ -124,9 +124,8 @@ class Ranker:
         earlier[ranking.ids] = ranking.places
         sure = np.append(significance(verified.inliers, verified.pairs, self.config.verification), -np.inf)
         places = np.where(sure[earlier] >= sure[later], earlier, later)[again.ids]
-        found, least = sure[places], np.log10(self.config.verification.depth)
-        plain = np.append(verified.inliers, 0)[places] + again.scores / again.divisor
-        scores = np.where(found >= least, found, least * plain / (1 + plain))
+        found, plain = sure[places], np.append(verified.inliers, 0)[places] + again.scores / again.divisor
+        scores = np.where(found >= 0, 1 + found, plain / (1 + plain))
         order = np.lexsort((np.arange(len(scores)), -again.scores, -scores))
         places = np.where(np.isfinite(found), places, -1)
         return Ranking(again.ids[order], scores[order], places[order], verified, query)

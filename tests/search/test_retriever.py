@@ -99,14 +99,13 @@ def test_no_source_leaves_the_first_verification(index):
     assert expanded[0].score > 20
     query = retriever.prepare("scenes/coffee_0.jpg")
     sure = _sure(retriever.ranker.verify(retriever.ranker.shortlist(query)), retriever.config)
-    least = np.log10(retriever.config.verification.depth)  # one false image among all that are verified
     below = []
     for hit in expanded:
         assert hit.inliers == plain[hit.name].inliers
         found = sure.get(retriever.collection.ids[hit.name], -np.inf)
         counted = hit.inliers + words[hit.name]  # inliers first, then words, as without expansion
-        assert hit.score == pytest.approx(found if found >= least else least * counted / (1 + counted))
-        below += [counted] if found < least else []
+        assert hit.score == pytest.approx(1 + found if found >= 0 else counted / (1 + counted))
+        below += [counted] if found < 0 else []
     assert len(below) >= 3
     assert (np.diff(below) <= 0).all()
     assert (np.diff([hit.score for hit in expanded]) <= 0).all()
@@ -127,7 +126,7 @@ def test_expansion_trusts_the_better_of_two_verifications(retriever):
     assert all(after[image] >= before[image] for image in before)
     assert any(after[image] > before[image] for image in before)
     shown = np.array([after.get(int(image), -np.inf) for image in expanded.ids])
-    assert (np.diff(np.maximum(shown, np.log10(retriever.config.verification.depth))) <= 0).all()
+    assert (np.diff(np.maximum(shown, 0)) <= 0).all()
     assert (np.diff(expanded.scores) <= 0).all()
     for hit in ranker.hits(expanded, 3):  # whichever verification it was, its matches fit its transform
         carried = frames.apply(hit.transform, hit.matches[:, 0])
