@@ -317,10 +317,10 @@ def _shared_words(snapshot: Snapshot, query: QueryFeatures, image_id: int) -> Sh
     query_words, query_weights = query.terms()
     image_words, image_weights = np.unique(snapshot.image(image_id)[0], return_counts=True)
     words, ours, theirs = np.intersect1d(query_words, image_words, assume_unique=True, return_indices=True)
-    query_vector, length = scoring.query_vector(query_words, query_weights, snapshot.idf)
-    norm = snapshot.norm(image_id)
+    weights, norm = snapshot.weights_in(image_id), snapshot.norm(image_id)
+    query_vector, length = scoring.query_vector(query_words, query_weights, weights)
     in_query = query_vector[ours]
-    in_image = image_weights[theirs] * snapshot.idf[words].astype(np.float64)
+    in_image = image_weights[theirs] * weights[words].astype(np.float64)
     contributions = in_query * in_image / (length * norm) if norm > 0 else np.zeros(len(words))
     order = np.lexsort((words, -contributions))
     return SharedWords(

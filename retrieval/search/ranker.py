@@ -51,7 +51,7 @@ class Ranker:
             ArtefactError: the index has no signatures.
         """
         votes = self._votes(query.paired, final=True)
-        return ranked(np.flatnonzero(votes.scores > 0), votes.scores, query)
+        return ranked(np.flatnonzero(votes.found), votes.scores, query)
 
     def match(self, image: ImageFeatures, box: Sequence[float] | None = None) -> Ranking:
         """All images with a similar aggregate, by the selective match kernel (ASMK); ties by image id.
@@ -76,9 +76,9 @@ class Ranker:
         descriptors = vocabulary.descriptors_of(image.codes[inside])
         assigned = vocabulary.quantizer.assign(descriptors, min(config.assignments, len(vocabulary.centroids)))
         words, aggregates = scoring.aggregate(descriptors, assigned, vocabulary.centroids, config.binary)
-        scores = collection.snapshot.kernel(words, aggregates, config)
+        scores, found = collection.snapshot.kernel(words, aggregates, config)
         signatures = collection.snapshot.has_signatures  # verification compares them where there are any
-        return ranked(np.flatnonzero(scores > 0), scores, self.queries.encode(image, box, 1 if signatures else 0))
+        return ranked(np.flatnonzero(found), scores, self.queries.encode(image, box, 1 if signatures else 0))
 
     def verify(self, ranking: Ranking) -> Ranking:
         """Verifies the first `verification.depth` images and puts the verified ones first, by inliers."""
@@ -155,7 +155,7 @@ class Ranker:
             return self.verify(ranking) if geometry else ranking
         merged = hqe.expand(query.paired, index, rows, config, self.config.seed)
         votes = self._votes(merged, final=True)
-        ranking = ranked(np.flatnonzero(votes.scores > 0), votes.scores, query)
+        ranking = ranked(np.flatnonzero(votes.found), votes.scores, query)
         return self.verify(ranking) if geometry else ranking
 
     def _confirmed(self, ranking: Ranking) -> np.ndarray:
