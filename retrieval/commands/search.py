@@ -92,13 +92,10 @@ def _query(arguments: argparse.Namespace) -> int:
         raise RetrievalError(f"--top {arguments.top}: expected at least 1")
     features = retriever.prepare(arguments.photo, arguments.box, arguments.expand)
     features.tell_of_none()
-    hits = retriever.search(features, arguments.top, verify=not arguments.no_verify, expand=arguments.expand)
+    mirrored = None
     if arguments.mirror:
-        from retrieval.search.mirror import merge
-
         mirrored = retriever.prepare(arguments.photo, arguments.box, arguments.expand, mirror=True)
-        found = retriever.search(mirrored, arguments.top, not arguments.no_verify, arguments.expand)
-        hits = merge(hits, found, arguments.top)
+    hits = retriever.search(features, arguments.top, not arguments.no_verify, arguments.expand, mirrored)
     if arguments.figure is not None:
         draw_sheet(arguments, retriever, features, hits)
     if arguments.json:

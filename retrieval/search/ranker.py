@@ -80,15 +80,20 @@ class Ranker:
         signatures = collection.snapshot.has_signatures  # verification compares them where there are any
         return ranked(np.flatnonzero(found), scores, self.queries.encode(image, box, 1 if signatures else 0))
 
-    def verify(self, ranking: Ranking) -> Ranking:
-        """Verifies the first `verification.depth` images and puts the verified ones first, by inliers."""
+    def verify(self, ranking: Ranking, divisor: float | None = None) -> Ranking:
+        """Verifies the first `verification.depth` images and puts the verified ones first, by inliers.
+
+        Args:
+            ranking: by words or votes.
+            divisor: of its scores, where other rankings are to be on one scale with it; None: its own.
+        """
         ids = ranking.ids[: self.config.verification.depth]
         outcome = self._verified(ranking.query, ids)
         inliers = np.zeros(len(ranking.ids), np.int64)
         inliers[: len(ids)] = outcome.inliers
         places = np.full(len(ranking.ids), -1)
         places[: len(ids)] = np.where(outcome.inliers > 0, np.arange(len(ids)), -1)
-        scores = ranking.scores / ranking.divisor + inliers
+        scores = ranking.scores / (divisor or ranking.divisor) + inliers
         order = np.lexsort((np.arange(len(scores)), -ranking.scores, -inliers))
         return Ranking(ranking.ids[order], scores[order], places[order], outcome, ranking.query)
 
@@ -131,7 +136,12 @@ class Ranker:
         return Ranking(again.ids[order], scores[order], places[order], verified, query)
 
     def expand_hamming(self, query: QueryFeatures, geometry: bool) -> Ranking:
-        """Hamming query expansion; without a reliable image, the votes of the query as it is.
+        """Hamming query expansion: `expand_votes`, verified where `geometry` is wanted."""
+        ranking = self.expand_votes(query, geometry)
+        return self.verify(ranking) if geometry else ranking
+
+    def expand_votes(self, query: QueryFeatures, geometry: bool) -> Ranking:
+        """The votes of Hamming query expansion; without a reliable image, those of the query as it is.
 
         These are weighted and divided like those of the second pass, so that scores are on one scale; the authors'
         program returns unweighted ones.
@@ -151,12 +161,10 @@ class Ranker:
         else:
             rows = hqe.features_of(index, hqe.reliable_images(first, config))
         if not len(rows):
-            ranking = self.vote(query)
-            return self.verify(ranking) if geometry else ranking
+            return self.vote(query)
         merged = hqe.expand(query.paired, index, rows, config, self.config.seed)
         votes = self._votes(merged, final=True)
-        ranking = ranked(np.flatnonzero(votes.found), votes.scores, query)
-        return self.verify(ranking) if geometry else ranking
+        return ranked(np.flatnonzero(votes.found), votes.scores, query)
 
     def _confirmed(self, ranking: Ranking) -> np.ndarray:
         """Rows of the features that show the query in verified images of at least `hqe.min_inliers` inliers."""

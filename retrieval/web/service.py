@@ -16,7 +16,6 @@ from retrieval.photographs.decoding import display_name
 from retrieval.search import as_json
 from retrieval.search.explanation import Explanation, better, explain
 from retrieval.search.grades import grades
-from retrieval.search.mirror import merge
 from retrieval.search.queries import Box, QueryFeatures
 from retrieval.search.retriever import Retriever
 from retrieval.web import pictures
@@ -244,10 +243,8 @@ class Service:
         opened = self.current()
         photograph = self.photograph(key, opened)
         features = self._features(opened, photograph, box, expand)
-        hits = opened.retriever.search(features, top, verify, expand)
-        if mirror:
-            mirrored = self._features(opened, photograph, box, expand, mirror=True)
-            hits = merge(hits, opened.retriever.search(mirrored, top, verify, expand), top)
+        mirrored = self._features(opened, photograph, box, expand, mirror=True) if mirror else None
+        hits = opened.retriever.search(features, top, verify, expand, mirrored)
         found = as_json.search_tree(photograph.name, features, hits, matches, mirror)
         found["query"] |= {"id": photograph.id, "size": list(photograph.size)}
         for row, one in zip(found["hits"], hits, strict=True):
