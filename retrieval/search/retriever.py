@@ -1,6 +1,7 @@
 """`Retriever`: the facade, a photograph in, hits out; the steps in between are `retrieval.search.ranker`'s."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ class Retriever:
     def refresh(self) -> bool:
         """Takes up what was added and removed since the index was opened; what has not changed is not read again.
 
+        Of an index that was built anew meanwhile, the `vocabulary.probes` that were chosen for its words are taken up.
+
         Between searches, not while one runs in another thread; a server makes a second retriever of
         ``retriever.collection.newest()`` instead.
 
@@ -77,8 +80,10 @@ class Retriever:
         newest = self.collection.newest()
         if newest is self.collection:
             return False
-        _require_fixed(newest, self.config)
-        self.collection = newest
+        probes = newest.config.vocabulary.probes
+        config = replace(self.config, vocabulary=replace(self.config.vocabulary, probes=probes))
+        _require_fixed(newest, config)
+        self.collection, self.config = newest, config
         self.queries = Queries(newest, self.config)
         self.ranker = Ranker(self.queries)
         return True

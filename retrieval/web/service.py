@@ -121,7 +121,9 @@ class Service:
 
     def _take_up(self, ours: Retriever, newest: Collection) -> None:
         config = ours.config
-        if newest.settings != ours.collection.settings:  # another index has taken the folder
+        known = ours.collection
+        # another index has taken the folder
+        if (newest.settings, newest.config.vocabulary) != (known.settings, known.config.vocabulary):
             newest = Collection.open(newest.folder)
             config = replace(newest.config, verification=config.verification)
         retriever = Retriever(newest, config)
