@@ -4,9 +4,7 @@ Nothing is scored here. Ranks, scores and inliers come from the steps that `Retr
 collection; the parts of the cosine come from the vectors that `retrieval.index.scoring` multiplies.
 """
 
-import difflib
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -18,7 +16,7 @@ from retrieval.geometry.putatives import find_putatives
 from retrieval.index import scoring
 from retrieval.index.collection import Collection
 from retrieval.index.snapshot import Snapshot
-from retrieval.photographs.names import canonical
+from retrieval.photographs.names import hint_for
 from retrieval.search.grades import SAYS, grades
 from retrieval.search.mirror import merge
 from retrieval.search.queries import Box, QueryFeatures, corners, whole_box
@@ -264,11 +262,7 @@ def require_name(collection: Collection, name: str) -> str:
     found = collection.find(name)
     if found is not None:
         return found
-    file, names = canonical(PurePosixPath(name).name), collection.names
-    # the folder was left out or is another
-    near = [known for known in names if canonical(PurePosixPath(known).name) == file][:3]
-    near = near or difflib.get_close_matches(name, names, 3)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "give the name as `retrieval query` prints it"
+    hint = hint_for(collection.names, name) or "give the name as `retrieval query` prints it"
     raise RetrievalError(f"no indexed photograph is named {name!r}: {hint}")
 
 
