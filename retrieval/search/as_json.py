@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from retrieval.search.grades import grade
+
 if TYPE_CHECKING:
     from retrieval.search.explanation import Explanation
     from retrieval.search.queries import QueryFeatures
@@ -73,6 +75,7 @@ def explanation_tree(one: "Explanation") -> dict[str, Any]:
         "score": None if hit is None else round(hit.score, 6),
         "inliers": 0 if hit is None else hit.inliers,
         "stamped": 0 if hit is None else hit.inliers - hit.counted,
+        "grade": "words" if hit is None else grade(hit),
         "cosine": round(one.cosine, 6),
         "divisor": round(one.divisor, 6),
         "word_rank": one.word_rank,

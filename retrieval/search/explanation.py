@@ -17,7 +17,7 @@ from retrieval.index import scoring
 from retrieval.index.collection import Collection
 from retrieval.index.snapshot import Snapshot
 from retrieval.photographs.names import hint_for
-from retrieval.search.grades import SAYS, grades
+from retrieval.search.grades import SAYS, grade
 from retrieval.search.mirror import merge
 from retrieval.search.queries import Box, QueryFeatures, corners, whole_box
 from retrieval.search.ranker import Ranker
@@ -160,10 +160,10 @@ class Explanation(ByContents):
         """How many inliers a stamp explains and what the others say, in a line; None where it explains none."""
         if self.hit is None or self.hit.counted == self.hit.inliers:
             return None
-        left, rule = self.hit.counted, grades(self.match_bits is not None)
+        left = self.hit.counted
         return (
             f"{self.hit.inliers - left} of them lie at the same place near the border of both, as a date, a watermark "
-            f"or a frame does; what is left, {left}, {SAYS[rule.of(left, True)]}"
+            f"or a frame does; what is left, {left}, {SAYS[grade(self.hit)]}"
         )
 
     @property

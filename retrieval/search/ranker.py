@@ -250,12 +250,12 @@ class Ranker:
         index, query = self.collection.snapshot, ranking.query
         for rank, image_id in enumerate(ranking.ids[:top]):
             place = ranking.places[rank]
-            inliers, transform = 0, None
+            inliers, transform, signed = 0, None, False
             matches, explained = np.empty((0, 2, 6), np.float32), np.zeros(0, bool)
             if place >= 0 and ranking.verified is not None:
                 pairs = ranking.verified.matches[place]
                 inliers, transform = int(ranking.verified.inliers[place]), ranking.verified.transforms[place]
-                regions = index.regions(pairs[:, 1])
+                signed, regions = bool(ranking.verified.signed[place]), index.regions(pairs[:, 1])
                 matches = np.stack([query.regions[pairs[:, 0]], regions], axis=1)
                 explained = self._stamped(matches, query, int(image_id))
                 if query.mirrored:  # told in the photograph as it is
@@ -271,6 +271,7 @@ class Ranker:
                     matches,
                     explained,
                     query.mirrored,
+                    signed,
                 )
             )
         return hits

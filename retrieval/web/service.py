@@ -15,7 +15,7 @@ from retrieval.index.collection import Collection
 from retrieval.photographs.decoding import display_name
 from retrieval.search import as_json
 from retrieval.search.explanation import Explanation, better, explain
-from retrieval.search.grades import grades
+from retrieval.search.grades import grade, grades
 from retrieval.search.queries import Box, QueryFeatures
 from retrieval.search.retriever import Retriever
 from retrieval.web import pictures
@@ -226,7 +226,7 @@ class Service:
     ) -> dict[str, Any]:
         """What ``retrieval query --json`` prints, with ids and sizes, the depth that was verified, and the time.
 
-        A hit also says how many of its inliers a stamp explains, which its grade does not count.
+        A hit also says how many of its inliers a stamp explains, which its grade does not count, and that grade.
 
         Args:
             key: of an indexed or uploaded photograph.
@@ -251,7 +251,7 @@ class Service:
         found["query"] |= {"id": photograph.id, "size": list(photograph.size)}
         for row, one in zip(found["hits"], hits, strict=True):
             hit = self._indexed(opened, row["name"])
-            row |= {"id": hit.id, "size": list(hit.size), "stamped": one.inliers - one.counted}
+            row |= {"id": hit.id, "size": list(hit.size), "stamped": one.inliers - one.counted, "grade": grade(one)}
         checked = min(opened.retriever.config.verification.depth, len(opened.names))
         depth = checked if verify or expand == "aqe" else 0
         return {**found, "depth": depth, "seconds": round(time.perf_counter() - start, 4)}
