@@ -33,12 +33,13 @@ def search_tree(
 
 
 def hit_tree(hit: "Hit", matches: bool = False, mirror: bool = False) -> dict[str, Any]:
-    """One hit: rank, name, score, inliers, transform, and its inlier regions where they are asked for."""
+    """One hit: rank, name, score, inliers and how many a stamp explains, transform; inlier regions where asked for."""
     row: dict[str, Any] = {
         "rank": hit.rank,
         "name": hit.name,
         "score": round(hit.score, 6),
         "inliers": hit.inliers,
+        "stamped": hit.inliers - hit.counted,
         "transform": None if hit.transform is None else hit.transform.round(6).tolist(),
     }
     if mirror:

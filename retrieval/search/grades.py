@@ -48,6 +48,11 @@ def grade(hit: "Hit") -> str:
     return (WITH_SIGNATURES if hit.signed else WITHOUT).of(hit.counted, hit.transform is not None)
 
 
+def mostly_stamped(hit: "Hit") -> bool:
+    """Whether most of a hit's inliers are those of a stamp, and those that are left may be chance."""
+    return grade(hit) == "chance" and 2 * hit.counted < hit.inliers
+
+
 def grades(signatures: bool, expand: str | None = None) -> Grades:
     """The rule for what the last verification of a search finds; `grade` has that of every hit.
 

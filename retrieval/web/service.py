@@ -226,7 +226,7 @@ class Service:
     ) -> dict[str, Any]:
         """What ``retrieval query --json`` prints, with ids and sizes, the depth that was verified, and the time.
 
-        A hit also says how many of its inliers a stamp explains, which its grade does not count, and that grade.
+        A hit also has its grade, which does not count the inliers that a stamp explains.
 
         Args:
             key: of an indexed or uploaded photograph.
@@ -251,7 +251,7 @@ class Service:
         found["query"] |= {"id": photograph.id, "size": list(photograph.size)}
         for row, one in zip(found["hits"], hits, strict=True):
             hit = self._indexed(opened, row["name"])
-            row |= {"id": hit.id, "size": list(hit.size), "stamped": one.inliers - one.counted, "grade": grade(one)}
+            row |= {"id": hit.id, "size": list(hit.size), "grade": grade(one)}
         checked = min(opened.retriever.config.verification.depth, len(opened.names))
         depth = checked if verify or expand == "aqe" else 0
         return {**found, "depth": depth, "seconds": round(time.perf_counter() - start, 4)}
