@@ -225,7 +225,7 @@ def _vote(retriever: Retriever, embedding: Embedding, query: Drawn, words: np.nd
 
 def _match(collection: Collection, words: np.ndarray, aggregates: np.ndarray) -> Found:
     """What `Ranker.match` does once it has the query's aggregates."""
-    scores = collection.snapshot.kernel(words, aggregates, ASMK)
+    scores, _ = collection.snapshot.kernel(words, aggregates, ASMK)
     ids = np.argsort(-scores, kind="stable")
     return ids, scores[ids]
 

@@ -12,6 +12,7 @@ from retrieval.commands.search_figures import check_figure, draw_explanation, dr
 from retrieval.commands.shared import add_settings, add_verb, open_retriever, shown
 from retrieval.errors import RetrievalError
 from retrieval.search.as_json import explanation_tree, search_tree
+from retrieval.search.grades import mostly_stamped
 
 if TYPE_CHECKING:
     from retrieval.search.explanation import Explanation, Placement, SharedWords
@@ -92,13 +93,10 @@ def _query(arguments: argparse.Namespace) -> int:
         raise RetrievalError(f"--top {arguments.top}: expected at least 1")
     features = retriever.prepare(arguments.photo, arguments.box, arguments.expand)
     features.tell_of_none()
-    hits = retriever.search(features, arguments.top, verify=not arguments.no_verify, expand=arguments.expand)
+    mirrored = None
     if arguments.mirror:
-        from retrieval.search.mirror import merge
-
         mirrored = retriever.prepare(arguments.photo, arguments.box, arguments.expand, mirror=True)
-        found = retriever.search(mirrored, arguments.top, not arguments.no_verify, arguments.expand)
-        hits = merge(hits, found, arguments.top)
+    hits = retriever.search(features, arguments.top, not arguments.no_verify, arguments.expand, mirrored)
     if arguments.figure is not None:
         draw_sheet(arguments, retriever, features, hits)
     if arguments.json:
@@ -108,7 +106,8 @@ def _query(arguments: argparse.Namespace) -> int:
     print(f"{'rank':>4}  {'score':>9}  {'inliers':>7}  {'mirrored  ' if arguments.mirror else ''}name")
     for hit in hits:
         seen = f"{'yes' if hit.mirrored else 'no':>8}  " if arguments.mirror else ""
-        print(f"{hit.rank:>4}  {hit.score:>9.4f}  {hit.inliers:>7}  {seen}{shown(hit.name)}")
+        stamp = "  (a shared stamp or frame)" if mostly_stamped(hit) else ""
+        print(f"{hit.rank:>4}  {hit.score:>9.4f}  {hit.inliers:>7}  {seen}{shown(hit.name)}{stamp}")
     return 0
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrieval.commands.shared import shown
-from retrieval.search.grades import grades
 
 if TYPE_CHECKING:
     from retrieval.reporting.pictures import Photograph
@@ -57,7 +56,6 @@ def draw_sheet(
         lambda name: _warned(indexed_photograph(collection, name, images)),
         features.box,
         header,
-        grades(collection.snapshot.has_signatures, arguments.expand),
     )
     write_figure(arguments.figure, sheet)
     logger.info("figure: %s", shown(arguments.figure))

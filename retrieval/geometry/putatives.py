@@ -27,6 +27,7 @@ class Putatives:
         group: (P,) int64, number of the (image, word) group; consecutive from 0, non-decreasing.
         capacity: (G,) int64, an upper bound of the one-to-one pairs of a group: the lesser number of features.
         starts: (n_images + 1,) int64; the pairs ``starts[s]:starts[s + 1]`` belong to image s.
+        signed: whether signatures were compared; otherwise a pair has one word, and no more.
     """
 
     slot: np.ndarray
@@ -35,6 +36,7 @@ class Putatives:
     group: np.ndarray
     capacity: np.ndarray
     starts: np.ndarray
+    signed: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +135,7 @@ def find_putatives(query: QueryWords, ids: np.ndarray, inverted: InvertedFile, c
         group=group,
         capacity=capacity,
         starts=np.searchsorted(slot, np.arange(len(ids) + 1)),
+        signed=similar,
     )
 
 

@@ -32,12 +32,14 @@ class Verified:
         inliers: (n,) int64 one-to-one inliers; 0 where fewer than `min_inliers` were found.
         transforms: (n, 2, 3) float64 query -> image in original pixels; NaN where not verified.
         matches: for each image the (m, 2) int64 inlier pairs: query feature, row in the index.
+        signed: (n,) bool, whether the pairs are of similar signatures, and not of one word alone.
     """
 
     pairs: np.ndarray
     inliers: np.ndarray
     transforms: np.ndarray
     matches: tuple[np.ndarray, ...]
+    signed: np.ndarray
 
 
 def joined(first: Verified, second: Verified) -> Verified:
@@ -47,6 +49,7 @@ def joined(first: Verified, second: Verified) -> Verified:
         np.concatenate([first.inliers, second.inliers]),
         np.concatenate([first.transforms, second.transforms]),
         first.matches + second.matches,
+        np.concatenate([first.signed, second.signed]),
     )
 
 
@@ -93,7 +96,8 @@ def verify(
         both = np.stack([putatives.query[chosen], putatives.row[chosen]], axis=1)
         for slot in promising[verified]:
             matches[slot] = both[bounds[slot] : bounds[slot + 1]]
-    return Verified(np.diff(putatives.starts), inliers, transforms, tuple(matches))
+    signed = np.full(n_images, putatives.signed)
+    return Verified(np.diff(putatives.starts), inliers, transforms, tuple(matches), signed)
 
 
 @dataclass(frozen=True, eq=False)

@@ -263,10 +263,10 @@ def _read(
     ids = np.full(len(names), -1, np.int32)
     ids[lines] = np.arange(len(lines), dtype=np.int32)
     snapshot = Snapshot(segments, tuple(ids[bounds[i] : bounds[i + 1]] for i in range(len(segments))))
-    if opened is not None:
-        config, vocabulary = opened.config, opened.vocabulary
-    else:
-        config = stored_config(folder)
+    config = stored_config(folder)
+    if opened is not None and opened.config.vocabulary == config.vocabulary:
+        vocabulary = opened.vocabulary
+    else:  # of the same words another search may have been stored
         vocabulary = open_vocabulary(folder / "vocabulary", verify=verify)
         require_vocabulary(folder, settings, vocabulary)
     entries = [state.entries[line] for line in lines]

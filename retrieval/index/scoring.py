@@ -28,7 +28,7 @@ def inverse_document_frequencies(document_frequencies: np.ndarray, images: int) 
     """``log(N / n_w)``; 0 for a word that no image has.
 
     Where every word is in every image (one photograph, or copies of one) all of these are 0 and nothing could be found:
-    there each such word weighs 1.
+    there each such word weighs 1. Where that holds of some images only, see `Snapshot.weightless`.
 
     Args:
         document_frequencies: (W,) int, images that contain each word.
@@ -124,10 +124,13 @@ class Votes:
     Attributes:
         scores: (n,) float64, higher is better; 0 without a match.
         strict: (n,) int64 matches of at most `strict` bits; 0 where none were asked for.
+        found: (n,) bool, the images to be ranked: those with a score and, where some images have no word but those that
+            every image has (`Snapshot.weightless`), all with a match.
     """
 
     scores: np.ndarray
     strict: np.ndarray
+    found: np.ndarray
 
 
 def hamming_votes(
@@ -190,7 +193,7 @@ def hamming_votes(
         scores += np.bincount(image[first], np.add.reduceat(value, first) / np.sqrt(sizes), minlength=n)
     if norms is not None:
         np.divide(scores, norms, out=scores, where=norms > 0)
-    return Votes(scores, np.bincount(image[distance.astype(np.int64) <= strict], minlength=n))
+    return Votes(scores, np.bincount(image[distance.astype(np.int64) <= strict], minlength=n), scores > 0)
 
 
 def _batches(lengths: np.ndarray, most: int) -> list[slice]:

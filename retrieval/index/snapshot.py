@@ -3,6 +3,9 @@
 Document frequencies, idf and norms are those of the live images, and an image's id is the place of its name among the
 sorted names. So an index that photographs were added to and removed from scores, and breaks ties, as one that is built
 of its live images anew. Rows number the features of all segments, one segment after another.
+
+An image all of whose words are in every image (the plainer of two near-copies, say) has no idf to be found by: in its
+score all words weigh 1 (`Snapshot.weightless`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -98,10 +101,29 @@ class Snapshot:
         """For each segment, `scoring.image_norms`; of removed images too, where they mean nothing."""
         return tuple(scoring.image_norms(segment, self.idf) for segment in self.segments)
 
+    @cached_property
+    def weightless(self) -> np.ndarray:
+        """(n,) bool: images that have words, all of them with an idf of 0, so that their norm is 0 as well.
+
+        They are scored with words that all weigh 1. And as every match that another image has with such a one weighs
+        nothing, what has a match at all is ranked where there are any.
+        """
+        if (self.idf[self.document_frequencies > 0] > 0).all():  # norms need not be looked at
+            return np.zeros(self.images, bool)
+        return (self.counts > 0) & (self._live(self.norms) == 0)
+
+    def weights_in(self, image: int) -> np.ndarray:
+        """(W,) float32, what words weigh in the score of one image: idf, or 1 where it is `weightless`."""
+        return np.ones_like(self.idf) if self.weightless[image] else self.idf
+
     def norm(self, image: int) -> float:
-        """The length of one image's tf * idf vector."""
+        """The length of one image's vector of tf times `weights_in`."""
         number, local = self._home[0][image], self._home[1][image]
-        return float(self.norms[number][local])
+        return float((self._count_norms if self.weightless[image] else self.norms)[number][local])
+
+    @cached_property
+    def _count_norms(self) -> tuple[np.ndarray, ...]:
+        return tuple(scoring.image_norms(segment, np.ones_like(self.idf)) for segment in self.segments)
 
     @cached_property
     def vote_norms(self) -> tuple[np.ndarray, ...]:
@@ -118,9 +140,18 @@ class Snapshot:
 
     def scores(self, words: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """tf-idf cosine of a query with every image (n,), and shared words (n,); see `scoring.tfidf_scores`."""
+        scores, shared = self._cosines(words, weights, self.idf, self.norms)
+        if self.weightless.any():
+            even, _ = self._cosines(words, weights, np.ones_like(self.idf), self._count_norms)
+            scores = np.where(self.weightless, even, scores)
+        return scores, shared
+
+    def _cosines(
+        self, words: np.ndarray, weights: np.ndarray, idf: np.ndarray, norms: tuple[np.ndarray, ...]
+    ) -> tuple[np.ndarray, np.ndarray]:
         found = (
-            scoring.tfidf_scores(segment, words, weights, self.idf, norms)
-            for segment, norms in zip(self.segments, self.norms, strict=True)
+            scoring.tfidf_scores(segment, words, weights, idf, norm)
+            for segment, norm in zip(self.segments, norms, strict=True)
         )
         scores, shared = zip(*found, strict=True)
         return self._live(scores), self._live(shared)
@@ -135,6 +166,9 @@ class Snapshot:
     ) -> Votes:
         """Votes of every image, see `scoring.hamming_votes`.
 
+        Votes have no upper bound, and those of `weightless` images, whose words weigh 1, would outdo the others: all of
+        them are brought to at most half of the least score that idf gives.
+
         Args:
             query: with signatures.
             config: threshold and sigma.
@@ -142,32 +176,58 @@ class Snapshot:
             strict: bits for `Votes.strict`.
             distances: one for each segment; None: compared here.
         """
-        assert query.signatures is not None
-        found = [
-            scoring.hamming_votes(
-                segment,
-                query.words,
-                query.signatures,
-                config,
-                self.idf_squared if final else None,
-                self.vote_norms[i] if final else None,
-                strict,
-                distances[i] if distances else None,
-            )
-            for i, segment in enumerate(self.segments)
-        ]
-        return Votes(self._live([one.scores for one in found]), self._live([one.strict for one in found]))
 
-    def kernel(self, words: np.ndarray, aggregates: np.ndarray, config: AsmkConfig) -> np.ndarray:
-        """ASMK between a query and every image, (n,) float64; see `scoring.asmk_scores`."""
-        weights = self._asmk_idf if config.idf else np.ones(self.words)
-        norms = self.vote_norms if config.idf else self._even_norms
-        return self._live(
-            [
-                scoring.asmk_scores(segment, words, aggregates, config, weights, norm)
-                for segment, norm in zip(self.segments, norms, strict=True)
+        def voted(weights: np.ndarray | None, norms: tuple[np.ndarray, ...] | None) -> Votes:
+            assert query.signatures is not None
+            found = [
+                scoring.hamming_votes(
+                    segment,
+                    query.words,
+                    query.signatures,
+                    config,
+                    weights,
+                    norms[i] if norms else None,
+                    strict,
+                    distances[i] if distances else None,
+                )
+                for i, segment in enumerate(self.segments)
             ]
-        )
+            scores, strictly = self._live([one.scores for one in found]), self._live([one.strict for one in found])
+            return Votes(scores, strictly, scores > 0)
+
+        if not final:
+            return voted(None, None)
+        votes = voted(self.idf_squared, self.vote_norms)
+        if not self.weightless.any():
+            return votes
+        even = voted(None, self._even_norms)
+        least = votes.scores[votes.found].min(initial=np.inf)
+        best = even.scores[self.weightless].max()
+        scores = even.scores * (least / (2 * best) if best > least / 2 else 1.0)
+        return Votes(np.where(self.weightless, scores, votes.scores), votes.strict, even.found)
+
+    def kernel(self, words: np.ndarray, aggregates: np.ndarray, config: AsmkConfig) -> tuple[np.ndarray, np.ndarray]:
+        """ASMK between a query and every image, see `scoring.asmk_scores`.
+
+        Returns:
+            scores: (n,) float64.
+            found: (n,) bool, the images to be ranked: as `Votes.found`.
+        """
+
+        def compared(weights: np.ndarray, norms: tuple[np.ndarray, ...]) -> np.ndarray:
+            return self._live(
+                [
+                    scoring.asmk_scores(segment, words, aggregates, config, weights, norm)
+                    for segment, norm in zip(self.segments, norms, strict=True)
+                ]
+            )
+
+        if config.idf:
+            scores = compared(self._asmk_idf, self.vote_norms)
+            if not self.weightless.any():
+                return scores, scores > 0
+        even = compared(np.ones(self.words), self._even_norms)
+        return np.where(self.weightless, even, scores) if config.idf else even, even > 0
 
     def occurrences(self, words: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Where some words occur in some images.

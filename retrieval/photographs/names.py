@@ -6,10 +6,12 @@ what is typed is compared with it exactly first, then with both sides in NFC (Un
 canonically equivalent becomes equal).
 """
 
+import difflib
 import fnmatch
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
+from pathlib import PurePosixPath
 
 from retrieval.errors import RetrievalError
 
@@ -71,6 +73,15 @@ class Names:
             key = canonical(name)
             found[key] = (*found.get(key, ()), name)
         return found
+
+
+def hint_for(names: Sequence[str], typed: str) -> str | None:
+    """Which stored names somebody may have meant by one that is none, as a question; None where none comes near."""
+    file = canonical(PurePosixPath(typed).name)
+    # the folder was left out or is another
+    near = [known for known in names if canonical(PurePosixPath(known).name) == file][:3]
+    near = near or difflib.get_close_matches(typed, names, 3)
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else None
 
 
 def canonical(name: str) -> str:

@@ -15,7 +15,7 @@ from retrieval.reporting.lettering import BOLD, REGULAR, Colour, measure, shorte
 from retrieval.reporting.pictures import INK, MUTED, PAPER, Photograph, fitted, resized, thumbnail
 from retrieval.reporting.strokes import RIM, Placed, distinct_colours, ellipses, stroke
 from retrieval.search.explanation import Explanation
-from retrieval.search.grades import SAID, WITHOUT, Grades
+from retrieval.search.grades import SAID, grade
 from retrieval.search.queries import Box, corners, whole_box
 from retrieval.search.ranking import Hit
 
@@ -85,7 +85,6 @@ def query_sheet(
     photograph: Callable[[str], Photograph],
     box: Box | None = None,
     header: Sequence[str] = (),
-    rule: Grades = WITHOUT,
     width: int = WIDTH,
     limit: int = SHEET_HITS,
 ) -> np.ndarray:
@@ -100,7 +99,6 @@ def query_sheet(
         photograph: opens a hit's photograph by name; called for one after another.
         box: of the query, original pixels.
         header: lines of text above, the first as a title.
-        rule: what inliers say.
         width: of the sheet, pixels.
         limit: at most so many hits are shown; a line says so.
 
@@ -120,14 +118,14 @@ def query_sheet(
     _caption(canvas, layout.query, "query  ", query.name, "" if box is None else "with the box searched for", MUTED)
     outline = corners(whole_box(box, query.size))
     for hit, cell in zip(shown, layout.hits, strict=True):
-        grade = rule.of(hit.counted, hit.transform is not None)
-        frame = {"sure": VERIFIED, "perhaps": PERHAPS}.get(grade, UNVERIFIED)
+        said = grade(hit)
+        frame = {"sure": VERIFIED, "perhaps": PERHAPS}.get(said, UNVERIFIED)
         placed = _place(canvas, photograph(hit.name), cell, frame)
         if hit.transform is not None:
             points = placed.to_canvas(apply(hit.transform, outline)) - (placed.left, placed.top)
             stroke(placed.view(canvas), points, BOX, 1, closed=True)
         stamp = f", {hit.inliers - hit.counted} on a stamp" if hit.counted < hit.inliers else ""
-        found = SAID[grade] if grade == "words" else f"{hit.inliers} inliers{stamp}: {SAID[grade]}"
+        found = SAID[said] if said == "words" else f"{hit.inliers} inliers{stamp}: {SAID[said]}"
         colour = MUTED if frame == UNVERIFIED else frame
         _caption(canvas, cell, f"{hit.rank}  ", hit.name, f"{found}, score {hit.score:.4g}", colour)
     return canvas

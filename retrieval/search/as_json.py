@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from retrieval.search.grades import grade
+
 if TYPE_CHECKING:
     from retrieval.search.explanation import Explanation
     from retrieval.search.queries import QueryFeatures
@@ -31,12 +33,13 @@ def search_tree(
 
 
 def hit_tree(hit: "Hit", matches: bool = False, mirror: bool = False) -> dict[str, Any]:
-    """One hit: rank, name, score, inliers, transform, and its inlier regions where they are asked for."""
+    """One hit: rank, name, score, inliers and how many a stamp explains, transform; inlier regions where asked for."""
     row: dict[str, Any] = {
         "rank": hit.rank,
         "name": hit.name,
         "score": round(hit.score, 6),
         "inliers": hit.inliers,
+        "stamped": hit.inliers - hit.counted,
         "transform": None if hit.transform is None else hit.transform.round(6).tolist(),
     }
     if mirror:
@@ -73,6 +76,7 @@ def explanation_tree(one: "Explanation") -> dict[str, Any]:
         "score": None if hit is None else round(hit.score, 6),
         "inliers": 0 if hit is None else hit.inliers,
         "stamped": 0 if hit is None else hit.inliers - hit.counted,
+        "grade": "words" if hit is None else grade(hit),
         "cosine": round(one.cosine, 6),
         "divisor": round(one.divisor, 6),
         "word_rank": one.word_rank,

@@ -4,9 +4,7 @@ Nothing is scored here. Ranks, scores and inliers come from the steps that `Retr
 collection; the parts of the cosine come from the vectors that `retrieval.index.scoring` multiplies.
 """
 
-import difflib
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -18,8 +16,8 @@ from retrieval.geometry.putatives import find_putatives
 from retrieval.index import scoring
 from retrieval.index.collection import Collection
 from retrieval.index.snapshot import Snapshot
-from retrieval.photographs.names import canonical
-from retrieval.search.grades import SAYS, grades
+from retrieval.photographs.names import hint_for
+from retrieval.search.grades import SAYS, grade
 from retrieval.search.mirror import merge
 from retrieval.search.queries import Box, QueryFeatures, corners, whole_box
 from retrieval.search.ranker import Ranker
@@ -162,10 +160,10 @@ class Explanation(ByContents):
         """How many inliers a stamp explains and what the others say, in a line; None where it explains none."""
         if self.hit is None or self.hit.counted == self.hit.inliers:
             return None
-        left, rule = self.hit.counted, grades(self.match_bits is not None)
+        left = self.hit.counted
         return (
             f"{self.hit.inliers - left} of them lie at the same place near the border of both, as a date, a watermark "
-            f"or a frame does; what is left, {left}, {SAYS[rule.of(left, True)]}"
+            f"or a frame does; what is left, {left}, {SAYS[grade(self.hit)]}"
         )
 
     @property
@@ -264,11 +262,7 @@ def require_name(collection: Collection, name: str) -> str:
     found = collection.find(name)
     if found is not None:
         return found
-    file, names = canonical(PurePosixPath(name).name), collection.names
-    # the folder was left out or is another
-    near = [known for known in names if canonical(PurePosixPath(known).name) == file][:3]
-    near = near or difflib.get_close_matches(name, names, 3)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "give the name as `retrieval query` prints it"
+    hint = hint_for(collection.names, name) or "give the name as `retrieval query` prints it"
     raise RetrievalError(f"no indexed photograph is named {name!r}: {hint}")
 
 
@@ -317,10 +311,10 @@ def _shared_words(snapshot: Snapshot, query: QueryFeatures, image_id: int) -> Sh
     query_words, query_weights = query.terms()
     image_words, image_weights = np.unique(snapshot.image(image_id)[0], return_counts=True)
     words, ours, theirs = np.intersect1d(query_words, image_words, assume_unique=True, return_indices=True)
-    query_vector, length = scoring.query_vector(query_words, query_weights, snapshot.idf)
-    norm = snapshot.norm(image_id)
+    weights, norm = snapshot.weights_in(image_id), snapshot.norm(image_id)
+    query_vector, length = scoring.query_vector(query_words, query_weights, weights)
     in_query = query_vector[ours]
-    in_image = image_weights[theirs] * snapshot.idf[words].astype(np.float64)
+    in_image = image_weights[theirs] * weights[words].astype(np.float64)
     contributions = in_query * in_image / (length * norm) if norm > 0 else np.zeros(len(words))
     order = np.lexsort((words, -contributions))
     return SharedWords(

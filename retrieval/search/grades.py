@@ -1,11 +1,16 @@
 """What inliers say to people: a rule of thumb, for the figures and the page, that no ranking and no number depends on.
 
 Geometry holds by chance too. Without signatures every pair of regions with one visual word counts, so chance brings
-more inliers; the same holds of an average expanded query, which is verified without signatures, and of hits after it,
-whichever of the two verifications they show. Inliers that a stamp explains (`Hit.stamped`) do not count.
+more inliers; the same holds of an average expanded query, which is verified without signatures. A hit after it may be
+of either verification, and is graded by its own (`Hit.signed`). Inliers that a stamp explains (`Hit.stamped`) do not
+count.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from retrieval.search.ranking import Hit
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,18 @@ SAYS = {"sure": "makes the same very likely", "perhaps": "is perhaps the same", 
 SAID = {"sure": "very likely", "perhaps": "perhaps", "chance": "may be chance", "words": "not verified"}
 
 
+def grade(hit: "Hit") -> str:
+    """What a hit's inliers say, as `Grades.of`: by the rule of the verification that they come from."""
+    return (WITH_SIGNATURES if hit.signed else WITHOUT).of(hit.counted, hit.transform is not None)
+
+
+def mostly_stamped(hit: "Hit") -> bool:
+    """Whether most of a hit's inliers are those of a stamp, and those that are left may be chance."""
+    return grade(hit) == "chance" and 2 * hit.counted < hit.inliers
+
+
 def grades(signatures: bool, expand: str | None = None) -> Grades:
-    """The rule for a search.
+    """The rule for what the last verification of a search finds; `grade` has that of every hit.
 
     Args:
         signatures: whether the index has Hamming signatures.

@@ -16,7 +16,8 @@ def merge(plain: Sequence[Hit], mirrored: Sequence[Hit], top: int | None = None)
 
     Args:
         plain: hits of the query as it is, best first.
-        mirrored: hits of its mirror image, from the same kind of search and at least as many as are wanted.
+        mirrored: hits of its mirror image, from the same kind of search, with scores on one scale with the others, and
+            at least as many as are wanted.
         top: at most so many; None for all.
 
     Returns:

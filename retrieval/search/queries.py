@@ -23,6 +23,7 @@ from retrieval.geometry.frames import inside_box, mirror_box
 from retrieval.geometry.putatives import QueryWords
 from retrieval.index.collection import Collection
 from retrieval.photographs.decoding import read_photograph
+from retrieval.photographs.names import hint_for
 from retrieval.storage import artefacts
 
 logger = logging.getLogger(__name__)
@@ -180,9 +181,16 @@ class Queries:
         """The name in the index that a query is given by; None where it is given in another way.
 
         Raises:
-            RetrievalError: as `Collection.find`.
+            RetrievalError: as `Collection.find`; or it is neither a path nor such a name, but comes near some.
         """
-        return self.collection.find(image) if isinstance(image, str) else None
+        if not isinstance(image, str):
+            return None
+        name = self.collection.find(image)
+        if name is None and not os.path.lexists(image):
+            hint = hint_for(self.collection.names, image)
+            if hint is not None:
+                raise ImageError(f"{image}: no such file, and no indexed photograph is named so: {hint}")
+        return name
 
     def mirrored(self, image: Photograph, box: Sequence[float] | None = None, assignments: int = 0) -> QueryFeatures:
         """A query made of the mirror image of a photograph.

@@ -51,7 +51,7 @@ class Ranker:
             ArtefactError: the index has no signatures.
         """
         votes = self._votes(query.paired, final=True)
-        return ranked(np.flatnonzero(votes.scores > 0), votes.scores, query)
+        return ranked(np.flatnonzero(votes.found), votes.scores, query)
 
     def match(self, image: ImageFeatures, box: Sequence[float] | None = None) -> Ranking:
         """All images with a similar aggregate, by the selective match kernel (ASMK); ties by image id.
@@ -76,19 +76,24 @@ class Ranker:
         descriptors = vocabulary.descriptors_of(image.codes[inside])
         assigned = vocabulary.quantizer.assign(descriptors, min(config.assignments, len(vocabulary.centroids)))
         words, aggregates = scoring.aggregate(descriptors, assigned, vocabulary.centroids, config.binary)
-        scores = collection.snapshot.kernel(words, aggregates, config)
+        scores, found = collection.snapshot.kernel(words, aggregates, config)
         signatures = collection.snapshot.has_signatures  # verification compares them where there are any
-        return ranked(np.flatnonzero(scores > 0), scores, self.queries.encode(image, box, 1 if signatures else 0))
+        return ranked(np.flatnonzero(found), scores, self.queries.encode(image, box, 1 if signatures else 0))
 
-    def verify(self, ranking: Ranking) -> Ranking:
-        """Verifies the first `verification.depth` images and puts the verified ones first, by inliers."""
+    def verify(self, ranking: Ranking, divisor: float | None = None) -> Ranking:
+        """Verifies the first `verification.depth` images and puts the verified ones first, by inliers.
+
+        Args:
+            ranking: by words or votes.
+            divisor: of its scores, where other rankings are to be on one scale with it; None: its own.
+        """
         ids = ranking.ids[: self.config.verification.depth]
         outcome = self._verified(ranking.query, ids)
         inliers = np.zeros(len(ranking.ids), np.int64)
         inliers[: len(ids)] = outcome.inliers
         places = np.full(len(ranking.ids), -1)
         places[: len(ids)] = np.where(outcome.inliers > 0, np.arange(len(ids)), -1)
-        scores = ranking.scores / ranking.divisor + inliers
+        scores = ranking.scores / (divisor or ranking.divisor) + inliers
         order = np.lexsort((np.arange(len(scores)), -ranking.scores, -inliers))
         return Ranking(ranking.ids[order], scores[order], places[order], outcome, ranking.query)
 
@@ -131,7 +136,12 @@ class Ranker:
         return Ranking(again.ids[order], scores[order], places[order], verified, query)
 
     def expand_hamming(self, query: QueryFeatures, geometry: bool) -> Ranking:
-        """Hamming query expansion; without a reliable image, the votes of the query as it is.
+        """Hamming query expansion: `expand_votes`, verified where `geometry` is wanted."""
+        ranking = self.expand_votes(query, geometry)
+        return self.verify(ranking) if geometry else ranking
+
+    def expand_votes(self, query: QueryFeatures, geometry: bool) -> Ranking:
+        """The votes of Hamming query expansion; without a reliable image, those of the query as it is.
 
         These are weighted and divided like those of the second pass, so that scores are on one scale; the authors'
         program returns unweighted ones.
@@ -151,12 +161,10 @@ class Ranker:
         else:
             rows = hqe.features_of(index, hqe.reliable_images(first, config))
         if not len(rows):
-            ranking = self.vote(query)
-            return self.verify(ranking) if geometry else ranking
+            return self.vote(query)
         merged = hqe.expand(query.paired, index, rows, config, self.config.seed)
         votes = self._votes(merged, final=True)
-        ranking = ranked(np.flatnonzero(votes.scores > 0), votes.scores, query)
-        return self.verify(ranking) if geometry else ranking
+        return ranked(np.flatnonzero(votes.found), votes.scores, query)
 
     def _confirmed(self, ranking: Ranking) -> np.ndarray:
         """Rows of the features that show the query in verified images of at least `hqe.min_inliers` inliers."""
@@ -242,12 +250,12 @@ class Ranker:
         index, query = self.collection.snapshot, ranking.query
         for rank, image_id in enumerate(ranking.ids[:top]):
             place = ranking.places[rank]
-            inliers, transform = 0, None
+            inliers, transform, signed = 0, None, False
             matches, explained = np.empty((0, 2, 6), np.float32), np.zeros(0, bool)
             if place >= 0 and ranking.verified is not None:
                 pairs = ranking.verified.matches[place]
                 inliers, transform = int(ranking.verified.inliers[place]), ranking.verified.transforms[place]
-                regions = index.regions(pairs[:, 1])
+                signed, regions = bool(ranking.verified.signed[place]), index.regions(pairs[:, 1])
                 matches = np.stack([query.regions[pairs[:, 0]], regions], axis=1)
                 explained = self._stamped(matches, query, int(image_id))
                 if query.mirrored:  # told in the photograph as it is
@@ -263,6 +271,7 @@ class Ranker:
                     matches,
                     explained,
                     query.mirrored,
+                    signed,
                 )
             )
         return hits

@@ -25,6 +25,8 @@ class Hit(ByContents):
             count in score and rank like any other.
         mirrored: found by the mirror image of the query. `transform` and `matches` are in the query photograph as it
             is: the transform has a negative determinant, and the two regions of a match show the same in a mirror.
+        signed: the verification that `inliers` are of compared signatures. After average query expansion that is the
+            first of the two alone, of whose hits some stay.
 
     Example:
         >>> hit = Retriever.open("holidays.index").query("tower.jpg")[1]
@@ -40,6 +42,7 @@ class Hit(ByContents):
     matches: np.ndarray = field(repr=False)
     stamped: np.ndarray = field(repr=False, default_factory=lambda: np.zeros(0, bool))
     mirrored: bool = False
+    signed: bool = False
 
     @property
     def counted(self) -> int:

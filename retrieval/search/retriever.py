@@ -1,6 +1,7 @@
 """`Retriever`: the facade, a photograph in, hits out; the steps in between are `retrieval.search.ranker`'s."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ class Retriever:
     def refresh(self) -> bool:
         """Takes up what was added and removed since the index was opened; what has not changed is not read again.
 
+        Of an index that was built anew meanwhile, the `vocabulary.probes` that were chosen for its words are taken up.
+
         Between searches, not while one runs in another thread; a server makes a second retriever of
         ``retriever.collection.newest()`` instead.
 
@@ -77,8 +80,10 @@ class Retriever:
         newest = self.collection.newest()
         if newest is self.collection:
             return False
-        _require_fixed(newest, self.config)
-        self.collection = newest
+        probes = newest.config.vocabulary.probes
+        config = replace(self.config, vocabulary=replace(self.config.vocabulary, probes=probes))
+        _require_fixed(newest, config)
+        self.collection, self.config = newest, config
         self.queries = Queries(newest, self.config)
         self.ranker = Ranker(self.queries)
         return True
@@ -121,10 +126,9 @@ class Retriever:
             query = self.prepare(image, box, expand)
             query.tell_of_none()
             return self.search(query, top, verify, expand)
-        queries = self._both(image, box, expand)
-        queries[0].tell_of_none()
-        plain, mirrored = (self.search(one, top, verify, expand) for one in queries)
-        return merge(plain, mirrored, top)
+        query, mirrored = self._both(image, box, expand)
+        query.tell_of_none()
+        return self.search(query, top, verify, expand, mirrored)
 
     def explain(
         self, image: Photograph, name: str, box: Sequence[float] | None = None, mirror: bool = False
@@ -197,9 +201,21 @@ class Retriever:
         return self.queries.features(image, box, self.collection.snapshot.has_signatures)
 
     def search(
-        self, query: QueryFeatures, top: int | None = 100, verify: bool = True, expand: str | None = None
+        self,
+        query: QueryFeatures,
+        top: int | None = 100,
+        verify: bool = True,
+        expand: str | None = None,
+        mirrored: QueryFeatures | None = None,
     ) -> list[Hit]:
         """Like `query`, for features that are at hand (from `prepare`).
+
+        Args:
+            query: of the photograph as it is.
+            top: as in `query`.
+            verify: as in `query`.
+            expand: as in `query`.
+            mirrored: of its mirror image, to be searched with as well; the better of the two is kept for every image.
 
         Example:
             >>> retriever = Retriever.open("holidays.index")
@@ -210,15 +226,18 @@ class Retriever:
             raise RetrievalError(f"top is {top}: expected at least 1, or None for all")
         if expand not in (None, "aqe", "hqe"):
             raise RetrievalError(f"unknown expansion {expand!r}: use 'aqe', 'hqe' or none")
-        ranker = self.ranker
+        ranker, queries = self.ranker, [query] if mirrored is None else [query, mirrored]
         if expand == "hqe":
-            return ranker.hits(ranker.expand_hamming(query, geometry=verify), top)
-        ranking = ranker.shortlist(query)
-        if verify or expand:
-            ranking = ranker.verify(ranking)
-        if expand:
-            ranking = ranker.expand(ranking)
-        return ranker.hits(ranking, top)
+            rankings = [ranker.expand_votes(one, geometry=verify) for one in queries]
+        else:
+            rankings = [ranker.shortlist(one) for one in queries]
+        if verify or expand == "aqe":
+            divisor = max(one.divisor for one in rankings)  # one scale for the two of them
+            rankings = [ranker.verify(one, divisor) for one in rankings]
+        if expand == "aqe":
+            rankings = [ranker.expand(one) for one in rankings]
+        hits = [ranker.hits(one, top) for one in rankings]
+        return hits[0] if mirrored is None else merge(hits[0], hits[1], top)
 
 
 def _require_fixed(collection: Collection, config: Config) -> None:

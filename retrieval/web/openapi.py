@@ -183,6 +183,12 @@ _STAMPED: dict[str, Any] = {
 }
 
 
+_GRADE: dict[str, Any] = {
+    "enum": ["sure", "perhaps", "chance", "words"],
+    "description": "very likely the same, perhaps, may be chance; words: without a transform",
+}
+
+
 def _schemas() -> dict[str, Any]:
     photograph = {
         "id": {**_ID_SCHEMA},
@@ -198,6 +204,7 @@ def _schemas() -> dict[str, Any]:
         "score": {"type": "number"},
         "inliers": {"type": "integer", "minimum": 0},
         "stamped": _STAMPED,
+        "grade": _GRADE,
         "transform": _TRANSFORM,
         "id": _ID_SCHEMA,
         "size": _SIZE,
@@ -223,6 +230,7 @@ def _schemas() -> dict[str, Any]:
         "score": {"type": ["number", "null"]},
         "inliers": {"type": "integer"},
         "stamped": _STAMPED,
+        "grade": _GRADE,
         "mirrored": _MIRRORED,
         "cosine": {"type": "number"},
         "words": {"type": "array", "items": {"type": "object"}},
@@ -238,7 +246,8 @@ def _schemas() -> dict[str, Any]:
         "signatures": {"type": "boolean", "description": "whether expand: hqe is possible"},
         "grades": {
             "type": "object",
-            "description": "once, aqe, hqe: inliers, less those stamped, from which hits are sure, or perhaps the same",
+            "description": "once, aqe, hqe: inliers, less those stamped, from which hits are sure, or perhaps "
+            "the same. For aqe those that were verified anew; the grade of a hit goes by its own verification",
             "additionalProperties": _object(
                 {"sure": {"type": "integer"}, "perhaps": {"type": "integer"}}, "sure", "perhaps"
             ),

@@ -15,8 +15,7 @@ from retrieval.index.collection import Collection
 from retrieval.photographs.decoding import display_name
 from retrieval.search import as_json
 from retrieval.search.explanation import Explanation, better, explain
-from retrieval.search.grades import grades
-from retrieval.search.mirror import merge
+from retrieval.search.grades import grade, grades
 from retrieval.search.queries import Box, QueryFeatures
 from retrieval.search.retriever import Retriever
 from retrieval.web import pictures
@@ -122,7 +121,9 @@ class Service:
 
     def _take_up(self, ours: Retriever, newest: Collection) -> None:
         config = ours.config
-        if newest.settings != ours.collection.settings:  # another index has taken the folder
+        known = ours.collection
+        # another index has taken the folder
+        if (newest.settings, newest.config.vocabulary) != (known.settings, known.config.vocabulary):
             newest = Collection.open(newest.folder)
             config = replace(newest.config, verification=config.verification)
         retriever = Retriever(newest, config)
@@ -225,7 +226,7 @@ class Service:
     ) -> dict[str, Any]:
         """What ``retrieval query --json`` prints, with ids and sizes, the depth that was verified, and the time.
 
-        A hit also says how many of its inliers a stamp explains, which its grade does not count.
+        A hit also has its grade, which does not count the inliers that a stamp explains.
 
         Args:
             key: of an indexed or uploaded photograph.
@@ -244,15 +245,13 @@ class Service:
         opened = self.current()
         photograph = self.photograph(key, opened)
         features = self._features(opened, photograph, box, expand)
-        hits = opened.retriever.search(features, top, verify, expand)
-        if mirror:
-            mirrored = self._features(opened, photograph, box, expand, mirror=True)
-            hits = merge(hits, opened.retriever.search(mirrored, top, verify, expand), top)
+        mirrored = self._features(opened, photograph, box, expand, mirror=True) if mirror else None
+        hits = opened.retriever.search(features, top, verify, expand, mirrored)
         found = as_json.search_tree(photograph.name, features, hits, matches, mirror)
         found["query"] |= {"id": photograph.id, "size": list(photograph.size)}
         for row, one in zip(found["hits"], hits, strict=True):
             hit = self._indexed(opened, row["name"])
-            row |= {"id": hit.id, "size": list(hit.size), "stamped": one.inliers - one.counted}
+            row |= {"id": hit.id, "size": list(hit.size), "grade": grade(one)}
         checked = min(opened.retriever.config.verification.depth, len(opened.names))
         depth = checked if verify or expand == "aqe" else 0
         return {**found, "depth": depth, "seconds": round(time.perf_counter() - start, 4)}

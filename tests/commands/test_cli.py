@@ -23,7 +23,7 @@ def test_query_prints_the_pinned_object(capsys, index, photos):
     assert set(found["query"]) == {"name", "box", "features"}
     assert found["query"]["box"] == [100, 80, 400, 350]
     assert found["query"]["features"] > 0
-    assert set(found["hits"][0]) == {"rank", "name", "score", "inliers", "transform"}
+    assert set(found["hits"][0]) == {"rank", "name", "score", "inliers", "stamped", "transform"}
     assert found["hits"][0]["name"] == "scenes/coffee_0.jpg"
     np.testing.assert_allclose(found["hits"][0]["transform"], np.eye(2, 3), atol=1)
     assert len(found["hits"]) <= 5

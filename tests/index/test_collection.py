@@ -29,6 +29,8 @@ from retrieval.index.collection import Collection
 from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.search.retriever import Retriever
 from retrieval.storage import lock
+from retrieval.web.service import Service
+from retrieval.web.uploads import Uploads
 from tests.conftest import OVERRIDES, view
 from tests.depth import THOROUGH
 
@@ -491,3 +493,27 @@ def test_importing_the_index_does_not_import_torch():
     code += "print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("other", [["vocabulary.probes=3"], ["vocabulary.probes=3", "seed=5"]])
+def test_refresh_takes_up_the_probes_of_an_index_built_anew(first, tmp_path, other):
+    """Whether its words are the same or others, they are searched as they were for the photographs."""
+    index, images = tmp_path / "index", list_images(first.parent / "photos")
+    approximate = ["vocabulary.search=ivf", "vocabulary.exact_up_to=10"]
+    config = settings_module.load(None, [*SIGNED, *approximate, "vocabulary.probes=1"])
+    build_collection(images, index, config)
+    retriever, service = Retriever.open(index), Service(Retriever.open(index), Uploads(1 << 20, 1.0), check_every=0)
+    plain = Retriever.open(index, settings_module.load(None, ["verification.depth=2"], base=retriever.config))
+    shutil.rmtree(index)
+    build_collection(images, index, settings_module.load(None, other, base=config))
+    fresh = Retriever.open(index)
+    for one in (retriever, plain):
+        assert one.refresh()
+        assert one.config.vocabulary.probes == 3
+        assert one.collection.vocabulary.config.probes == 3
+    assert plain.config.verification.depth == 2  # what was asked for stays
+    assert service.current().retriever.collection.vocabulary.config.probes == 3
+    path = images.path("a.png")
+    assert retriever.prepare(path) == fresh.prepare(path)
+    assert retriever.query(path) == fresh.query(path)
+    assert retriever.refresh() is False

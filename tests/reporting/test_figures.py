@@ -38,7 +38,6 @@ from retrieval.reporting.pictures import (
 )
 from retrieval.reporting.strokes import Placed, distinct_colours, ellipses, stroke
 from retrieval.search import queries
-from retrieval.search.grades import Grades
 from retrieval.search.ranking import Hit
 from retrieval.search.retriever import Retriever
 from tests.command import run
@@ -203,7 +202,7 @@ def test_photographs_of_any_shape_fit(query, image):
 
 
 def hit(name, rank, transform=None, inliers=0):
-    return Hit(name, rank, inliers + 0.25, inliers, transform, np.empty((0, 2, 6), np.float32))
+    return Hit(name, rank, inliers + 0.25, inliers, transform, np.empty((0, 2, 6), np.float32), signed=True)
 
 
 def test_a_caption_tells_of_a_stamp():
@@ -212,8 +211,7 @@ def test_a_caption_tells_of_a_stamp():
     stamped = replace(one, stamped=np.arange(12) < 9)
     assert (stamped.counted, stamped.inliers) == (3, 12)
     sheets = [
-        query_sheet(flat("query.jpg", 400, 300), [each], lambda name: flat(name, 400, 300), None, (), Grades(12, 7))
-        for each in (one, stamped)
+        query_sheet(flat("query.jpg", 400, 300), [each], lambda name: flat(name, 400, 300)) for each in (one, stamped)
     ]
     left, top, width, height = lay_sheet(1, 0).hits[0]
     for sheet, colour in zip(sheets, (VERIFIED, UNVERIFIED), strict=True):
@@ -236,12 +234,12 @@ def test_a_sheet_frames_hits_by_grade_and_carries_the_box():
         hit("b", 2),
         hit("gone", 3),
         hit("perhaps", 4, np.eye(2, 3), 11),
-        hit("chance", 5, np.eye(2, 3), 8),
+        hit("chance", 5, np.eye(2, 3), 6),
         *(hit(f"n{n}", n) for n in range(6, 12)),
     ]
     shown = {"a": flat("a", 400, 300), "b": flat("b", 300, 400), "gone": Photograph("gone", (400, 300), None, "gone")}
     opened = lambda name: shown.get(name, flat(name, 64, 48))  # noqa: E731
-    sheet = query_sheet(query, hits, opened, (40, 30, 240, 230), ["title"], Grades(sure=12, perhaps=9))
+    sheet = query_sheet(query, hits, opened, (40, 30, 240, 230), ["title"])
     layout = lay_sheet(len(hits), 1)
     assert sheet.shape == (layout.height, 1600, 3)
     assert len(layout.hits) == len(hits)

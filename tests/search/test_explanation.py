@@ -311,9 +311,9 @@ def test_json(capsys, index, signed, photos, kind):
     assert code == 0
     found = json.loads(out)
     assert list(found) == [
-        "query", "image", "candidates", "rank", "score", "inliers", "stamped", "cosine", "divisor", "word_rank",
-        "depth", "in_depth", "votes", "votes_rank", "words", "possible_pairs", "pairs", "hypotheses", "min_inliers",
-        "mirrored",
+        "query", "image", "candidates", "rank", "score", "inliers", "stamped", "grade", "cosine", "divisor",
+        "word_rank", "depth", "in_depth", "votes", "votes_rank", "words", "possible_pairs", "pairs", "hypotheses",
+        "min_inliers", "mirrored",
         "reason", "transform", "placement", "matches",
     ]  # fmt: skip
     assert found["query"].keys() == {"name", "box", "size", "features"}

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from retrieval import config as settings
 from retrieval.errors import RetrievalError
 from retrieval.geometry.frames import apply, carry, mirror_box, mirror_query, mirror_regions, to_frames
 from retrieval.search.explanation import place_box
@@ -77,6 +78,32 @@ def test_with_every_kind_of_search(retriever, flipped, verify, expand):
     if verify or expand is None:  # votes of an expanded query are those of the images it took in, for either of the two
         assert all(hit.mirrored for hit in hits[:3])
     assert all((hit.transform is not None) == verify for hit in hits[:3])
+
+
+@pytest.mark.parametrize("expand", [None, "hqe"])
+def test_both_are_on_one_scale(signed, photos, expand):
+    """Votes have no upper bound: those of both queries are divided by the greatest of all, not each by its own."""
+    base = Retriever.open(signed).config
+    retriever = Retriever.open(signed, settings.load(None, ["verification.depth=1"], base=base))
+    path = photos / "cat.png"
+    names, votes = retriever.collection.names, []
+    for mirror in (False, True):
+        query = retriever.prepare(path, expand=expand, mirror=mirror)
+        ranking = retriever.ranker.expand_votes(query, geometry=True) if expand else retriever.ranker.shortlist(query)
+        votes.append({names[i]: score for i, score in zip(ranking.ids, ranking.scores, strict=True)})
+    greatest = max(1, *votes[0].values(), *votes[1].values())
+    hits = retriever.query(path, expand=expand, mirror=True, top=None)
+    assert {hit.name for hit in hits} == set(votes[0]) | set(votes[1])
+    for hit in hits:
+        mine = votes[hit.mirrored][hit.name]
+        assert hit.score == pytest.approx(hit.inliers + mine / greatest)
+        assert hit.inliers or mine == max(one.get(hit.name, 0) for one in votes)
+    left = [votes[hit.mirrored][hit.name] for hit in hits if not hit.inliers]
+    assert left == sorted(left, reverse=True)
+    assert len(left) >= 4
+    if expand:  # divided by its own greatest each, they would be merged otherwise
+        own = [max(1, *one.values()) for one in votes]
+        assert own[0] > 1.2 * own[1]
 
 
 def test_a_name_of_the_index(retriever, photos, flipped, tmp_path):

@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 
@@ -288,3 +289,44 @@ def test_a_photograph_alone_or_among_copies_finds_itself(photos, config, tmp_pat
     assert told.cosine == pytest.approx(1)
     assert told.votes > 0
     assert told.shared.contributions.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("first", ["plain", "more"])
+def test_near_copies_find_themselves_and_each_other(photos, config, tmp_path, first):
+    """One of two has nothing that the other has not: idf is 0 for all of its words, and not for all of the other's."""
+    plain = cv2.copyMakeBorder(cv2.imread(str(photos / "cat.png")), 0, 0, 0, 200, cv2.BORDER_CONSTANT, value=(127,) * 3)
+    more = plain.copy()
+    more[100:250, -170:-20] = cv2.imread(str(photos / "scenes" / "astronaut_0.jpg"))[120:270, 160:310]
+    names = ["0.png", "1.png"]  # ties go to the first
+    pictures = dict(zip(names, (plain, more) if first == "plain" else (more, plain), strict=True))
+    (tmp_path / "photos").mkdir()
+    for name, picture in pictures.items():
+        cv2.imwrite(str(tmp_path / "photos" / name), picture)
+    few = settings.load(None, ["vocabulary.words=100", BOTH], base=config)
+    build_collection(list_images(tmp_path / "photos"), tmp_path / "index", few)
+    retriever = Retriever.open(tmp_path / "index")
+    snapshot = retriever.collection.snapshot
+    assert snapshot.weightless.tolist() == [picture is plain for picture in pictures.values()]
+    for name in names:
+        path = tmp_path / "photos" / name
+        expected = [name, *(other for other in names if other != name)]
+        asked = BenchmarkQuery(None, None, lambda path=path: retriever.queries.described(path))
+        rankings = dict(rank(retriever, asked, ROWS))
+        for row in ROWS:
+            found = [retriever.collection.names[i] for i in rankings[row].ids]
+            if row in ("hqe", "hqe+ma"):  # without geometry, the query has taken in what the other one shows
+                assert sorted(found) == names, row
+            else:
+                assert found == expected, row
+            assert rankings[row].scores[0] > 0, row
+        for how in ({}, {"verify": False}, {"expand": "aqe"}, {"expand": "hqe"}):
+            for query in (path, name):
+                assert [hit.name for hit in retriever.query(query, **how)] == expected, how
+        assert {hit.name for hit in retriever.query(path, verify=False, expand="hqe")} == set(names)
+        told = retriever.explain(path, name)
+        assert told.cosine == pytest.approx(1)
+        assert told.shared.contributions.sum() == pytest.approx(1)
+        assert told.votes_rank == 1
+        for other in names:
+            told = retriever.explain(path, other)
+            assert told.shared.contributions.sum() == pytest.approx(told.cosine)

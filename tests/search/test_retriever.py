@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,12 +11,13 @@ import skimage.data
 from PIL import Image
 
 from retrieval import config as settings
-from retrieval.errors import ArtefactError, RetrievalError
+from retrieval.errors import ArtefactError, ImageError, RetrievalError
 from retrieval.evaluation.pipeline import build_collection
 from retrieval.geometry import frames
 from retrieval.geometry.significance import significance
 from retrieval.photographs.folder import list_images
 from retrieval.search.retriever import Retriever
+from tests.command import run
 from tests.conftest import view
 
 COFFEE = {f"scenes/coffee_{i}.jpg" for i in range(3)}
@@ -229,6 +231,28 @@ def test_what_is_no_photograph_is_an_error_of_ours(retriever, given):
     for ask in (retriever.query, retriever.prepare, lambda one: retriever.explain(one, "cat.png")):
         with pytest.raises(RetrievalError):
             ask(given)
+
+
+@pytest.mark.parametrize("expand", [None, "hqe"])
+def test_a_mistyped_name_is_told_with_those_that_come_near(signed, photos, tmp_path, monkeypatch, capsys, expand):
+    retriever = Retriever.open(signed)
+    for typed, meant in (("coffee_1.jpg", "scenes/coffee_1.jpg"), ("cat.jpg", "cat.png")):
+        for mirror in (False, True):
+            with pytest.raises(ImageError, match=f"^{typed}: no such file, .* did you mean '{meant}'[?]$"):
+                retriever.query(typed, expand=expand, mirror=mirror)
+    with pytest.raises(ImageError, match=r"zzz\.jpg: no such file$"):  # like none of them
+        retriever.query("zzz.jpg", expand=expand)
+    with pytest.raises(ImageError, match=r"no such file$"):  # a path by type is no name
+        retriever.query(Path("coffee_1.jpg"), expand=expand)
+    code, out, err = run(capsys, "query", signed, "cat.jpg")
+    assert (code, out) == (2, "")
+    assert "did you mean 'cat.png'?" in err
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(photos / "cat.png", "cat.jpg")  # which is there, is meant
+    assert retriever.query("cat.jpg", expand=expand)[0].name == "cat.png"
+    (tmp_path / "cat.jpeg").mkdir()
+    with pytest.raises(RetrievalError, match=r"^(?!.*did you mean)"):
+        retriever.query("cat.jpeg")
 
 
 def test_a_query_without_features_is_told_in_the_log(index, photos, caplog):

@@ -11,7 +11,8 @@ from benchmarks.stamps import KINDS, stamp
 from retrieval import config as settings_module
 from retrieval.evaluation.pipeline import build_collection
 from retrieval.photographs.folder import list_images
-from retrieval.search.grades import grades
+from retrieval.search.grades import grades, mostly_stamped
+from retrieval.search.ranking import Hit
 from retrieval.search.retriever import Retriever
 from retrieval.web.service import Service
 from retrieval.web.uploads import Uploads
@@ -87,6 +88,33 @@ def test_explain_shows_it(capsys, made, tmp_path):
     assert sum(line.endswith("  stamp") for line in out.splitlines()) == told["stamped"]
     code, out, _ = run(capsys, "explain", made, "frame_cup.jpg", "frame_cup_again.jpg")
     assert "near the border" not in out
+
+
+def test_query_tells_of_it(capsys, made, retriever):
+    hits = {hit.name: hit for hit in retriever.query("frame_cup.jpg")}
+    code, out, _ = run(capsys, "query", made, "frame_cup.jpg", "--json")
+    assert code == 0
+    told = json.loads(out)["hits"]
+    assert list(told[0]) == ["rank", "name", "score", "inliers", "stamped", "transform"]
+    assert {one["name"]: one["stamped"] for one in told} == {name: hit.stamped.sum() for name, hit in hits.items()}
+    code, out, _ = run(capsys, "query", made, "frame_cup.jpg")
+    assert code == 0
+    for line in out.splitlines()[2:]:
+        name, hit = line.split()[3], hits[line.split()[3]]
+        most = hit.transform is not None and hit.stamped.sum() > hit.inliers / 2 and hit.counted < 7
+        assert line.endswith("  (a shared stamp or frame)" if most else name), line
+    assert "frame_woman.jpg  (a shared stamp or frame)" in out
+    assert out.count("(a shared") < len(hits)
+
+
+def test_mostly_stamped_by_hand():
+    """Most of the inliers lie on the stamp, and what is left says nothing."""
+    for inliers, stamped, expected in ((12, 7, True), (12, 6, False), (40, 30, False), (20, 14, True), (8, 0, False)):
+        hit = Hit(
+            "a", 1, 1.0, inliers, np.eye(2, 3), np.empty((inliers, 2, 6)), np.arange(inliers) < stamped, signed=True
+        )
+        assert mostly_stamped(hit) == expected, (inliers, stamped)
+    assert not mostly_stamped(Hit("a", 1, 0.5, 0, None, np.empty((0, 2, 6))))
 
 
 def test_the_api_has_it(retriever):

@@ -340,6 +340,93 @@ def test_asmk_equals_the_asmk_package(binary, idf):
     assert ours.max() > 0.01
 
 
+# -- images of words that every image has ---------------------------------------------------------------------------
+
+
+def common_collection(seed, *more):
+    """The first image has the words 0 to 2 alone, as all have; others have more. In two segments."""
+    rng = np.random.default_rng(seed)
+    prototypes = rng.integers(0, 2**64, (WORDS, 2), np.uint64, endpoint=False)
+    images = []
+    for extra in more:
+        words = np.array([0, 0, 1, 2, 2, 2, *extra], np.int32)
+        distinct = len(set(words.tolist()))
+        signatures = near(rng, prototypes[words], rng.uniform(0, 20, len(words)))
+        aggregates = near(rng, prototypes[np.unique(words)], rng.uniform(0, 20, distinct))
+        regions = np.abs(rng.normal(100, 30, (len(words), 6))).astype(np.float32)
+        images.append(IndexedImage((300, 300), regions, words, signatures, aggregates))
+    segments = (Segment(**build_segment(some, WORDS)) for some in (images[:1], images[1:]))
+    query = make_query(rng, prototypes, several=2)
+    return images, Snapshot.of(*segments), prototypes, query
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=seeds, common_alone=st.booleans())
+def test_images_of_common_words_alone_equal_loops(seed, common_alone):
+    """Words weigh 1 for the image whose idf are all 0, idf for the others; whatever has a match is found."""
+    images, snapshot, prototypes, query = common_collection(seed, [], [3, 4, 4], [3, 5])
+    if common_alone:  # the query has no other words either
+        kept = query.words < 3
+        query = QueryWords(query.words[kept], query.owners[kept], query.signatures[kept])
+    idf = idf_of(images)
+    assert snapshot.weightless.tolist() == [True, False, False]
+    config, kernel = HammingConfig(), AsmkConfig()
+
+    votes = snapshot.votes(query, config, final=True, strict=20)
+    matched, strictly = votes_by_loops(images, query, config, 20, weighted=False)
+    expected, _ = votes_by_loops(images, query, config, 20, weighted=True)
+    expected[0] = min(matched[0] / math.sqrt(3), *(one / 2 for one in expected[1:] if one > 0), math.inf)
+    np.testing.assert_allclose(votes.scores, expected, rtol=1e-5, atol=1e-6)
+    assert votes.found.tolist() == [one > 0 for one in matched]
+    assert votes.strict.tolist() == strictly
+
+    words, counts = np.unique(query.words, return_counts=True)
+    scores, _ = snapshot.scores(words, counts)
+    for image, one in enumerate(images):
+        weight = [1.0] * WORDS if image == 0 else idf
+        ours = {word: count * weight[word] for word, count in zip(words.tolist(), counts.tolist(), strict=True)}
+        theirs = {word: one.words.tolist().count(word) * weight[word] for word in one.words.tolist()}
+        length = math.hypot(*ours.values()) * math.hypot(*theirs.values())
+        dot = sum(ours[word] * theirs.get(word, 0) for word in ours)
+        assert scores[image] == pytest.approx(dot / length if length else 0, rel=1e-5, abs=1e-6)
+
+    similar, found = snapshot.kernel(words, prototypes[words], kernel)
+    for image, one in enumerate(images):
+        weight = [1.0] * WORDS if image == 0 else [idf[w] ** 2 if w < 6 else 1.0 for w in range(WORDS)]
+        total, any_match = 0.0, False
+        for word, signs in zip(np.unique(one.words).tolist(), one.aggregates, strict=True):
+            u = 1 - 2 * differing(signs, prototypes[word]) / BITS
+            if word in words and u >= kernel.threshold:
+                total, any_match = total + weight[word] * u**kernel.alpha, any_match or u > 0
+        length = math.sqrt(sum(weight[w] for w in set(one.words.tolist())) * sum(weight[w] for w in words.tolist()))
+        assert similar[image] == pytest.approx(total / length if length else 0, rel=1e-5, abs=1e-6)
+        assert bool(found[image]) == any_match
+
+
+def test_where_every_image_has_a_norm_nothing_changes():
+    """A word that all have is worth nothing, and an image that has no other word in common with the query not found."""
+    _, snapshot, prototypes, _ = common_collection(3, [6], [3, 4, 4], [3, 5])
+    assert not snapshot.weightless.any()
+    words = np.array([0, 1, 3], np.int32)
+    query = QueryWords(words, np.arange(3), prototypes[words])
+    votes = snapshot.votes(query, HammingConfig(), final=True)
+    similar, found = snapshot.kernel(words, prototypes[words], AsmkConfig())
+    cosines, shared = snapshot.scores(words, np.ones(3))
+    for number, ids in enumerate(snapshot.ids):
+        segment, squared = snapshot.segments[number], snapshot.idf_squared
+        norms = scoring.binary_norms(segment, squared)
+        one = scoring.hamming_votes(segment, words, query.signatures, HammingConfig(), squared, norms)
+        np.testing.assert_array_equal(votes.scores[ids], one.scores)
+        weights = scoring.asmk_weights(snapshot.idf, snapshot.document_frequencies)
+        kernel = scoring.asmk_scores(segment, words, prototypes[words], AsmkConfig(), weights, norms)
+        np.testing.assert_array_equal(similar[ids], kernel)
+        lengths = scoring.image_norms(segment, snapshot.idf)
+        cosine, _ = scoring.tfidf_scores(segment, words, np.ones(3), snapshot.idf, lengths)
+        np.testing.assert_array_equal(cosines[ids], cosine)
+    assert votes.found.tolist() == found.tolist() == [False, True, True]
+    assert (shared > 0).all()
+
+
 # -- Hamming query expansion --------------------------------------------------------------------------------------
 
 

@@ -38,7 +38,7 @@ def search(client, **wanted):
 def plain(found):
     """What the command line prints of it."""
     query = {key: found["query"][key] for key in ("name", "box", "features")}
-    hits = [{key: value for key, value in hit.items() if key not in ("id", "size", "stamped")} for hit in found["hits"]]
+    hits = [{key: value for key, value in hit.items() if key not in ("id", "size", "grade")} for hit in found["hits"]]
     return {"query": query, "hits": hits}
 
 

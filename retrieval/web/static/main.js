@@ -128,7 +128,7 @@ async function search(state, signal) {
     last.key = key;
     byId("results").removeAttribute("aria-busy");
   }
-  results.show(state, last.found, index.grades[state.expand || "once"]);
+  results.show(state, last.found);
 }
 
 async function explain(state, signal) {
@@ -137,7 +137,7 @@ async function explain(state, signal) {
   tell("");
   const one = await api.explain(state.q, state.box, state.hit, state.mirror, signal);
   document.title = `${shown(one.image.name)} – ${TITLE}`;
-  match.show(state, one, index.grades.once, signal);
+  match.show(state, one, signal);
 }
 
 function fill(state) {

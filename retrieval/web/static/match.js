@@ -10,7 +10,7 @@ const FEW = 60; // matches drawn at first: more lines than that hide the photogr
 const NARROW = 640; // screen pixels below which photographs stand one above the other
 const GAP = 20, UNIT = 600;
 
-export function show(state, one, rule, signal) {
+export function show(state, one, signal) {
   const box = one.query.box ?? null, figure = html("div", { class: "pair-figure" });
   const all = html("input", { type: "checkbox", name: "all" });
   let wide = null;
@@ -28,7 +28,7 @@ export function show(state, one, rule, signal) {
   const parts = [
     html("p", {}, html("a", { class: "quiet-link", href: address({ ...state, hit: null }), "data-inner": true }, "← Back to what was found")),
     html("h1", { id: "match-title", tabindex: "-1" }, "Why this photograph?"),
-    html("p", { class: "lead" }, sentence(one), one.transform && one.query.id !== one.image.id ? verdict(one, rule) : null),
+    html("p", { class: "lead" }, sentence(one), one.transform && one.query.id !== one.image.id ? verdict(one) : null),
     state.expand ? html("p", { class: "quiet" }, "This compares the two photographs alone; what searching again added is left out.") : null,
     html("p", { class: "quiet names" }, `${shown(one.query.name)} and ${shown(one.image.name)}`),
     figure,
@@ -51,8 +51,8 @@ function sentence(one) {
   return `${plural(one.inliers, "detail")} lie in the same arrangement in both: the second photograph shows it ${mirrored}${size}${turned}${seen}.${stamp}`;
 }
 
-function verdict(one, rule) {
-  const { kind, text } = grade(one, rule);
+function verdict(one) {
+  const { kind, text } = grade(one);
   return html("span", { class: `grade ${kind}` }, text);
 }
 

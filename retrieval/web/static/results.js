@@ -5,19 +5,17 @@ import { byId, html, plural, svg, viewBox } from "./dom.js";
 import { apply, corners, points, wholeBox } from "./geometry.js";
 import { address } from "./state.js";
 
-// What a number of matching details says: `rule` is the index's rule of thumb for this kind of search.
-export function grade(hit, rule) {
-  if (!hit.transform) return { kind: "words", text: "similar details only" };
-  const counted = hit.inliers - hit.stamped; // what a date, a watermark or a frame explains says nothing of the rest
-  if (counted >= rule.sure) return { kind: "sure", text: "very likely the same" };
-  if (counted >= rule.perhaps) return { kind: "perhaps", text: "perhaps the same" };
-  return { kind: "chance", text: 2 * hit.stamped > hit.inliers ? "a shared stamp or frame" : "may be chance" };
+// What the matching details say, in words; what a date, a watermark or a frame explains is not counted for it.
+export function grade(hit) {
+  const chance = 2 * hit.stamped > hit.inliers ? "a shared stamp or frame" : "may be chance";
+  const text = { words: "similar details only", sure: "very likely the same", perhaps: "perhaps the same", chance };
+  return { kind: hit.grade, text: text[hit.grade] };
 }
 
-export function show(state, found, rule) {
-  byId("hits").replaceChildren(...found.hits.map((hit) => hitCard(state, hit, found.query, rule)));
+export function show(state, found) {
+  byId("hits").replaceChildren(...found.hits.map((hit) => hitCard(state, hit, found.query)));
   const others = found.hits.filter((hit) => hit.id !== found.query.id);
-  const confirmed = others.filter((hit) => grade(hit, rule).kind === "sure").length;
+  const confirmed = others.filter((hit) => grade(hit).kind === "sure").length;
   byId("status").textContent = summary(found, confirmed);
   byId("more").hidden = found.hits.length < state.top || state.top >= 1000;
 }
@@ -34,9 +32,9 @@ function summary(found, confirmed) {
   return `${plural(found.hits.length, "photograph")} in ${found.seconds.toFixed(2)} seconds.${likely}${checked}`;
 }
 
-function hitCard(state, hit, query, rule) {
+function hitCard(state, hit, query) {
   const item = card(hit, address({ ...state, hit: hit.id })), link = item.firstChild;
-  const { kind, text } = hit.id === query.id ? { kind: "itself", text: "this photograph" } : grade(hit, rule);
+  const { kind, text } = hit.id === query.id ? { kind: "itself", text: "this photograph" } : grade(hit);
   if (hit.transform) {
     const outline = corners(query.box ?? wholeBox(query.size)).map((corner) => apply(hit.transform, corner));
     const shape = svg("polygon", { class: "outline", points: points(outline) });
