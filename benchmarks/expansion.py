@@ -35,7 +35,7 @@ from retrieval.search.retriever import Retriever
 
 SETS = ("paris250", "paris183")
 SWEEP: dict[str, tuple[Any, ...]] = {
-    "significance": (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 8.0),
+    "significance": (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0),
     "max_features": (1500, 3000, 6000),
     "max_images": (10, 25, 50),
     "rerank": ("original", "none"),

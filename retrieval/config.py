@@ -247,10 +247,10 @@ class ExpansionConfig:
 
     Example:
         >>> ExpansionConfig(rerank="none").significance
-        0.0
+        1.0
     """
 
-    significance: float = 0.0  # of a source: chance gives less than one in 10^0 verifications; see docs/results.md
+    significance: float = 1.0  # of a source: chance gives its inliers in less than one photograph of 10^1
     min_inliers: int = 4  # fewest inliers of a source, beside its significance; Chum et al. 2007 asked for 21
     max_images: int = 50  # at most so many sources (Chum et al. 2007: top m < 50)
     rerank: str = "expanded"  # second verification: "original" query, "expanded" query, or "none"
@@ -258,6 +258,7 @@ class ExpansionConfig:
 
     def __post_init__(self) -> None:
         _one_of("expansion.rerank", self.rerank, ("original", "expanded", "none"))
+        _at_least("expansion.significance", self.significance, 0.0)
         _at_least("expansion.min_inliers", self.min_inliers, 3)
         _at_least("expansion.max_images", self.max_images, 1)
         _at_least("expansion.max_features", self.max_features, 1)
