@@ -6,6 +6,7 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: none of them, nor what it starts, takes more
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
         os.environ.setdefault(variable, "1")
+    os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")  # parallel.jobs=-1 starts no more; tests of processes name them
 
 import cv2
 import numpy as np

@@ -255,16 +255,22 @@ class _Reader:
             return found
         path = next((path for path in map(self._path, (text, text.strip())) if os.path.isfile(path)), None)
         if path is None:
-            found = self._spelled_otherwise(line, text)
+            found = self._spelled_otherwise(line, *map(self._path, (text, text.strip())))
             return found or self._short(line, "image", text)
         # the way to the folder is resolved, the file is not: a link among the photographs is indexed by its own name
         path = Path(os.path.realpath(path.parent), path.name)
         inside = path.relative_to(self._root).as_posix() if path.is_relative_to(self._root) else None
-        return inside if inside in self.names.full else self._elsewhere.get(path, str(path))
+        if inside in self.names.full:
+            return inside
+        if path in self._elsewhere:
+            return self._elsewhere[path]
+        # some file systems (macOS) open a file under either spelling of its name, and list it under one
+        found = self._spelled_otherwise(line, path)
+        return found if found is not None and _one_file(path, self.images.path(found)) else str(path)
 
-    def _spelled_otherwise(self, line: int, text: str) -> str | None:
-        """The indexed photograph whose path is typed in Unicode's other spelling: the file system knows it not."""
-        for path in (PurePosixPath(canonical(str(self._path(part)))) for part in (text, text.strip())):
+    def _spelled_otherwise(self, line: int, *paths: Path) -> str | None:
+        """The indexed photograph whose path is one of these in Unicode's other spelling."""
+        for path in (PurePosixPath(canonical(str(path))) for path in paths):
             for root in (PurePosixPath(canonical(str(folder))) for folder in (self.images.root, self._root)):
                 inside = path.relative_to(root).as_posix() if path.is_relative_to(root) else ""
                 if found := self._exact(line, "image", inside):
@@ -304,6 +310,14 @@ class _Reader:
             self.unknown.setdefault(text.strip(), (line, column))
             return None
         return names[0]
+
+
+def _one_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file; one that leads nowhere is no other's."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
 
 
 def _box(where: str, text: Mapping[str, str]) -> Box | None:

@@ -41,6 +41,11 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+ROUNDING = 1e-3  # of white: so far float pixels may lie beyond their range; 0.26 of a grey level of 8 bits
+DARKEST = (
+    8.0  # a float array between 1 and this might be 0..1 with highlights, or a picture of 0..255 that is all black
+)
+
 _REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 
 
@@ -103,7 +108,7 @@ def load_image(
     Args:
         source: path, bytes of a JPEG, PNG, TIFF, WebP, PPM/PGM or BMP file, or pixels: (H, W) or (H, W, 3),
             in any channel order, uint8, uint16 (0..65535, or of fewer bits as in `white.py`) or float (0..255,
-            or 0..1).
+            or 0..1; beyond by up to `ROUNDING` is clipped; a largest one between 1 and `DARKEST` is refused).
         config: orientation, working size and limits; None for the defaults.
         name: what error messages call the photograph; by default the path.
 
@@ -238,11 +243,8 @@ def _gray(pixels: np.ndarray, white: int | None = None) -> np.ndarray:
         raise ImageError(f"expected pixels of shape (H, W) or (H, W, 3), got {pixels.shape}")
     if pixels.dtype not in (np.uint8, np.uint16) and not np.issubdtype(pixels.dtype, np.floating):
         raise ImageError(f"expected uint8, uint16 or float pixels, got {pixels.dtype}")
-    if np.issubdtype(pixels.dtype, np.floating) and not (pixels.min() >= 0.0 and pixels.max() <= 255.0):  # NaN too
-        raise ImageError("float pixels must be finite and lie in 0..255")
-    if np.issubdtype(pixels.dtype, np.floating) and pixels.max() <= 1.0:  # of 255 that would be no picture at all
-        logger.info("float pixels that lie in 0..1: taken as 0..255 after multiplication by 255")
-        pixels = pixels * 255.0
+    if np.issubdtype(pixels.dtype, np.floating):
+        pixels = _of_255(pixels)
     if white is None:
         white = white_of(pixels) if pixels.dtype == np.uint16 else 255
     channels = [pixels] if pixels.ndim == 2 else [pixels[:, :, channel] for channel in range(3)]
@@ -251,3 +253,22 @@ def _gray(pixels: np.ndarray, white: int | None = None) -> np.ndarray:
         gray += channel
     gray /= len(channels) * white / 255.0  # sums below 2^24 are exact in float32, so white is 255 exactly
     return np.minimum(gray, 255.0, out=gray)  # a PNM sample may exceed the declared peak
+
+
+def _of_255(pixels: np.ndarray) -> np.ndarray:
+    """Float pixels of 0..1 or of 0..255 as 0..255; what rounding has put beyond is clipped."""
+    low, high = float(pixels.min()), float(pixels.max())
+    white = 1.0 if high <= 1.0 + ROUNDING else 255.0
+    if not (low >= -ROUNDING * white and high <= (1.0 + ROUNDING) * white):  # NaN too
+        raise ImageError("float pixels must be finite and lie in 0..255, or in 0..1")
+    if 1.0 + ROUNDING < high < DARKEST:
+        raise ImageError(
+            f"float pixels of up to {high:.6g} may be meant as 0..1 or as 0..255: clip them to 0..1, or give uint8 or "
+            "uint16 pixels"
+        )
+    if low < 0.0 or high > white:
+        pixels = np.clip(pixels, 0.0, white)
+    if white == 1.0:
+        logger.info("float pixels that lie in 0..1: taken as 0..255 after multiplication by 255")
+        pixels = pixels * 255.0
+    return pixels

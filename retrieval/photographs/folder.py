@@ -1,7 +1,7 @@
 """A folder of photographs as a data set: stable names, no surprises from links, hidden files or odd bytes."""
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -29,9 +29,7 @@ class ImageSet:
         return self.elsewhere.get(name) or self.root / name
 
 
-def list_images(
-    root: str | Path, exclude_stems: Collection[str] = frozenset(), *, may_be_empty: bool = False
-) -> ImageSet:
+def list_images(root: str | Path, *, may_be_empty: bool = False) -> ImageSet:
     """Every non-hidden file below `root`, whatever it is: what is no photograph, the extractor reports.
 
     Links count as files; linked folders are not entered, so a loop cannot happen. Indexes, vocabularies and
@@ -39,7 +37,6 @@ def list_images(
 
     Args:
         root: folder, searched recursively.
-        exclude_stems: file names without extension that are left out.
         may_be_empty: whether a folder without files is fine.
 
     Raises:
@@ -54,9 +51,8 @@ def list_images(
         folders[:] = [name for name in folders if not name.startswith(".") and not is_artefact(Path(folder, name))]
         linked = [name for name in folders if Path(folder, name).is_symlink()]
         for file in files + linked:
-            path = Path(folder, file)
-            if not file.startswith(".") and path.stem not in exclude_stems:
-                names.append(path.relative_to(root).as_posix())
+            if not file.startswith("."):
+                names.append(Path(folder, file).relative_to(root).as_posix())
     if not names and not may_be_empty:
         raise DatasetError(f"{root} holds no file: expected a folder of photographs")
     return ImageSet(root, tuple(sorted(names, key=os.fsencode)))

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,23 @@ def test_photographs_outside_the_index(tmp_path):
     assert unused.image == str(tmp_path.resolve() / "photos" / "unused.jpg")
     assert (tower.name, tower.image, tower.relevant(OWN)[1]) == ("a/tower.jpg", "a/tower.jpg", {"a/tower.jpg"})
     assert park.image == "park.jpg"  # an indexed name goes before a file
+
+
+@pytest.mark.parametrize(("listed", "typed"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_a_path_in_the_spelling_that_the_file_system_does_not_list(tmp_path, listed, typed):
+    """As on macOS, where a file opens under both: a second link to it, which the listing has not."""
+    stored, other = (unicodedata.normalize(form, "caf\xe9.jpg") for form in (listed, typed))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / stored).write_text("not read here")
+    os.link(tmp_path / "photos" / stored, tmp_path / "photos" / other)
+    for path in (f"photos/{other}", tmp_path / "photos" / other):
+        (query,) = read(tmp_path, f"image,positives\n{path},market.png\n", (stored, "market.png")).queries
+        assert (query.image, query.relevant(OWN)[1]) == (stored, {stored})
+    # a file of its own, where the file system tells them apart, is another photograph
+    (tmp_path / "photos" / other).unlink()
+    (tmp_path / "photos" / other).write_text("another")
+    (query,) = read(tmp_path, f"image,positives\nphotos/{other},market.png\n", (stored, "market.png")).queries
+    assert query.image == str(tmp_path.resolve() / "photos" / other)
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="|\0"), min_size=1, max_size=12)

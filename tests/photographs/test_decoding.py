@@ -377,11 +377,37 @@ def test_floats_from_nought_to_one_are_scaled(kind, caplog):
     assert "0..1" in caplog.text
 
 
+@pytest.mark.parametrize("white", [1.0, 255.0])
+@pytest.mark.parametrize("beyond", [1e-7, 9e-4])
+def test_floats_that_overshoot_by_rounding_are_clipped(white, beyond):
+    pixels = COLOUR / 255 * white
+    pixels[0, 0], pixels[0, 1] = white * (1 + beyond), -white * beyond
+    expected = mean(COLOUR)
+    expected[0, 0], expected[0, 1] = 255, 0
+    np.testing.assert_allclose(load_image(pixels).gray, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("largest", [1.002, 1.2, 2.0, 7.99])
+def test_floats_that_may_mean_either_range_are_refused(largest):
+    pixels = COLOUR / 255
+    pixels[0, 0] = largest
+    with pytest.raises(ImageError, match=rf"up to {largest:g} may be meant as 0\.\.1 or as 0\.\.255: clip them"):
+        load_image(pixels)
+
+
+def test_dark_floats_are_of_255():
+    np.testing.assert_allclose(
+        load_image(COLOUR / COLOUR.max() * 8.0).gray, mean(COLOUR / COLOUR.max() * 8.0), atol=1e-4
+    )
+
+
 @pytest.mark.parametrize(
     ("pixels", "reason"),
     [
         (np.full((40, 40), np.nan), "finite"),
         (np.full((40, 40), 300.0), "0..255"),
+        (np.full((40, 40), 255.3), "0..255"),
+        (np.linspace(-0.002, 1, 1600).reshape(40, 40), "0..1"),
         (np.zeros((40, 40), np.int32), "int32"),
         (np.zeros((40, 40, 2), np.uint8), "shape"),
         (np.zeros(40, np.uint8), "zero area"),

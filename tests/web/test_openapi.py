@@ -13,6 +13,7 @@ from retrieval.web import openapi
 from retrieval.web.service import image_id
 from tests.web.web_client import make_client
 
+pytest_plugins = ("schemathesis.pytest.plugin",)  # here alone: each process of the tests would load it
 SCHEMA = schemathesis.openapi.from_dict(openapi.description(100_000))
 KNOWN = ("scenes/coffee_0.jpg", "brick.png", "ramp.png")
 
