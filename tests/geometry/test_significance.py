@@ -44,6 +44,8 @@ def test_it_never_promises_more_than_the_exact_tail(given):
     if inliers < 4:
         return
     tail = stats.binom.logsf(inliers - 4, pairs - 3, chance(CONFIG))
+    if tail < -600:  # scipy's tail loses its digits towards the smallest numbers
+        return
     exact = -(tail + math.log(math.comb(pairs, 3))) / math.log(10)
     (found,) = significance(np.array([inliers]), np.array([pairs]), CONFIG)
     assert found <= exact + 1e-6
