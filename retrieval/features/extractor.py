@@ -25,6 +25,7 @@ from retrieval.errors import ArtefactError, ConfigError, ImageError, RetrievalEr
 from retrieval.features import store
 from retrieval.features.detector import detect_regions
 from retrieval.features.patches import cut_patches
+from retrieval.features.scale_space import scale_space
 from retrieval.features.store import Failure, FeatureStore, ImageFeatures
 from retrieval.photographs.decoding import display_name, load_image, plain_source, read_photograph
 from retrieval.photographs.folder import ImageSet
@@ -117,8 +118,9 @@ def _detect(
     content = hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else None
     image = load_image(source, config.images, shown)
     image = image.mirrored() if mirror else image
-    regions = detect_regions(image.gray, config.detector)
-    patches = cut_patches(image.gray, regions, patch_size)
+    space = scale_space(image.gray, config.detector)
+    regions = detect_regions(space, config.detector)
+    patches = cut_patches(space, regions, patch_size)
     empty = np.empty((0, 0), np.uint8)
     regions = image.to_original(regions)
     return ImageFeatures(name, image.width, image.height, regions, empty, content, image.pages), patches
