@@ -256,6 +256,8 @@ def _extract_all(
     patch_size = None if str(descriptor.device).startswith("cpu") else descriptor.patch_size
     task = functools.partial(_extract_task, config=config, threads=threads, patch_size=patch_size)
     items = [(name, images.path(name)) for name in names]
+    if jobs > 1:
+        _compile(config, descriptor)
     with contextlib.closing(processes.results(task, items, jobs)) as results:
         try:
             for (name, path), result in zip(items, results, strict=True):
@@ -271,6 +273,16 @@ def _extract_all(
                 "one worker process after another was killed, probably for want of memory: run the same command again "
                 "with fewer of them, for example --set parallel.jobs=1 (finished shards are kept)"
             ) from error
+
+
+def _compile(config: Config, descriptor: "hardnet.PatchDescriptor") -> None:
+    """Sees to it that loops are compiled, once: worker processes then find the machine code on disk."""
+    y, x = np.mgrid[:64, :64].astype(np.float32)
+    space = scale_space(255 * np.exp(-((x - 32) ** 2 + (y - 32) ** 2) / 50), config.detector)
+    detect_regions(space, config.detector)
+    patches = cut_patches(space, np.array([[32, 32, 4, 0, 4, 0]], np.float32), descriptor.patch_size)
+    if descriptor.name == "rootsift":
+        descriptor.describe(patches)
 
 
 def _extract_task(
