@@ -25,6 +25,7 @@ from retrieval.errors import ArtefactError, ConfigError, ImageError, RetrievalEr
 from retrieval.features import store
 from retrieval.features.detector import detect_regions
 from retrieval.features.patches import cut_patches
+from retrieval.features.scale_space import scale_space
 from retrieval.features.store import Failure, FeatureStore, ImageFeatures
 from retrieval.photographs.decoding import display_name, load_image, plain_source, read_photograph
 from retrieval.photographs.folder import ImageSet
@@ -117,8 +118,9 @@ def _detect(
     content = hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else None
     image = load_image(source, config.images, shown)
     image = image.mirrored() if mirror else image
-    regions = detect_regions(image.gray, config.detector)
-    patches = cut_patches(image.gray, regions, patch_size)
+    space = scale_space(image.gray, config.detector)
+    regions = detect_regions(space, config.detector)
+    patches = cut_patches(space, regions, patch_size)
     empty = np.empty((0, 0), np.uint8)
     regions = image.to_original(regions)
     return ImageFeatures(name, image.width, image.height, regions, empty, content, image.pages), patches
@@ -254,6 +256,8 @@ def _extract_all(
     patch_size = None if str(descriptor.device).startswith("cpu") else descriptor.patch_size
     task = functools.partial(_extract_task, config=config, threads=threads, patch_size=patch_size)
     items = [(name, images.path(name)) for name in names]
+    if jobs > 1:
+        _compile(config, descriptor)
     with contextlib.closing(processes.results(task, items, jobs)) as results:
         try:
             for (name, path), result in zip(items, results, strict=True):
@@ -269,6 +273,16 @@ def _extract_all(
                 "one worker process after another was killed, probably for want of memory: run the same command again "
                 "with fewer of them, for example --set parallel.jobs=1 (finished shards are kept)"
             ) from error
+
+
+def _compile(config: Config, descriptor: "hardnet.PatchDescriptor") -> None:
+    """Sees to it that loops are compiled, once: worker processes then find the machine code on disk."""
+    y, x = np.mgrid[:64, :64].astype(np.float32)
+    space = scale_space(255 * np.exp(-((x - 32) ** 2 + (y - 32) ** 2) / 50), config.detector)
+    detect_regions(space, config.detector)
+    patches = cut_patches(space, np.array([[32, 32, 4, 0, 4, 0]], np.float32), descriptor.patch_size)
+    if descriptor.name == "rootsift":
+        descriptor.describe(patches)
 
 
 def _extract_task(
