@@ -27,6 +27,7 @@ from retrieval.features.detector import detect_regions
 from retrieval.features.patches import cut_patches
 from retrieval.features.scale_space import scale_space
 from retrieval.features.store import Failure, FeatureStore, ImageFeatures
+from retrieval.geometry.frames import Box, inside_box, mirror_box
 from retrieval.photographs.decoding import display_name, load_image, plain_source, read_photograph
 from retrieval.photographs.folder import ImageSet
 from retrieval.running import processes
@@ -89,7 +90,9 @@ def feature_settings(config: Config) -> dict[str, Any]:
     return settings
 
 
-def extract_image(source: object, name: str, config: Config, mirror: bool = False) -> ImageFeatures:
+def extract_image(
+    source: object, name: str, config: Config, mirror: bool = False, box: Box | None = None
+) -> ImageFeatures:
     """The features of one photograph, in original pixels.
 
     Args:
@@ -97,6 +100,7 @@ def extract_image(source: object, name: str, config: Config, mirror: bool = Fals
         name: image name to carry.
         config: images, detector and descriptor sections count.
         mirror: left and right exchanged; regions are in the pixels of the mirror image.
+        box: x1, y1, x2, y2 in original pixels of the photograph as it is: only regions inside are described and kept.
 
     Raises:
         ImageError: the photograph cannot be used.
@@ -104,12 +108,17 @@ def extract_image(source: object, name: str, config: Config, mirror: bool = Fals
     """
     descriptor = load_descriptor(config.descriptor)
     plain = plain_source(source, config.images)
-    features, patches = _detect(plain, name, config, descriptor.patch_size, mirror)
+    features, patches = _detect(plain, name, config, descriptor.patch_size, mirror, box)
     return _describe(features, patches, descriptor)
 
 
 def _detect(
-    source: str | Path | bytes | np.ndarray, name: str, config: Config, patch_size: int, mirror: bool = False
+    source: str | Path | bytes | np.ndarray,
+    name: str,
+    config: Config,
+    patch_size: int,
+    mirror: bool = False,
+    box: Box | None = None,
 ) -> tuple[ImageFeatures, np.ndarray]:
     """Regions in original pixels (codes still empty) and the patches of one photograph."""
     shown = display_name(source)
@@ -119,11 +128,12 @@ def _detect(
     image = load_image(source, config.images, shown)
     image = image.mirrored() if mirror else image
     space = scale_space(image.gray, config.detector)
-    regions = detect_regions(space, config.detector)
-    patches = cut_patches(space, regions, patch_size)
+    found = detect_regions(space, config.detector)
+    regions = image.to_original(found)
+    inside = inside_box(regions, mirror_box(box, image.width) if mirror and box else box)
+    patches = cut_patches(space, found[inside], patch_size)
     empty = np.empty((0, 0), np.uint8)
-    regions = image.to_original(regions)
-    return ImageFeatures(name, image.width, image.height, regions, empty, content, image.pages), patches
+    return ImageFeatures(name, image.width, image.height, regions[inside], empty, content, image.pages), patches
 
 
 def tell_of_pages(features: ImageFeatures, path: str | Path) -> None:

@@ -200,15 +200,10 @@ def _best_hypotheses(putatives: Putatives, pairs: _Pairs, config: VerificationCo
 
 @compiled
 def _score(images, starts, group, capacity, points, residuals, log_area, tolerance, ratio, counts, best):  # type: ignore[no-untyped-def]
-    """Writes the inliers of the best hypothesis of some images, and which pair it is.
+    """Writes the inliers of the best hypothesis of some `images` into `counts`, and into `best` which pair it is.
 
-    Args:
-        images: (n,) which ones.
-        starts, group, capacity: of `Putatives`; a group counts no more than its capacity.
-        points, residuals, log_area: of `_Pairs`.
-        tolerance: of the squared error, float32.
-        ratio: log of the greatest ratio of areas, float32.
-        counts, best: where it is written, by image.
+    `starts`, `group` and `capacity` are those of `Putatives`, the arrays of pairs those of `_Pairs`; a group counts no
+    more than its capacity. `tolerance` is of the squared error, `ratio` the log of the greatest one of areas, float32.
     """
     for image in images:
         start, size = starts[image], starts[image + 1] - starts[image]
@@ -294,13 +289,8 @@ def _refine(
 def _agreeing(slots, starts, query, row, transforms, points, log_area, tolerance, ratio):  # type: ignore[no-untyped-def]
     """Sorted indices of the inlier pairs of each image's transform, one-to-one by increasing error.
 
-    Args:
-        slots: (n,) images, increasing.
-        starts, query, row: of `Putatives`.
-        transforms: (n, 2, 3) float64.
-        points, log_area: of `_Pairs`.
-        tolerance: of the squared error.
-        ratio: log of the greatest ratio of areas.
+    `slots` are the images, increasing, `transforms` theirs, (n, 2, 3) float64; the other arrays are those of
+    `Putatives` and `_Pairs`. `tolerance` is of the squared error, `ratio` the log of the greatest one of areas.
     """
     total = 0
     for slot in slots:
