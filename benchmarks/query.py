@@ -75,7 +75,16 @@ def main() -> int:
         "verification below 300 ms": float(np.median(verification)) < VERIFICATION_BAR,
         "at least 20 putatives": float(np.median(putatives[2:])) >= PUTATIVES_BAR,
     }
-    return record.report("query", figures, arguments.json, bars)
+    of = f"{QUERY_FEATURES:,} features against {IMAGES:,} images of {IMAGE_FEATURES}, {WORDS:,} words"
+    measures = [
+        record.Measure(f"{what}: {of}", "seconds", values, None, (), joblib.cpu_count())
+        for what, values in (
+            ("words of a query", assignment),
+            ("BoW", bow),
+            (f"verification of the first {config.verification.depth:,}", verification),
+        )
+    ]
+    return record.report("query", figures, arguments.json, bars, measures)
 
 
 def _putatives_per_image(collection: Collection, query: QueryFeatures, ids: np.ndarray) -> float:

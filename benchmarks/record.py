@@ -7,12 +7,56 @@ import platform
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from retrieval.evaluation.reproduction import versions
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Something that was measured, beside a peer in the same run or alone.
+
+    Attributes:
+        name: what; says of what size.
+        unit: "... a second" where more is better, otherwise less is.
+        repeats: of ours.
+        peer: who else did the same; None where nobody did.
+        peer_repeats: theirs, interleaved with ours.
+        threads: of both.
+    """
+
+    name: str
+    unit: str
+    repeats: Sequence[float]
+    peer: str | None = None
+    peer_repeats: Sequence[float] = ()
+    threads: int = 1
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times as good as the peer: the median over the repeats; below 1 the peer wins."""
+        if not len(self.peer_repeats):
+            return None
+        ratios = np.asarray(self.repeats, float) / np.asarray(self.peer_repeats, float)
+        return float(np.median(ratios if self.unit.endswith("a second") else 1 / ratios))
+
+    def row(self) -> dict[str, Any]:
+        """As it is written: medians, the ratio and all repeats."""
+        return {
+            "name": self.name,
+            "value": float(np.median(self.repeats)),
+            "unit": self.unit,
+            "peer": self.peer,
+            "peer value": float(np.median(self.peer_repeats)) if len(self.peer_repeats) else None,
+            "ratio": self.ratio,
+            "threads": self.threads,
+            "repeats": [float(value) for value in self.repeats],
+            "peer repeats": [float(value) for value in self.peer_repeats],
+        }
 
 
 def real_data() -> Path:
@@ -59,9 +103,16 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": float(np.median(values)), "min": float(np.min(values)), "max": float(np.max(values))}
 
 
-def report(name: str, figures: dict[str, Any], target: Path | None, bars: dict[str, bool] | None = None) -> int:
+def report(
+    name: str,
+    figures: dict[str, Any],
+    target: Path | None,
+    bars: dict[str, bool] | None = None,
+    measures: Sequence[Measure] = (),
+) -> int:
     """Prints figures with the facts of the run, writes them as JSON, and returns 1 if a bar was missed."""
-    everything = {"benchmark": name, "figures": figures, "bars": bars or {}, "run": facts()}
+    rows = [measure.row() for measure in measures]
+    everything = {"benchmark": name, "figures": figures, "measures": rows, "bars": bars or {}, "run": facts()}
     print(json.dumps(everything, indent=1))
     if target is not None:
         target.parent.mkdir(parents=True, exist_ok=True)

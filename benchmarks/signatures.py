@@ -66,6 +66,7 @@ def main() -> int:
         print(f"left out: ASMK* beside the package asmk, which is not installed: {INSTALL}", file=sys.stderr)
     else:
         package = _Package(collection.snapshot.segments[0])
+    measured, measures = _measured(photographs, embedding, collection, package)
     figures = {
         "images": IMAGES,
         "features an image": IMAGE_FEATURES,
@@ -77,9 +78,9 @@ def main() -> int:
         "cores": joblib.cpu_count(),
         "load average before": load,
         "bytes a feature": sizes(collection.snapshot.segments[0]),
-        **_measured(photographs, embedding, collection, package),
+        **measured,
     }
-    return record.report("signatures", figures, arguments.json, bars(figures))
+    return record.report("signatures", figures, arguments.json, bars(figures), measures)
 
 
 def bars(figures: dict[str, Any]) -> dict[str, bool]:
@@ -166,8 +167,8 @@ def _collection(photographs: Photographs, embedding: Embedding, config: Config) 
 
 def _measured(
     photographs: Photographs, embedding: Embedding, collection: Collection, package: _Package | None
-) -> dict[str, Any]:
-    """All times, and what shows that there was work to do."""
+) -> tuple[dict[str, Any], list[record.Measure]]:
+    """All times, and what shows that there was work to do; and the rows of the common table."""
     retriever, centroids = Retriever(collection), photographs.quantizer.centroids
     assignment: list[float] = []
     votes: dict[str, Times] = {heading: defaultdict(list) for heading in VOTES}
@@ -200,7 +201,19 @@ def _measured(
         figures["ASMK*"]["package"] = f"asmk {importlib.metadata.version('asmk')}"
         ours, theirs = (np.array(asmk[name]) for name, _, _ in searches)
         figures["ASMK*"] |= {"ratio": _spread(list(theirs / ours)), "largest difference": max(differences)}
-    return figures
+    threads = joblib.cpu_count()
+    of = f"{QUERY_FEATURES:,} features against {IMAGES:,} images of {IMAGE_FEATURES}, {WORDS:,} words"
+    rows = [
+        record.Measure(
+            f"{name.removesuffix(', seconds')}, {heading}: {of}", "seconds", values[WARM_UP:], None, (), threads
+        )
+        for heading in VOTES
+        for name, values in votes[heading].items()
+        if name.startswith(("votes", "HQE"))
+    ]
+    own, peer = asmk["search, seconds"][WARM_UP:], asmk["search of the package, seconds"][WARM_UP:]
+    rows.append(record.Measure(f"ASMK*: {of}", "seconds", own, "asmk" if peer else None, peer, threads))
+    return figures, rows
 
 
 def _vote(retriever: Retriever, embedding: Embedding, query: Drawn, words: np.ndarray, found: Times) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 import retrieval
 
-HEAVY = ("torch", "faiss", "cv2", "numpy", "scipy", "joblib", "yaml")
+HEAVY = ("torch", "faiss", "cv2", "numpy", "scipy", "joblib", "yaml", "numba")
 
 
 def loaded(code):

@@ -1,4 +1,4 @@
-"""RootSIFT, the hand-made baseline: (N, 41, 41) grey patches to (N, 128) unit rows, in numpy alone.
+"""RootSIFT, the hand-made baseline: (N, 41, 41) grey patches to (N, 128) unit rows, without torch.
 
 SIFT as in the Hessian-affine detector of Perdoch et al. 2009 (Lowe 2004, on a photometrically normalised
 patch under a round window), then L1 normalisation and square root (Arandjelovic & Zisserman 2012, "Three
@@ -8,6 +8,7 @@ the detector's own descriptors on the detector's own patches; they are equal up 
 
 import numpy as np
 
+from hardnet.compiling import compiled
 from hardnet.descriptors.descriptor import PatchDescriptor
 
 PATCH_SIZE = 41
@@ -33,9 +34,8 @@ QUANTISATION = (0.0, 1000.0)
 the entries is 0.245 and the largest 0.264: with 0.255 as code 255 the range is used and one entry in 70,000
 is clipped."""
 
-_CHUNK = 32  # patches worked on at once; measured: 16 and 128 are a third slower
-_INNER = PATCH_SIZE - 2  # the disc does not touch the border pixels, so gradients are only taken inside
-_FRACTION_DEGREE = 7  # the fit of `_octant_fraction` is then exact to 1e-7, the resolution of float32
+_FRACTION_DEGREE = 7  # the fit of the octant's fraction is then exact to 1e-7, the resolution of float32
+_SIDE = 64  # numbers that a row of a patch takes while it is worked on: loops over whole rows are vectors throughout
 
 
 def rootsift(patches: np.ndarray) -> np.ndarray:
@@ -51,11 +51,9 @@ def rootsift(patches: np.ndarray) -> np.ndarray:
     Returns:
         (N, 128) float32, non-negative rows of unit L2 norm. A flat patch gives the uniform row.
     """
-    descriptors = np.empty((len(patches), DIMENSIONS), np.float32)
-    for start in range(0, len(patches), _CHUNK):
-        chunk = np.asarray(patches[start : start + _CHUNK], np.float32)
-        histograms = _gradient_histograms(_photometric_normalisation(chunk))
-        descriptors[start : start + _CHUNK] = _square_root(_sift_normalisation(histograms))
+    descriptors = np.zeros((len(patches), DIMENSIONS), np.float32)
+    patches = np.require(patches, np.float32, ["C", "W"])
+    _describe(patches, _DISC, _WINDOW, _SHARES, _FRACTION, descriptors)
     return descriptors
 
 
@@ -75,87 +73,122 @@ class RootSiftDescriptor(PatchDescriptor):
         return rootsift(batch)
 
 
-def _photometric_normalisation(patches: np.ndarray) -> np.ndarray:
-    """Patches (n, 41, 41) with mean 0 and deviation 50 inside the disc, clipped; flat ones are all 0."""
-    pixels = patches.reshape(len(patches), -1)
-    pixels = pixels - (pixels @ _DISC_MEAN)[:, None]
-    contrast = np.sqrt(np.square(pixels) @ _DISC_MEAN)
-    flat = contrast < FLAT_CONTRAST
-    gain = np.where(flat, 0, CONTRAST / np.where(flat, 1, contrast)).astype(np.float32)
-    pixels *= gain[:, None]
-    np.clip(pixels, -GREY_BELOW_MEAN, GREY_ABOVE_MEAN, out=pixels)
-    return pixels.reshape(patches.shape)
+@compiled
+def _describe(patches, disc, window, shares, fraction, descriptors):  # type: ignore[no-untyped-def]
+    """Fills (N, 128) `descriptors`, which are 0."""
+    pixels = np.zeros(PATCH_SIZE * _SIDE, np.float32)
+    axis, diagonal = np.zeros(_SIDE, np.float32), np.zeros(_SIDE, np.float32)
+    along, across = np.zeros(_SIDE, np.int32), np.zeros(_SIDE, np.int32)
+    planes = np.zeros(SPATIAL_BINS * ORIENTATION_BINS * _SIDE, np.float32)
+    for n in range(len(patches)):
+        _photometric_normalisation(patches[n], disc, pixels)
+        for k in range(len(planes)):
+            planes[k] = 0
+        for row in range(1, PATCH_SIZE - 1):
+            _split_gradients(pixels, row, window[row], fraction, axis, diagonal, along, across)
+            for a in range(SPATIAL_BINS):
+                if shares[a, row] > 0:
+                    _deal(shares[a, row], axis, along, a * ORIENTATION_BINS * _SIDE, planes)
+                    _deal(shares[a, row], diagonal, across, (a * ORIENTATION_BINS + 1) * _SIDE, planes)
+        for a in range(SPATIAL_BINS):
+            for o in range(ORIENTATION_BINS):
+                start = np.uintp((a * ORIENTATION_BINS + o) * _SIDE)
+                for b in range(SPATIAL_BINS):
+                    total = np.float32(0)
+                    for c in range(np.uintp(_SIDE)):
+                        total += shares[b, c] * planes[start + c]
+                    descriptors[n, (a * SPATIAL_BINS + b) * ORIENTATION_BINS + o] = total
+        _normalise(descriptors[n])
 
 
-def _gradient_histograms(patches: np.ndarray) -> np.ndarray:
-    """Gradient magnitudes pooled into (n, 128) histograms.
+@compiled
+def _photometric_normalisation(patch, disc, pixels):  # type: ignore[no-untyped-def]
+    """Fills rows of `pixels`: mean 0 and deviation 50 inside the disc, clipped; a flat patch is all 0."""
+    flat = patch.ravel()
+    mean, variance = np.float32(0), np.float32(0)
+    for k in range(len(flat)):
+        mean += disc[k] * flat[k]
+    for k in range(len(flat)):
+        variance += disc[k] * (flat[k] - mean) * (flat[k] - mean)
+    contrast = np.sqrt(variance)
+    gain = np.float32(0) if contrast < FLAT_CONTRAST else np.float32(CONTRAST) / contrast
+    low, high = np.float32(-GREY_BELOW_MEAN), np.float32(GREY_ABOVE_MEAN)
+    for row in range(PATCH_SIZE):
+        start, at = np.uintp(row * PATCH_SIZE), np.uintp(row * _SIDE)
+        for c in range(np.uintp(PATCH_SIZE)):
+            pixels[at + c] = min(max((flat[start + c] - mean) * gain, low), high)
 
-    With eight orientations every gradient lies in one octant, between a half-axis and a diagonal. So it is
-    split once into an axis part and a diagonal part, each is dealt to its direction by the signs of the
-    gradient, and every orientation plane is pooled by one matrix product that holds window and bilinear
-    weights.
+
+@compiled
+def _split_gradients(pixels, row, window, fraction, axis, diagonal, along, across):  # type: ignore[no-untyped-def]
+    """Magnitudes of a row's gradients, split between a half-axis and a diagonal, and which these are.
+
+    With eight orientations every gradient lies in one octant, between a half-axis (`along`: orientation 0, 2, 4 or 6)
+    and a diagonal (`across`: 1, 3, 5 or 7, less 1). Its angle as a fraction of the octant, arctan(slope) * 4 / pi, is
+    an odd polynomial of the slope.
     """
-    count = len(patches)
-    dx = (patches[:, 1:-1, 2:] - patches[:, 1:-1, :-2]).reshape(count, -1)  # (n, 39 * 39)
-    dy = (patches[:, 2:, 1:-1] - patches[:, :-2, 1:-1]).reshape(count, -1)
-    right, down = dx > 0, dy > 0
-    np.abs(dx, out=dx)
-    np.abs(dy, out=dy)
-    horizontal = dx >= dy
-    steep = np.maximum(dx, dy)
-    shallow = np.minimum(dx, dy)
-    magnitude = np.sqrt(np.square(dx, out=dx) + np.square(dy, out=dy))
-    np.maximum(steep, np.finfo(np.float32).tiny, out=steep)
-    diagonal = magnitude * _octant_fraction(shallow / steep)
-    axis = np.subtract(magnitude, diagonal, out=magnitude)
-
-    along_x = axis * horizontal
-    along_y = axis - along_x
-    to_right, to_down = along_x * right, along_y * down
-    diagonal_right = diagonal * right
-    diagonal_left = diagonal - diagonal_right
-    down_right, down_left = diagonal_right * down, diagonal_left * down
-    planes = (
-        to_right,
-        down_right,
-        to_down,
-        down_left,
-        along_x - to_right,
-        diagonal_left - down_left,
-        along_y - to_down,
-        diagonal_right - down_right,
-    )
-    histograms = np.empty((count, SPATIAL_BINS**2, ORIENTATION_BINS), np.float32)
-    for orientation, plane in enumerate(planes):
-        histograms[:, :, orientation] = plane @ _POOLING
-    return histograms.reshape(count, DIMENSIONS)
+    at = np.uintp(row * _SIDE)
+    one = np.uintp(1)
+    below, above = at + np.uintp(_SIDE), at - np.uintp(_SIDE)
+    tiny = np.float32(np.finfo(np.float32).tiny)
+    for c in range(np.uintp(PATCH_SIZE - 2)):
+        i = c + one
+        dx = pixels[at + c + np.uintp(2)] - pixels[at + c]
+        dy = pixels[below + i] - pixels[above + i]
+        width, height = abs(dx), abs(dy)
+        slope = min(width, height) / max(max(width, height), tiny)
+        square = slope * slope
+        share = fraction[0]
+        share = share * square + fraction[1]
+        share = share * square + fraction[2]
+        share = share * square + fraction[3]
+        share = share * square + fraction[4]
+        share = share * square + fraction[5]
+        share = share * square + fraction[6]
+        share = min((share * square + fraction[7]) * slope, np.float32(1))
+        magnitude = window[i] * np.sqrt(dx * dx + dy * dy)
+        diagonal[i] = magnitude * share
+        axis[i] = magnitude - diagonal[i]
+        horizontal = np.int32(0) if dx > 0 else np.int32(4)
+        vertical = np.int32(2) if dy > 0 else np.int32(6)
+        along[i] = horizontal if width >= height else vertical
+        if dx > 0:
+            across[i] = np.int32(0) if dy > 0 else np.int32(6)
+        else:
+            across[i] = np.int32(2) if dy > 0 else np.int32(4)
 
 
-def _octant_fraction(slope: np.ndarray) -> np.ndarray:
-    """Angle of a slope 0..1 as a fraction of the octant, arctan(slope) * 4 / pi, as an odd polynomial."""
-    square = np.square(slope)
-    fraction = square * _FRACTION[0]
-    for coefficient in _FRACTION[1:-1]:
-        fraction += coefficient
-        fraction *= square
-    fraction += _FRACTION[-1]
-    fraction *= slope
-    return np.minimum(fraction, 1, out=fraction)  # rounded above 1 it would leave a negative axis part
+@compiled
+def _deal(share, magnitude, orientation, start, planes):  # type: ignore[no-untyped-def]
+    """Adds a row's magnitudes, times `share`, to the planes of their orientations 0, 2, 4, 6 from `start` on."""
+    for o in range(0, ORIENTATION_BINS, 2):
+        at = np.uintp(start + o * _SIDE)
+        for c in range(np.uintp(_SIDE)):
+            planes[at + c] += share * magnitude[c] if orientation[c] == o else np.float32(0)
 
 
-def _sift_normalisation(histograms: np.ndarray) -> np.ndarray:
-    """L2 normalisation, clipping, and L2 normalisation again; a zero row becomes uniform."""
-    histograms[~histograms.any(axis=1)] = 1
-    histograms /= np.linalg.norm(histograms, axis=1, keepdims=True)
-    np.minimum(histograms, LARGEST_ENTRY, out=histograms)
-    histograms /= np.linalg.norm(histograms, axis=1, keepdims=True)
-    return histograms
+@compiled
+def _normalise(row):  # type: ignore[no-untyped-def]
+    """RootSIFT of a histogram, in place.
 
-
-def _square_root(sift: np.ndarray) -> np.ndarray:
-    """L1 normalisation and square root: rows of unit L2 norm whose dot product is the Hellinger kernel."""
-    sift /= sift.sum(axis=1, keepdims=True)
-    return np.sqrt(sift, out=sift)
+    L2 normalisation, clipping, L1 normalisation and square root: rows of unit L2 norm whose dot product is the
+    Hellinger kernel. That SIFT is L2-normalised once more after the clipping makes no difference to them.
+    """
+    total = np.float32(0)
+    for k in range(len(row)):
+        total += row[k] * row[k]
+    if not total > 0:
+        for k in range(len(row)):
+            row[k] = 1
+        total = np.float32(len(row))
+    scale = np.float32(1) / np.sqrt(total)
+    total = np.float32(0)
+    for k in range(len(row)):
+        row[k] = min(row[k] * scale, np.float32(LARGEST_ENTRY))
+        total += row[k]
+    scale = np.float32(1) / total
+    for k in range(len(row)):
+        row[k] = np.sqrt(row[k] * scale)
 
 
 def _disc() -> np.ndarray:
@@ -171,17 +204,15 @@ def _disc_mean() -> np.ndarray:
     return (inside / inside.sum()).astype(np.float32)
 
 
-def _pooling() -> np.ndarray:
-    """Window times bilinear spatial weights: (39 * 39, 16), inner pixels to (row bin, column bin)."""
+def _shares() -> np.ndarray:
+    """(4, _SIDE) bilinear weights of a pixel's row, or column, for the bins; the same for both."""
     position = np.arange(PATCH_SIZE) * (SPATIAL_BINS + 1) / (2 * RADIUS)  # in bins; bin b is centred at b + 1
-    weights = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(1, SPATIAL_BINS + 1)))  # (41, 4)
-    window = np.exp(-_disc() / WINDOW_VARIANCE)
-    pooling = np.einsum("rc,ra,cb->rcab", window, weights, weights)[1:-1, 1:-1]
-    return pooling.reshape(_INNER * _INNER, SPATIAL_BINS**2).astype(np.float32)
+    weights = np.maximum(0, 1 - np.abs(position - np.arange(1, SPATIAL_BINS + 1)[:, None]))  # (4, 41)
+    return np.pad(weights, [(0, 0), (0, _SIDE - PATCH_SIZE)]).astype(np.float32)
 
 
 def _fraction_coefficients() -> np.ndarray:
-    """Coefficients, highest first, of `_octant_fraction` in slope^2, fitted at Chebyshev nodes of 0..1."""
+    """Coefficients, highest first, of the octant's fraction in slope^2, fitted at Chebyshev nodes of 0..1."""
     count = _FRACTION_DEGREE + 1
     squares = 0.5 + 0.5 * np.cos((np.arange(count) + 0.5) * np.pi / count)
     slopes = np.sqrt(squares)
@@ -189,6 +220,7 @@ def _fraction_coefficients() -> np.ndarray:
     return np.linalg.solve(np.vander(squares, count), values).astype(np.float32)
 
 
-_DISC_MEAN = _disc_mean()
-_POOLING = _pooling()
+_DISC = _disc_mean()
+_WINDOW = np.exp(-_disc() / WINDOW_VARIANCE).astype(np.float32)
+_SHARES = _shares()
 _FRACTION = _fraction_coefficients()

@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from retrieval.errors import DatasetError, RetrievalError
+from retrieval.geometry.frames import Box
 from retrieval.photographs.folder import ImageSet, by_stem
 from retrieval.photographs.names import Names
-
-Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from retrieval.datasets.groundtruth import OWN, Box, GroundTruth, Query
+from retrieval.datasets.groundtruth import OWN, GroundTruth, Query
 from retrieval.errors import DatasetError, RetrievalError
+from retrieval.geometry.frames import Box
 from retrieval.photographs.folder import ImageSet
 from retrieval.photographs.names import Names, canonical
 

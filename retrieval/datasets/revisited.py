@@ -21,8 +21,9 @@ from typing import Any, NoReturn
 import cv2
 
 from retrieval.config import ImageConfig
-from retrieval.datasets.groundtruth import REVISITED, Box, GroundTruth, Query, find_stems
+from retrieval.datasets.groundtruth import REVISITED, GroundTruth, Query, find_stems
 from retrieval.errors import DatasetError, ImageError
+from retrieval.geometry.frames import Box
 from retrieval.photographs.decoding import load_pixels, look_at, read_header
 from retrieval.photographs.folder import ImageSet
 from retrieval.storage import atomic

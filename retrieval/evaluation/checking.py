@@ -9,9 +9,10 @@ from tqdm import tqdm
 
 from retrieval.config import Config, ImageConfig
 from retrieval.datasets.benchmarks import Benchmark
-from retrieval.datasets.groundtruth import Box, Query
+from retrieval.datasets.groundtruth import Query
 from retrieval.errors import DatasetError, ImageError, RetrievalError
 from retrieval.features.store import is_complete
+from retrieval.geometry.frames import Box
 from retrieval.photographs.decoding import load_image, look_at
 from retrieval.photographs.folder import ImageSet
 from retrieval.search.queries import check_box

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.datasets.benchmarks import Benchmark
-from retrieval.datasets.groundtruth import Box, GroundTruth, Query
+from retrieval.datasets.groundtruth import GroundTruth, Query
 from retrieval.errors import ConfigError, DatasetError
 from retrieval.evaluation import measures
 from retrieval.evaluation.checking import check_photographs, check_query
@@ -31,6 +31,7 @@ from retrieval.features.extractor import (
 )
 from retrieval.features.imported import import_features, open_source, source_settings
 from retrieval.features.store import FeatureStore
+from retrieval.geometry.frames import Box
 from retrieval.photographs.decoding import display_name
 from retrieval.photographs.folder import ImageSet
 from retrieval.search.retriever import Retriever

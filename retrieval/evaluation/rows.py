@@ -9,7 +9,8 @@ from functools import cached_property
 
 from retrieval.errors import ConfigError
 from retrieval.features.store import ImageFeatures
-from retrieval.search.queries import Box, QueryFeatures
+from retrieval.geometry.frames import Box
+from retrieval.search.queries import QueryFeatures
 from retrieval.search.ranking import Ranking
 from retrieval.search.retriever import Retriever
 

@@ -1,125 +1,170 @@
-"""Affine shape by Baumberg's iteration (Baumberg 2000), for all points of a level at once.
+"""Affine shape by Baumberg's iteration (Baumberg 2000), point by point.
 
-Each step samples a small window around every point through its current shape, measures the second-moment
+Each step samples a small window around the point through its current shape, measures the second-moment
 matrix of the window's gradients, and multiplies the shape by that matrix's inverse square root, until the
-window looks isotropic. Parameters are those of Perdoch et al. 2009. The set of unfinished points shrinks.
+window looks isotropic. Parameters are those of Perdoch et al. 2009.
 """
 
-import cv2
 import numpy as np
 
+from hardnet.compiling import compiled
 from retrieval.config import DetectorConfig
-
-CHUNK = 512  # points handled together: their windows stay in the processor's cache
 
 
 def find_shapes(
-    image: np.ndarray, x: np.ndarray, y: np.ndarray, scale: np.ndarray, config: DetectorConfig
+    levels: np.ndarray, level: np.ndarray, x: np.ndarray, y: np.ndarray, scale: np.ndarray, config: DetectorConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Affine shapes of points that share one level image.
+    """Affine shapes of the points of an octave.
 
     Args:
-        image: (H, W) float32, the level that is sampled.
-        x: (N,) float32, in this image's pixels.
+        levels: (L, H, W) float32.
+        level: (N,) index of the level that is sampled for each point.
+        x: (N,) float32, in pixels of the levels.
         y: (N,) float32, likewise.
-        scale: (N,) float32 detection scales, in this image's pixels.
+        scale: (N,) float32 detection scales, likewise.
         config: window, iterations, convergence and anisotropy limit.
 
     Returns:
-        shapes: (N, 2, 2) float32 of determinant 1; the identity times nothing where not converged.
+        shapes: (N, 2, 2) float32 of determinant 1; meaningless where not converged.
         converged: (N,) bool; False where the iteration did not settle or grew too anisotropic.
     """
-    shapes = np.empty((len(x), 2, 2), np.float32)
-    converged = np.zeros(len(x), bool)
-    for start in range(0, len(x), CHUNK):
-        part = slice(start, start + CHUNK)
-        shapes[part], converged[part] = _iterate(image, x[part], y[part], scale[part], config)
+    shapes = np.zeros((len(x), 2, 2), np.float32)
+    converged = np.zeros(len(x), np.bool_)
+    _iterate(
+        np.require(levels, np.float32, ["C", "W"]),
+        level.astype(np.int64),
+        x,
+        y,
+        scale / np.float32(config.initial_sigma),
+        config.shape_iterations,
+        config.shape_convergence,
+        config.max_anisotropy,
+        _window(config.shape_window),
+        shapes,
+        converged,
+    )
     return shapes, converged
-
-
-def _iterate(
-    image: np.ndarray, x: np.ndarray, y: np.ndarray, scale: np.ndarray, config: DetectorConfig
-) -> tuple[np.ndarray, np.ndarray]:
-    size = config.shape_window
-    weights = _window(size)
-    steps = np.arange(size, dtype=np.float32) - size // 2
-    column, row = (grid.ravel() for grid in np.meshgrid(steps, steps))  # (size^2,)
-    grid = np.stack([column, row])  # (2, size^2)
-    shapes = np.tile(np.eye(2, dtype=np.float32), (len(x), 1, 1))
-    converged = np.zeros(len(x), bool)
-    previous = np.zeros(len(x), np.float32)
-    active = np.arange(len(x))
-    for _ in range(config.shape_iterations):
-        if len(active) == 0:
-            break
-        frames = shapes[active] * (scale[active] / config.initial_sigma)[:, None, None]
-        offsets = frames.reshape(-1, 2) @ grid  # (2 n, size^2)
-        points = offsets.reshape(len(active), 2, -1)
-        windows = cv2.remap(
-            image,
-            points[:, 0] + x[active, None],
-            points[:, 1] + y[active, None],
-            cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_CONSTANT,
-            borderValue=0,
-        ).reshape(-1, size, size)
-        update, deviation = _inverse_square_root(*_second_moments(windows, weights))
-        shape = update @ shapes[active]
-        shapes[active] = shape
-        anisotropic = ~(_anisotropy(shape) <= config.max_anisotropy)
-        settled = (deviation < config.shape_convergence) & (previous[active] < config.shape_convergence)
-        previous[active] = deviation
-        converged[active[settled & ~anisotropic]] = True
-        active = active[~(settled | anisotropic)]
-    return shapes, converged
-
-
-def _second_moments(windows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weighted sums of gx^2, gx gy, gy^2 over (N, S, S) windows; gradients are plain central differences."""
-    gx, gy = np.empty_like(windows), np.empty_like(windows)
-    np.subtract(windows[:, :, 2:], windows[:, :, :-2], out=gx[:, :, 1:-1])
-    np.subtract(windows[:, :, 1], windows[:, :, 0], out=gx[:, :, 0])
-    np.subtract(windows[:, :, -1], windows[:, :, -2], out=gx[:, :, -1])
-    np.subtract(windows[:, 2:], windows[:, :-2], out=gy[:, 1:-1])
-    np.subtract(windows[:, 1], windows[:, 0], out=gy[:, 0])
-    np.subtract(windows[:, -1], windows[:, -2], out=gy[:, -1])
-    gx, gy = gx.reshape(len(gx), -1), gy.reshape(len(gy), -1)
-    return (gx * gx) @ weights, (gx * gy) @ weights, (gy * gy) @ weights
-
-
-def _inverse_square_root(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Inverse square roots, scaled to determinant 1, of the matrices [[a, b], [b, c]].
-
-    Returns:
-        roots: (N, 2, 2) float32; NaN for a singular matrix (a window without structure).
-        deviation: (N,) float32, 1 - (smaller / larger eigenvalue) of each root.
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        # sqrt([[a,b],[b,c]]) = (M + d I) / t with d = sqrt(det M), t = sqrt(trace M + 2 d); its inverse,
-        # scaled to determinant 1, is the adjugate of (M + d I) over the square root of its determinant.
-        d = np.sqrt(np.maximum(a * c - b * b, 0))
-        d[d <= 0] = np.nan
-        p, q = c + d, a + d
-        norm = np.sqrt(p * q - b * b)
-        p, q, r = p / norm, q / norm, -b / norm
-        half, spread = 0.5 * (p + q), np.sqrt((0.5 * (p - q)) ** 2 + r * r)
-        deviation = 1.0 - (half - spread) / (half + spread)
-    roots = np.stack([np.stack([p, r], axis=1), np.stack([r, q], axis=1)], axis=1)
-    return roots.astype(np.float32), deviation.astype(np.float32)
-
-
-def _anisotropy(shapes: np.ndarray) -> np.ndarray:
-    """Ratio of the eigenvalues of (N, 2, 2) shapes; infinite where they are not real and positive."""
-    half = 0.5 * (shapes[:, 0, 0] + shapes[:, 1, 1])
-    determinant = shapes[:, 0, 0] * shapes[:, 1, 1] - shapes[:, 0, 1] * shapes[:, 1, 0]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        spread = np.sqrt(half * half - determinant)
-        ratio = (half + spread) / (half - spread)
-    return np.where(np.isfinite(ratio) & (ratio > 0), ratio, np.inf)
 
 
 def _window(size: int) -> np.ndarray:
-    """(size^2,) float32 Gaussian weights whose 3 sigma reach the window's edge."""
+    """(S, S) float32 Gaussian weights whose 3 sigma reach the window's edge."""
     steps = np.arange(size) - size // 2
     profile = np.exp(-(steps**2) / (2.0 * (size // 2 / 3.0) ** 2))
-    return np.outer(profile, profile).ravel().astype(np.float32)
+    return np.outer(profile, profile).astype(np.float32)
+
+
+@compiled
+def _iterate(levels, level, x, y, stretch, iterations, convergence, max_anisotropy, window, shapes, converged):  # type: ignore[no-untyped-def]
+    """Fills (N, 2, 2) shapes and (N,) converged; `stretch` is the length of a step of the window, pixels."""
+    size = len(window)
+    # the window with a frame of repeated pixels, flat: differences across the frame are then one-sided ones
+    side = size + 2
+    samples = np.zeros(side * side, np.float32)
+    weights = np.zeros(side * side, np.float32)
+    for i in range(size):
+        for j in range(size):
+            weights[(i + 1) * side + j + 1] = window[i, j]
+    index = np.zeros(size, np.int32)
+    part_x, part_y = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    for n in range(len(x)):
+        image = levels[level[n]]
+        s00, s01, s10, s11 = 1.0, 0.0, 0.0, 1.0
+        previous = 0.0
+        for _ in range(iterations):
+            t = stretch[n]
+            _sample(
+                image, x[n], y[n], np.float32(s00) * t, np.float32(s01) * t, np.float32(s10) * t, np.float32(s11) * t,
+                size, index, part_x, part_y, samples,
+            )  # fmt: skip
+            a, b, c = _second_moments(samples, weights, side)
+            # sqrt([[a,b],[b,c]]) = (M + d I) / t with d = sqrt(det M), t = sqrt(trace M + 2 d); its inverse,
+            # scaled to determinant 1, is the adjugate of (M + d I) over the square root of its determinant.
+            determinant = a * c - b * b
+            if not determinant > 0:  # a window without structure
+                break
+            d = np.sqrt(determinant)
+            p, q = c + d, a + d
+            norm = np.sqrt(p * q - b * b)
+            p, q, r = p / norm, q / norm, -b / norm
+            half = 0.5 * (p + q)
+            spread = np.sqrt(0.25 * (p - q) * (p - q) + r * r)
+            deviation = 1.0 - (half - spread) / (half + spread)  # 1 - smaller / larger eigenvalue
+            s00, s10, s01, s11 = p * s00 + r * s10, r * s00 + q * s10, p * s01 + r * s11, r * s01 + q * s11
+            half = 0.5 * (s00 + s11)
+            squared = half * half - (s00 * s11 - s01 * s10)
+            spread = np.sqrt(max(squared, 0.0))
+            # ratio of the eigenvalues of the shape, which are to be real and positive
+            if not (squared >= 0 and half > spread and half + spread <= max_anisotropy * (half - spread)):
+                break
+            if deviation < convergence and previous < convergence:
+                converged[n] = True
+                break
+            previous = deviation
+        shapes[n, 0, 0], shapes[n, 0, 1], shapes[n, 1, 0], shapes[n, 1, 1] = s00, s01, s10, s11
+
+
+@compiled
+def _sample(image, x, y, xu, xv, yu, yv, size, index, part_x, part_y, samples):  # type: ignore[no-untyped-def]
+    """Samples a window bilinearly into its frame; outside the image everything is 0."""
+    height, width = image.shape
+    flat = image.ravel()
+    reach = np.float32(size // 2)
+    reach_x, reach_y = reach * (abs(xu) + abs(xv)), reach * (abs(yu) + abs(yv))
+    inside = x > reach_x and y > reach_y and x + reach_x < width - 2 and y + reach_y < height - 2
+    side = size + 2
+    for i in range(size):
+        v = np.float32(i) - reach
+        start_x, start_y = x + v * xv - reach * xu, y + v * yv - reach * yu
+        at = (i + 1) * side + 1
+        if inside:
+            for j in range(size):
+                px, py = start_x + np.float32(j) * xu, start_y + np.float32(j) * yu
+                left, top = np.int32(px), np.int32(py)
+                part_x[j], part_y[j] = px - np.float32(left), py - np.float32(top)
+                index[j] = top * np.int32(width) + left
+            for j in range(size):
+                k = np.uintp(index[j])
+                below = k + np.uintp(width)
+                upper = flat[k] + part_x[j] * (flat[k + np.uintp(1)] - flat[k])
+                lower = flat[below] + part_x[j] * (flat[below + np.uintp(1)] - flat[below])
+                samples[at + j] = upper + part_y[j] * (lower - upper)
+        else:
+            for j in range(size):
+                samples[at + j] = _bordered(image, start_x + np.float32(j) * xu, start_y + np.float32(j) * yu)
+        samples[at - 1] = samples[at]
+        samples[at + size] = samples[at + size - 1]
+    last = side * (side - 1)
+    for j in range(side):
+        samples[j] = samples[side + j]
+        samples[last + j] = samples[last - side + j]
+
+
+@compiled
+def _bordered(image, x, y):  # type: ignore[no-untyped-def]
+    """One bilinear sample of an image that is 0 outside."""
+    height, width = image.shape
+    if not (x > -1 and y > -1 and x < width and y < height):
+        return np.float32(0)
+    left, top = int(np.floor(x)), int(np.floor(y))
+    value = np.float32(0)
+    for i in range(2):
+        for j in range(2):
+            row, column = top + i, left + j
+            if 0 <= row < height and 0 <= column < width:
+                share_x = x - np.float32(left) if j == 1 else np.float32(1) - (x - np.float32(left))
+                share_y = y - np.float32(top) if i == 1 else np.float32(1) - (y - np.float32(top))
+                value += share_x * share_y * image[row, column]
+    return value
+
+
+@compiled
+def _second_moments(samples, weights, side):  # type: ignore[no-untyped-def]
+    """Weighted sums of gx^2, gx gy, gy^2; gradients are plain differences of the two neighbours."""
+    xx, xy, yy = np.float32(0), np.float32(0), np.float32(0)
+    for k in range(side, side * (side - 1)):
+        gx, gy = samples[k + 1] - samples[k - 1], samples[k + side] - samples[k - side]
+        wx = weights[k] * gx
+        xx += wx * gx
+        xy += wx * gy
+        yy += weights[k] * gy * gy
+    return float(xx), float(xy), float(yy)

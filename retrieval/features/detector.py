@@ -11,14 +11,14 @@ from retrieval.features.affine_shape import find_shapes
 from retrieval.features.hessian import find_points
 from retrieval.features.orientation import dominant_orientations
 from retrieval.features.patches import MEASUREMENT_SCALE, full_frames
-from retrieval.features.scale_space import octaves
+from retrieval.features.scale_space import ScaleSpace, scale_space
 
 
-def detect_regions(gray: np.ndarray, config: DetectorConfig | None = None) -> np.ndarray:
+def detect_regions(gray: np.ndarray | ScaleSpace, config: DetectorConfig | None = None) -> np.ndarray:
     """Detects Hessian-affine regions, upright or, with ``orientation: dominant``, turned to their gradients.
 
     Args:
-        gray: (H, W) float32, 0..255.
+        gray: (H, W) float32, 0..255; or its scale space, which saves making it.
         config: detector settings; the defaults are the published experiments'.
 
     Returns:
@@ -37,19 +37,16 @@ def detect_regions(gray: np.ndarray, config: DetectorConfig | None = None) -> np
         (6, dtype('float32'), True)
     """
     config = config or DetectorConfig()
-    gray = np.ascontiguousarray(gray, np.float32)
-    if gray.ndim != 2 or not np.isfinite(gray).all():
-        raise ValueError(f"expected a finite (H, W) image, got an array of shape {gray.shape}")
+    if not isinstance(gray, ScaleSpace):
+        gray = np.asarray(gray, np.float32)
+        if gray.ndim != 2 or not np.isfinite(gray).all():
+            raise ValueError(f"expected a finite (H, W) image, got an array of shape {gray.shape}")
+    space = scale_space(gray, config)
     regions, responses = [np.empty((0, 6), np.float32)], [np.empty(0, np.float32)]
-    for octave in octaves(gray, config):
+    for octave in space.octaves:
         points = find_points(octave, config)
-        shapes = np.empty((len(points.x), 2, 2), np.float32)
-        converged = np.zeros(len(points.x), bool)
-        for level in np.unique(points.level):
-            at = np.flatnonzero(points.level == level)
-            # the level below the extremum is sampled, as the reference implementation does
-            image = octave.levels[level - 1]
-            shapes[at], converged[at] = find_shapes(image, points.x[at], points.y[at], points.scale[at], config)
+        # the level below the extremum is sampled, as the reference implementation does
+        shapes, converged = find_shapes(octave.levels, points.level - 1, points.x, points.y, points.scale, config)
         pixel = np.float32(2**octave.index)
         found = np.zeros((int(converged.sum()), 6), np.float32)
         found[:, 0] = points.x[converged] * pixel
@@ -59,8 +56,8 @@ def detect_regions(gray: np.ndarray, config: DetectorConfig | None = None) -> np
         responses.append(points.response[converged])
     found, response = np.concatenate(regions), np.concatenate(responses)
     if config.orientation == "dominant":
-        return _turned(gray, found, response, config.max_features)
-    inside = measurement_inside(found, gray.shape)
+        return _turned(space, found, response, config.max_features)
+    inside = measurement_inside(found, space.gray.shape)
     return found[_strongest(inside, response, config.max_features)]
 
 
@@ -72,22 +69,22 @@ def _strongest(usable: np.ndarray, response: np.ndarray, limit: int | None) -> n
     return np.sort(kept[np.argsort(-np.abs(response[kept]), kind="stable")[:limit]])
 
 
-def _turned(gray: np.ndarray, regions: np.ndarray, response: np.ndarray, limit: int | None) -> np.ndarray:
+def _turned(space: ScaleSpace, regions: np.ndarray, response: np.ndarray, limit: int | None) -> np.ndarray:
     """Upright regions turned to their dominant orientations, those that lie inside; at most `limit`.
 
     The strongest are taken first, in rounds, since some leave the image or become two: what lies beyond the limit is
     not looked at.
     """
-    candidates = np.flatnonzero(ellipse_inside(regions, gray.shape))
+    candidates = np.flatnonzero(ellipse_inside(regions, space.gray.shape))
     candidates = candidates[np.argsort(-np.abs(response[candidates]), kind="stable")]
     parts, origins = [np.empty((0, 6), np.float32)], [np.empty(0, np.int64)]
     missing = len(candidates) * 2 if limit is None else limit
     while missing > 0 and len(candidates):
         now, candidates = candidates[:missing], candidates[missing:]
-        index, angle = dominant_orientations(gray, regions[now])
+        index, angle = dominant_orientations(space, regions[now])
         turned = regions[now[index]]
         turned[:, 5] = angle
-        inside = np.flatnonzero(measurement_inside(turned, gray.shape))[:missing]
+        inside = np.flatnonzero(measurement_inside(turned, space.gray.shape))[:missing]
         parts.append(turned[inside])
         origins.append(now[index[inside]])
         missing -= len(inside)

@@ -25,7 +25,9 @@ from retrieval.errors import ArtefactError, ConfigError, ImageError, RetrievalEr
 from retrieval.features import store
 from retrieval.features.detector import detect_regions
 from retrieval.features.patches import cut_patches
+from retrieval.features.scale_space import scale_space
 from retrieval.features.store import Failure, FeatureStore, ImageFeatures
+from retrieval.geometry.frames import Box, inside_box, mirror_box
 from retrieval.photographs.decoding import display_name, load_image, plain_source, read_photograph
 from retrieval.photographs.folder import ImageSet
 from retrieval.running import processes
@@ -88,7 +90,9 @@ def feature_settings(config: Config) -> dict[str, Any]:
     return settings
 
 
-def extract_image(source: object, name: str, config: Config, mirror: bool = False) -> ImageFeatures:
+def extract_image(
+    source: object, name: str, config: Config, mirror: bool = False, box: Box | None = None
+) -> ImageFeatures:
     """The features of one photograph, in original pixels.
 
     Args:
@@ -96,6 +100,7 @@ def extract_image(source: object, name: str, config: Config, mirror: bool = Fals
         name: image name to carry.
         config: images, detector and descriptor sections count.
         mirror: left and right exchanged; regions are in the pixels of the mirror image.
+        box: x1, y1, x2, y2 in original pixels of the photograph as it is: only regions inside are described and kept.
 
     Raises:
         ImageError: the photograph cannot be used.
@@ -103,12 +108,17 @@ def extract_image(source: object, name: str, config: Config, mirror: bool = Fals
     """
     descriptor = load_descriptor(config.descriptor)
     plain = plain_source(source, config.images)
-    features, patches = _detect(plain, name, config, descriptor.patch_size, mirror)
+    features, patches = _detect(plain, name, config, descriptor.patch_size, mirror, box)
     return _describe(features, patches, descriptor)
 
 
 def _detect(
-    source: str | Path | bytes | np.ndarray, name: str, config: Config, patch_size: int, mirror: bool = False
+    source: str | Path | bytes | np.ndarray,
+    name: str,
+    config: Config,
+    patch_size: int,
+    mirror: bool = False,
+    box: Box | None = None,
 ) -> tuple[ImageFeatures, np.ndarray]:
     """Regions in original pixels (codes still empty) and the patches of one photograph."""
     shown = display_name(source)
@@ -117,11 +127,13 @@ def _detect(
     content = hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else None
     image = load_image(source, config.images, shown)
     image = image.mirrored() if mirror else image
-    regions = detect_regions(image.gray, config.detector)
-    patches = cut_patches(image.gray, regions, patch_size)
+    space = scale_space(image.gray, config.detector)
+    found = detect_regions(space, config.detector)
+    regions = image.to_original(found)
+    inside = inside_box(regions, mirror_box(box, image.width) if mirror and box else box)
+    patches = cut_patches(space, found[inside], patch_size)
     empty = np.empty((0, 0), np.uint8)
-    regions = image.to_original(regions)
-    return ImageFeatures(name, image.width, image.height, regions, empty, content, image.pages), patches
+    return ImageFeatures(name, image.width, image.height, regions[inside], empty, content, image.pages), patches
 
 
 def tell_of_pages(features: ImageFeatures, path: str | Path) -> None:
@@ -254,6 +266,8 @@ def _extract_all(
     patch_size = None if str(descriptor.device).startswith("cpu") else descriptor.patch_size
     task = functools.partial(_extract_task, config=config, threads=threads, patch_size=patch_size)
     items = [(name, images.path(name)) for name in names]
+    if jobs > 1:
+        _compile(config, descriptor)
     with contextlib.closing(processes.results(task, items, jobs)) as results:
         try:
             for (name, path), result in zip(items, results, strict=True):
@@ -269,6 +283,16 @@ def _extract_all(
                 "one worker process after another was killed, probably for want of memory: run the same command again "
                 "with fewer of them, for example --set parallel.jobs=1 (finished shards are kept)"
             ) from error
+
+
+def _compile(config: Config, descriptor: "hardnet.PatchDescriptor") -> None:
+    """Sees to it that loops are compiled, once: worker processes then find the machine code on disk."""
+    y, x = np.mgrid[:64, :64].astype(np.float32)
+    space = scale_space(255 * np.exp(-((x - 32) ** 2 + (y - 32) ** 2) / 50), config.detector)
+    detect_regions(space, config.detector)
+    patches = cut_patches(space, np.array([[32, 32, 4, 0, 4, 0]], np.float32), descriptor.patch_size)
+    if descriptor.name == "rootsift":
+        descriptor.describe(patches)
 
 
 def _extract_task(

@@ -3,19 +3,24 @@
 Mikolajczyk et al. 2005 with the parameters and the sub-pixel refinement of Perdoch et al. 2009: maxima and
 minima (bright, dark and saddle points) of ``sigma^4 det(H)`` in 3 x 3 x 3 neighbourhoods, an edge test on the
 response's own curvature, and a parabola fitted in x, y and scale.
+
+Responses are kept for three rows of every level, while the levels are walked down, and computed again around the few
+pixels that are extremal.
 """
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
+from hardnet.compiling import compiled
 from retrieval.config import DetectorConfig
 from retrieval.features.scale_space import Octave
 
 SAFETY_BORDER = 3  # octave pixels: the refinement never walks closer to the border
 MAX_OFFSET = 1.5  # a fitted peak farther than this from its pixel, in any direction, is no peak
 PREFILTER = 0.8  # share of the threshold that a pixel's response must reach before refinement
+ROOM = 1 << 15  # extrema of an octave for which there is room at first: more than photographs of 1024 px have
+SINGULAR = 1e-30  # a curvature of smaller determinant has no peak
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +49,13 @@ def hessian_response(image: np.ndarray, sigma: float) -> np.ndarray:
         sigma: that blur, pixels.
 
     Returns:
-        (H, W) float32; the outermost pixels use replicated neighbours.
+        (H, W) float32; 0 at the outermost pixels.
     """
-    norm = sigma * sigma
-    xx = cv2.filter2D(image, cv2.CV_32F, _XX * norm, borderType=cv2.BORDER_REPLICATE)
-    yy = cv2.filter2D(image, cv2.CV_32F, _YY * norm, borderType=cv2.BORDER_REPLICATE)
-    xy = cv2.filter2D(image, cv2.CV_32F, _XY * norm, borderType=cv2.BORDER_REPLICATE)
-    return cv2.subtract(cv2.multiply(xx, yy), cv2.multiply(xy, xy))
+    image = np.require(image, np.float32, ["C", "W"])
+    response = np.zeros_like(image)
+    for row in range(1, len(image) - 1):
+        _response_row(image, row, np.float32(sigma**4), response[row])
+    return response
 
 
 def find_points(octave: Octave, config: DetectorConfig) -> HessianPoints:
@@ -63,124 +68,178 @@ def find_points(octave: Octave, config: DetectorConfig) -> HessianPoints:
     Returns:
         Points in order of level, row, column; at most one point per octave pixel.
     """
-    responses = [hessian_response(*pair) for pair in zip(octave.levels, octave.sigmas, strict=True)]
-    highest = [cv2.dilate(response, _NEIGHBOURS) for response in responses]
-    lowest = [cv2.erode(response, _NEIGHBOURS) for response in responses]
-    parts = []
-    for level in range(1, len(responses) - 1):
-        rows, columns = _extrema(
-            responses[level], highest[level - 1 : level + 2], lowest[level - 1 : level + 2], config
-        )
-        volume = responses[level - 1 : level + 2]
-        parts.append(_refine(volume, rows, columns, octave.sigmas[level], level, config))
-    x, y, scale, response, level_index, pixel = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    _, first = np.unique(pixel, return_index=True)  # an octave pixel keeps the first point that claims it
-    first.sort()
-    return HessianPoints(x[first], y[first], scale[first], response[first], level_index[first])
+    threshold = config.threshold**2
+    factors = np.array(octave.sigmas, np.float32) ** 4
+    places = np.empty((ROOM, 3), np.int32)
+    count = _extrema(octave.levels, factors, np.float32(PREFILTER * threshold), config.border, places)
+    if count > len(places):
+        places = np.empty((count, 3), np.int32)
+        _extrema(octave.levels, factors, np.float32(PREFILTER * threshold), config.border, places)
+    places = places[:count]
+    places = places[np.argsort(places[:, 0], kind="stable")]
+    found, level = _refine(
+        octave.levels,
+        factors,
+        places,
+        threshold,
+        (config.edge_ratio + 1.0) ** 2 / config.edge_ratio,
+        config.max_shift,
+        config.localise_iterations,
+    )
+    x, y, offset, response = found.T
+    scale = np.array(octave.sigmas)[level] * np.exp2(offset / config.scales_per_octave)
+    x, y, scale, response = (np.ascontiguousarray(values, np.float32) for values in (x, y, scale, response))
+    return HessianPoints(x, y, scale, response, level)
 
 
-def _extrema(
-    response: np.ndarray, highest: list[np.ndarray], lowest: list[np.ndarray], config: DetectorConfig
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the extrema of one level among its 26 neighbours, inside the border."""
-    threshold = PREFILTER * config.threshold**2
-    maxima = (response > threshold) & (response >= cv2.max(cv2.max(highest[0], highest[1]), highest[2]))
-    minima = (response < -threshold) & (response <= cv2.min(cv2.min(lowest[0], lowest[1]), lowest[2]))
-    found = maxima | minima
-    border = config.border
-    rows, columns = np.nonzero(found[border:-border, border:-border])
-    return rows + border, columns + border
+@compiled
+def _response_row(image, row, factor, out):  # type: ignore[no-untyped-def]
+    """The response at a row's inner pixels."""
+    for c in range(1, image.shape[1] - 1):
+        centre = np.float32(2) * image[row, c]
+        xx = image[row, c - 1] - centre + image[row, c + 1]
+        yy = image[row - 1, c] - centre + image[row + 1, c]
+        xy = image[row - 1, c - 1] - image[row - 1, c + 1] - image[row + 1, c - 1] + image[row + 1, c + 1]
+        out[c] = factor * (xx * yy - np.float32(0.0625) * (xy * xy))
 
 
-def _refine(
-    volume: list[np.ndarray],
-    rows: np.ndarray,
-    columns: np.ndarray,
-    sigma: float,
-    level: int,
-    config: DetectorConfig,
-) -> tuple[np.ndarray, ...]:
-    """Fits a quadratic in (x, y, scale) around every extremum, walking to the neighbour pixel when it is nearer.
+@compiled
+def _extrema(levels, factors, threshold, border, found):  # type: ignore[no-untyped-def]
+    """Writes level, row, column of the extrema among 26 neighbours, in order of row, level, column.
 
     Returns:
-        x, y, scale, response (float32), level (int32), pixel index (int64) of the accepted points.
+        How many there are; those beyond the length of `found`, (N, 3) int32, are not written.
     """
-    height, width = volume[1].shape
-    cube = np.stack(volume)
-    rows, columns = rows.astype(np.int64), columns.astype(np.int64)
-    alive = np.ones(len(rows), bool)
-    active = np.arange(len(rows))
-    offsets = np.zeros((len(rows), 3), np.float32)
-    values = np.zeros(len(rows), np.float32)
-    edge_limit = (config.edge_ratio + 1.0) ** 2 / config.edge_ratio
-    for iteration in range(config.localise_iterations):
-        if len(active) == 0:
-            break
-        r, c = rows[active], columns[active]
-        gradient, hessian = _derivatives(cube, r, c)
-        if iteration == 0:
-            dxx, dyy, dxy = hessian[:, 0, 0], hessian[:, 1, 1], hessian[:, 0, 1]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                edge = (dxx + dyy) ** 2 / (dxx * dyy - dxy * dxy)
-            keep = (edge <= edge_limit) & (edge >= 0)
-            alive[active[~keep]] = False
-            active, r, c, gradient, hessian = active[keep], r[keep], c[keep], gradient[keep], hessian[keep]
-        determinant = np.linalg.det(hessian)
-        solvable = np.abs(determinant) > 1e-30
-        alive[active[~solvable]] = False
-        active, r, c, gradient, hessian = (v[solvable] for v in (active, r, c, gradient, hessian))
-        shift = -np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0]
-        offsets[active] = shift
-        values[active] = cube[1, r, c] + 0.5 * np.einsum("ij,ij->i", gradient, shift)
-        step_x, step_y = (
-            (shift[:, axis] > config.max_shift).astype(np.int64) - (shift[:, axis] < -config.max_shift)
-            for axis in (0, 1)
-        )
-        blocked = (
-            ((step_x > 0) & (c >= width - SAFETY_BORDER))
-            | ((step_y > 0) & (r >= height - SAFETY_BORDER))
-            | ((step_x < 0) & (c <= SAFETY_BORDER))
-            | ((step_y < 0) & (r <= SAFETY_BORDER))
-        )
-        alive[active[blocked]] = False
-        moved = ((step_x != 0) | (step_y != 0)) & ~blocked
-        rows[active[moved]] += step_y[moved]
-        columns[active[moved]] += step_x[moved]
-        active = active[moved]
-    accepted = alive & (np.abs(offsets) <= MAX_OFFSET).all(axis=1) & (np.abs(values) >= config.threshold**2)
-    rows, columns, offsets, values = rows[accepted], columns[accepted], offsets[accepted], values[accepted]
-    scale = sigma * np.exp2(offsets[:, 2] / config.scales_per_octave)
-    return (
-        (columns + offsets[:, 0]).astype(np.float32),
-        (rows + offsets[:, 1]).astype(np.float32),
-        scale.astype(np.float32),
-        values,
-        np.full(len(rows), level, np.int32),
-        rows * width + columns,
-    )
+    count, height, width = levels.shape
+    rows = np.zeros((count, 3, width), np.float32)  # responses: row r of a level lies at r % 3
+    candidate = np.zeros(width, np.uint8)
+    size = 0
+    for row in range(border - 1, height - border + 1):
+        for level in range(count):
+            _response_row(levels[level], row, factors[level], rows[level, row % 3])
+        if row <= border:
+            continue
+        middle = row - 1
+        for level in range(1, count - 1):
+            _candidates(rows[level], middle, threshold, candidate)
+            for c in range(border, width - border):
+                if candidate[c] != 0 and _extremal(rows, level, middle % 3, c):
+                    if size < len(found):
+                        found[size, 0], found[size, 1], found[size, 2] = level, middle, c
+                    size += 1
+    return size
 
 
-def _derivatives(cube: np.ndarray, r: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gradient (N, 3) and Hessian (N, 3, 3) in (x, y, scale) by central differences of the response cube."""
-    low, cur, high = cube
-    centre = cur[r, c]
-    left, right, up, down = cur[r, c - 1], cur[r, c + 1], cur[r - 1, c], cur[r + 1, c]
-    below, above = low[r, c], high[r, c]
-    gradient = 0.5 * np.stack([right - left, down - up, above - below], axis=1)
-    hessian = np.empty((len(r), 3, 3), np.float32)
-    hessian[:, 0, 0] = left - 2 * centre + right
-    hessian[:, 1, 1] = up - 2 * centre + down
-    hessian[:, 2, 2] = below - 2 * centre + above
-    xy = 0.25 * (cur[r + 1, c + 1] - cur[r + 1, c - 1] - cur[r - 1, c + 1] + cur[r - 1, c - 1])
-    xs = 0.25 * (high[r, c + 1] - high[r, c - 1] - low[r, c + 1] + low[r, c - 1])
-    ys = 0.25 * (high[r + 1, c] - high[r - 1, c] - low[r + 1, c] + low[r - 1, c])
-    hessian[:, 0, 1] = hessian[:, 1, 0] = xy
-    hessian[:, 0, 2] = hessian[:, 2, 0] = xs
-    hessian[:, 1, 2] = hessian[:, 2, 1] = ys
-    return gradient, hessian
+@compiled
+def _candidates(rows, middle, threshold, candidate):  # type: ignore[no-untyped-def]
+    """Which inner pixels of a row exceed the threshold and their four neighbours in the level, either way."""
+    above, here, below = rows[(middle - 1) % 3], rows[middle % 3], rows[(middle + 1) % 3]
+    for c in range(1, len(candidate) - 1):
+        v = here[c]
+        high = max(max(here[c - 1], here[c + 1]), max(above[c], below[c]))
+        low = min(min(here[c - 1], here[c + 1]), min(above[c], below[c]))
+        candidate[c] = ((v > threshold) & (v >= high)) | ((v < -threshold) & (v <= low))
 
 
-_NEIGHBOURS = np.ones((3, 3), np.uint8)
-_XX = np.array([[0, 0, 0], [1, -2, 1], [0, 0, 0]], np.float32)
-_YY = np.ascontiguousarray(_XX.T)
-_XY = np.array([[0.25, 0, -0.25], [0, 0, 0], [-0.25, 0, 0.25]], np.float32)
+@compiled
+def _extremal(rows, level, at, c):  # type: ignore[no-untyped-def]
+    """Whether no one of the 26 neighbours is higher than a positive response, or lower than a negative one."""
+    v = rows[level, at, c]
+    sign = np.float32(1) if v > 0 else np.float32(-1)
+    for neighbour in range(level - 1, level + 2):
+        for row in range(3):
+            for column in range(c - 1, c + 2):
+                if sign * rows[neighbour, row, column] > sign * v:
+                    return False
+    return True
+
+
+@compiled
+def _refine(levels, factors, places, threshold, edge_limit, max_shift, iterations):  # type: ignore[no-untyped-def]
+    """Fits a quadratic in (x, y, scale) around every extremum, walking to the neighbour pixel when it is nearer.
+
+    Args:
+        levels: (L, H, W) float32.
+        factors: (L,) float32, sigma^4 of the levels.
+        places: (N, 3) int32 level, row, column, in the order in which they claim pixels.
+        threshold: smallest absolute value of a peak.
+        edge_limit: largest squared trace over determinant of the response's curvature.
+        max_shift: pixels.
+        iterations: fits at most.
+
+    Returns:
+        found: (M, 4) float64 x, y, offset in scale (levels), response.
+        level: (M,) int32.
+    """
+    _, height, width = levels.shape
+    claimed = np.zeros((height, width), np.bool_)
+    found = np.empty((len(places), 4), np.float64)
+    of_level = np.empty(len(places), np.int32)
+    size = 0
+    cube = np.empty((3, 3, 3), np.float64)
+    for n in range(len(places)):
+        level, row, column = places[n, 0], places[n, 1], places[n, 2]
+        x, y, s, value = 0.0, 0.0, 0.0, 0.0
+        alive = True
+        for iteration in range(iterations):
+            for k in range(3):
+                _cube(levels[level - 1 + k], factors[level - 1 + k], row, column, cube[k])
+            centre = cube[1, 1, 1]
+            gx = 0.5 * (cube[1, 1, 2] - cube[1, 1, 0])
+            gy = 0.5 * (cube[1, 2, 1] - cube[1, 0, 1])
+            gs = 0.5 * (cube[2, 1, 1] - cube[0, 1, 1])
+            xx = cube[1, 1, 0] - 2 * centre + cube[1, 1, 2]
+            yy = cube[1, 0, 1] - 2 * centre + cube[1, 2, 1]
+            ss = cube[0, 1, 1] - 2 * centre + cube[2, 1, 1]
+            xy = 0.25 * (cube[1, 2, 2] - cube[1, 2, 0] - cube[1, 0, 2] + cube[1, 0, 0])
+            xs = 0.25 * (cube[2, 1, 2] - cube[2, 1, 0] - cube[0, 1, 2] + cube[0, 1, 0])
+            ys = 0.25 * (cube[2, 2, 1] - cube[2, 0, 1] - cube[0, 2, 1] + cube[0, 0, 1])
+            if iteration == 0:
+                edge = (xx + yy) * (xx + yy) / (xx * yy - xy * xy)
+                if not 0 <= edge <= edge_limit:
+                    alive = False
+                    break
+            # cofactors of the symmetric Hessian: its inverse times the determinant
+            cxx, cxy, cxs = yy * ss - ys * ys, xs * ys - xy * ss, xy * ys - xs * yy
+            cyy, cys, css = xx * ss - xs * xs, xy * xs - xx * ys, xx * yy - xy * xy
+            determinant = xx * cxx + xy * cxy + xs * cxs
+            if not abs(determinant) > SINGULAR:
+                alive = False
+                break
+            x = -(cxx * gx + cxy * gy + cxs * gs) / determinant
+            y = -(cxy * gx + cyy * gy + cys * gs) / determinant
+            s = -(cxs * gx + cys * gy + css * gs) / determinant
+            value = centre + 0.5 * (gx * x + gy * y + gs * s)
+            step_x = int(x > max_shift) - int(x < -max_shift)
+            step_y = int(y > max_shift) - int(y < -max_shift)
+            if (
+                (step_x > 0 and column >= width - SAFETY_BORDER)
+                or (step_y > 0 and row >= height - SAFETY_BORDER)
+                or (step_x < 0 and column <= SAFETY_BORDER)
+                or (step_y < 0 and row <= SAFETY_BORDER)
+            ):
+                alive = False
+                break
+            if step_x == 0 and step_y == 0:
+                break
+            row, column = row + step_y, column + step_x
+        peak = abs(x) <= MAX_OFFSET and abs(y) <= MAX_OFFSET and abs(s) <= MAX_OFFSET and abs(value) >= threshold
+        if alive and peak and not claimed[row, column]:  # an octave pixel keeps the first point that claims it
+            claimed[row, column] = True
+            found[size, 0], found[size, 1], found[size, 2], found[size, 3] = column + x, row + y, s, value
+            of_level[size] = level
+            size += 1
+    return found[:size], of_level[:size]
+
+
+@compiled
+def _cube(image, factor, row, column, out):  # type: ignore[no-untyped-def]
+    """The response at the (3, 3) pixels around one."""
+    for i in range(3):
+        for j in range(3):
+            r, c = row - 1 + i, column - 1 + j
+            centre = np.float32(2) * image[r, c]
+            xx = image[r, c - 1] - centre + image[r, c + 1]
+            yy = image[r - 1, c] - centre + image[r + 1, c]
+            xy = image[r - 1, c - 1] - image[r - 1, c + 1] - image[r + 1, c - 1] + image[r + 1, c + 1]
+            out[i, j] = factor * (xx * yy - np.float32(0.0625) * (xy * xy))

@@ -7,6 +7,7 @@ The highest peak of the smoothed histogram is an angle of the region, and so is 
 import numpy as np
 
 from retrieval.features.patches import MEASUREMENT_SCALE, cut_patches
+from retrieval.features.scale_space import ScaleSpace
 
 BINS = 36  # of 10 degrees each (Lowe 2004, section 5)
 SECOND_PEAK = 0.8  # of the highest peak: a further peak from here on is an angle too (Lowe 2004, section 5)
@@ -17,13 +18,13 @@ LEAST_GRADIENT = 0.01  # grey levels a patch pixel, mean: below is rounding, not
 CHUNK = 256  # patches handled together: their votes stay in the processor's cache
 
 
-def dominant_orientations(gray: np.ndarray, regions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def dominant_orientations(gray: np.ndarray | ScaleSpace, regions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The one or two dominant gradient orientations of every region.
 
     An angle is that of docs/conventions.md: in the patch cut with it, the dominant gradient points along +x.
 
     Args:
-        gray: (H, W) float32, 0..255.
+        gray: (H, W) float32, 0..255; or its scale space, which saves making it.
         regions: (N, 6) float32 ``x, y, a, b, c, angle`` in pixels of `gray`; their own angles are ignored.
 
     Returns:

@@ -2,18 +2,18 @@
 
 A patch pixel is a Gaussian average over `PATCH_BLUR` patch pixels, as in Perdoch's implementation, which warps
 at full resolution, blurs and subsamples. Here the blur is split: most of it comes from a scale-space level that
-all regions share, the rest is one small matrix per patch axis. Regions are stretched, so the rest differs by
+all regions share, the rest is one narrow Gaussian per patch axis. Regions are stretched, so the rest differs by
 axis, and the level is sampled more finely than the patch where its blur alone would let the stretched axis alias,
 or where the rest is too narrow to be summed at the patch's own pixels.
 """
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
+from hardnet.compiling import compiled
 from retrieval.config import DetectorConfig
-from retrieval.features.scale_space import octaves
+from retrieval.features.scale_space import ScaleSpace, scale_space
 
 MEASUREMENT_SCALE = 3.0 * np.sqrt(3.0)  # measurement region / detected ellipse (Perdoch et al. 2009)
 PATCH_BLUR = 1.5  # standard deviation in patch pixels (Perdoch's implementation)
@@ -22,8 +22,9 @@ SAMPLES_PER_BLUR = 0.8  # fewest samples within one standard deviation of the le
 SAMPLES_PER_REST = 0.65  # and of the rest: a Gaussian sampled more coarsely is narrower than it says
 MAX_SUPERSAMPLING = 4  # at PATCH_BLUR; a smaller blur takes proportionally more
 MARGIN = 4  # patch pixels sampled beyond the patch for the rest of PATCH_BLUR: 2.7 standard deviations
-CHUNK = 128  # regions handled together: their samples stay in the processor's cache
-CHUNK_SAMPLES = 1 << 23  # and at most so many samples, which bounds the memory of large, fine patches
+TAIL = 4.0  # standard deviations of the rest that are summed, as far as samples reach
+LEAST_REST = 0.1  # patch pixels
+LANES = 32  # loops whose length is a multiple are vectors throughout: four registers of eight numbers at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,14 +35,14 @@ class _Level:
     own_blur: float  # image pixels in all
 
 
-def cut_patches(gray: np.ndarray, regions: np.ndarray, size: int, blur: float = PATCH_BLUR) -> np.ndarray:
+def cut_patches(gray: np.ndarray | ScaleSpace, regions: np.ndarray, size: int, blur: float = PATCH_BLUR) -> np.ndarray:
     """Resamples the measurement region of every region to a square patch.
 
     The patch covers ``2 * ceil(3 sqrt(3) scale) + 1`` pixels of the region's own, area-preserving frame
     (Perdoch's implementation); samples outside the image repeat its border.
 
     Args:
-        gray: (H, W) float32.
+        gray: (H, W) float32; or its scale space, which saves making it.
         regions: (N, 6) float32 ``x, y, a, b, c, angle`` in pixels of `gray`.
         size: side S of a patch: 41 for RootSIFT, 32 for the networks.
         blur: standard deviation of the Gaussian that a patch pixel averages over, patch pixels, from 0.5. The
@@ -49,13 +50,18 @@ def cut_patches(gray: np.ndarray, regions: np.ndarray, size: int, blur: float = 
 
     Returns:
         (N, S, S) float32, on the grey scale of `gray`.
+
+    Raises:
+        ValueError: a region is not finite or has no area, or `gray` is no two-dimensional array.
     """
-    gray = np.ascontiguousarray(gray, np.float32)
     patches = np.empty((len(regions), size, size), np.float32)
     if len(regions) == 0:
         return patches
+    regions = np.asarray(regions, np.float32)
+    if not (np.isfinite(regions).all() and (regions[:, 2] * regions[:, 4] > 0).all()):
+        raise ValueError("expected regions x, y, a, b, c, angle that are finite, with a * c > 0")
     frames, steps = patch_frames(regions, size)
-    levels = _levels(gray)
+    levels = _levels(scale_space(gray, DetectorConfig()))
     widest, narrowest = _stretch(frames)
     index = np.searchsorted([level.added_blur for level in levels], LEVEL_SHARE * blur * steps * narrowest)
     index = np.maximum(index - 1, 0)
@@ -64,15 +70,30 @@ def cut_patches(gray: np.ndarray, regions: np.ndarray, size: int, blur: float = 
     reach = SAMPLES_PER_BLUR * steps * widest / np.maximum(own_blur, 0.8)
     narrow = SAMPLES_PER_REST / np.sqrt(blur**2 - (added_blur / (steps * narrowest)) ** 2)  # at most LEVEL_SHARE of it
     most = int(np.ceil(MAX_SUPERSAMPLING * max(1.0, PATCH_BLUR / blur)))
-    factor = np.clip(np.ceil(np.maximum(reach, narrow)), 1, most).astype(int)
-    group = index * (most + 1) + factor
-    for key in np.unique(group):
-        level, finer = levels[key // (most + 1)], int(key % (most + 1))
-        members = np.flatnonzero(group == key)
-        chunk = max(1, min(CHUNK, CHUNK_SAMPLES // len(_ticks(size, finer, blur)) ** 2))
-        for start in range(0, len(members), chunk):
-            at = members[start : start + chunk]
-            patches[at] = _resample(level, regions[at, :2], frames[at], steps[at], size, finer, blur)
+    finer = np.clip(np.ceil(np.maximum(reach, narrow)), 1, most).astype(np.int64)
+    # variance that the level brings along the patch axes, in patch pixels: diagonal of (F^T F)^-1
+    brought = ((added_blur / steps) ** 2)[:, None] * (frames[:, :, ::-1] ** 2).sum(axis=1)
+    rest = np.sqrt(np.maximum(blur**2 - brought, LEAST_REST**2)).astype(np.float32)
+    centres = np.ascontiguousarray(regions[:, :2])
+    margin = int(np.ceil(MARGIN * blur / PATCH_BLUR))
+    room = max(int(np.ceil(TAIL * blur)), margin) + 1
+    for at in np.unique(index):
+        members = np.flatnonzero(index == at)
+        level = levels[at]
+        _cut(
+            level.image,
+            np.float32(1.0 / level.pixel),
+            centres,
+            frames,
+            steps,
+            rest,
+            finer,
+            members,
+            margin,
+            room,
+            np.float32(TAIL),
+            patches,
+        )
     return patches
 
 
@@ -105,11 +126,14 @@ def full_frames(regions: np.ndarray) -> np.ndarray:
     return frames
 
 
-def _levels(gray: np.ndarray) -> list[_Level]:
+def _levels(space: ScaleSpace) -> list[_Level]:
     """The photograph itself and the scale-space levels of growing blur."""
-    config = DetectorConfig()
-    levels = [_Level(gray, 1.0, 0.0, config.input_sigma)]
-    for octave in octaves(gray, config):
+    config = space.config
+    image = space.gray
+    if min(image.shape) < 2:  # bilinear samples take two pixels
+        image = np.pad(image, [(0, 2 - min(side, 2)) for side in image.shape], "edge")
+    levels = [_Level(image, 1.0, 0.0, config.input_sigma)]
+    for octave in space.octaves:
         pixel = float(2**octave.index)
         for image, sigma in zip(octave.levels, octave.sigmas, strict=True):
             if sigma < 2 * config.initial_sigma * 0.999:
@@ -125,37 +149,165 @@ def _stretch(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return largest, 1.0 / largest
 
 
-def _ticks(size: int, factor: int, blur: float) -> np.ndarray:
-    """Where one axis is sampled, patch pixels from the centre: float32, `factor` samples a patch pixel."""
-    margin = int(np.ceil(MARGIN * blur / PATCH_BLUR))
-    count = factor * (size - 1) + 1 + 2 * margin * factor
-    return ((np.arange(count) - 0.5 * (count - 1)) / factor).astype(np.float32)
+@compiled
+def _cut(image, per_pixel, centres, frames, steps, rest, finer, members, margin, reach, tail, patches):  # type: ignore[no-untyped-def]
+    """Cuts the patches of the regions `members` from one level.
+
+    Patch pixel t of an axis lies `margin + t` patch pixels from the first sample, with `finer` samples to a patch
+    pixel. Samples are kept by phase, so that those of neighbouring patch pixels lie side by side; where there are no
+    more samples there are zeros, and the sums of weights leave them out.
+
+    Args:
+        image: (H, W) float32, at least 2 x 2.
+        per_pixel: level pixels to an image pixel.
+        centres: (N, 2) float32, image pixels.
+        frames: (N, 2, 2) float32 of determinant 1.
+        steps: (N,) float32, image pixels to a patch pixel.
+        rest: (N, 2) float32 deviation of the blur that is missing along the patch's x and y, patch pixels.
+        finer: (N,) int64 samples to a patch pixel.
+        members: (M,) int64.
+        margin: patch pixels sampled beyond the outermost ones.
+        reach: patch pixels of room beyond them, at least one more than the rest reaches.
+        tail: deviations of the rest that are summed.
+        patches: (N, S, S) float32, filled at `members`.
+    """
+    size = patches.shape[1]
+    most = 1
+    for n in members:
+        most = max(most, finer[n])
+    lanes = (size + LANES - 1) // LANES * LANES
+    columns = size + 2 * margin
+    pad = reach - margin
+    length = lanes + 2 * reach + 1
+    line = np.zeros(most * length, np.float32)
+    rows = np.zeros((size + 2 * reach) * most * lanes, np.float32)
+    weights = np.zeros(reach * most + 1, np.float32)
+    norm_x, norm_y = np.zeros(lanes, np.float32), np.zeros(lanes, np.float32)
+    total = np.zeros(lanes, np.float32)
+    room = (columns + LANES - 1) // LANES * LANES
+    index = np.zeros(room, np.int32)
+    part_x, part_y = np.zeros(room, np.float32), np.zeros(room, np.float32)
+    for n in members:
+        f = finer[n]
+        count = f * (columns - 1) + 1
+        half = np.float32(0.5 * (count - 1))
+        step = steps[n] * per_pixel / np.float32(f)
+        xu, xv = frames[n, 0, 0] * step, frames[n, 0, 1] * step
+        yu, yv = frames[n, 1, 0] * step, frames[n, 1, 1] * step
+        centre_x, centre_y = centres[n, 0] * per_pixel, centres[n, 1] * per_pixel
+        taps = _weights(rest[n, 0], f, margin, reach, tail, size, weights, norm_x)
+        for k in range(len(line)):
+            line[k] = 0
+        for i in range(count):
+            v = np.float32(i) - half
+            for phase in range(f):
+                u = np.float32(phase) - half
+                _sample(
+                    image,
+                    centre_x + v * xv + u * xu,
+                    centre_y + v * yv + u * yu,
+                    np.float32(f) * xu,
+                    np.float32(f) * yu,
+                    columns if phase == 0 else columns - 1,
+                    index,
+                    part_x,
+                    part_y,
+                    line,
+                    phase * length + pad,
+                )
+            _sum_line(line, length, f, reach, taps, weights, lanes, rows, (pad * f + i) * lanes)
+        first, behind = pad * f * lanes, (pad * f + count) * lanes
+        for k in range(first):
+            rows[k] = 0
+        for k in range(behind, min(behind + first, len(rows))):
+            rows[k] = 0
+        taps = _weights(rest[n, 1], f, margin, reach, tail, size, weights, norm_y)
+        for r in range(size):
+            _sum_rows(rows, (reach + r) * f * lanes, taps, weights, lanes, total)
+            for c in range(size):
+                patches[n, r, c] = total[c] * norm_x[c] * norm_y[r]
 
 
-def _resample(
-    level: _Level, centres: np.ndarray, frames: np.ndarray, steps: np.ndarray, size: int, factor: int, blur: float
-) -> np.ndarray:
-    """Samples `factor` times finer than the patch, then blurs and subsamples with one matrix per axis."""
-    ticks = _ticks(size, factor, blur)
-    count = len(ticks)
-    grid = np.stack([np.tile(ticks, count), np.repeat(ticks, count)])  # (2, count^2)
-    points = (frames * (steps / level.pixel)[:, None, None]).reshape(-1, 2) @ grid
-    points = points.reshape(len(centres), 2, -1)
-    points += (centres / level.pixel)[:, :, None]
-    x, y = (np.ascontiguousarray(points[:, axis]).reshape(-1, count) for axis in (0, 1))
-    samples = cv2.remap(level.image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    samples = samples.reshape(-1, count, count)
-    # variance that the level brings along the patch axes, in patch pixels: diagonal of (F^T F)^-1
-    brought = (level.added_blur / steps) ** 2
-    rest_x = blur**2 - brought * (frames[:, 0, 1] ** 2 + frames[:, 1, 1] ** 2)
-    rest_y = blur**2 - brought * (frames[:, 0, 0] ** 2 + frames[:, 1, 0] ** 2)
-    targets = np.arange(size, dtype=np.float32) - 0.5 * (size - 1)
-    squared = (targets[:, None] - ticks[None, :]) ** 2  # (size, count)
-    return _blur_matrix(squared, rest_y) @ samples @ _blur_matrix(squared, rest_x).transpose(0, 2, 1)
+@compiled
+def _weights(deviation, finer, margin, reach, tail, size, weights, norm):  # type: ignore[no-untyped-def]
+    """A Gaussian at 0, 1, ... samples, and one over the sum of those that meet samples, for every patch pixel.
+
+    Returns:
+        The last sample that counts.
+    """
+    taps = min(int(np.ceil(tail * deviation * np.float32(finer))), (reach - 1) * finer)
+    scale = np.float32(-0.5) / (deviation * np.float32(finer)) ** 2
+    for k in range(taps + 1):
+        weights[k] = np.exp(scale * np.float32(k * k))
+    weights[taps + 1] = 0  # two are summed at once
+    for t in range(size):
+        before, behind = (margin + t) * finer, (margin + size - 1 - t) * finer
+        total = weights[0]
+        for k in range(1, taps + 1):
+            if k <= before:
+                total += weights[k]
+            if k <= behind:
+                total += weights[k]
+        norm[t] = np.float32(1) / total
+    return taps
 
 
-def _blur_matrix(squared: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """(N, size, count) rows that average samples with Gaussians of the given variances (patch pixels^2)."""
-    matrix = np.exp(squared[None] * (-0.5 / np.maximum(variance, 0.01))[:, None, None].astype(np.float32))
-    matrix /= matrix.sum(axis=2, keepdims=True)
-    return matrix
+@compiled
+def _sample(image, x, y, dx, dy, count, index, part_x, part_y, out, start):  # type: ignore[no-untyped-def]
+    """Bilinear samples along a line, to `out` from `start` on; outside the image its border is repeated."""
+    height, width = image.shape
+    flat = image.ravel()
+    right, bottom = np.float32(width - 1), np.float32(height - 1)
+    last_x, last_y = np.int32(width - 2), np.int32(height - 2)
+    for j in range(len(index)):
+        px = min(max(x + np.float32(j) * dx, np.float32(0)), right)
+        py = min(max(y + np.float32(j) * dy, np.float32(0)), bottom)
+        left, top = min(np.int32(px), last_x), min(np.int32(py), last_y)
+        part_x[j], part_y[j] = px - np.float32(left), py - np.float32(top)
+        index[j] = top * np.int32(width) + left
+    for j in range(np.uintp(count)):
+        k = np.uintp(index[j])
+        below = k + np.uintp(width)
+        upper = flat[k] + part_x[j] * (flat[k + np.uintp(1)] - flat[k])
+        lower = flat[below] + part_x[j] * (flat[below + np.uintp(1)] - flat[below])
+        out[np.uintp(start) + j] = upper + part_y[j] * (lower - upper)
+
+
+@compiled
+def _sum_line(line, length, finer, reach, taps, weights, lanes, rows, start):  # type: ignore[no-untyped-def]
+    """Sums a line of samples by phase with symmetric weights, for every patch pixel, to `rows` from `start` on."""
+    _sum(line, reach, reach, reach, reach, np.float32(0.5) * weights[0], np.float32(0), lanes, rows, start, True)
+    for k in range(1, taps + 1, 2):
+        before1, behind1 = _places(k, finer, length, reach)
+        before2, behind2 = _places(k + 1, finer, length, reach)
+        _sum(line, before1, behind1, before2, behind2, weights[k], weights[k + 1], lanes, rows, start, False)
+
+
+@compiled
+def _places(k, finer, length, reach):  # type: ignore[no-untyped-def]
+    """Where the samples lie that are k before and k behind the first patch pixel."""
+    whole, phase = k // finer, k % finer
+    behind = phase * length + reach + whole
+    before = (finer - phase) * length + reach - whole - 1 if phase > 0 else reach - whole
+    return before, behind
+
+
+@compiled
+def _sum_rows(rows, start, taps, weights, lanes, total):  # type: ignore[no-untyped-def]
+    """Sums rows with symmetric weights about the one at `start`."""
+    _sum(rows, start, start, start, start, np.float32(0.5) * weights[0], np.float32(0), lanes, total, 0, True)
+    for k in range(1, taps + 1, 2):
+        before, behind = start - k * lanes, start + k * lanes
+        _sum(rows, before, behind, before - lanes, behind + lanes, weights[k], weights[k + 1], lanes, total, 0, False)
+
+
+@compiled
+def _sum(source, a, b, c, d, w1, w2, lanes, out, to, anew):  # type: ignore[no-untyped-def]
+    """Adds two weighted pairs to `lanes` numbers, or starts them; unsigned indices are not looked at for a sign."""
+    a, b, c, d, to = np.uintp(a), np.uintp(b), np.uintp(c), np.uintp(d), np.uintp(to)
+    if anew:
+        for i in range(np.uintp(lanes)):
+            out[to + i] = w1 * (source[a + i] + source[b + i])
+    else:
+        for i in range(np.uintp(lanes)):
+            out[to + i] += w1 * (source[a + i] + source[b + i]) + w2 * (source[c + i] + source[d + i])

@@ -6,6 +6,9 @@ Conventions (docs/conventions.md): a region ``x, y, a, b, c, angle`` has the fra
 
 import numpy as np
 
+Box = tuple[float, float, float, float]
+"""x1, y1, x2, y2 in pixels."""
+
 
 def to_frames(regions: np.ndarray) -> np.ndarray:
     """The full frames ``A @ R(angle)`` of regions.
@@ -45,7 +48,7 @@ def from_frames(centres: np.ndarray, frames: np.ndarray) -> np.ndarray:
     return regions
 
 
-def inside_box(points: np.ndarray, box: tuple[float, float, float, float] | None) -> np.ndarray:
+def inside_box(points: np.ndarray, box: Box | None) -> np.ndarray:
     """Which points lie strictly inside a box, as the benchmark's query regions are taken (Philbin et al. 2007).
 
     Args:
@@ -73,7 +76,7 @@ def apply(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.asarray(points[:, :2] @ transform[:, :2].T + transform[:, 2])
 
 
-def mirror_box(box: tuple[float, float, float, float], width: int) -> tuple[float, float, float, float]:
+def mirror_box(box: Box, width: int) -> Box:
     """A box x1, y1, x2, y2 in the mirror image of a photograph of this width, in pixels; the inverse of itself."""
     x1, y1, x2, y2 = box
     return width - 1 - x2, y1, width - 1 - x1, y2

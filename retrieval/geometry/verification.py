@@ -1,9 +1,9 @@
 """Spatial verification of a shortlist (Philbin et al. 2007, section 5).
 
 Every putative pair of regions is a hypothesis: the affine transform that carries one region's frame onto the
-other's. All hypotheses of an image are scored on all its pairs at once; a feature counts once (within a word, no
+other's. All hypotheses of an image are scored on all its pairs; a feature counts once (within a word, no
 more inliers than it has features on either side), the winner is re-estimated by least squares from strictly
-one-to-one inliers. Nothing is random. Images are batched by their number of pairs.
+one-to-one inliers. Nothing is random. Threads share the images.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import joblib
 import numpy as np
 
+from hardnet.compiling import compiled
 from retrieval.config import VerificationConfig
 from retrieval.geometry.frames import to_frames
 from retrieval.geometry.putatives import Putatives, concatenate_ranges
 
 REFERENCE_SIDE = 1024.0  # longest image side at which the tolerance is meant, pixels
-BATCH_ELEMENTS = 1 << 18  # hypothesis x pair cells scored at once: their arrays stay in the processor's cache
-PRODUCT_ELEMENTS = 1 << 15  # of one matrix product: BLAS computes larger ones in threads that wait for each other
-THREADS = joblib.cpu_count()  # batches scored at a time
+THREADS = joblib.cpu_count()  # that share the images
+SHARE = 1 << 20  # hypothesis x pair cells that are worth a thread
 MIN_FIT = 4  # pairs needed before least squares re-estimates a transform (protocol: more than three)
 
 
@@ -102,17 +102,16 @@ def verify(
 
 @dataclass(frozen=True, eq=False)
 class _Pairs:
-    """Geometry of every pair, at the reference size: hypothesis, positions and log change of area.
+    """Geometry of every pair, at the reference size: positions, hypothesis and log change of area.
 
-    The error of a pair under a hypothesis is the squared length of two products: its row of `points` with the
-    hypothesis's two rows of `residuals`.
+    The error of a pair under a hypothesis is the squared length of R (L q + s - m) with R^T R = I + L^-T L^-1, the
+    forward plus the backward error.
     """
 
-    linear: np.ndarray  # (P, 2, 2) float32
-    shift: np.ndarray  # (P, 2) float32
-    points: np.ndarray  # (P, 5) float32: query x, y, 1, image x, y
-    residuals: np.ndarray  # (2, P, 5) float32
-    log_area: np.ndarray  # (P,) float32, log(image area / query area) = log det of the hypothesis
+    points: np.ndarray  # (4, P) float32: query x, y, image x, y
+    transforms: np.ndarray  # (P, 6) float64: L row by row, then s
+    residuals: np.ndarray  # (P, 10) float32: coefficients of query x, y, 1, image x, y in both rows of R (L q + s - m)
+    log_area: np.ndarray  # (P,) float32, log(image area / query area) = log det L
 
 
 def _pairs(
@@ -122,44 +121,49 @@ def _pairs(
     image_regions: np.ndarray,
     image_scale: np.ndarray,
 ) -> _Pairs:
-    scale = image_scale[putatives.slot]
-    query_frames = to_frames(query_regions) * query_scale
-    image_frames = to_frames(image_regions) * scale[:, None, None]
-    linear = image_frames @ np.linalg.inv(query_frames)[putatives.query]
-    query = (query_regions[:, :2].astype(np.float64) * query_scale)[putatives.query]
-    image = image_regions[:, :2].astype(np.float64) * scale[:, None]
-    shift = image - np.einsum("pij,pj->pi", linear, query)
-    log_area = np.log(np.abs(linear[:, 0, 0] * linear[:, 1, 1] - linear[:, 0, 1] * linear[:, 1, 0]))
-    single = np.float32
-    return _Pairs(
-        linear.astype(single),
-        shift.astype(single),
-        np.column_stack([query, np.ones(len(query)), image]).astype(single),
-        _residuals(linear, shift).astype(single),
-        log_area.astype(single),
+    n = len(putatives.query)
+    pairs = _Pairs(
+        np.empty((4, n), np.float32), np.empty((n, 6)), np.empty((n, 10), np.float32), np.empty(n, np.float32)
     )
+    _geometry(
+        putatives.slot,
+        putatives.query,
+        query_regions[:, :2].astype(np.float64) * query_scale,
+        np.linalg.inv(to_frames(query_regions) * query_scale),
+        np.require(image_regions, np.float32, ["C", "W"]),
+        image_scale,
+        pairs.points,
+        pairs.transforms,
+        pairs.residuals,
+        pairs.log_area,
+    )
+    return pairs
 
 
-def _residuals(linear: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """What `_Pairs.residuals` holds: R (L q + s - m) for R^T R = `_metric`, as coefficients of q, 1 and m."""
-    G = _metric(linear)
-    r00 = np.sqrt(G[:, 0, 0])
-    r01 = G[:, 0, 1] / r00
-    r11 = np.sqrt(G[:, 1, 1] - r01**2)
-    forward = np.concatenate([linear, shift[:, :, None], np.broadcast_to(-np.eye(2), linear.shape)], axis=2)
-    x, y = forward[:, 0], forward[:, 1]  # (P, 5)
-    return np.stack([r00[:, None] * x + r01[:, None] * y, r11[:, None] * y])
-
-
-def _metric(linear: np.ndarray) -> np.ndarray:
-    """G = I + L^-T L^-1: p^T G p is the squared forward plus backward error of a forward residual p."""
-    (a, b), (c, d) = np.moveaxis(linear.astype(np.float64), 0, -1)
-    squared = (a * d - b * c) ** 2
-    metric = np.empty(linear.shape)
-    metric[:, 0, 0] = 1 + (c * c + d * d) / squared
-    metric[:, 1, 1] = 1 + (a * a + b * b) / squared
-    metric[:, 0, 1] = metric[:, 1, 0] = -(a * c + b * d) / squared
-    return metric
+@compiled
+def _geometry(slot, query, centres, inverses, regions, scale, points, transforms, residuals, log_area):  # type: ignore[no-untyped-def]
+    """Fills the arrays of `_Pairs`; `inverses` are those of the query's frames."""
+    for i in range(len(slot)):
+        q, k = query[i], scale[slot[i]]
+        a, b, c, angle = regions[i, 2], regions[i, 3], regions[i, 4], np.float64(regions[i, 5])
+        cosine, sine = np.cos(angle) * k, np.sin(angle) * k
+        f00, f01, f10, f11 = a * cosine, -a * sine, b * cosine + c * sine, c * cosine - b * sine
+        p = inverses[q]
+        l00, l01 = f00 * p[0, 0] + f01 * p[1, 0], f00 * p[0, 1] + f01 * p[1, 1]
+        l10, l11 = f10 * p[0, 0] + f11 * p[1, 0], f10 * p[0, 1] + f11 * p[1, 1]
+        x, y, u, v = centres[q, 0], centres[q, 1], regions[i, 0] * k, regions[i, 1] * k
+        s0, s1 = u - l00 * x - l01 * y, v - l10 * x - l11 * y
+        det = abs(l00 * l11 - l01 * l10)
+        squared = det * det
+        r00 = np.sqrt(1 + (l10 * l10 + l11 * l11) / squared)
+        r01 = -(l00 * l10 + l01 * l11) / squared / r00
+        r11 = np.sqrt(1 + (l00 * l00 + l01 * l01) / squared - r01 * r01)
+        points[0, i], points[1, i], points[2, i], points[3, i] = x, y, u, v
+        t, r = transforms[i], residuals[i]
+        t[0], t[1], t[2], t[3], t[4], t[5] = l00, l01, l10, l11, s0, s1
+        r[0], r[1], r[2], r[3], r[4] = r00 * l00 + r01 * l10, r00 * l01 + r01 * l11, r00 * s0 + r01 * s1, -r00, -r01
+        r[5], r[6], r[7], r[8], r[9] = r11 * l10, r11 * l11, r11 * s1, 0.0, -r11
+        log_area[i] = np.log(det)
 
 
 def _best_hypotheses(putatives: Putatives, pairs: _Pairs, config: VerificationConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -168,124 +172,71 @@ def _best_hypotheses(putatives: Putatives, pairs: _Pairs, config: VerificationCo
     counts = np.zeros(len(sizes), np.int64)
     best = np.full(len(sizes), -1, np.int64)
     images = np.flatnonzero(sizes >= max(config.min_inliers, 1))
-    # an image with many pairs is scored in portions of its hypotheses, so that no product is too large
-    width = _width(sizes)
-    portions = -(-sizes[images] // width[images])
-    slots = np.repeat(images, portions)
-    left = concatenate_ranges(np.zeros_like(portions), portions) * width[slots]
-    order = np.argsort(sizes[slots], kind="stable")
-    batches, start = [], 0
-    while start < len(order):
-        stop, wide = start + 1, int(width[slots[order[start]]])
-        while stop < len(order):
-            size, wide = int(sizes[slots[order[stop]]]), max(wide, int(width[slots[order[stop]]]))
-            if (stop + 1 - start) * size * wide > BATCH_ELEMENTS:
-                break
-            stop += 1
-        batches.append(order[start:stop])
-        start = stop
-    # numpy lets go of the interpreter inside its passes, so threads share the work; each batch is its own result
-    with ThreadPoolExecutor(max_workers=max(1, min(THREADS, len(batches)))) as pool:
-        scored = list(pool.map(lambda part: _score_batch(putatives, pairs, slots[part], left[part], config), batches))
-    for part, (found, chosen) in zip(batches, scored, strict=True):
-        for slot, count, pair in zip(slots[part], found, chosen, strict=True):  # an image's portions are in order
-            if count > counts[slot]:
-                counts[slot], best[slot] = count, pair
+    limits = np.float32(config.tolerance**2), np.float32(np.log(config.max_area_ratio))
+
+    def score(some: np.ndarray) -> None:
+        _score(
+            some,
+            putatives.starts,
+            putatives.group,
+            putatives.capacity,
+            pairs.points,
+            pairs.residuals,
+            pairs.log_area,
+            *limits,
+            counts,
+            best,
+        )
+
+    threads = min(THREADS, 1 + int((sizes[images] ** 2).sum()) // SHARE)
+    if threads == 1:
+        score(images)
+        return counts, best
+    dealt = images[np.argsort(-sizes[images], kind="stable")]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(score, [np.ascontiguousarray(dealt[part::threads]) for part in range(threads)]))
     return counts, best
 
 
-def _width(sizes: np.ndarray) -> np.ndarray:
-    """How many hypotheses of an image with so many pairs go into one product."""
-    return np.minimum(sizes, np.maximum(1, PRODUCT_ELEMENTS // np.maximum(sizes, 1)))
+@compiled
+def _score(images, starts, group, capacity, points, residuals, log_area, tolerance, ratio, counts, best):  # type: ignore[no-untyped-def]
+    """Writes the inliers of the best hypothesis of some `images` into `counts`, and into `best` which pair it is.
 
-
-def _score_batch(
-    putatives: Putatives, pairs: _Pairs, slots: np.ndarray, left: np.ndarray, config: VerificationConfig
-) -> tuple[np.ndarray, np.ndarray]:
-    """The best hypotheses of portions of images of similar size; arrays are (portions, pairs, hypotheses).
-
-    Args:
-        putatives: all pairs.
-        pairs: their geometry.
-        slots: (B,) the image of every portion.
-        left: (B,) its first hypothesis; the widest portion says how many are looked at.
-        config: tolerance and area ratio.
-
-    Returns:
-        (B,) inliers, where a word counts no more often than it has features on either side, and (B,) pair indices.
+    `starts`, `group` and `capacity` are those of `Putatives`, the arrays of pairs those of `_Pairs`; a group counts no
+    more than its capacity. `tolerance` is of the squared error, `ratio` the log of the greatest one of areas, float32.
     """
-    starts, ends = putatives.starts[slots], putatives.starts[slots + 1]
-    sizes = ends - starts
-    size = int(sizes.max())
-    wide = int(_width(sizes).max())
-    at = starts[:, None] + np.arange(size)  # (B, P)
-    hypotheses = (starts + left)[:, None] + np.arange(wide)  # (B, H)
-    beyond = hypotheses >= ends[:, None]
-    owned, last = at < ends[:, None], ends[:, None] - 1
-    hypotheses = np.minimum(hypotheses, last)
-    inlier = _inliers(pairs, np.minimum(at, last), hypotheses, config)
-    portion, column = np.nonzero(owned)  # what pads a portion out takes no part
-    group = putatives.group[at[owned]]
-    count = _counts(inlier.reshape(at.size, wide), portion * size + column, portion, group, putatives.capacity)
-    count[beyond] = -1
-    top = count.argmax(axis=1)
-    each = np.arange(len(slots))
-    return count[each, top], hypotheses[each, top]
-
-
-def _inliers(pairs: _Pairs, at: np.ndarray, hypotheses: np.ndarray, config: VerificationConfig) -> np.ndarray:
-    """Which pairs (B, P) agree with which hypotheses (B, H), both given as pair indices.
-
-    Returns:
-        (B, P, H) bool.
-    """
-    points = pairs.points[at]  # (B, P, 5)
-    error, other = (points @ rows[hypotheses].swapaxes(1, 2) for rows in pairs.residuals)  # (B, P, H)
-    error *= error
-    other *= other
-    error += other
-    inlier = error < config.tolerance**2
-    change = np.subtract(pairs.log_area[at][:, :, None], pairs.log_area[hypotheses][:, None], out=other)
-    inlier &= np.abs(change, out=change) < np.log(config.max_area_ratio)
-    return inlier
-
-
-def _counts(
-    inlier: np.ndarray, rows: np.ndarray, portion: np.ndarray, group: np.ndarray, capacity: np.ndarray
-) -> np.ndarray:
-    """Inliers of every portion under every hypothesis, each group of pairs counted up to its capacity.
-
-    Args:
-        inlier: (n, H) bool.
-        rows: (R,) which of them take part, increasing.
-        portion: (R,) of each; non-decreasing, from 0 without gaps.
-        group: (R,) of each; the rows of a group lie together.
-        capacity: of every group.
-
-    Returns:
-        (B, H) int32.
-    """
-    new = np.ones(len(rows), bool)
-    new[1:] = (group[1:] != group[:-1]) | (portion[1:] != portion[:-1])
-    begin = np.flatnonzero(new)
-    length = np.diff(begin, append=len(rows))
-    longest = np.argsort(-length, kind="stable")
-    ordered = begin[longest]
-    reaches = np.cumsum(np.bincount(length)[::-1])[::-1]  # groups with at least so many pairs
-    # the first pairs of all groups, then the second ones of those that have two ...: `reduceat` is slow on short runs
-    values = inlier.view(np.int8)
-    total = values[rows[ordered]]
-    if len(reaches) > 127:
-        total = total.astype(np.int16)
-    for place in range(1, len(reaches) - 1):
-        of_these = ordered[: reaches[place + 1]]
-        total[: len(of_these)] += values[rows[of_these + place]]
-    limits = np.minimum(capacity[group[ordered]], length[longest])
-    np.minimum(total, limits[:, None].astype(total.dtype), out=total)
-    by_portion = np.empty_like(total)
-    by_portion[longest] = total
-    first = np.searchsorted(portion[begin], np.arange(portion[-1] + 1))
-    return np.add.reduceat(by_portion, first, axis=0, dtype=np.int32)
+    for image in images:
+        start, size = starts[image], starts[image + 1] - starts[image]
+        qx, qy = points[0, start : start + size], points[1, start : start + size]
+        mx, my = points[2, start : start + size], points[3, start : start + size]
+        area = log_area[start : start + size]
+        top, chosen = 0, -1
+        for h in range(size):
+            r = residuals[start + h]
+            a0, a1, a2, a3, a4 = r[0], r[1], r[2], r[3], r[4]
+            b0, b1, b2, b4 = r[5], r[6], r[7], r[9]
+            of_h = area[h]
+            every = np.float32(0)  # whatever group: no fewer than count; in the numbers that vector registers hold
+            for i in range(size):
+                e = a0 * qx[i] + a1 * qy[i] + a2 + a3 * mx[i] + a4 * my[i]
+                f = b0 * qx[i] + b1 * qy[i] + b2 + b4 * my[i]
+                agrees = (e * e + f * f < tolerance) & (abs(area[i] - of_h) < ratio)
+                every += np.float32(1) if agrees else np.float32(0)
+            if every <= top:
+                continue
+            total, room, current = 0, 0, -1
+            for i in range(size):
+                if group[start + i] != current:
+                    current = group[start + i]
+                    room = capacity[current]
+                e = a0 * qx[i] + a1 * qy[i] + a2 + a3 * mx[i] + a4 * my[i]
+                f = b0 * qx[i] + b1 * qy[i] + b2 + b4 * my[i]
+                if room > 0 and e * e + f * f < tolerance and abs(area[i] - of_h) < ratio:
+                    room -= 1
+                    total += 1
+            if total > top:
+                top, chosen = total, start + h
+        counts[image], best[image] = top, chosen
 
 
 def _refine(
@@ -297,104 +248,82 @@ def _refine(
         counts (n,), transforms (n, 2, 3) at the reference size, indices of the inlier pairs, sorted.
     """
     n = len(slots)
-    starts, ends = putatives.starts[slots], putatives.starts[slots + 1]
-    where = concatenate_ranges(starts, ends)
-    owner = np.repeat(np.arange(n), ends - starts)
-    transforms = np.concatenate([pairs.linear[best], pairs.shift[best][..., None]], axis=2).astype(np.float64)
-    points = pairs.points[where].astype(np.float64).T
-    chosen = _one_to_one_inliers(putatives, pairs, where, points, owner, transforms, config)
+
+    def agreeing(transforms: np.ndarray) -> np.ndarray:
+        return _agreeing(
+            slots,
+            putatives.starts,
+            putatives.query,
+            putatives.row,
+            transforms,
+            pairs.points,
+            pairs.log_area,
+            config.tolerance**2,
+            np.log(config.max_area_ratio),
+        )
+
+    starting = pairs.transforms[best]
+    transforms = np.concatenate([starting[:, :4].reshape(n, 2, 2), starting[:, 4:, None]], axis=2)
+    owner = np.full(len(putatives.slot), -1)
+    owner[concatenate_ranges(putatives.starts[slots], putatives.starts[slots + 1])] = np.repeat(
+        np.arange(n), putatives.starts[slots + 1] - putatives.starts[slots]
+    )
+    chosen = agreeing(transforms)
     counts = np.bincount(owner[chosen], minlength=n)
     growing = counts >= max(config.min_inliers, MIN_FIT)
     for _ in range(config.refinements):
         if not growing.any():
             break
-        fitted, solvable = _fit(pairs, where[chosen], owner[chosen], n)
+        fitted, solvable = _fit(pairs, chosen, owner[chosen], n)
         growing &= solvable
-        candidates = np.where(growing[:, None, None], fitted, transforms)
-        again = _one_to_one_inliers(putatives, pairs, where, points, owner, candidates, config)
+        again = agreeing(np.where(growing[:, None, None], fitted, transforms))
         found = np.bincount(owner[again], minlength=n)
         growing &= found > counts
         transforms[growing], counts[growing] = fitted[growing], found[growing]
         kept = np.concatenate([chosen[~growing[owner[chosen]]], again[growing[owner[again]]]])
         chosen = np.sort(kept)
-    return counts, transforms, where[chosen]
+    return counts, transforms, chosen
 
 
-def _one_to_one_inliers(
-    putatives: Putatives,
-    pairs: _Pairs,
-    where: np.ndarray,
-    points: np.ndarray,
-    owner: np.ndarray,
-    transforms: np.ndarray,
-    config: VerificationConfig,
-) -> np.ndarray:
-    """Positions in `where` of the inliers of each image's transform, one-to-one by increasing error.
+@compiled
+def _agreeing(slots, starts, query, row, transforms, points, log_area, tolerance, ratio):  # type: ignore[no-untyped-def]
+    """Sorted indices of the inlier pairs of each image's transform, one-to-one by increasing error.
 
-    `points` are those of `_Pairs`, at `where`, as (5, P) float64.
+    `slots` are the images, increasing, `transforms` theirs, (n, 2, 3) float64; the other arrays are those of
+    `Putatives` and `_Pairs`. `tolerance` is of the squared error, `ratio` the log of the greatest one of areas.
     """
-    linear = transforms[:, :, :2]
-    G = _metric(linear)
-    (a, b, dx), (c, d, dy) = transforms.transpose(1, 2, 0)[:, :, owner]
-    x = a * points[0] + b * points[1] + dx - points[3]
-    y = c * points[0] + d * points[1] + dy - points[4]
-    error = G[owner, 0, 0] * x * x + 2 * G[owner, 0, 1] * x * y + G[owner, 1, 1] * y * y
-    log_det = np.log(np.abs(np.linalg.det(linear)))
-    similar = np.abs(pairs.log_area[where] - log_det[owner]) < np.log(config.max_area_ratio)
-    candidates = np.flatnonzero((error < config.tolerance**2) & similar)
-    keep = one_to_one(
-        owner[candidates],
-        putatives.query[where][candidates],
-        putatives.row[where][candidates],
-        error[candidates],
-    )
-    return candidates[keep]
-
-
-def one_to_one(owner: np.ndarray, query: np.ndarray, row: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """Greedy one-to-one choice of pairs by increasing error, for several images at once.
-
-    A pair that is the best left for both its features is taken and the pairs that share a feature with it fall
-    away; this repeats until none is left, which equals the sequential greedy choice.
-
-    Args:
-        owner: (P,) image of each pair.
-        query: (P,) query feature.
-        row: (P,) image feature.
-        error: (P,) float; ties go to the earlier pair.
-
-    Returns:
-        Sorted positions of the chosen pairs.
-    """
-    order = np.argsort(error, kind="stable")
-    sides = [_dense(owner, values)[order] for values in (query, row)]
-    left = np.arange(len(order))
-    taken = []
-    while len(left):
-        keys = [side[left] for side in sides]
-        now = left[_is_first(keys[0]) & _is_first(keys[1])]
-        taken.append(now)
-        gone = np.zeros(len(left), bool)
-        for side, key in zip(sides, keys, strict=True):
-            used = np.zeros(len(order), bool)
-            used[side[now]] = True
-            gone |= used[key]
-        left = left[~gone]
-    return np.sort(order[np.concatenate(taken)]) if taken else np.empty(0, np.int64)
-
-
-def _dense(owner: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """A number for every distinct pair of owner and value, from 0 without gaps."""
-    span = int(values.max(initial=0)) + 1
-    return np.unique(owner * span + values, return_inverse=True)[1].ravel()
-
-
-def _is_first(keys: np.ndarray) -> np.ndarray:
-    """Which entries are the first with their key; keys are dense."""
-    places = np.arange(len(keys))
-    first = np.full(int(keys.max(initial=-1)) + 1, len(keys))
-    np.minimum.at(first, keys, places)
-    return first[keys] == places
+    total = 0
+    for slot in slots:
+        total += starts[slot + 1] - starts[slot]
+    chosen, filled = np.empty(total, np.int64), 0
+    for n in range(len(slots)):
+        start, stop = starts[slots[n]], starts[slots[n] + 1]
+        (a, b, dx), (c, d, dy) = transforms[n]
+        det = a * d - b * c
+        g00, g11 = 1 + (c * c + d * d) / (det * det), 1 + (a * a + b * b) / (det * det)
+        g01, log_det = -(a * c + b * d) / (det * det), np.log(abs(det))
+        inlier, error, count = np.empty(stop - start, np.int64), np.empty(stop - start), 0
+        for i in range(start, stop):
+            x = a * points[0, i] + b * points[1, i] + dx - points[2, i]
+            y = c * points[0, i] + d * points[1, i] + dy - points[3, i]
+            off = g00 * x * x + 2 * g01 * x * y + g11 * y * y
+            if off < tolerance and abs(log_area[i] - log_det) < ratio:
+                inlier[count], error[count] = i, off
+                count += 1
+        taken = filled
+        for place in np.argsort(error[:count], kind="mergesort"):  # the earlier of two pairs with one error goes first
+            i = inlier[place]
+            free = True
+            for j in range(filled, taken):
+                if query[chosen[j]] == query[i] or row[chosen[j]] == row[i]:
+                    free = False
+                    break
+            if free:
+                chosen[taken] = i
+                taken += 1
+        chosen[filled:taken] = np.sort(chosen[filled:taken])
+        filled = taken
+    return chosen[:filled].copy()
 
 
 def _fit(pairs: _Pairs, where: np.ndarray, owner: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -409,8 +338,8 @@ def _fit(pairs: _Pairs, where: np.ndarray, owner: np.ndarray, n: int) -> tuple[n
         columns = [np.bincount(owner, values[:, k], minlength=n) for k in range(values.shape[1])]
         return np.stack(columns, axis=1) / count
 
-    points = pairs.points[where].astype(np.float64)
-    query, image = points[:, :2], points[:, 3:]
+    points = pairs.points[:, where].astype(np.float64).T
+    query, image = points[:, :2], points[:, 2:]
     query_mean, image_mean = mean(query), mean(image)
     q, d = query - query_mean[owner], image - image_mean[owner]
     spread = mean((q[:, :, None] * q[:, None, :]).reshape(-1, 4)).reshape(n, 2, 2)

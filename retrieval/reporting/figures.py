@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from retrieval.geometry.frames import apply
+from retrieval.geometry.frames import Box, apply
 from retrieval.reporting.lettering import BOLD, REGULAR, Colour, measure, shortened, write
 from retrieval.reporting.pictures import INK, MUTED, PAPER, Photograph, fitted, resized, thumbnail
 from retrieval.reporting.strokes import RIM, Placed, distinct_colours, ellipses, stroke
 from retrieval.search.explanation import Explanation
 from retrieval.search.grades import SAID, grade
-from retrieval.search.queries import Box, corners, whole_box
+from retrieval.search.queries import corners, whole_box
 from retrieval.search.ranking import Hit
 
 __all__ = ["explanation_drawing", "match_drawing", "match_layout", "query_sheet", "sheet_layout", "thumbnail"]

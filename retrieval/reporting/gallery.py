@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from retrieval.config import ImageConfig
 from retrieval.datasets.benchmarks import Benchmark
-from retrieval.datasets.groundtruth import Box, GroundTruth, Protocol, Query
+from retrieval.datasets.groundtruth import GroundTruth, Protocol, Query
 from retrieval.evaluation.measures import precision_recall
 from retrieval.evaluation.reproduction import Rankings
+from retrieval.geometry.frames import Box
 from retrieval.index.collection import Collection
 from retrieval.reporting.figures import BOX
 from retrieval.reporting.pictures import Photograph, encode, fitted, open_photograph, resized, shrunk

@@ -11,7 +11,7 @@ import numpy as np
 
 from retrieval.errors import RetrievalError
 from retrieval.geometry.contents import ByContents
-from retrieval.geometry.frames import apply, mirror_box
+from retrieval.geometry.frames import Box, apply, mirror_box
 from retrieval.geometry.putatives import find_putatives
 from retrieval.index import scoring
 from retrieval.index.collection import Collection
@@ -19,7 +19,7 @@ from retrieval.index.snapshot import Snapshot
 from retrieval.photographs.names import hint_for
 from retrieval.search.grades import SAYS, grade
 from retrieval.search.mirror import merge
-from retrieval.search.queries import Box, QueryFeatures, corners, whole_box
+from retrieval.search.queries import QueryFeatures, corners, whole_box
 from retrieval.search.ranker import Ranker
 from retrieval.search.ranking import Hit, Ranking
 

@@ -4,6 +4,7 @@ Words come with signatures where verification or votes compare them, and several
 """
 
 import contextlib
+import functools
 import hashlib
 import logging
 import os
@@ -19,7 +20,7 @@ from retrieval.errors import ArtefactError, BoxError, ImageError
 from retrieval.features import extractor
 from retrieval.features.store import ImageFeatures
 from retrieval.geometry.contents import ByContents
-from retrieval.geometry.frames import inside_box, mirror_box
+from retrieval.geometry.frames import Box, inside_box, mirror_box
 from retrieval.geometry.putatives import QueryWords
 from retrieval.index.collection import Collection
 from retrieval.photographs.decoding import read_photograph
@@ -28,7 +29,7 @@ from retrieval.storage import artefacts
 
 logger = logging.getLogger(__name__)
 
-Box = tuple[float, float, float, float]
+AGAIN = 16  # photographs read again whose features are kept: some 300 kB each
 
 Photograph = str | Path | bytes | np.ndarray | Any
 """The name of an indexed photograph, a path, an (H, W) or (H, W, 3) array, a PIL image, or an encoded photograph as
@@ -115,6 +116,7 @@ class Queries:
     def __init__(self, collection: Collection, config: Config):
         self.collection = collection
         self.config = config
+        self._described_again = functools.lru_cache(AGAIN)(self._describe_again)
 
     def features(
         self, image: Photograph, box: Sequence[float] | None = None, signatures: bool = False
@@ -131,7 +133,7 @@ class Queries:
         """
         name = self.indexed_name(image)
         if name is None:
-            return self.encode(self.described(image), box, 1 if signatures else 0)
+            return self.encode(self.described(image, box=box), box, 1 if signatures else 0)
         self._tell_of_namesake(str(image), name)
         index, image_id = self.collection.snapshot, self.collection.ids[name]
         rows = index.image_rows(image_id)
@@ -158,7 +160,7 @@ class Queries:
         several = self.config.hamming.assignments
         name = self.indexed_name(image)
         if name is None:
-            return self.encode(self.described(image), box, several)
+            return self.encode(self.described(image, box=box), box, several)
         path, stored = self.collection.path(name), self.features(image, box, signatures=True)
         if not path.is_file():
             logger.warning(
@@ -167,7 +169,7 @@ class Queries:
                 several,
             )
             return stored
-        found = self.described(path)
+        found = self._again(name, path, box)
         if self._is_indexed(name, found):
             return self.encode(found, box, several)
         logger.warning(
@@ -207,14 +209,14 @@ class Queries:
         """
         name = self.indexed_name(image)
         if name is None:
-            return self.encode(self.described(image, mirror=True), box, assignments, mirrored=True)
+            return self.encode(self.described(image, mirror=True, box=box), box, assignments, mirrored=True)
         path = self.collection.path(name)
         if not path.is_file():
             raise ImageError(
                 f"{path} is not there any more, and its mirror image is described from its pixels: search without "
                 "mirror, or with the path of a copy"
             )
-        found = self.described(path, mirror=True)
+        found = self._again(name, path, box, mirror=True)
         if not self._is_indexed(name, found, mirrored=True):
             raise ImageError(
                 f"{path} is another photograph than the indexed one, whose mirror image is searched for: search "
@@ -246,15 +248,31 @@ class Queries:
         # the mirror image may have some features more or less
         return same_size and (mirrored or len(found.codes) == int(snapshot.counts[image_id]))
 
-    def described(self, image: Photograph, mirror: bool = False) -> ImageFeatures:
+    def _again(self, name: str, path: Path, box: Sequence[float] | None, mirror: bool = False) -> ImageFeatures:
+        """The features of an indexed photograph's file, kept for when they are asked for again.
+
+        Where the file's content is not known, features outside the box count as well, as they tell what it shows.
+        """
+        inside = None if box is None or self.collection.content(name) is None else box_of(box)
+        return self._described_again(path, extractor.file_state(path), inside, mirror)
+
+    def _describe_again(self, path: Path, _: tuple[int, int], box: Box | None, mirror: bool) -> ImageFeatures:
+        return self.described(path, mirror, box)
+
+    def described(self, image: Photograph, mirror: bool = False, box: Sequence[float] | None = None) -> ImageFeatures:
         """The features of a photograph, or of its mirror image, described as the indexed ones were.
+
+        Args:
+            image: as in `query`.
+            mirror: of the mirror image.
+            box: in the photograph as it is: only what lies inside is described.
 
         Raises:
             RetrievalError: the photograph cannot be used, is none, or the index was made with other features.
         """
         self._require_same_features()
         label = label_of(image)
-        features = extractor.extract_image(image, label, self.config, mirror)
+        features = extractor.extract_image(image, label, self.config, mirror, None if box is None else box_of(box))
         extractor.tell_of_pages(features, label)
         return features
 
@@ -328,6 +346,18 @@ def check_box(box: Sequence[float] | None, width: int, height: int) -> Box | Non
     """
     if box is None:
         return None
+    x1, y1, x2, y2 = box_of(box)
+    if x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
+        raise BoxError(f"the box {[x1, y1, x2, y2]} lies outside the photograph of {width} x {height} pixels")
+    return x1, y1, x2, y2
+
+
+def box_of(box: Sequence[float]) -> Box:
+    """A box as four floats, after checking that it is one.
+
+    Raises:
+        BoxError: not four finite numbers, or empty.
+    """
     try:
         numbers = [float(value) for value in box]
     except (TypeError, ValueError):
@@ -337,8 +367,6 @@ def check_box(box: Sequence[float] | None, width: int, height: int) -> Box | Non
     x1, y1, x2, y2 = numbers
     if x2 <= x1 or y2 <= y1:
         raise BoxError(f"the box {numbers} is empty: x2 must exceed x1 and y2 must exceed y1")
-    if x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
-        raise BoxError(f"the box {numbers} lies outside the photograph of {width} x {height} pixels")
     return x1, y1, x2, y2
 
 

@@ -13,7 +13,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from retrieval.search.queries import Box
+from retrieval.geometry.frames import Box
 from retrieval.web.problems import RequestError
 
 MAX_JSON = 16 << 10  # bytes

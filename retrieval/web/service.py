@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from retrieval.errors import BoxError, ImageError, RetrievalError
+from retrieval.geometry.frames import Box
 from retrieval.index.collection import Collection
 from retrieval.photographs.decoding import display_name
 from retrieval.search import as_json
 from retrieval.search.explanation import Explanation, better, explain
 from retrieval.search.grades import grade, grades
-from retrieval.search.queries import Box, QueryFeatures
+from retrieval.search.queries import QueryFeatures
 from retrieval.search.retriever import Retriever
 from retrieval.web import pictures
 from retrieval.web.problems import RequestError

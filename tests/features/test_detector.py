@@ -121,7 +121,7 @@ def test_upright_keeps_the_ellipse():
 def test_structureless_windows_do_not_converge():
     image = np.full((60, 60), 7, np.float32)
     place, scale = np.full(4, 30, np.float32), np.full(4, 2, np.float32)
-    _, converged = find_shapes(image, place, place, scale, DetectorConfig())
+    _, converged = find_shapes(image[None], np.zeros(4, int), place, place, scale, DetectorConfig())
     assert not converged.any()
 
 

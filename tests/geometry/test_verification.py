@@ -8,7 +8,7 @@ import pytest
 from retrieval.config import VerificationConfig
 from retrieval.geometry import frames, verification
 from retrieval.geometry.putatives import QueryWords, concatenate_ranges, find_putatives
-from retrieval.geometry.verification import one_to_one, verify
+from retrieval.geometry.verification import verify
 from retrieval.index.segment import Segment
 from retrieval.index.snapshot import Snapshot
 
@@ -294,16 +294,29 @@ def test_without_one_to_one_a_repeated_feature_would_count_often():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_one_to_one_equals_sequential_greedy(seed):
+    """All pairs lie within the tolerance of the identity, at whole distances, so that there are ties."""
     rng = np.random.default_rng(seed)
-    count = 60
-    owner, query, row = rng.integers(0, 3, count), rng.integers(0, 8, count), rng.integers(0, 8, count)
-    error = rng.integers(0, 20, count).astype(float)  # with ties
+    slot = np.sort(rng.integers(0, 3, 60))
+    query, row, distance = rng.integers(0, 8, 60), rng.integers(0, 8, 60), rng.integers(0, 20, 60)
     chosen, used = [], set()
-    for i in sorted(range(count), key=lambda i: (error[i], i)):
-        if ("q", owner[i], query[i]) not in used and ("r", owner[i], row[i]) not in used:
+    for i in sorted(range(60), key=lambda i: (distance[i], i)):
+        if ("q", slot[i], query[i]) not in used and ("r", slot[i], row[i]) not in used:
             chosen.append(i)
-            used |= {("q", owner[i], query[i]), ("r", owner[i], row[i])}
-    assert one_to_one(owner, query, row, error).tolist() == sorted(chosen)
+            used |= {("q", slot[i], query[i]), ("r", slot[i], row[i])}
+    points = np.zeros((4, 60), np.float32)
+    points[2] = distance
+    found = verification._agreeing(
+        np.arange(3),
+        np.searchsorted(slot, np.arange(4)),
+        query,
+        row,
+        np.tile(np.eye(2, 3), (3, 1, 1)),
+        points,
+        np.zeros(60, np.float32),
+        1000.0,
+        1.0,
+    )
+    assert found.tolist() == sorted(chosen)
 
 
 def test_concatenate_ranges():

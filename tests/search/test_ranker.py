@@ -17,6 +17,7 @@ from retrieval.errors import ArtefactError, ConfigError
 from retrieval.evaluation import reproduction
 from retrieval.evaluation.pipeline import build_collection, obtain_index, obtain_vocabulary
 from retrieval.evaluation.rows import ROWS, BenchmarkQuery, check_rows, rank, signatures_for
+from retrieval.features import extractor
 from retrieval.geometry.verification import verify
 from retrieval.index.collection import Collection
 from retrieval.photographs.folder import list_images
@@ -105,6 +106,33 @@ def test_images_without_features_are_queries_and_results_of_nothing(retriever, p
     assert len(retriever.ranker.match(retriever.queries.described(photos / "ramp.png")).ids) == 0
     everything = retriever.query("scenes/coffee_0.jpg", expand="hqe", top=None)
     assert "ramp.png" not in {hit.name for hit in everything}
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_only_what_lies_in_the_box_is_described(retriever, photos, mirror):
+    path, box = photos / "scenes" / "coffee_0.jpg", (40, 30, 220, 170)
+    queries = retriever.queries
+    whole, part = queries.described(path, mirror), queries.described(path, mirror, box)
+    assert 0 < len(part.codes) < len(whole.codes) / 2
+    for expected, found in zip(
+        *(queries.encode(one, box, 1, mirrored=mirror).__dict__.values() for one in (whole, part)), strict=True
+    ):
+        if isinstance(expected, np.ndarray):
+            np.testing.assert_array_equal(found, expected)
+    if not mirror:
+        assert retriever.query(path, box=box) == retriever.search(queries.encode(whole, box, 1))
+
+
+def test_an_indexed_photograph_is_described_once_for_several_searches(signed, monkeypatch):
+    read = []
+    real = extractor.extract_image
+    monkeypatch.setattr(extractor, "extract_image", lambda *given: read.append(given[1]) or real(*given))
+    retriever = Retriever.open(signed)
+    first = retriever.query("scenes/coffee_0.jpg", expand="hqe")
+    assert retriever.query("scenes/coffee_0.jpg", expand="hqe") == first
+    assert len(read) == 1
+    retriever.query("scenes/coffee_0.jpg", expand="hqe", box=(40, 30, 220, 170))
+    assert len(read) == 2
 
 
 def test_a_photograph_that_is_gone_keeps_its_one_word_each(photos, config, tmp_path, caplog):
