@@ -25,12 +25,15 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     It has no threads of its own and gives the same results beside others. Indices are not checked: a function sees
     to it that its own lie inside.
     """
-    options = {"nogil": True, "fastmath": set(FAST), "error_model": "numpy"}
     try:
-        return numba.njit(cache=True, **options)(function)
+        return _as_machine_code(function, cache=True)
     except RuntimeError as error:  # no folder for the cache
         _tell(str(error).split(" for file")[0])
-        return numba.njit(**options)(function)
+        return _as_machine_code(function, cache=False)
+
+
+def _as_machine_code(function: Callable[..., Any], cache: bool) -> Callable[..., Any]:
+    return numba.njit(cache=cache, nogil=True, fastmath=set(FAST), error_model="numpy")(function)
 
 
 @functools.cache
