@@ -280,8 +280,8 @@ def _read(
 def stored_config(folder: Path) -> Config:
     """The configuration that an index was built with.
 
-    Versions before `descriptor.precision` described in float32. Versions before `expansion.significance` stored their default of `expansion.min_inliers`, which is today's default
-    then: no search depended on it when the index was built.
+    Versions before `descriptor.precision` described in float32. Versions before `expansion.significance` stored their
+    default of `expansion.min_inliers`, which is today's default then: no search depended on it when the index was made.
 
     Raises:
         ArtefactError: its file is gone, damaged, or of settings that this program does not know.
