@@ -92,6 +92,7 @@ real-data:
 bench: $(STAMP) ## Measure speed beside the peers, and descriptors on scenes never trained on
 	RETRIEVAL_REAL_DATA="$(RETRIEVAL_REAL_DATA)" $(BIN)/python -m benchmarks.detector
 	RETRIEVAL_REAL_DATA="$(RETRIEVAL_REAL_DATA)" $(BIN)/python -m benchmarks.extraction
+	RETRIEVAL_REAL_DATA="$(RETRIEVAL_REAL_DATA)" $(BIN)/python -m benchmarks.describe
 	RETRIEVAL_REAL_DATA="$(RETRIEVAL_REAL_DATA)" $(BIN)/python -m benchmarks.query
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -c constraints.txt $(PIP_ARGS) asmk || \
 		echo "asmk was not installed (it takes a C compiler): the comparison with it is left out" >&2

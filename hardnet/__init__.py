@@ -9,12 +9,13 @@
 
 from hardnet.descriptors.descriptor import PatchDescriptor, dequantise, quantise
 from hardnet.descriptors.loading import load
-from hardnet.errors import HardnetError, PatchSetError, TrainingError, WeightsError
+from hardnet.errors import HardnetError, PatchSetError, PrecisionError, TrainingError, WeightsError
 
 __all__ = [
     "HardnetError",
     "PatchDescriptor",
     "PatchSetError",
+    "PrecisionError",
     "TrainingError",
     "WeightsError",
     "dequantise",

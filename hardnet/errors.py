@@ -17,6 +17,10 @@ class WeightsError(HardnetError):
     """Weights that cannot be found, fetched, read or used; one line that says which file and what to do."""
 
 
+class PrecisionError(HardnetError):
+    """A descriptor that cannot be computed in the precision that was asked for; one line that says why."""
+
+
 class PatchSetError(HardnetError):
     """Patches that cannot be found or read, or that disagree with what describes them."""
 

@@ -50,6 +50,13 @@ def _no_log_left_behind():
             logging.getLogger().removeHandler(handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """What is measured of weights that tests draw does not lie in the user's cache."""
+    if "HARDNET_WEIGHTS" not in os.environ:
+        os.environ["HARDNET_WEIGHTS"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def config():
     return settings.load(None, OVERRIDES)

@@ -94,6 +94,7 @@ def test_every_published_row_has_a_configuration():
         ("detector=3", ["detector", "mapping"]),
         ("detector.threshold", ["key=value"]),
         ("seed.x=1", ["seed"]),
+        ("descriptor.precision=half", ["descriptor.precision", "auto", "float32", "int8"]),
         ("detector.orientation=sideways", ["detector.orientation", "upright", "dominant"]),
     ],
 )
@@ -119,7 +120,7 @@ def test_unreadable_files(tmp_path):
 
 def test_digest_follows_results_only():
     base = Config()
-    faster = dataclasses.replace(base, parallel=dataclasses.replace(base.parallel, jobs=3))
+    faster = settings.load(None, ["parallel.jobs=3", "descriptor.precision=int8"])
     other = dataclasses.replace(base, detector=DetectorConfig(threshold=4))
     fingerprint = settings.digest(settings.feature_settings(base))
     assert settings.digest(settings.feature_settings(faster)) == fingerprint

@@ -93,7 +93,8 @@ def _pairs(text: str) -> int:
 
 def _load(arguments: argparse.Namespace) -> dict[str, PatchDescriptor]:
     try:
-        return {name: hardnet.load(name, arguments.device) for name in arguments.descriptor or ["hardnet"]}
+        names = arguments.descriptor or ["hardnet"]
+        return {name: hardnet.load(name, arguments.device, precision="float32") for name in names}  # as was published
     except ValueError as error:
         raise HardnetError(str(error)) from error
 

@@ -24,6 +24,8 @@ class PatchDescriptor(abc.ABC):
         fingerprint: changes whenever the descriptors change: sha256 of the weights file, or ``"rootsift-1"``.
         device: ``"cpu"`` or a torch device such as ``"cuda"``.
         batch_size: patches described at once.
+        precision: what it computes in: ``"float32"`` or ``"int8"``. A network in float32 on a GPU computes in half
+            precision.
 
     Example:
         >>> descriptor = hardnet.load("rootsift")
@@ -38,6 +40,7 @@ class PatchDescriptor(abc.ABC):
     fingerprint: str
     device: str
     batch_size: int
+    precision: str = "float32"
 
     def describe(self, patches: np.ndarray) -> np.ndarray:
         """Describes patches.

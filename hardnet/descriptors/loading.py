@@ -1,13 +1,25 @@
 """From a name or a path to a descriptor. torch is imported only when a network is loaded."""
 
+import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hardnet.descriptors.descriptor import PatchDescriptor
 from hardnet.descriptors.rootsift import RootSiftDescriptor
+from hardnet.errors import PrecisionError
 from hardnet.weights import table
 
+if TYPE_CHECKING:
+    import torch
 
-def load(name_or_path: str | Path = "hardnet", device: str = "auto", batch_size: int = 512) -> PatchDescriptor:
+PRECISIONS = ("auto", "float32", "int8")
+
+_log = logging.getLogger(__name__)
+
+
+def load(
+    name_or_path: str | Path = "hardnet", device: str = "auto", batch_size: int = 512, precision: str = "auto"
+) -> PatchDescriptor:
     """Loads a descriptor by name or by the path of a weights file.
 
     Args:
@@ -17,10 +29,14 @@ def load(name_or_path: str | Path = "hardnet", device: str = "auto", batch_size:
         device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:<n>"``. RootSIFT runs on
             the CPU only.
         batch_size: patches described at once; networks on the CPU take less.
+        precision: ``"int8"``, several times faster on processors with VNNI instructions, mean cosine to float32
+            0.9999; ``"float32"``, which on a GPU is half precision; or ``"auto"``, int8 where it runs. The
+            descriptor's `precision` says which it was.
 
     Raises:
         WeightsError: unknown name, or a file that is missing, damaged or of another architecture.
-        ValueError: a device that does not exist, or a batch size below 1.
+        PrecisionError: int8 was asked for where it does not run.
+        ValueError: a device that does not exist, another precision, or a batch size below 1.
 
     Example:
         >>> descriptor = hardnet.load("hardnet", device="cpu")
@@ -29,20 +45,55 @@ def load(name_or_path: str | Path = "hardnet", device: str = "auto", batch_size:
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"{precision!r} is no precision; use {', '.join(PRECISIONS)}")
     if str(name_or_path) == "rootsift":
         if device not in ("auto", "cpu"):
             raise ValueError(f"rootsift runs on the CPU only, got device {device!r}; use auto or cpu")
+        _require_float(name_or_path, precision, "it is no network")
         return RootSiftDescriptor(batch_size)
     if Path(name_or_path).suffix == ".onnx":
         from hardnet.descriptors.onnx import OnnxDescriptor
 
+        _require_float(name_or_path, precision, "an ONNX file runs as it is")
         return OnnxDescriptor(name_or_path, device, batch_size)
     from hardnet.descriptors import network, networks
 
     chosen = choose_device(device)
     resolved = table.resolve(name_or_path)
     _, module = networks.load_network(resolved)
-    return network.NetworkDescriptor(module, resolved.name, resolved.sha256, chosen, batch_size)
+    found = choose_precision(precision, resolved.name, module, chosen)
+    return network.NetworkDescriptor(module, resolved.name, resolved.sha256, chosen, batch_size, found)
+
+
+def choose_precision(precision: str, name: str, module: "torch.nn.Module", device: str) -> str:
+    """``"float32"`` or ``"int8"``: never another one than was asked for.
+
+    Args:
+        precision: one of `PRECISIONS`.
+        name: of the weights, for messages.
+        module: the network.
+        device: from `choose_device`.
+
+    Raises:
+        PrecisionError: int8 was asked for, and does not run.
+    """
+    from hardnet.descriptors import int8
+
+    if precision == "float32":
+        return precision
+    obstacle = int8.obstacle(module, device)
+    if obstacle is None:
+        return "int8"
+    _require_float(name, precision, obstacle)
+    if device == "cpu":
+        _log.info("%s is computed in float32 and not in int8: %s", name, obstacle)
+    return "float32"
+
+
+def _require_float(name: str | Path, precision: str, obstacle: str) -> None:
+    if precision == "int8":
+        raise PrecisionError(f"{name} does not run in int8 here: {obstacle}; use the precision auto or float32")
 
 
 def choose_device(device: str = "auto") -> str:

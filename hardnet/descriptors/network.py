@@ -5,10 +5,10 @@ import logging
 import numpy as np
 import torch
 
-from hardnet.descriptors import networks
+from hardnet.descriptors import int8, networks
 from hardnet.descriptors.descriptor import NETWORK_QUANTISATION, PatchDescriptor, unit_rows
 
-_CPU_BATCH = 128  # patches; measured: 32 to 128 are fastest, 512 leave the cache and take 1.4 times as long
+_CPU_BATCH = {"float32": 64, "int8": 128}  # patches; measured, see docs/decisions/0030-int8-with-torch-alone.md
 
 _log = logging.getLogger(__name__)
 
@@ -16,12 +16,15 @@ _log = logging.getLogger(__name__)
 class NetworkDescriptor(PatchDescriptor):
     """A network of `hardnet.descriptors.networks` on one device: BatchNorm folded, half precision on a GPU.
 
+    On the CPU ReLU overwrites what it reads, and a last convolution of a single place is a matrix product.
+
     Args:
         network: in evaluation mode; it is copied.
         name: for messages and manifests.
         fingerprint: of the weights.
         device: a torch device that exists.
         batch_size: largest batch; smaller on the CPU, where activations should stay in cache.
+        precision: ``"float32"``, or ``"int8"`` where `hardnet.descriptors.int8` has no obstacle.
     """
 
     def __init__(
@@ -31,6 +34,7 @@ class NetworkDescriptor(PatchDescriptor):
         fingerprint: str,
         device: str = "cpu",
         batch_size: int = 512,
+        precision: str = "float32",
     ) -> None:
         self.name = name
         self.patch_size = networks.PATCH_SIZE
@@ -38,14 +42,18 @@ class NetworkDescriptor(PatchDescriptor):
         self.quantisation = NETWORK_QUANTISATION
         self.fingerprint = fingerprint
         self.device = device
+        self.precision = precision
         on_cpu = torch.device(device).type == "cpu"
-        self.batch_size = min(batch_size, _CPU_BATCH) if on_cpu else batch_size
+        self.batch_size = min(batch_size, _CPU_BATCH[precision]) if on_cpu else batch_size
         self._half = torch.device(device).type == "cuda"
-        folded = networks.fold_batchnorm(network).to(device)
-        self._network = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        folded = networks.fold_batchnorm(network).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if precision == "int8":
+            folded = int8.quantised(folded, int8.ranges(folded, fingerprint), self.batch_size)
+        elif on_cpu:
+            folded = networks.for_cpu(folded)
+        self._network = folded
         hardware = torch.cuda.get_device_name(device) if self._half else f"{torch.get_num_threads()} threads"
-        precision = "half" if self._half else "single"
-        _log.info("%s runs on %s (%s), %s precision", name, device, hardware, precision)
+        _log.info("%s runs on %s (%s) in %s", name, device, hardware, "half precision" if self._half else precision)
 
     def _describe_batch(self, batch: np.ndarray) -> np.ndarray:
         dtype = np.uint8 if batch.dtype == np.uint8 else np.float32

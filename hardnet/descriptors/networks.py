@@ -143,6 +143,28 @@ def fold_batchnorm(network: nn.Module) -> nn.Module:
     return folded
 
 
+def for_cpu(folded: nn.Module) -> nn.Module:
+    """A folded network with its layers as a CPU computes them fastest; equal up to rounding.
+
+    ReLU works in place, and a convolution as large as what it sees (the last of HardNet and L2-Net) is the matrix
+    product that it amounts to: on AVX2 that convolution is 15 % of all time, the product 3 %.
+
+    Args:
+        folded: from `fold_batchnorm`, which made a copy; it is changed.
+
+    Returns:
+        The same module.
+    """
+    layers = list(folded.features)  # type: ignore[arg-type]
+    for layer in layers:
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = True
+    if isinstance(layers[-1], nn.Conv2d) and layers[-1].kernel_size == (8, 8) and layers[-1].padding == (0, 0):
+        layers[-1] = _WholeConvolution(layers[-1])
+    folded.features = nn.Sequential(*layers)
+    return folded
+
+
 def read_network(path: Path, network: str | None = None) -> tuple[str, nn.Module]:
     """Reads a weights file into a network in evaluation mode.
 
@@ -205,6 +227,22 @@ def _features(dropout: float) -> nn.Sequential:
         nn.BatchNorm2d(DIMENSIONS, affine=False),
     ]
     return nn.Sequential(*layers)
+
+
+class _WholeConvolution(nn.Module):
+    """A convolution whose filters are as large as its input (N, C, H, W), in channels_last: (N, D) rows."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        weight = convolution.weight.detach()
+        self.register_buffer("weight", weight.permute(0, 2, 3, 1).reshape(len(weight), -1).t().contiguous())
+        self.register_buffer("bias", convolution.bias)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.addmm(self.bias, values.permute(0, 2, 3, 1).reshape(len(values), -1), self.weight)
 
 
 def _folded(convolution: nn.Module, norm: nn.BatchNorm2d) -> nn.Conv2d:

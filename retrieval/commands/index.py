@@ -245,7 +245,7 @@ def _info(arguments: argparse.Namespace) -> int:
         "features": f"{facts['features']}; {per_image['min']} to {per_image['max']} a photograph, median "
         f"{per_image['median']:.0f}",
         "words": facts["words"],
-        "descriptor": facts["descriptor"],
+        "descriptor": f"{facts['descriptor']}, described in {facts['precision']}",
         "signatures": signatures,
         "segments": facts["segments"],
         "size": f"{facts['bytes'] / 1e6:.1f} MB in all, {facts['bytes_per_feature']} bytes a feature",

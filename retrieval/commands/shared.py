@@ -116,7 +116,7 @@ def open_retriever(arguments: argparse.Namespace) -> Any:
 
     retriever = Retriever.open(arguments.index)
     if arguments.overrides:
-        config = settings_module.load(None, arguments.overrides, base=retriever.collection.config)
+        config = settings_module.load(None, arguments.overrides, base=retriever.config)
         retriever = Retriever(retriever.collection, config)
     return retriever
 

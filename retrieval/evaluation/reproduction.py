@@ -126,6 +126,7 @@ def run(
             "seconds": clock.laps,
             "images": len(database.names),
             "features": database.features,
+            "precision": database.precision,
             "words": len(vocabulary.centroids),
             "assignment": assignment(vocabulary),
             "queries": len(benchmark.ground_truth.queries),

@@ -75,11 +75,44 @@ def load_descriptor(config: DescriptorConfig) -> "hardnet.PatchDescriptor":
     Raises:
         ConfigError: the device is not there.
         hardnet.WeightsError: the weights are not at hand or cannot be read.
+        hardnet.PrecisionError: `precision` is int8, which does not run here.
     """
     try:
-        return hardnet.load(config.name, device=config.device, batch_size=config.batch_size)
+        return hardnet.load(config.name, config.device, config.batch_size, config.precision)
     except ValueError as error:
         raise ConfigError(f"descriptor.device: {error}") from error
+
+
+def in_precision(config: Config, precision: str, what: str) -> Config:
+    """A configuration that describes in the precision that something was described in.
+
+    Args:
+        config: any; its own precision is not looked at.
+        precision: ``"float32"`` or ``"int8"``.
+        what: was described so, for the log: where int8 does not run, float32 takes its place.
+    """
+    chosen = _with_precision(config, precision)
+    try:
+        load_descriptor(chosen.descriptor)
+    except hardnet.PrecisionError as error:
+        logger.warning("%s was described in %s, and goes on in float32: %s", what, precision, error)
+        return _with_precision(config, "float32")
+    return chosen
+
+
+def require_precision(what: str, stored: str, config: Config) -> None:
+    """Refuses a precision that was asked for and is not that of what is there; auto fits either.
+
+    Raises:
+        ArtefactError: it is another one.
+    """
+    wanted = config.descriptor.precision
+    if wanted != "auto":
+        require_settings(what, {"descriptor.precision": stored}, {"descriptor.precision": wanted})
+
+
+def _with_precision(config: Config, precision: str) -> Config:
+    return replace(config, descriptor=replace(config.descriptor, precision=precision))
 
 
 def feature_settings(config: Config) -> dict[str, Any]:
@@ -168,11 +201,12 @@ def extract_collection(images: ImageSet, folder: str | Path, config: Config, tit
     """
     folder = Path(folder)
     settings = feature_settings(config)
-    descriptor = load_descriptor(config.descriptor)
     plan = _plan(images, folder, settings, config)
     pending = [i for i in range(plan["shards"]) if not store.shard_folder(folder, i).exists()]
     size = plan["shard_images"]
     if pending:
+        config = in_precision(config, store.precision_of(plan), str(folder))
+        descriptor = load_descriptor(config.descriptor)
         if len(pending) < plan["shards"]:
             logger.info("%s: %d of %d shards are already there", folder, plan["shards"] - len(pending), plan["shards"])
         names = [name for i in pending for name in images.names[i * size : (i + 1) * size]]
@@ -208,7 +242,7 @@ def check_collection(images: ImageSet, folder: str | Path, config: Config) -> No
     """
     folder = Path(folder)
     if (folder / PLAN).exists():
-        _check_plan(images, _listed(images), folder, feature_settings(config))
+        _check_plan(images, _listed(images), folder, feature_settings(config), config)
 
 
 def _listed(images: ImageSet) -> list[list[Any]]:
@@ -220,20 +254,25 @@ def _plan(images: ImageSet, folder: Path, settings: dict[str, Any], config: Conf
     listed = _listed(images)
     if not (folder / PLAN).exists():
         size = min(config.parallel.shard_images, max(LEAST_SHARD, -(-len(listed) // SHARDS)))
+        descriptor = load_descriptor(config.descriptor)
         plan: dict[str, Any] = {
             "settings": settings,
-            "quantisation": list(load_descriptor(config.descriptor).quantisation),
+            "precision": descriptor.precision,
+            "quantisation": list(descriptor.quantisation),
             "shard_images": size,
             "shards": -(-len(listed) // size),
             "images": listed,
         }
         store.write_plan(folder, plan)
-    return _check_plan(images, listed, folder, settings)
+    return _check_plan(images, listed, folder, settings, config)
 
 
-def _check_plan(images: ImageSet, listed: list[list[Any]], folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _check_plan(
+    images: ImageSet, listed: list[list[Any]], folder: Path, settings: Mapping[str, Any], config: Config
+) -> dict[str, Any]:
     plan = store.read_plan(folder)
     require_settings(f"the features in {folder}", plan["settings"], settings)
+    require_precision(f"the features in {folder}", store.precision_of(plan), config)
     if plan["images"] != listed:
         theirs = {name: state for name, *state in plan["images"]}
         ours = {name: state for name, *state in listed}

@@ -98,15 +98,24 @@ class FeatureStore:
         folder: where it lies.
         settings: the settings that decided the features.
         quantisation: ``(lo, scale)`` of the codes: value = code / scale + lo.
+        precision: ``"float32"`` or ``"int8"``, in which the features were described.
         shards: the shards in order.
         names: the names of all usable photographs, in order.
         failures: the photographs that could not be used.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], quantisation: tuple[float, float], count: int):
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        quantisation: tuple[float, float],
+        count: int,
+        precision: str = "float32",
+    ):
         self.folder = folder
         self.settings = settings
         self.quantisation = quantisation
+        self.precision = precision
         self.shards = tuple(read_shard(folder, index) for index in range(count))
         self.names = tuple(name for shard in self.shards for name in shard.names)
         self.failures = tuple(failure for shard in self.shards for failure in shard.failures)
@@ -128,7 +137,7 @@ class FeatureStore:
                 "run the same command again to finish them"
             )
         low, scale = plan["quantisation"]
-        return cls(folder, plan["settings"], (low, scale), plan["shards"])
+        return cls(folder, plan["settings"], (low, scale), plan["shards"], precision_of(plan))
 
     @property
     def digest(self) -> str:
@@ -242,6 +251,11 @@ def read_plan(folder: Path) -> dict[str, Any]:
         ArtefactError: no plan there, or one of another kind or version.
     """
     return artefacts.read_manifest(folder, STORE_KIND, VERSION, PLAN)
+
+
+def precision_of(plan: Mapping[str, Any]) -> str:
+    """In which precision the features of a plan are described; plans of earlier versions do not say: float32."""
+    return str(plan.get("precision", "float32"))
 
 
 def is_complete(folder: Path) -> bool:

@@ -145,9 +145,12 @@ def extract(
     """
     from retrieval.features import extractor  # and torch with it
 
+    what, precision = f"the index {collection.folder}", collection.config.descriptor.precision
+    extractor.require_precision(what, precision, config)
+    config = extractor.in_precision(config, precision, what)
     settings = extractor.feature_settings(config)
     stored = {key: collection.settings[key] for key in settings}
-    artefacts.require_settings(f"the index {collection.folder}", stored, settings)
+    artefacts.require_settings(what, stored, settings)
     folder, root = collection.folder / ADDING, Path(collection.root)
     ready = {image.content: image for shard in _waiting(folder, settings) for image in shard.images()}
     names = sorted(arrivals.new, key=os.fsencode)

@@ -54,6 +54,7 @@ def build_index(
             config, descriptor=replace(config.descriptor, name=str(Path(config.descriptor.name).resolve()))
         )
     config = replace(config, vocabulary=replace(config.vocabulary, probes=vocabulary.config.probes))  # those chosen
+    config = replace(config, descriptor=replace(config.descriptor, precision=store.precision))  # what ran
     with atomic.building(target) as folder:
         copy_vocabulary(vocabulary, folder / "vocabulary")
         (folder / state.SEGMENTS).mkdir()

@@ -194,6 +194,7 @@ class OpenedIndex:
             "bytes": _bytes(self.folder),
             "bytes_per_feature": round(size / max(stored, 1), 2),
             "descriptor": self.settings["descriptor"]["name"],
+            "precision": self.config.descriptor.precision,
             "photographs": self.root,
             "config": settings_module.to_tree(self.config),
         }
@@ -279,8 +280,8 @@ def _read(
 def stored_config(folder: Path) -> Config:
     """The configuration that an index was built with.
 
-    Versions before `expansion.significance` stored their default of `expansion.min_inliers`, which is today's default
-    then: no search depended on it when the index was built.
+    Versions before `descriptor.precision` described in float32. Versions before `expansion.significance` stored their
+    default of `expansion.min_inliers`, which is today's default then: no search depended on it when the index was made.
 
     Raises:
         ArtefactError: its file is gone, damaged, or of settings that this program does not know.
@@ -288,11 +289,14 @@ def stored_config(folder: Path) -> Config:
     path = folder / "config.yaml"
     try:
         config = settings_module.load(path)
-    except ConfigError as error:
+        text = path.read_text(encoding="utf-8")
+    except (ConfigError, OSError) as error:
         told = str(error)
         raise ArtefactError(told if str(path) in told else f"{path}: {told}") from error
+    if config.descriptor.precision == "auto":
+        config = replace(config, descriptor=replace(config.descriptor, precision="float32"))
     old = config.expansion.min_inliers == EARLIER_MIN_INLIERS
-    if old and "significance:" not in path.read_text(encoding="utf-8"):
+    if old and "significance:" not in text:
         least = ExpansionConfig().min_inliers
         logger.info("%s is of an earlier version: expansion.min_inliers is %d instead of its default", path, least)
         config = replace(config, expansion=replace(config.expansion, min_inliers=least))

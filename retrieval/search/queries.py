@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -272,7 +273,8 @@ class Queries:
         """
         self._require_same_features()
         label = label_of(image)
-        features = extractor.extract_image(image, label, self.config, mirror, None if box is None else box_of(box))
+        inside = None if box is None else box_of(box)
+        features = extractor.extract_image(image, label, self._describing, mirror, inside)
         extractor.tell_of_pages(features, label)
         return features
 
@@ -324,11 +326,23 @@ class Queries:
             )
 
     def _require_same_features(self) -> None:
-        """A new photograph must be described exactly as the indexed ones were, by the same weights."""
+        """A new photograph must be described as the indexed ones were, by the same weights; in any precision."""
         stored = {key: self.collection.settings[key] for key in ("images", "detector", "descriptor")}
         artefacts.require_settings(
-            f"the index {self.collection.folder}", stored, extractor.feature_settings(self.config)
+            f"the index {self.collection.folder}", stored, extractor.feature_settings(self._describing)
         )
+
+    @cached_property
+    def _describing(self) -> Config:
+        """The configuration, with the index's own precision where that is what is asked for."""
+        what, stored = f"the index {self.collection.folder}", self.collection.config.descriptor.precision
+        config = self.config
+        if config.descriptor.precision == stored:
+            config = extractor.in_precision(config, stored, what)
+        found = extractor.load_descriptor(config.descriptor).precision
+        if found != stored:
+            logger.info("queries are described in %s, %s was in %s: they compare", found, what, stored)
+        return config
 
 
 def label_of(image: Photograph) -> str:

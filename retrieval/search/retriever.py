@@ -24,7 +24,8 @@ class Retriever:
 
     Args:
         collection: the index.
-        config: settings of verification, expansion and description; the index's own by default.
+        config: settings of verification, expansion and description; the index's own by default, but for
+            `descriptor.precision`, which is then auto.
 
     Example:
         >>> retriever = Retriever.open("holidays.index")
@@ -34,7 +35,8 @@ class Retriever:
 
     def __init__(self, collection: Collection, config: Config | None = None):
         self.collection = collection
-        self.config = config or collection.config
+        own = collection.config
+        self.config = config or replace(own, descriptor=replace(own.descriptor, precision="auto"))
         self.queries = Queries(collection, self.config)
         self.ranker = Ranker(self.queries)
         _require_fixed(collection, self.config)

@@ -43,11 +43,13 @@ def read_rows(path: Path) -> np.ndarray:
 def test_every_format_holds_the_descriptors_exactly(tmp_path, weights, capfd, suffix, count, width):
     patches = write_strip(tmp_path / "ref.png", count, width)
     output = tmp_path / f"rows{suffix}"
-    assert main(["describe", str(tmp_path / "ref.png"), str(output), "--descriptor", str(weights)]) == 0
+    given = ["--descriptor", str(weights), "--precision", "float32"]
+    assert main(["describe", str(tmp_path / "ref.png"), str(output), *given]) == 0
     rows = read_rows(output)
     assert rows.shape == (count, 128)
     assert rows.dtype == np.float32
-    np.testing.assert_array_equal(rows, hardnet.load(weights).describe(resize_patches(patches, 32)))
+    expected = hardnet.load(weights, precision="float32")
+    np.testing.assert_array_equal(rows, expected.describe(resize_patches(patches, 32)))
     captured = capfd.readouterr()
     assert captured.out == f"{output}: {count} patches described by mine.safetensors\n"
     assert captured.err == ""  # no progress bar where there is no terminal

@@ -47,7 +47,8 @@ def folder(tmp_path_factory):
 
 
 def pair(folder, kind, batch_size=512):
-    return tuple(hardnet.load(folder / f"{kind}{suffix}", "cpu", batch_size) for suffix in (".safetensors", ".onnx"))
+    paths = [folder / f"{kind}{suffix}" for suffix in (".safetensors", ".onnx")]
+    return tuple(hardnet.load(path, "cpu", batch_size, "float32") for path in paths)
 
 
 @every_network
