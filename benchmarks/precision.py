@@ -2,7 +2,7 @@
 
     RETRIEVAL_REAL_DATA=DIR python -m benchmarks.precision [--features FOLDER] [--gate]
 
-Words and medians of signatures are learned on float32 features of `sf300` once; each precision has features and an index
+Words and medians of signatures are learned on float32 features of `sf300` once; a precision has features and an index
 of its own, and every query is asked with features of either. `--features` names a folder of float32 stores that is
 there already, such as ``runs/real/features``. For the whole chain in one precision, words too, run
 `benchmarks.evaluate_real` with ``--set descriptor.precision=int8`` and a work folder of its own. Takes a processor with
