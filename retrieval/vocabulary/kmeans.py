@@ -20,7 +20,8 @@ from retrieval.config import VocabularyConfig, digest
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.storage.artefacts import read_arrays, read_manifest, write_artefact
 from retrieval.vocabulary.encoded import CHUNK, Encoded
-from retrieval.vocabulary.quantizer import cell_index, exact_words, import_faiss, probes_of
+from retrieval.vocabulary.faiss_blas import import_faiss
+from retrieval.vocabulary.quantizer import cell_index, exact_words, probes_of
 
 logger = logging.getLogger(__name__)
 

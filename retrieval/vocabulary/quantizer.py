@@ -10,7 +10,6 @@ How many probes it takes depends on the descriptor: of 8,192 cells 64 give 99 % 
 HardNet, for which 128 give 97.6 % and 256 99.0 %. So they are chosen where a vocabulary is saved (`measured`).
 """
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,8 @@ import numpy as np
 
 from hardnet import forks
 from retrieval.config import VocabularyConfig
-from retrieval.errors import ArtefactError, RetrievalError
+from retrieval.errors import ArtefactError
+from retrieval.vocabulary.faiss_blas import import_faiss
 
 CELLS_PER_ROOT = 6  # IVF cells = 6 sqrt(K), as a power of two; 3 sqrt(K) took twice as long per query
 MIN_PER_CELL = 39  # centroids per IVF cell; faiss's own lower bound for training its coarse quantizer
@@ -29,22 +29,6 @@ LINKS = 32  # HNSW neighbours per node; faiss's default
 PROBES = 64  # visited while training, and the fewest that are chosen
 AGREEMENT = 0.985  # share of descriptors whose word has to be the exact one, for the probes that are chosen
 PROBES_GROWTH = (1.0, 1.5)  # probes tried: 64, 96, 128, 192, 256, ...
-
-
-def import_faiss() -> Any:
-    """The faiss module.
-
-    Raises:
-        RetrievalError: it is not installed.
-    """
-    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells of every build it does not find
-    try:
-        import faiss
-    except ImportError as error:
-        raise RetrievalError(
-            "faiss is not installed: install hardnet-retrieval[cpu] or hardnet-retrieval[gpu]"
-        ) from error
-    return faiss
 
 
 def search_kind(config: VocabularyConfig, words: int) -> str:

@@ -25,6 +25,7 @@ from retrieval.errors import ArtefactError
 from retrieval.storage import artefacts, atomic
 from retrieval.vocabulary import hamming
 from retrieval.vocabulary.encoded import centre, dequantise
+from retrieval.vocabulary.faiss_blas import import_faiss
 from retrieval.vocabulary.hamming import Embedding
 from retrieval.vocabulary.kmeans import TrainedVocabulary
 from retrieval.vocabulary.quantizer import (
@@ -32,7 +33,6 @@ from retrieval.vocabulary.quantizer import (
     Agreement,
     Quantizer,
     build_search,
-    import_faiss,
     measured,
     probes_of,
     search_kind,

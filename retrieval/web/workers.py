@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import cv2
 
+from retrieval.vocabulary.faiss_blas import import_faiss
 from retrieval.web.problems import RequestError
 
 Result = TypeVar("Result")
@@ -64,10 +65,8 @@ def _one_thread_each() -> None:
 
     OpenMP counts its threads for each thread that calls it (torch and faiss); OpenCV's number is the process's.
     """
-    import faiss
-
     cv2.setNumThreads(1)
-    faiss.omp_set_num_threads(1)
+    import_faiss().omp_set_num_threads(1)
     try:
         import torch
     except ImportError:
