@@ -194,8 +194,14 @@ def _fast_scan(faiss: Any, centroids: np.ndarray) -> Search:
     flat.add(centroids)
     both = faiss.IndexRefine(index, flat)
     both.k_factor = refined
-    both.parts = (index, flat)  # kept alive
-    return lambda rows: both.search(rows, 1)[1][:, 0]
+    parts = (index, flat)  # kept alive as long as the search
+
+    def search(rows: np.ndarray) -> np.ndarray:
+        assert parts
+        found: np.ndarray = both.search(rows, 1)[1][:, 0]
+        return found
+
+    return search
 
 
 def _words(arguments: argparse.Namespace, codes: np.ndarray, quantisation: tuple[float, float]) -> np.ndarray:

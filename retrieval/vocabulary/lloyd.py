@@ -24,7 +24,8 @@ from retrieval.vocabulary.cells import distances, grouped, nearest, squared_norm
 from retrieval.vocabulary.encoded import CHUNK, Encoded
 
 CELLS_PER_ROOT = 3.0  # cells = 3 sqrt(K)
-NEAR = 24  # cells whose words a row meets
+NEAR = 32  # cells whose words a row meets
+FIRST_NEAR = 96  # in the first iteration: words that are descriptors drawn at random lie in no order yet
 BLOCK = 1 << 19  # rows grouped by their cells at a time
 ROWS = 512  # rows of a cell in one product
 FIRST_UPDATES = 5  # of the first cells' centres; later ones follow the words with one
@@ -77,7 +78,7 @@ def assign(
         centres, cell_of = _cells_of(centroids, None if warmth is None else warmth.centres, seed, spread)
         order, starts = grouped(cell_of, len(centres))
         words, norms = centroids[order], squared_norms(centroids)[order]
-        near = _near(centres)
+        near = _near(centres, FIRST_NEAR if warmth is None else NEAR)
         labels = np.empty(len(sample), np.int32)
         total = 0.0
         for first in range(0, len(sample), BLOCK):
@@ -160,10 +161,10 @@ def _cells_of(
     return centres[taken], cell_of
 
 
-def _near(centres: np.ndarray) -> np.ndarray:
-    """(G, NEAR) int64: the cells near each cell, the nearest first."""
+def _near(centres: np.ndarray, count: int) -> np.ndarray:
+    """(G, count) int64: so many cells near each cell, the nearest first."""
     norms = squared_norms(centres)
-    near = np.empty((len(centres), min(NEAR, len(centres))), np.int64)
+    near = np.empty((len(centres), min(count, len(centres))), np.int64)
     for start in range(0, len(centres), ROWS):
         each = distances(np.float32(-2) * centres[start : start + ROWS], centres, norms)
         near[start : start + ROWS] = np.argsort(each, axis=1, kind="stable")[:, : near.shape[1]]

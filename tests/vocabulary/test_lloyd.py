@@ -28,7 +28,7 @@ def squared(points, centroids):
 
 
 def test_an_iteration_is_lloyd_s_where_all_cells_are_near(monkeypatch):
-    monkeypatch.setattr(lloyd, "NEAR", 1000)
+    monkeypatch.setattr(lloyd, "FIRST_NEAR", 1000)
     start = POINTS[:50].copy()
     new, objective, replaced, warmth = lloyd.iterate(SAMPLE, start, None, 0, 1)
     each = squared(POINTS, start)
