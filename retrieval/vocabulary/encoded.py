@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from retrieval.vocabulary.quantizer import import_faiss
+from retrieval.vocabulary.faiss_blas import import_faiss
 
 CHUNK = 1 << 16  # descriptors converted at a time
 

@@ -1,9 +1,9 @@
 """k-means vocabulary training with faiss, one Lloyd iteration at a time: it can be watched, and resumed.
 
 Visual words by flat k-means are Sivic and Zisserman 2003; approximate assignment for large vocabularies is
-Philbin et al. 2007, section 3. Cells that lose all descriptors are re-seeded by faiss, which splits the
-largest ones. Training descriptors stay codes of a byte a value; faiss decodes them in blocks
-(`encoded.Encoded`), so that a row takes little more than its code.
+Philbin et al. 2007, section 3, here by `lloyd`. Cells that lose all descriptors are re-seeded by halves of others, as
+faiss does it. Training descriptors stay codes of a byte a value, decoded in blocks (`encoded.Encoded`), so that a row
+takes little more than its code.
 """
 
 import hashlib
@@ -19,8 +19,10 @@ from tqdm import tqdm
 from retrieval.config import VocabularyConfig, digest
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.storage.artefacts import read_arrays, read_manifest, write_artefact
+from retrieval.vocabulary import lloyd
 from retrieval.vocabulary.encoded import CHUNK, Encoded
-from retrieval.vocabulary.quantizer import cell_index, exact_words, import_faiss, probes_of
+from retrieval.vocabulary.faiss_blas import import_faiss
+from retrieval.vocabulary.quantizer import cell_index, exact_words, probes_of
 
 logger = logging.getLogger(__name__)
 
@@ -83,12 +85,15 @@ def train(
 
     progress: dict[str, list[float]] = {"objective": [], "reseeded": []}
     settings = _checkpoint_settings(sample, config, seed)
+    warmth: lloyd.Warmth | None = None  # what an iteration knows of the one before, with approximate assignment
     if checkpoint is not None:
-        centroids, progress = _resume(checkpoint, settings, centroids, progress)
+        centroids, warmth, progress = _resume(checkpoint, settings, centroids, progress)
     finished = len(progress["objective"])
     with tqdm(total=config.iterations, initial=finished, desc="k-means", unit="iteration", disable=None) as bar:
         for iteration in range(finished, config.iterations):
-            centroids, objective, reseeded = _iterate(faiss, sample, centroids, config, seed + iteration)
+            centroids, objective, reseeded, warmth = _iterate(
+                faiss, sample, centroids, config, seed + iteration, warmth
+            )
             progress["objective"].append(objective)
             progress["reseeded"].append(reseeded)
             bar.set_postfix(objective=f"{objective:.6g}", refresh=False)
@@ -98,12 +103,12 @@ def train(
                     checkpoint,
                     CHECKPOINT_KIND,
                     CHECKPOINT_VERSION,
-                    {"centroids": centroids},
+                    {"centroids": centroids, **({} if warmth is None else vars(warmth))},
                     settings,
                     progress,
                 )
 
-    counts = _count(faiss, sample, centroids, config)
+    counts = _count(faiss, sample, centroids, config, seed, warmth)
     empty = int((counts == 0).sum())
     if empty:
         logger.warning("%d of %d words have no training descriptor", empty, config.words)
@@ -148,12 +153,19 @@ def _sample(descriptors: np.ndarray, config: VocabularyConfig, rng: np.random.Ge
 
 
 def _iterate(
-    faiss: Any, sample: Encoded, centroids: np.ndarray, config: VocabularyConfig, seed: int
-) -> tuple[np.ndarray, float, int]:
-    """One Lloyd iteration: new centroids, the objective of the old ones, how many cells were re-seeded."""
+    faiss: Any,
+    sample: Encoded,
+    centroids: np.ndarray,
+    config: VocabularyConfig,
+    seed: int,
+    warmth: lloyd.Warmth | None = None,
+) -> tuple[np.ndarray, float, int, lloyd.Warmth | None]:
+    """One Lloyd iteration: new centroids, the objective of the old ones, how many were re-seeded, and `warmth`."""
     words, dimension = centroids.shape
     if len(sample) == words:  # every descriptor is a word: faiss would only copy them
-        return centroids, 0.0, 0
+        return centroids, 0.0, 0, warmth
+    if _assignment(config) == "cells":
+        return lloyd.iterate(sample, centroids, warmth, seed, _threads(faiss))
     parameters = faiss.ClusteringParameters()
     parameters.niter = 1
     parameters.seed = seed % (1 << 31)
@@ -165,11 +177,21 @@ def _iterate(
     clustering.train_encoded(sample.codes, sample.codec, index)
     new = faiss.vector_to_array(clustering.centroids).reshape(words, dimension).astype(np.float32, copy=True)
     statistics = clustering.iteration_stats.at(0)
-    return new, float(statistics.obj), int(statistics.nsplit)
+    return new, float(statistics.obj), int(statistics.nsplit), None
 
 
-def _count(faiss: Any, sample: Encoded, centroids: np.ndarray, config: VocabularyConfig) -> np.ndarray:
+def _count(
+    faiss: Any,
+    sample: Encoded,
+    centroids: np.ndarray,
+    config: VocabularyConfig,
+    seed: int,
+    warmth: lloyd.Warmth | None,
+) -> np.ndarray:
     """(K,) int32: descriptors of the sample nearest to each final word."""
+    if _assignment(config) == "cells":
+        final, _ = lloyd.assign(sample, centroids, warmth, seed, _threads(faiss))
+        return np.bincount(final.labels, minlength=len(centroids)).astype(np.int32)
     counts = np.zeros(len(centroids), np.int64)
     index = None
     if _assignment(config) != "exact" or _gpus(faiss):
@@ -185,8 +207,10 @@ def _count(faiss: Any, sample: Encoded, centroids: np.ndarray, config: Vocabular
 
 
 def _assignment(config: VocabularyConfig) -> str:
-    """How descriptors find their word while training: "exact" or "ivf"."""
-    return "exact" if config.search == "exact" or config.words <= config.exact_up_to else "ivf"
+    """How descriptors find their word while training: "exact", "cells" (`lloyd`) or on GPUs "ivf"."""
+    if config.search == "exact" or config.words <= config.exact_up_to:
+        return "exact"
+    return "ivf" if _gpus(import_faiss()) else "cells"
 
 
 def _empty_index(faiss: Any, centroids: np.ndarray, config: VocabularyConfig) -> Any:
@@ -201,6 +225,10 @@ def _empty_index(faiss: Any, centroids: np.ndarray, config: VocabularyConfig) ->
 def _gpus(faiss: Any) -> int:
     """GPUs that this build of faiss can use; the CPU build says 0, or lacks the question."""
     return int(faiss.get_num_gpus()) if hasattr(faiss, "get_num_gpus") else 0
+
+
+def _threads(faiss: Any) -> int:
+    return lloyd.threads_of(faiss.omp_get_max_threads())
 
 
 def _device(faiss: Any) -> str:
@@ -224,18 +252,19 @@ def _checkpoint_settings(sample: Encoded, config: VocabularyConfig, seed: int) -
 
 def _resume(
     checkpoint: Path, settings: dict[str, Any], centroids: np.ndarray, progress: dict[str, list[float]]
-) -> tuple[np.ndarray, dict[str, list[float]]]:
-    """Centroids and progress of a fitting checkpoint, or those given."""
+) -> tuple[np.ndarray, lloyd.Warmth | None, dict[str, list[float]]]:
+    """Centroids, what the next iteration knows, and progress of a fitting checkpoint, or those given."""
     if not checkpoint.exists():
-        return centroids, progress
+        return centroids, None, progress
     try:
         manifest = read_manifest(checkpoint, CHECKPOINT_KIND, CHECKPOINT_VERSION)
         arrays = read_arrays(checkpoint, manifest, verify=True)
     except ArtefactError as error:
         logger.warning("%s; training starts from the beginning", error)
-        return centroids, progress
+        return centroids, None, progress
     if manifest["digest"] != digest(settings):
         logger.warning("%s belongs to other data or settings; training starts from the beginning", checkpoint)
-        return centroids, progress
+        return centroids, None, progress
     logger.info("k-means goes on after iteration %d of %s", len(manifest["facts"]["objective"]), checkpoint)
-    return np.array(arrays["centroids"]), manifest["facts"]
+    warmth = lloyd.Warmth(np.array(arrays["labels"]), np.array(arrays["centres"])) if "labels" in arrays else None
+    return np.array(arrays["centroids"]), warmth, manifest["facts"]

@@ -1,16 +1,13 @@
 """Descriptors to visual words: exact nearest centroid, or approximate search for large vocabularies.
 
-"auto" is exact up to `VocabularyConfig.exact_up_to` words, an inverted file over the centroids (IVF) beyond.
-On RootSIFT of photographs, 100,000 words and 1,500 queries (two cores, least of five runs), exact search
-took 222 ms; IVF with 64 probes of 2,048 cells 96 ms at 98.2 % agreement; HNSW (32 links) with efSearch 64
-132 ms at 99.9 %. HNSW is the better search, but its graph depends on the order in which threads insert, so
-the same seed would not give the same words; IVF is deterministic, and builds faster.
+"auto" is exact up to `VocabularyConfig.exact_up_to` words, an inverted file over the centroids (IVF) beyond, searched
+cell by cell as matrix products (`cells.Cells`, record 0034). HNSW is deterministic only as long as one thread builds
+its graph.
 
 How many probes it takes depends on the descriptor: of 8,192 cells 64 give 99 % agreement for RootSIFT and 94.5 % for
 HardNet, for which 128 give 97.6 % and 256 99.0 %. So they are chosen where a vocabulary is saved (`measured`).
 """
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,31 +17,18 @@ import numpy as np
 
 from hardnet import forks
 from retrieval.config import VocabularyConfig
-from retrieval.errors import ArtefactError, RetrievalError
+from retrieval.errors import ArtefactError
+from retrieval.vocabulary.cells import Cells
+from retrieval.vocabulary.faiss_blas import import_faiss
 
-CELLS_PER_ROOT = 6  # IVF cells = 6 sqrt(K), as a power of two; 3 sqrt(K) took twice as long per query
+CELLS_PER_ROOT = 1.5  # IVF cells = 1.5 sqrt(K), as a power of two: large enough for products of matrices
 MIN_PER_CELL = 39  # centroids per IVF cell; faiss's own lower bound for training its coarse quantizer
 CELL_ITERATIONS = 10  # Lloyd iterations of the coarse quantizer; faiss's default for IVF
 LINKS = 32  # HNSW neighbours per node; faiss's default
-PROBES = 64  # visited while training, and the fewest that are chosen
+PROBES = 64  # visited where nobody has measured
+FEWEST_PROBES = {"ivf": 8, "hnsw": 64}  # of those that are tried
 AGREEMENT = 0.985  # share of descriptors whose word has to be the exact one, for the probes that are chosen
-PROBES_GROWTH = (1.0, 1.5)  # probes tried: 64, 96, 128, 192, 256, ...
-
-
-def import_faiss() -> Any:
-    """The faiss module.
-
-    Raises:
-        RetrievalError: it is not installed.
-    """
-    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells of every build it does not find
-    try:
-        import faiss
-    except ImportError as error:
-        raise RetrievalError(
-            "faiss is not installed: install hardnet-retrieval[cpu] or hardnet-retrieval[gpu]"
-        ) from error
-    return faiss
+PROBES_GROWTH = (1.0, 1.25, 1.5, 1.75)  # probes tried: 8, 10, 12, 14, 16, 20, ...
 
 
 def search_kind(config: VocabularyConfig, words: int) -> str:
@@ -106,12 +90,14 @@ class Quantizer:
             raise ValueError(f"expected (K, D) float32 centroids, got {centroids.shape} {centroids.dtype}")
         self.centroids = np.ascontiguousarray(centroids)
         self.kind = search_kind(config, len(centroids))
-        self._index = None
+        self._index, self._cells = None, None
         if self.kind != "exact":
             if structure is None:
                 self._index = build_search(self.centroids, self.kind, probes_of(config))
             else:
                 self._index = _read_search(structure, self.centroids.shape, self.kind, probes_of(config))
+        if self.kind == "ivf":
+            self._cells = Cells.of_inverted_file(import_faiss(), self._index)
 
     def assign(self, descriptors: np.ndarray, neighbours: int = 1) -> np.ndarray:
         """The nearest words.
@@ -140,7 +126,7 @@ class Quantizer:
         if self._index is None:
             found = exact_words(descriptors, self.centroids, neighbours)
         else:
-            found = self._index.search(descriptors, neighbours)[1] if len(descriptors) else np.empty((0, neighbours))
+            found = _search(self._index, self._cells, descriptors, neighbours)
             short = (found < 0).any(axis=1)  # the cells visited hold fewer words than asked for
             if short.any():
                 found[short] = exact_words(descriptors[short], self.centroids, neighbours)
@@ -160,6 +146,16 @@ def exact_words(descriptors: np.ndarray, centroids: np.ndarray, neighbours: int)
     if not len(descriptors):
         return np.empty((0, neighbours), np.int64)
     return import_faiss().knn(descriptors, centroids, neighbours)[1]
+
+
+def _search(index: Any, cells: Cells | None, descriptors: np.ndarray, neighbours: int) -> np.ndarray:
+    """(N, neighbours) int64 words of an approximate search, -1 where it found fewer."""
+    if cells is not None:
+        return cells.search(descriptors, index.nprobe, neighbours)
+    if not len(descriptors):
+        return np.empty((0, neighbours), np.int64)
+    found: np.ndarray = index.search(descriptors, neighbours)[1]
+    return found
 
 
 def cells_of(words: int) -> int:
@@ -208,23 +204,25 @@ def measured(
         kind: "ivf" or "hnsw".
         centroids: (K, D) float32, the words.
         held_out: (M, D) float32 descriptors that the words were not learned from.
-        probes: None chooses the fewest, from `PROBES` on, that reach `AGREEMENT`.
+        probes: None chooses the fewest, from `FEWEST_PROBES` on, that reach `AGREEMENT`.
 
     Returns:
         None without descriptors to measure on.
     """
     if not len(held_out):
         return None
-    exact = exact_words(np.ascontiguousarray(held_out), centroids, 1)
-    tried, grown = PROBES if probes is None else probes, 0
+    held_out = np.ascontiguousarray(held_out)
+    exact = exact_words(held_out, centroids, 1)
+    cells = Cells.of_inverted_file(import_faiss(), index) if kind == "ivf" else None
+    tried, grown = FEWEST_PROBES[kind] if probes is None else probes, 0
     while True:
         _set_probes(index, kind, tried)
-        share = float((index.search(held_out, 1)[1] == exact).mean())
+        share = float((_search(index, cells, held_out, 1) == exact).mean())
         if probes is not None or share >= AGREEMENT or tried >= (index.nlist if kind == "ivf" else len(centroids) / 4):
             return Agreement(share, len(held_out), tried)
         grown += 1
         turns, step = divmod(grown, len(PROBES_GROWTH))
-        tried = int(PROBES * 2**turns * PROBES_GROWTH[step])
+        tried = int(FEWEST_PROBES[kind] * 2**turns * PROBES_GROWTH[step])
 
 
 def _set_probes(index: Any, kind: str, probes: int) -> None:

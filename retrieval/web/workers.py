@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import cv2
+from threadpoolctl import threadpool_limits
 
+from retrieval.vocabulary.faiss_blas import import_faiss
 from retrieval.web.problems import RequestError
 
 Result = TypeVar("Result")
@@ -62,12 +64,12 @@ class Workers:
 def _one_thread_each() -> None:
     """Libraries spread nothing over further threads: the workers themselves are as many as there are cores.
 
-    OpenMP counts its threads for each thread that calls it (torch and faiss); OpenCV's number is the process's.
+    OpenMP counts its threads for each thread that calls it (torch and faiss); the numbers of OpenCV and of numpy's BLAS
+    are the process's.
     """
-    import faiss
-
+    threadpool_limits(1, user_api="blas")
     cv2.setNumThreads(1)
-    faiss.omp_set_num_threads(1)
+    import_faiss().omp_set_num_threads(1)
     try:
         import torch
     except ImportError:

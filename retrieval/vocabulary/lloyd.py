@@ -1,0 +1,246 @@
+"""Lloyd's iteration for many words: a descriptor meets the words of the cells near it, as products of matrices.
+
+The words lie in cells. Rows of one cell are compared, all together, with the words of the `NEAR` nearest cells (record
+0035). Which cell is a row's? That of the word which it had before: its nearest word has hardly moved since, and the
+row itself need not be looked at. In the first iteration it is the cell whose centre is nearest. Cells follow the words
+from iteration to iteration, so what one iteration leaves for the next is each row's word and the cells' centres
+(`Warmth`).
+
+Every product has the same shape with one thread as with many, and sums are taken in the order of the rows: the same
+bytes come out.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+from threadpoolctl import threadpool_limits
+
+from retrieval.vocabulary.cells import distances, grouped, nearest, squared_norms
+from retrieval.vocabulary.encoded import CHUNK, Encoded
+
+CELLS_PER_ROOT = 3.0  # cells = 3 sqrt(K)
+NEAR = 32  # cells whose words a row meets
+FIRST_NEAR = 96  # in the first iteration: words that are descriptors drawn at random lie in no order yet
+BLOCK = 1 << 19  # rows grouped by their cells at a time
+ROWS = 512  # rows of a cell in one product
+FIRST_UPDATES = 5  # of the first cells' centres; later ones follow the words with one
+MOST = 1 << 24  # distances in one product
+SPLIT = 1 / 1024  # by which the halves of a divided word differ, relatively; faiss's number
+
+Spread = Callable[[Callable[[int], None], np.ndarray], None]  # calls the first for each number of the second
+
+
+@dataclass(frozen=True, eq=False)
+class Warmth:
+    """What an iteration leaves for the next.
+
+    Attributes:
+        labels: (N,) int32, the word of each descriptor.
+        centres: (G, D) float32, of the cells.
+    """
+
+    labels: np.ndarray
+    centres: np.ndarray
+
+
+def iterate(
+    sample: Encoded, centroids: np.ndarray, warmth: Warmth | None, seed: int, threads: int
+) -> tuple[np.ndarray, float, int, Warmth]:
+    """One iteration.
+
+    Args:
+        sample: N training descriptors.
+        centroids: (K, D) float32.
+        warmth: of the iteration before; None for the first.
+        seed: of what replaces words that have lost all descriptors, and of the first cells.
+        threads: that work at once.
+
+    Returns:
+        New centroids; the objective of those given (sum of squared distances); how many words were replaced; what the
+        next iteration takes.
+    """
+    warmth, squared = assign(sample, centroids, warmth, seed, threads)
+    new, counts = _means(sample, warmth.labels, centroids)
+    replaced = _replace_empty(new, counts, np.random.default_rng(seed))
+    return new, squared, replaced, warmth
+
+
+def assign(
+    sample: Encoded, centroids: np.ndarray, warmth: Warmth | None, seed: int, threads: int
+) -> tuple[Warmth, float]:
+    """The words of all descriptors, and the sum of their squared distances; as `iterate` takes and gives them."""
+    with _working(threads) as spread:
+        centres, cell_of = _cells_of(centroids, None if warmth is None else warmth.centres, seed, spread)
+        order, starts = grouped(cell_of, len(centres))
+        words, norms = centroids[order], squared_norms(centroids)[order]
+        near = _near(centres, FIRST_NEAR if warmth is None else NEAR)
+        labels = np.empty(len(sample), np.int32)
+        total = 0.0
+        for first in range(0, len(sample), BLOCK):
+            count = min(BLOCK, len(sample) - first)
+            if warmth is None:
+                cells = _nearest_cells(sample, first, count, centres, spread)
+            else:
+                cells = cell_of[warmth.labels[first : first + count]]
+            found, squared = _meet(sample, first, cells, (words, norms, starts, near), spread)
+            labels[first : first + count] = order[found]
+            total += float(squared.sum(dtype=np.float64))
+    return Warmth(labels, centres), total
+
+
+def _meet(
+    sample: Encoded,
+    first: int,
+    cells: np.ndarray,
+    arranged: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    spread: Spread,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest words of the cells near some descriptors.
+
+    Args:
+        sample: descriptors.
+        first: the descriptor that `cells` begins with.
+        cells: (n,) the cell of each.
+        arranged: words (K, D) in order of their cells, their squared norms, where each cell begins among them, and
+            the cells near each.
+        spread: does the work.
+
+    Returns:
+        (n,) int64, places among the words as arranged; (n,) float32 squared distances.
+    """
+    words, norms, starts, near = arranged
+    rows, begins = grouped(cells, len(near))
+    found, squared = np.empty(len(cells), np.int64), np.empty(len(cells), np.float32)
+
+    def meet(cell: int) -> None:
+        met = np.concatenate([np.arange(starts[other], starts[other + 1]) for other in near[cell]])
+        points, point_norms = words[met], norms[met]
+        step = max(1, min(ROWS, MOST // len(met)))
+        for start in range(begins[cell], begins[cell + 1], step):
+            some = rows[start : min(start + step, begins[cell + 1])]
+            values = sample.rows(first + some)
+            own_norms = squared_norms(values)
+            each = distances(np.float32(-2) * values, points, point_norms)
+            place = each.argmin(axis=1)
+            found[some] = met[place]
+            squared[some] = np.maximum(each[np.arange(len(some)), place] + own_norms, 0)
+
+    spread(meet, np.flatnonzero(np.diff(begins)))
+    return found, squared
+
+
+@contextmanager
+def _working(threads: int) -> Iterator[Spread]:
+    """A function that calls another for each of some numbers, in so many threads; BLAS starts none of its own."""
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+
+        def spread(work: Callable[[int], None], numbers: np.ndarray) -> None:
+            for _ in pool.map(work, numbers.tolist()):
+                pass
+
+        yield spread
+
+
+def _cells_of(
+    centroids: np.ndarray, centres: np.ndarray | None, seed: int, spread: Spread
+) -> tuple[np.ndarray, np.ndarray]:
+    """Centres of the cells, (G, D) float32, and the cell of each word, (K,) int64; no cell is empty."""
+    updates = 1
+    if centres is None:
+        count = max(1, min(round(CELLS_PER_ROOT * np.sqrt(len(centroids))), len(centroids)))
+        drawn = np.random.default_rng(seed).choice(len(centroids), count, replace=False)
+        centres, updates = centroids[np.sort(drawn)], FIRST_UPDATES
+    for _ in range(updates):
+        centres, _ = _mean_of_groups(centroids, _nearest(centroids, centres, spread), centres)
+    taken, cell_of = np.unique(_nearest(centroids, centres, spread), return_inverse=True)
+    return centres[taken], cell_of
+
+
+def _near(centres: np.ndarray, count: int) -> np.ndarray:
+    """(G, count) int64: so many cells near each cell, the nearest first."""
+    norms = squared_norms(centres)
+    near = np.empty((len(centres), min(count, len(centres))), np.int64)
+    for start in range(0, len(centres), ROWS):
+        each = distances(np.float32(-2) * centres[start : start + ROWS], centres, norms)
+        near[start : start + ROWS] = np.argsort(each, axis=1, kind="stable")[:, : near.shape[1]]
+    return near
+
+
+def _nearest(rows: np.ndarray, points: np.ndarray, spread: Spread) -> np.ndarray:
+    """(N,) int64 nearest of the points (K, D) to rows (N, D)."""
+    found, norms = np.empty(len(rows), np.int64), squared_norms(points)
+
+    def some(part: int) -> None:
+        block = slice(part * ROWS, (part + 1) * ROWS)
+        found[block] = nearest(rows[block], points, norms)
+
+    spread(some, np.arange(-(-len(rows) // ROWS)))
+    return found
+
+
+def _nearest_cells(sample: Encoded, first: int, count: int, centres: np.ndarray, spread: Spread) -> np.ndarray:
+    """(count,) int64: the nearest cells of descriptors from `first` on."""
+    found = np.empty(count, np.int64)
+    for start in range(0, count, CHUNK):
+        stop = min(start + CHUNK, count)
+        found[start:stop] = _nearest(sample.rows(slice(first + start, first + stop)), centres, spread)
+    return found
+
+
+def _means(sample: Encoded, labels: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means of the descriptors of each word, its centroid where there are none; (K,) int64 how many there are."""
+    sums = np.zeros_like(centroids)
+    for start in range(0, len(sample), CHUNK):
+        rows = sample.rows(slice(start, start + CHUNK))
+        _add_groups(sums, rows, labels[start : start + CHUNK])
+    return _divided(sums, np.bincount(labels, minlength=len(centroids)), centroids)
+
+
+def _mean_of_groups(rows: np.ndarray, labels: np.ndarray, otherwise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    sums = np.zeros_like(otherwise)
+    _add_groups(sums, rows, labels)
+    return _divided(sums, np.bincount(labels, minlength=len(otherwise)), otherwise)
+
+
+def _add_groups(sums: np.ndarray, rows: np.ndarray, labels: np.ndarray) -> None:
+    """Adds each of the rows (N, D) to the sum (K, D) of its label, in their order."""
+    changed, group = np.unique(labels, return_inverse=True)
+    ones = np.ones(len(rows), np.float32)
+    sums[changed] += sparse.csr_matrix((ones, (group, np.arange(len(rows)))), shape=(len(changed), len(rows))) @ rows
+
+
+def _divided(sums: np.ndarray, counts: np.ndarray, otherwise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    empty = counts == 0
+    sums /= np.maximum(counts, 1)[:, None].astype(np.float32)
+    sums[empty] = otherwise[empty]
+    return sums, counts
+
+
+def _replace_empty(centroids: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> int:
+    """Gives each word without descriptors one half of a word that has some, the likelier the more it has.
+
+    faiss re-seeds so, too. `centroids` and `counts` are changed in place.
+    """
+    empty = np.flatnonzero(counts == 0)
+    signs = np.where(np.arange(centroids.shape[1]) % 2, -1, 1).astype(np.float32) * np.float32(SPLIT)
+    for word in empty:
+        chances = np.cumsum(np.maximum(counts - 1, 0))
+        if not chances[-1]:  # no word has two
+            return int((counts[empty] > 0).sum())
+        donor = int(np.searchsorted(chances, rng.integers(chances[-1]), side="right"))
+        centroids[word] = centroids[donor] * (1 + signs)
+        centroids[donor] *= 1 - signs
+        counts[word] = counts[donor] // 2
+        counts[donor] -= counts[word]
+    return len(empty)
+
+
+def threads_of(openmp: int) -> int:
+    """As many threads as OpenMP would take, and no more than there are processors for this process."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(openmp, available))
