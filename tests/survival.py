@@ -69,10 +69,10 @@ def without_detection(monkeypatch) -> None:
     found: dict[bytes, np.ndarray] = {}
     detect = extractor.detect_regions
 
-    def remembered(gray, config):
-        key = hashlib.sha256(gray.tobytes()).digest()
+    def remembered(space, config):
+        key = hashlib.sha256(space.gray.tobytes()).digest()
         if key not in found:
-            found[key] = detect(gray, config)
+            found[key] = detect(space, config)
         return found[key]
 
     monkeypatch.setattr(extractor, "detect_regions", remembered)
