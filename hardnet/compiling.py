@@ -25,7 +25,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     It has no threads of its own and gives the same results beside others. Indices are not checked: a function sees
     to it that its own lie inside.
     """
-    options = {"nogil": True, "fastmath": set(FAST), "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "fastmath": set(FAST), "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError as error:  # no folder for the cache
