@@ -10,6 +10,8 @@ import numpy as np
 from hardnet.compiling import compiled
 from retrieval.config import DetectorConfig
 
+LANES = 32  # loops whose length is a multiple are vectors throughout: four registers of eight numbers at once
+
 
 def find_shapes(
     levels: np.ndarray, level: np.ndarray, x: np.ndarray, y: np.ndarray, scale: np.ndarray, config: DetectorConfig
@@ -64,8 +66,10 @@ def _iterate(levels, level, x, y, stretch, iterations, convergence, max_anisotro
     for i in range(size):
         for j in range(size):
             weights[(i + 1) * side + j + 1] = window[i, j]
-    index = np.zeros(size, np.int32)
-    part_x, part_y = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    room = (size + LANES - 1) // LANES * LANES
+    ramp = np.arange(room).astype(np.float32)
+    left, top = np.zeros(room, np.int32), np.zeros(room, np.int32)
+    part_x, part_y = np.zeros(room, np.float32), np.zeros(room, np.float32)
     for n in range(len(x)):
         image = levels[level[n]]
         s00, s01, s10, s11 = 1.0, 0.0, 0.0, 1.0
@@ -74,7 +78,7 @@ def _iterate(levels, level, x, y, stretch, iterations, convergence, max_anisotro
             t = stretch[n]
             _sample(
                 image, x[n], y[n], np.float32(s00) * t, np.float32(s01) * t, np.float32(s10) * t, np.float32(s11) * t,
-                size, index, part_x, part_y, samples,
+                size, ramp, left, top, part_x, part_y, samples,
             )  # fmt: skip
             a, b, c = _second_moments(samples, weights, side)
             # sqrt([[a,b],[b,c]]) = (M + d I) / t with d = sqrt(det M), t = sqrt(trace M + 2 d); its inverse,
@@ -104,10 +108,11 @@ def _iterate(levels, level, x, y, stretch, iterations, convergence, max_anisotro
 
 
 @compiled
-def _sample(image, x, y, xu, xv, yu, yv, size, index, part_x, part_y, samples):  # type: ignore[no-untyped-def]
+def _sample(image, x, y, xu, xv, yu, yv, size, ramp, left, top, part_x, part_y, samples):  # type: ignore[no-untyped-def]
     """Samples a window bilinearly into its frame; outside the image everything is 0."""
     height, width = image.shape
     flat = image.ravel()
+    pitch, one = np.uintp(width), np.uintp(1)
     reach = np.float32(size // 2)
     reach_x, reach_y = reach * (abs(xu) + abs(xv)), reach * (abs(yu) + abs(yv))
     inside = x > reach_x and y > reach_y and x + reach_x < width - 2 and y + reach_y < height - 2
@@ -117,17 +122,14 @@ def _sample(image, x, y, xu, xv, yu, yv, size, index, part_x, part_y, samples): 
         start_x, start_y = x + v * xv - reach * xu, y + v * yv - reach * yu
         at = (i + 1) * side + 1
         if inside:
-            for j in range(size):
-                px, py = start_x + np.float32(j) * xu, start_y + np.float32(j) * yu
-                left, top = np.int32(px), np.int32(py)
-                part_x[j], part_y[j] = px - np.float32(left), py - np.float32(top)
-                index[j] = top * np.int32(width) + left
-            for j in range(size):
-                k = np.uintp(index[j])
-                below = k + np.uintp(width)
-                upper = flat[k] + part_x[j] * (flat[k + np.uintp(1)] - flat[k])
-                lower = flat[below] + part_x[j] * (flat[below + np.uintp(1)] - flat[below])
-                samples[at + j] = upper + part_y[j] * (lower - upper)
+            _places(start_x, xu, ramp, left, part_x)
+            _places(start_y, yu, ramp, top, part_y)
+            for j in range(np.uintp(size)):
+                k = np.uintp(top[j]) * pitch + np.uintp(left[j])
+                below = k + pitch
+                upper = flat[k] + part_x[j] * (flat[k + one] - flat[k])
+                lower = flat[below] + part_x[j] * (flat[below + one] - flat[below])
+                samples[np.uintp(at) + j] = upper + part_y[j] * (lower - upper)
         else:
             for j in range(size):
                 samples[at + j] = _bordered(image, start_x + np.float32(j) * xu, start_y + np.float32(j) * yu)
@@ -137,6 +139,16 @@ def _sample(image, x, y, xu, xv, yu, yv, size, index, part_x, part_y, samples): 
     for j in range(side):
         samples[j] = samples[side + j]
         samples[last + j] = samples[last - side + j]
+
+
+@compiled
+def _places(start, step, ramp, whole, part):  # type: ignore[no-untyped-def]
+    """Places along one axis, inside the image: the pixel before each, and how far behind it."""
+    for j in range(len(ramp)):
+        place = start + ramp[j] * step
+        pixel = np.int32(place)
+        part[j] = place - np.float32(pixel)
+        whole[j] = pixel
 
 
 @compiled
@@ -161,10 +173,12 @@ def _bordered(image, x, y):  # type: ignore[no-untyped-def]
 def _second_moments(samples, weights, side):  # type: ignore[no-untyped-def]
     """Weighted sums of gx^2, gx gy, gy^2; gradients are plain differences of the two neighbours."""
     xx, xy, yy = np.float32(0), np.float32(0), np.float32(0)
-    for k in range(side, side * (side - 1)):
-        gx, gy = samples[k + 1] - samples[k - 1], samples[k + side] - samples[k - side]
-        wx = weights[k] * gx
+    up, left, here = np.uintp(0), np.uintp(side - 1), np.uintp(side)
+    right, down = np.uintp(side + 1), np.uintp(2 * side)
+    for k in range(np.uintp(side * (side - 2))):  # from the first pixel below the frame's upper edge
+        gx, gy = samples[right + k] - samples[left + k], samples[down + k] - samples[up + k]
+        wx = weights[here + k] * gx
         xx += wx * gx
         xy += wx * gy
-        yy += weights[k] * gy * gy
+        yy += weights[here + k] * gy * gy
     return float(xx), float(xy), float(yy)

@@ -185,7 +185,8 @@ def _cut(image, per_pixel, centres, frames, steps, rest, finer, members, margin,
     norm_x, norm_y = np.zeros(lanes, np.float32), np.zeros(lanes, np.float32)
     total = np.zeros(lanes, np.float32)
     room = (columns + LANES - 1) // LANES * LANES
-    index = np.zeros(room, np.int32)
+    ramp = np.arange(room).astype(np.float32)
+    left, top = np.zeros(room, np.int32), np.zeros(room, np.int32)
     part_x, part_y = np.zeros(room, np.float32), np.zeros(room, np.float32)
     for n in members:
         f = finer[n]
@@ -209,7 +210,9 @@ def _cut(image, per_pixel, centres, frames, steps, rest, finer, members, margin,
                     np.float32(f) * xu,
                     np.float32(f) * yu,
                     columns if phase == 0 else columns - 1,
-                    index,
+                    ramp,
+                    left,
+                    top,
                     part_x,
                     part_y,
                     line,
@@ -253,24 +256,30 @@ def _weights(deviation, finer, margin, reach, tail, size, weights, norm):  # typ
 
 
 @compiled
-def _sample(image, x, y, dx, dy, count, index, part_x, part_y, out, start):  # type: ignore[no-untyped-def]
+def _sample(image, x, y, dx, dy, count, ramp, left, top, part_x, part_y, out, start):  # type: ignore[no-untyped-def]
     """Bilinear samples along a line, to `out` from `start` on; outside the image its border is repeated."""
     height, width = image.shape
+    _places(x, dx, width, ramp, left, part_x)
+    _places(y, dy, height, ramp, top, part_y)
     flat = image.ravel()
-    right, bottom = np.float32(width - 1), np.float32(height - 1)
-    last_x, last_y = np.int32(width - 2), np.int32(height - 2)
-    for j in range(len(index)):
-        px = min(max(x + np.float32(j) * dx, np.float32(0)), right)
-        py = min(max(y + np.float32(j) * dy, np.float32(0)), bottom)
-        left, top = min(np.int32(px), last_x), min(np.int32(py), last_y)
-        part_x[j], part_y[j] = px - np.float32(left), py - np.float32(top)
-        index[j] = top * np.int32(width) + left
+    pitch, one, to = np.uintp(width), np.uintp(1), np.uintp(start)
     for j in range(np.uintp(count)):
-        k = np.uintp(index[j])
-        below = k + np.uintp(width)
-        upper = flat[k] + part_x[j] * (flat[k + np.uintp(1)] - flat[k])
-        lower = flat[below] + part_x[j] * (flat[below + np.uintp(1)] - flat[below])
-        out[np.uintp(start) + j] = upper + part_y[j] * (lower - upper)
+        k = np.uintp(top[j]) * pitch + np.uintp(left[j])
+        below = k + pitch
+        upper = flat[k] + part_x[j] * (flat[k + one] - flat[k])
+        lower = flat[below] + part_x[j] * (flat[below + one] - flat[below])
+        out[to + j] = upper + part_y[j] * (lower - upper)
+
+
+@compiled
+def _places(start, step, side, ramp, whole, part):  # type: ignore[no-untyped-def]
+    """Places along one axis: the pixel before each, and how far behind it; two pixels from there lie in the image."""
+    last, last_but_one = np.float32(side - 1), np.float32(side - 2)
+    for j in range(len(ramp)):
+        place = min(max(start + ramp[j] * step, np.float32(0)), last)
+        pixel = np.int32(min(place, last_but_one))
+        part[j] = place - np.float32(pixel)
+        whole[j] = pixel
 
 
 @compiled
@@ -278,13 +287,13 @@ def _sum_line(line, length, finer, reach, taps, weights, lanes, rows, start):  #
     """Sums a line of samples by phase with symmetric weights, for every patch pixel, to `rows` from `start` on."""
     _sum(line, reach, reach, reach, reach, np.float32(0.5) * weights[0], np.float32(0), lanes, rows, start, True)
     for k in range(1, taps + 1, 2):
-        before1, behind1 = _places(k, finer, length, reach)
-        before2, behind2 = _places(k + 1, finer, length, reach)
+        before1, behind1 = _neighbours(k, finer, length, reach)
+        before2, behind2 = _neighbours(k + 1, finer, length, reach)
         _sum(line, before1, behind1, before2, behind2, weights[k], weights[k + 1], lanes, rows, start, False)
 
 
 @compiled
-def _places(k, finer, length, reach):  # type: ignore[no-untyped-def]
+def _neighbours(k, finer, length, reach):  # type: ignore[no-untyped-def]
     """Where the samples lie that are k before and k behind the first patch pixel."""
     whole, phase = k // finer, k % finer
     behind = phase * length + reach + whole
