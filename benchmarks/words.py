@@ -57,13 +57,14 @@ def main() -> int:
     codes, quantisation = real_codes(arguments.stores, arguments.rows + HELD_OUT, arguments.seed)
     held_out = dequantise(codes[:HELD_OUT], quantisation)
     centroids = _words(arguments, codes[HELD_OUT:], quantisation)
-    figures = {
+    figures: dict[str, Any] = {
         "stores": [str(store) for store in arguments.stores],
         "training descriptors": len(codes) - HELD_OUT,
         "words": len(centroids),
         "queries": arguments.queries,
-        "kernels of faiss's BLAS": faiss_blas.kernels(),
     }
+    faiss_blas.import_faiss()
+    figures["kernels of faiss's BLAS"] = faiss_blas.kernels()
     with tempfile.TemporaryDirectory() as folder, _one_thread():
         exact = quantizer.exact_words(held_out, centroids, 1)[:, 0]
         np.savez(
