@@ -1,8 +1,9 @@
 """k-means of 100,000 words on 1.5 million real descriptors, and of 20,000 beside faiss's exact k-means.
 
-    python -m benchmarks.vocabulary STORE [STORE ...] [--words 100000 --rows 1500000 --iterations 20]
+    RETRIEVAL_REAL_DATA=DIR python -m benchmarks.vocabulary [STORE ...] [--words 100000 --rows 1500000 --iterations 20]
 
-STORE is a folder of extracted features; of several, equal descriptors count once. Where there are fewer than --rows,
+STORE is a folder of extracted features; without one they are those of `benchmarks.words`. Of several, equal descriptors
+count once. Where there are fewer than --rows,
 some are taken twice, and the figures say how many. Each training runs in a process of its own, whose greatest memory
 is told: it holds the codes and what training takes. Of the smaller vocabulary, trained with the same assignment by
 cells, the objective is compared: squared distances of training descriptors to the words that exact search finds, for
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import record
-from benchmarks.words import real_codes
+from benchmarks.words import real_codes, real_stores
 from retrieval.config import VocabularyConfig
 from retrieval.vocabulary import faiss_blas, kmeans
 from retrieval.vocabulary.encoded import dequantise
@@ -47,12 +48,14 @@ def main() -> int:
     if arguments.train is not None:
         print(json.dumps(trained(**arguments.train, seed=arguments.seed)))
         return 0
-    codes, quantisation = real_codes(arguments.stores, arguments.rows, arguments.seed)
+    stores = arguments.stores or real_stores()
+    codes, quantisation = real_codes(stores, arguments.rows, arguments.seed)
     repeated = max(0, arguments.rows - len(codes))
     if repeated:
         codes = np.concatenate([codes, codes[:repeated]])
-    figures: dict[str, Any] = {"stores": [str(one) for one in arguments.stores], "descriptors taken twice": repeated}
-    met = {}
+    figures: dict[str, Any] = {"stores": [str(one) for one in stores], "descriptors taken twice": repeated}
+    met, measures = {}, []
+    threads = faiss_blas.import_faiss().omp_get_max_threads()
     with tempfile.TemporaryDirectory() as folder:
         if "large" in arguments.parts:
             np.save(Path(folder) / "large.npy", codes)
@@ -62,6 +65,11 @@ def main() -> int:
                 f"at most {SECONDS} s": large["seconds"] <= SECONDS,
                 f"at most {MEMORY / 2**30:g} GiB": large["peak bytes"] <= MEMORY,
             }
+            what = f"k-means, {arguments.words:,} words, {len(codes):,} descriptors, {arguments.iterations} iterations"
+            measures += [
+                record.Measure(what, "seconds", [large["seconds"]], threads=threads),
+                record.Measure(f"{what}: memory", "GiB", [large["peak bytes"] / 2**30], threads=threads),
+            ]
         if "small" in arguments.parts:
             rows = codes[: arguments.small_rows]
             np.save(Path(folder) / "small.npy", rows)
@@ -70,8 +78,12 @@ def main() -> int:
             words = np.load(Path(folder) / "small-words.npy")
             small |= beside_exact(dequantise(rows, quantisation), words, case[1], arguments.seed)
             figures["small"] = small
+            what = f"k-means, {case[0]:,} words, {len(rows):,} descriptors, {case[1]} iterations; objective x "
+            what += f"{small['objective, times that of exact']:.4f}"
+            own, exact = [small["CPU seconds"]], [small["exact: CPU seconds"]]
+            measures.append(record.Measure(what, "seconds of CPU", own, "faiss.Kmeans, exact", exact, threads))
             met[f"objective at most {RATIO} x that of exact k-means"] = small["objective, times that of exact"] <= RATIO
-    return record.report("vocabulary", figures, arguments.json, met)
+    return record.report("vocabulary", figures, arguments.json, met, measures)
 
 
 def trained(
