@@ -1,10 +1,11 @@
 """What int8 costs in mAP: index and queries in float32 or int8, the same words, on `paris250` among `sf300`.
 
-    RETRIEVAL_REAL_DATA=DIR python -m benchmarks.precision [--features FOLDER] [--gate]
+    RETRIEVAL_REAL_DATA=DIR python -m benchmarks.precision [--features FOLDER] [--gate | --demo]
 
 Words and medians of signatures are learned on float32 features of `sf300` once; a precision has features and an index
 of its own, and every query is asked with features of either. `--features` names a folder of float32 stores that is
-there already, such as ``runs/real/features``. For the whole chain in one precision, words too, run
+there already, such as ``runs/real/features``. `--demo` takes the generated demo set and its words instead, and no real
+photographs. For the whole chain in one precision, words too, run
 `benchmarks.evaluate_real` with ``--set descriptor.precision=int8`` and a work folder of its own. Takes a processor with
 VNNI.
 """
@@ -16,8 +17,8 @@ from pathlib import Path
 from benchmarks import record
 from benchmarks.evaluate_real import GATE_WORDS, SIGNED_WORDS, real_benchmark
 from retrieval import config as settings_module
-from retrieval.config import Config
-from retrieval.datasets.benchmarks import Benchmark
+from retrieval.config import Config, DatasetConfig
+from retrieval.datasets.benchmarks import Benchmark, Source, open_benchmark
 from retrieval.datasets.groundtruth import Query
 from retrieval.evaluation import reproduction
 from retrieval.evaluation.pipeline import obtain_index, obtain_vocabulary
@@ -28,6 +29,7 @@ from retrieval.photographs.folder import ImageSet
 from retrieval.search.retriever import Retriever
 
 PRECISIONS = ("float32", "int8")
+DEMO_WORDS = 2_000  # configs/demo.yaml
 ROWS = ("bow", "bow+sv", "hqe+ma")
 TOLERANCE = 0.003  # mAP, in each cell
 
@@ -36,16 +38,20 @@ def main() -> int:
     """Measures and prints; 1 if a bar is missed."""
     parser = record.parser(__doc__)
     parser.add_argument("--gate", action="store_true", help="the small subset that guards every change")
+    parser.add_argument("--demo", action="store_true", help="the generated demo set, which `make demo` leaves")
     parser.add_argument("--features", type=Path, help="float32 stores that are there, as FOLDER/<set>/hardnet")
     parser.add_argument("--work", type=Path, default=Path("runs") / "precision")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     arguments = parser.parse_args()
-    words = GATE_WORDS if arguments.gate else SIGNED_WORDS
+    words = DEMO_WORDS if arguments.demo else GATE_WORDS if arguments.gate else SIGNED_WORDS
     fixed = ["images.exif=ignore", "images.max_side=null", "index.signatures=[hamming]", "descriptor.device=cpu"]
     config = settings_module.load(
         None, [*fixed, f"vocabulary.words={words}", f"seed={arguments.seed}", *arguments.overrides]
     )
-    benchmark = real_benchmark(record.real_data(), gate=arguments.gate)
+    if arguments.demo:
+        benchmark = open_benchmark(Source(Path("data")), DatasetConfig(name="demo", vocabulary_from="demo"))
+    else:
+        benchmark = real_benchmark(record.real_data(), gate=arguments.gate)
     cells = measured(benchmark, arguments.work, arguments.features, config)
     base = cells["index float32, queries float32"]
     bars = {
