@@ -84,7 +84,7 @@ def test_points(seed, config):
         np.testing.assert_allclose(ours.response[order], plain.response[found], rtol=1e-3)
         total, missed = total + len(plain.x), missed + (~found).sum() + abs(len(ours.x) - len(plain.x))
     assert total > 30
-    assert missed <= 0.03 * total
+    assert missed <= 0.06 * total
 
 
 @settings(max_examples=15, deadline=None)

@@ -117,9 +117,9 @@ def loaded(monkeypatch):
     """What `hardnet.load` was asked for; it gives the pixel descriptor, or the real RootSIFT."""
     asked, real = [], hardnet.load
 
-    def load(name="hardnet", device="auto"):
+    def load(name="hardnet", device="auto", precision="auto"):
         asked.append((name, device))
-        return real(name, device) if name == "rootsift" else PixelDescriptor()
+        return real(name, device, precision=precision) if name == "rootsift" else PixelDescriptor()
 
     monkeypatch.setattr(hardnet, "load", load)
     return asked

@@ -234,7 +234,7 @@ def test_too_few_sequences(folder):
 
 
 def test_command(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(hardnet, "load", lambda name, device: PixelDescriptor())
+    monkeypatch.setattr(hardnet, "load", lambda name, device, precision: PixelDescriptor())
     (tmp_path / "splits.json").write_text(json.dumps({"a": {"test": ["v_wall", "v_graf"], "train": ["i_dome"]}}))
     arguments = ["evaluate", "hpatches", str(folder)]
     assert main([*arguments, "--split", str(tmp_path / "splits.json"), "a", "--descriptor", "mine"]) == 0
