@@ -24,6 +24,13 @@ class Octave:
         index: o; one octave pixel is ``2**o`` image pixels.
         levels: (L, H, W) float32 images of growing blur.
         sigmas: blur of each level, in octave pixels.
+
+    Example:
+        >>> from retrieval.config import DetectorConfig
+        >>> from retrieval.features.scale_space import scale_space
+        >>> space = scale_space(np.zeros((64, 96), np.float32), DetectorConfig())
+        >>> space.octaves[1].levels.shape[1:], len(space.octaves[1].levels) == len(space.octaves[1].sigmas)
+        ((32, 48), True)
     """
 
     index: int
@@ -39,6 +46,13 @@ class ScaleSpace:
         gray: (H, W) float32, contiguous and writable, as compiled functions take it.
         octaves: together 27 bytes for a pixel of `gray`.
         config: its scales per octave, blurs and border are those of the octaves.
+
+    Example:
+        >>> from retrieval.config import DetectorConfig
+        >>> from retrieval.features.scale_space import scale_space
+        >>> space = scale_space(np.zeros((64, 96), np.float32), DetectorConfig())
+        >>> len(detect_regions(space)), space.gray.shape
+        (0, (64, 96))
     """
 
     gray: np.ndarray
