@@ -5,8 +5,8 @@
 This is a small set (12 queries, 6 landmarks): its figures are comparable with each other, not with Oxford5k's or
 Paris6k's. 20,000 words serve the rows of the published table, and all three ways to re-rank an expanded query are
 measured; 16,384 words serve Hamming query expansion and ASMK, with the other rows beside them. `--gate` runs the subset
-listed in benchmarks/gate_photographs.txt with fewer words; its floors lie two points under what was measured when they
-were set.
+listed in benchmarks/gate_photographs.txt with fewer words; its floors lie two points under the least that was measured
+when they were set: another seed, or regions that differ in their last digits, move BoW by two and a half.
 """
 
 import sys
@@ -86,9 +86,9 @@ def main() -> int:
         if arguments.gate:
             signed = figures[descriptor]["hqe+ma"] = results["hqe+ma"]["map"]
             bars |= {
-                f"{descriptor}: HQE + MA at least 0.67": signed >= 0.67,
-                f"{descriptor}: BoW at least 0.62": bow >= 0.62,
-                f"{descriptor}: verification adds at least 0.04": verified >= bow + 0.04,
+                f"{descriptor}: HQE + MA at least 0.65": signed >= 0.65,
+                f"{descriptor}: BoW at least 0.60": bow >= 0.60,
+                f"{descriptor}: verification adds at least 0.03": verified >= bow + 0.03,
                 f"{descriptor}: with expansion at least 0.68": chosen >= 0.68,
             }
         elif descriptor == "rootsift":
