@@ -15,7 +15,7 @@ import numpy as np
 from hardnet.compiling import compiled
 from retrieval.config import VerificationConfig
 from retrieval.geometry.frames import to_frames
-from retrieval.geometry.putatives import Putatives, concatenate_ranges
+from retrieval.geometry.putatives import Putatives
 
 REFERENCE_SIDE = 1024.0  # longest image side at which the tolerance is meant, pixels
 THREADS = joblib.cpu_count()  # that share the images
@@ -264,10 +264,9 @@ def _refine(
 
     starting = pairs.transforms[best]
     transforms = np.concatenate([starting[:, :4].reshape(n, 2, 2), starting[:, 4:, None]], axis=2)
-    owner = np.full(len(putatives.slot), -1)
-    owner[concatenate_ranges(putatives.starts[slots], putatives.starts[slots + 1])] = np.repeat(
-        np.arange(n), putatives.starts[slots + 1] - putatives.starts[slots]
-    )
+    place = np.zeros(len(putatives.starts) - 1, np.int64)  # of an image in `slots`
+    place[slots] = np.arange(n)
+    owner = place[putatives.slot]
     chosen = agreeing(transforms)
     counts = np.bincount(owner[chosen], minlength=n)
     growing = counts >= max(config.min_inliers, MIN_FIT)

@@ -42,9 +42,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 ROUNDING = 1e-3  # of white: so far float pixels may lie beyond their range; 0.26 of a grey level of 8 bits
-DARKEST = (
-    8.0  # a float array between 1 and this might be 0..1 with highlights, or a picture of 0..255 that is all black
-)
+DARKEST = 8.0  # a largest float between 1 and this may be a highlight of 0..1, or all there is in a black 0..255
 
 _REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 

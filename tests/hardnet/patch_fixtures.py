@@ -2,8 +2,10 @@
 
 import cv2
 import numpy as np
+import torch
 
 from hardnet.descriptors.descriptor import PatchDescriptor
+from hardnet.descriptors.networks import NETWORKS
 from hardnet.patchsets.hpatches import LEVELS, STRIPS
 
 
@@ -21,6 +23,17 @@ class PixelDescriptor(PatchDescriptor):
         rows = batch.reshape(len(batch), -1).astype(np.float32)
         rows = rows - rows.mean(axis=1, keepdims=True) + 1e-3
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def random_network(kind):
+    """A network in evaluation mode with random weights and statistics, the same in every call."""
+    torch.manual_seed(0)
+    network = NETWORKS[kind]().eval()
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean.normal_(0, 0.1)
+            layer.running_var.uniform_(0.05, 0.3)
+    return network
 
 
 def textures(rng, count, side):

@@ -1,34 +1,11 @@
 """Hessian points in numpy and OpenCV."""
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 
 from retrieval.config import DetectorConfig
+from retrieval.features.hessian import MAX_OFFSET, PREFILTER, SAFETY_BORDER, HessianPoints
 from retrieval.features.scale_space import Octave
-
-SAFETY_BORDER = 3  # octave pixels: the refinement never walks closer to the border
-MAX_OFFSET = 1.5  # a fitted peak farther than this from its pixel, in any direction, is no peak
-PREFILTER = 0.8  # share of the threshold that a pixel's response must reach before refinement
-
-
-@dataclass(frozen=True, eq=False)
-class HessianPoints:
-    """Refined extrema of one octave, in octave pixels.
-
-    Attributes:
-        x, y: (N,) float32 position.
-        scale: (N,) float32 detection scale (sigma), octave pixels.
-        response: (N,) float32 signed response at the fitted peak.
-        level: (N,) int32 index of the level whose response was extremal.
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-    scale: np.ndarray
-    response: np.ndarray
-    level: np.ndarray
 
 
 def hessian_response(image: np.ndarray, sigma: float) -> np.ndarray:

@@ -6,15 +6,17 @@ import cv2
 import numpy as np
 
 from retrieval.config import DetectorConfig
+from retrieval.features.patches import (
+    LEVEL_SHARE,
+    MARGIN,
+    MAX_SUPERSAMPLING,
+    PATCH_BLUR,
+    SAMPLES_PER_BLUR,
+    SAMPLES_PER_REST,
+    patch_frames,
+)
 from retrieval.features.scale_space import octaves
 
-MEASUREMENT_SCALE = 3.0 * np.sqrt(3.0)  # measurement region / detected ellipse (Perdoch et al. 2009)
-PATCH_BLUR = 1.5  # standard deviation in patch pixels (Perdoch's implementation)
-LEVEL_SHARE = 0.9  # largest share of that blur, along any axis, that a scale-space level may bring
-SAMPLES_PER_BLUR = 0.8  # fewest samples within one standard deviation of the level's blur
-SAMPLES_PER_REST = 0.65  # and of the rest: a Gaussian sampled more coarsely is narrower than it says
-MAX_SUPERSAMPLING = 4  # at PATCH_BLUR; a smaller blur takes proportionally more
-MARGIN = 4  # patch pixels sampled beyond the patch for the rest of PATCH_BLUR: 2.7 standard deviations
 CHUNK = 128  # regions handled together: their samples stay in the processor's cache
 CHUNK_SAMPLES = 1 << 23  # and at most so many samples, which bounds the memory of large, fine patches
 
@@ -67,35 +69,6 @@ def cut_patches(gray: np.ndarray, regions: np.ndarray, size: int, blur: float = 
             at = members[start : start + chunk]
             patches[at] = _resample(level, regions[at, :2], frames[at], steps[at], size, finer, blur)
     return patches
-
-
-def patch_frames(regions: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The sampling frame of every region.
-
-    Args:
-        regions: (N, 6) float32.
-        size: patch side S.
-
-    Returns:
-        frames: (N, 2, 2) float32, ``A @ R(angle)`` scaled to determinant 1.
-        steps: (N,) float32, length of one patch pixel in that frame, image pixels.
-    """
-    scale = np.sqrt(regions[:, 2] * regions[:, 4])
-    frames = full_frames(regions) / scale[:, None, None]
-    return frames, ((2 * np.ceil(scale * MEASUREMENT_SCALE) + 1) / size).astype(np.float32)
-
-
-def full_frames(regions: np.ndarray) -> np.ndarray:
-    """The full frames ``A @ R(angle)`` of (N, 6) float32 regions: (N, 2, 2) float32.
-
-    In the regions' own precision, in which an upright frame is exactly its a, b, c; `geometry.frames` has double.
-    """
-    a, b, c, angle = regions[:, 2:6].T
-    cosine, sine = np.cos(angle), np.sin(angle)
-    frames = np.empty((len(regions), 2, 2), np.float32)
-    frames[:, 0, 0], frames[:, 0, 1] = a * cosine, -a * sine
-    frames[:, 1, 0], frames[:, 1, 1] = b * cosine + c * sine, -b * sine + c * cosine
-    return frames
 
 
 def _levels(gray: np.ndarray) -> list[_Level]:

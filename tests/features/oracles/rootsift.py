@@ -2,23 +2,19 @@
 
 import numpy as np
 
-PATCH_SIZE = 41
-SPATIAL_BINS = 4
-ORIENTATION_BINS = 8
-DIMENSIONS = SPATIAL_BINS * SPATIAL_BINS * ORIENTATION_BINS
-
-RADIUS = PATCH_SIZE // 2
-"""The window is the open disc of this radius, in pixels, around the central pixel (Perdoch's code)."""
-WINDOW_VARIANCE = 0.9 * RADIUS * RADIUS
-"""Gradients are weighted by exp(-distance^2 / this) (Perdoch's code; note: no factor of two)."""
-CONTRAST = 50.0
-"""Standard deviation of grey values inside the disc after photometric normalisation (Perdoch's code)."""
-GREY_BELOW_MEAN, GREY_ABOVE_MEAN = 128.0, 127.0
-"""Normalised grey values have mean 128 and are clipped to 0..255 (Perdoch's code)."""
-LARGEST_ENTRY = 0.2
-"""Entries of the unit SIFT vector are clipped here, then it is normalised again (Lowe 2004, section 6.1)."""
-FLAT_CONTRAST = 0.01
-"""A patch with a smaller standard deviation, in grey levels of 0..255, counts as flat: 1 % of one level."""
+from hardnet.descriptors.rootsift import (
+    CONTRAST,
+    DIMENSIONS,
+    FLAT_CONTRAST,
+    GREY_ABOVE_MEAN,
+    GREY_BELOW_MEAN,
+    LARGEST_ENTRY,
+    ORIENTATION_BINS,
+    PATCH_SIZE,
+    RADIUS,
+    SPATIAL_BINS,
+    WINDOW_VARIANCE,
+)
 
 _CHUNK = 32  # patches worked on at once; measured: 16 and 128 are a third slower
 _INNER = PATCH_SIZE - 2  # the disc does not touch the border pixels, so gradients are only taken inside

@@ -14,16 +14,11 @@ import hardnet
 from hardnet.descriptors.loading import choose_device
 from hardnet.descriptors.network import NetworkDescriptor
 from hardnet.descriptors.networks import NETWORKS
+from tests.hardnet.patch_fixtures import random_network
 
 
 def network_descriptor(kind: str, batch_size: int = 512) -> NetworkDescriptor:
-    torch.manual_seed(0)
-    network = NETWORKS[kind]().eval()
-    for layer in network.modules():
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            layer.running_mean.normal_(0, 0.1)
-            layer.running_var.uniform_(0.05, 0.3)
-    return NetworkDescriptor(network, kind, "none", "cpu", batch_size)
+    return NetworkDescriptor(random_network(kind), kind, "none", "cpu", batch_size)
 
 
 DESCRIPTORS = {kind: network_descriptor(kind) for kind in NETWORKS} | {"rootsift": hardnet.load("rootsift")}

@@ -13,10 +13,11 @@ import torch
 import hardnet
 from hardnet.commands.cli import main
 from hardnet.descriptors import int8, loading
-from hardnet.descriptors.networks import NETWORKS, HardNet, TFeat, fold_batchnorm, load_network
+from hardnet.descriptors.networks import HardNet, TFeat, fold_batchnorm, load_network
 from hardnet.errors import HardnetError, PrecisionError
 from hardnet.weights import table
 from hardnet.weights.checkpoints import write_network
+from tests.hardnet.patch_fixtures import random_network
 
 needs_int8 = pytest.mark.skipif(
     int8.obstacle(HardNet()) is not None, reason=f"no int8 on this machine: {int8.obstacle(HardNet())}"
@@ -62,12 +63,7 @@ def test_rows_are_those_of_the_float_network(dtype):
 @needs_int8
 @pytest.mark.parametrize("kind", ["hardnet", "l2net"])
 def test_other_weights_and_networks_of_convolutions(tmp_path, kind):
-    torch.manual_seed(0)
-    network = NETWORKS[kind]().eval()
-    for layer in network.modules():
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            layer.running_mean.normal_(0, 0.1)
-            layer.running_var.uniform_(0.05, 0.3)
+    network = random_network(kind)
     if kind == "l2net":
         network.pixel_mean.uniform_(90, 130)
     write_network(tmp_path / "own.safetensors", network, kind, {}, half=False)

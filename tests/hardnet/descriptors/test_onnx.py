@@ -21,6 +21,7 @@ from hardnet.descriptors.networks import NETWORKS
 from hardnet.descriptors.onnx import OnnxDescriptor, export_network
 from hardnet.errors import WeightsError
 from hardnet.weights.checkpoints import write_network
+from tests.hardnet.patch_fixtures import random_network
 
 every_network = pytest.mark.parametrize("kind", sorted(NETWORKS))
 
@@ -29,13 +30,8 @@ every_network = pytest.mark.parametrize("kind", sorted(NETWORKS))
 def folder(tmp_path_factory):
     """Each network with random statistics, as weights and as the ONNX file exported from them."""
     folder = tmp_path_factory.mktemp("networks")
-    for kind, network_class in NETWORKS.items():
-        torch.manual_seed(0)
-        network = network_class().eval()
-        for layer in network.modules():
-            if isinstance(layer, torch.nn.BatchNorm2d):
-                layer.running_mean.normal_(0, 0.1)
-                layer.running_var.uniform_(0.05, 0.3)
+    for kind in NETWORKS:
+        network = random_network(kind)
         if kind == "l2net":
             network.pixel_mean.uniform_(90, 130)
         write_network(folder / f"{kind}.safetensors", network, kind, {})
