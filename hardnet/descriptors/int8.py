@@ -1,19 +1,12 @@
 """A network in 8-bit integers, for processors that have instructions for them (VNNI, AMX).
 
-After training and per channel (Jacob et al. 2018, "Quantization and training of neural networks for efficient
-integer-arithmetic-only inference"): weights are int8 with a scale for each filter, activations uint8 with a scale for
-each layer. The patch's standardisation before and the unit norm behind the layers stay in float32, as do the sums that
-leave the last one. Convolution, bias, ReLU and rounding of a layer are one kernel of oneDNN, which torch brings.
-
-The scales of activations are measured once for the weights, on noise with the spectrum of photographs, and kept in the
-cache folder of weights.
+The integers are made in `hardnet.descriptors.rounding`. The patch's standardisation before and the unit norm behind the
+layers stay in float32, as do the sums that leave the last one. Convolution, bias, ReLU and rounding of a layer are one
+kernel of oneDNN, which torch brings.
 """
 
 import copy
 import functools
-import json
-import logging
-import math
 import platform
 import sys
 from pathlib import Path
@@ -23,26 +16,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from hardnet import forks
-from hardnet.errors import HardnetError
-from hardnet.files import replacing
-from hardnet.weights import table
+from hardnet.descriptors.rounding import LARGEST, SPREAD, Layer
 
-RECIPE = 1
-"""To be raised whenever other ranges would be measured: they are kept under it."""
-HEADROOM = 1.15
-"""Range of a layer's activations, in the largest value met in calibration. On 512 patches of eight photographs the
-cosine to float32 is 0.99989 in the mean and 0.9986 at least without headroom, 0.99987 and 0.9995 with 15 %, 0.99985 and
-0.9990 with 30 %; with the largest values on other patches of these photographs, not on noise, 0.99984 and 0.9991."""
-
-_PATCHES = 512  # of calibration; 0.5 s of one thread, once for the weights
-_BLUR = 1.5  # standard deviation, pixels: of the patches of an index
 _FLAGS = {"avx512_vnni", "avx_vnni"}  # of /proc/cpuinfo
 _CPUINFO = Path("/proc/cpuinfo")
-_ZERO, _LARGEST = 128, 255  # uint8 of a standardised grey value of 0; of the largest activation
-_WEIGHT = 127  # int8 of a filter's largest weight
-
-_log = logging.getLogger(__name__)
+_ZERO = 128  # uint8 of a standardised grey value of 0
 
 
 def obstacle(network: nn.Module, device: str = "cpu") -> str | None:
@@ -67,43 +45,18 @@ def obstacle(network: nn.Module, device: str = "cpu") -> str | None:
     return _machine_obstacle()
 
 
-def ranges(network: nn.Module, sha256: str) -> tuple[float, ...]:
-    """The largest values of what goes into each convolution, measured once for the weights.
-
-    They are kept in ``<cache folder>/int8/<sha256>-<recipe>.json``; where that cannot be written they are measured
-    again in every process, and the log says so.
-
-    Args:
-        network: BatchNorm folded, on the CPU.
-        sha256: of the weights file.
-
-    Returns:
-        One number a convolution, rounded to three digits, so that processors agree.
-    """
-    path = table.cache_folder() / "int8" / f"{sha256}-{RECIPE}.json"
-    count = sum(isinstance(layer, nn.Conv2d) for layer in network.features)  # type: ignore[union-attr]
-    found = _read_ranges(path, count)
-    if found is None:
-        found = _measured(network)
-        try:
-            with replacing(path) as temporary:  # several processes write the same
-                temporary.write_text(json.dumps({"ranges": found}) + "\n", encoding="utf-8")
-        except HardnetError as error:
-            _log.info("the ranges of int8 are kept in memory: %s", error)
-    return found
-
-
-def quantised(network: nn.Module, largest: tuple[float, ...], batch_size: int = 128) -> nn.Module:
+def quantised(network: nn.Module, layers: list[Layer], batch_size: int = 128) -> nn.Module:
     """A copy of a network whose convolutions compute in int8.
 
     Args:
         network: BatchNorm folded, on the CPU, without `obstacle`.
-        largest: from `ranges`.
+        layers: from `rounding`.
         batch_size: of the batches that are expected; others are computed as well.
     """
+    convolutions = [layer for layer in network.features if isinstance(layer, nn.Conv2d)]  # type: ignore[union-attr]
     result = copy.copy(network)
     result._modules = dict(network._modules)
-    result.features = Int8Layers(network.features, largest, batch_size)  # type: ignore[arg-type]
+    result.features = Int8Layers(convolutions, layers, batch_size)
     return result
 
 
@@ -111,88 +64,46 @@ class Int8Layers(nn.Module):
     """Convolutions with ReLU between them, in int8.
 
     Args:
-        layers: `features` of a network, BatchNorm folded.
-        largest: of the activations that go into each convolution; the first takes both signs.
+        convolutions: whose strides, paddings and dilations count.
+        layers: their integers.
         batch_size: the weights are laid out for batches of this size.
     """
 
-    def __init__(self, layers: nn.Sequential, largest: tuple[float, ...], batch_size: int) -> None:
+    def __init__(self, convolutions: list[nn.Conv2d], layers: list[Layer], batch_size: int) -> None:
         super().__init__()
-        convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
-        self.scales = [largest[0] / (_LARGEST - _ZERO), *(value / _LARGEST for value in largest[1:])]
-        self.zeros = [_ZERO] + [0] * (len(convolutions) - 1)
+        grey = layers[0].largest / (LARGEST - _ZERO)
+        self.spread = torch.arange(SPREAD) / SPREAD + (_ZERO + 0.5 / SPREAD)
+        self.grey = 1 / grey
+        self.scales = [grey / SPREAD, *(layer.largest / LARGEST for layer in layers[1:])]
+        self.zeros = [_ZERO] + [0] * (len(layers) - 1)
         self.convolve = _kernel()
         self.plan: list[tuple[Any, ...]] = []
         side = 32
-        for convolution, scale, zero in zip(convolutions, self.scales, self.zeros, strict=True):
-            weights = convolution.weight.detach()
-            gains = weights.abs().amax(dim=(1, 2, 3)).clamp(min=torch.finfo(torch.float32).tiny) / _WEIGHT
-            rounded = torch.round(weights / gains[:, None, None, None]).to(torch.int8)
+        for i, (convolution, layer) in enumerate(zip(convolutions, layers, strict=True)):
+            weights = torch.from_numpy(layer.weights)
+            weights = weights.repeat(1, SPREAD, 1, 1) if i == 0 else weights
+            gains, bias = torch.from_numpy(layer.gains), torch.from_numpy(layer.bias)
             geometry = (list(convolution.stride), list(convolution.padding), list(convolution.dilation), 1)
-            shape = [batch_size, convolution.in_channels, side, side]
-            packed = torch.ops.onednn.qconv_prepack(rounded, gains, scale, zero, *geometry, shape)
+            shape = [batch_size, weights.shape[1], side, side]
+            packed = torch.ops.onednn.qconv_prepack(weights, gains, self.scales[i], self.zeros[i], *geometry, shape)
             none = torch.zeros(len(gains), dtype=torch.int32)
-            self.plan.append((packed, gains, none, convolution.bias, *geometry))
+            self.plan.append((packed, gains, none, bias, *geometry))
             side //= int(convolution.stride[0])
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        """Standardised patches (N, 1, 32, 32) float32 to what leaves the last convolution, (N, 128, 1, 1) float32."""
-        values = torch.round(patches / self.scales[0]).add_(_ZERO).clamp_(0, _LARGEST).to(torch.uint8)
+        """Standardised patches (N, 1, 32, 32) float32 to what leaves the last convolution, (N, 128, 1, 1) float32.
+
+        The channels of a grey value are whole numbers that differ by 1 at most and sum to its `SPREAD`-fold, rounded
+        (Hermite's identity).
+        """
+        spread = patches.permute(0, 2, 3, 1) * self.grey + self.spread  # channels last, as the layers take it
+        values = spread.clamp_(0, LARGEST).to(torch.uint8).permute(0, 3, 1, 2)
         for i, parts in enumerate(self.plan[:-1]):
             output: tuple[Any, ...] = (self.scales[i + 1], self.zeros[i + 1], torch.uint8, "relu", [], "")
             values = self.convolve(values, self.scales[i], self.zeros[i], *parts, *output)
         return self.convolve(
             values, self.scales[-1], self.zeros[-1], *self.plan[-1], 1.0, 0, torch.float32, "none", [], ""
         )
-
-
-def calibration_patches(count: int = _PATCHES) -> np.ndarray:
-    """Noise whose amplitudes fall as 1 / frequency, as those of photographs do (Field 1987), blurred as patches are.
-
-    Returns:
-        (count, 1, 32, 32) float32, grey values around 128; the same in every call.
-
-    Example:
-        >>> calibration_patches(2).shape
-        (2, 1, 32, 32)
-    """
-    side = 64  # twice the patch: a whole period would be smooth across its borders
-    white = np.random.default_rng(0).standard_normal((count, side, side))
-    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side))
-    frequency[0, 0] = np.inf
-    spectrum = np.fft.rfft2(white) / frequency * np.exp(-2 * (np.pi * _BLUR * np.minimum(frequency, 1)) ** 2)
-    noise = np.fft.irfft2(spectrum)[:, None, 16:48, 16:48]
-    return (128 + 40 * noise / noise.std()).astype(np.float32)
-
-
-def _measured(network: nn.Module) -> tuple[float, ...]:
-    """The largest activation before each convolution over the patches of calibration, with `HEADROOM`."""
-    forks.compute_alone_in_children()
-    layers = [layer for layer in network.features if isinstance(layer, nn.Conv2d)]  # type: ignore[union-attr]
-    largest = dict.fromkeys(layers, 0.0)
-
-    def look(layer: Any, values: tuple[torch.Tensor]) -> None:
-        largest[layer] = max(largest[layer], float(values[0].abs().max()))
-
-    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
-    patches = torch.from_numpy(calibration_patches())
-    with torch.inference_mode():
-        for start in range(0, len(patches), 64):
-            network(patches[start : start + 64].contiguous(memory_format=torch.channels_last))
-    for hook in hooks:
-        hook.remove()
-    return tuple(float(f"{HEADROOM * value:.3g}") or 1.0 for value in largest.values())  # 1: nothing reaches the layer
-
-
-def _read_ranges(path: Path, count: int) -> tuple[float, ...] | None:
-    """Kept ranges; None where there are none or they are damaged, and are to be measured."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))["ranges"]
-        numbers = tuple(float(value) for value in found)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    fine = len(numbers) == count and all(math.isfinite(value) and value > 0 for value in numbers)
-    return numbers if fine else None
 
 
 @functools.cache

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import torch
 
-from hardnet.descriptors import int8, networks
+from hardnet.descriptors import int8, networks, rounding
 from hardnet.descriptors.descriptor import NETWORK_QUANTISATION, PatchDescriptor, unit_rows
 
 _CPU_BATCH = {"float32": 64, "int8": 128}  # patches; measured, see docs/decisions/0030-int8-with-torch-alone.md
@@ -48,7 +48,7 @@ class NetworkDescriptor(PatchDescriptor):
         self._half = torch.device(device).type == "cuda"
         folded = networks.fold_batchnorm(network).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if precision == "int8":
-            folded = int8.quantised(folded, int8.ranges(folded, fingerprint), self.batch_size)
+            folded = int8.quantised(folded, rounding.rounded_layers(folded, fingerprint), self.batch_size)
         elif on_cpu:
             folded = networks.for_cpu(folded)
         self._network = folded

@@ -334,10 +334,10 @@ class Queries:
 
     @cached_property
     def _describing(self) -> Config:
-        """The configuration, with the index's own precision where that is what is asked for."""
+        """The configuration, with the index's own precision unless the other one is asked for."""
         what, stored = f"the index {self.collection.folder}", self.collection.config.descriptor.precision
         config = self.config
-        if config.descriptor.precision == stored:
+        if config.descriptor.precision in ("auto", stored):
             config = extractor.in_precision(config, stored, what)
         found = extractor.load_descriptor(config.descriptor).precision
         if found != stored:

@@ -24,8 +24,8 @@ class Retriever:
 
     Args:
         collection: the index.
-        config: settings of verification, expansion and description; the index's own by default, but for
-            `descriptor.precision`, which is then auto.
+        config: settings of verification, expansion and description; the index's own by default. Photographs are
+            described in the index's precision unless `descriptor.precision` names the other one.
 
     Example:
         >>> retriever = Retriever.open("holidays.index")
@@ -35,8 +35,7 @@ class Retriever:
 
     def __init__(self, collection: Collection, config: Config | None = None):
         self.collection = collection
-        own = collection.config
-        self.config = config or replace(own, descriptor=replace(own.descriptor, precision="auto"))
+        self.config = config or collection.config
         self.queries = Queries(collection, self.config)
         self.ranker = Ranker(self.queries)
         _require_fixed(collection, self.config)

@@ -1,4 +1,4 @@
-"""`descriptor.precision`: which one ran is stored, told, and kept by what is added; queries take either."""
+"""`descriptor.precision`: which one ran is stored, told, and kept by what is added and asked."""
 
 import json
 import logging
@@ -92,11 +92,23 @@ def test_queries_of_either_precision_find_the_same(indexes, photos, caplog):
                 names.append([hit.name for hit in retriever.query(photo, top=3)])
                 retriever.query(photo)
             told = [r.getMessage() for r in caplog.records if "queries are described" in r.getMessage()]
-            runs = "float32" if precision == "float32" else "int8"
-            assert len(told) == (runs != ("int8" if made == "int8" else "float32"))  # once, where they differ
+            stored = "int8" if made == "int8" else "float32"
+            assert len(told) == (precision not in ("auto", stored))  # once, where they differ
         assert names[0][0] == "coffee_0.jpg"
         assert set(names[0]) == set(names[1]) == set(names[2])
-    assert Retriever.open(indexes["float32"]).config.descriptor.precision == "auto"
+
+
+@needs_int8
+@pytest.mark.parametrize("precision", [None, "auto"])
+@pytest.mark.parametrize("made", ["float32", "earlier", "int8"])
+def test_queries_are_described_as_the_index_was(indexes, photos, made, precision):
+    collection = Collection.open(indexes[made])
+    asked = [] if precision is None else [f"descriptor.precision={precision}"]
+    config = settings.load(None, asked, base=collection.config) if asked else None
+    photo = (photos / "cat.png").read_bytes()
+    expected = extractor.extract_image(photo, "x", chosen("int8" if made == "int8" else "float32"))
+    found = Retriever(collection, config).queries.described(photo)
+    np.testing.assert_array_equal(found.codes, expected.codes)
 
 
 @needs_int8
