@@ -28,6 +28,8 @@ from retrieval.index.building import SEGMENT_FEATURES
 from retrieval.photographs.decoding import load_image
 from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.storage import artefacts
+from retrieval.vocabulary import lloyd
+from retrieval.vocabulary.kmeans import assignment_of, threads
 from retrieval.vocabulary.quantizer import LINKS, Quantizer, cells_of, search_kind
 
 CALIBRATION_IMAGES = 6
@@ -207,11 +209,14 @@ def vocabulary_bytes(config: VocabularyConfig, dimensions: int, bits: int = 0) -
 def training_bytes(descriptors: int, config: VocabularyConfig, dimensions: int) -> float:
     """What training words takes in memory: a code and `BYTES_ASSIGNED` a descriptor, and four times the centroids.
 
-    Those are the centroids, faiss's copy, its search structure and the new ones. Centring copies the codes, each with
-    its row's factor before it. Measured: `python -m benchmarks.training`.
+    Those are the centroids, faiss's copy, its search structure and the new ones. Where faiss trains, centring copies
+    the codes, each with its row's factor before it; where `lloyd` does, there are its blocks. Measured: `python -m
+    benchmarks.training`.
     """
-    each = dimensions + BYTES_ASSIGNED + (dimensions + BYTES_FACTOR if config.centre else 0)
-    return float(descriptors * each + 4 * 4 * dimensions * config.words)
+    total = descriptors * (dimensions + BYTES_ASSIGNED) + 4 * 4.0 * dimensions * config.words
+    if assignment_of(config) == "cells":
+        return total + lloyd.working_bytes(config.words, dimensions, threads())
+    return total + (descriptors * (dimensions + BYTES_FACTOR) if config.centre else 0)
 
 
 def _calibrate_extraction(images: ImageSet | None, config: Config) -> tuple[float, int, float]:

@@ -1,12 +1,13 @@
 """Training descriptors as k-means keeps them: a byte a value, decoded in blocks while they are read.
 
-faiss decodes with one of its own codecs, so that a training row takes its code and twelve bytes for its word and its
-distance. A product quantizer with a part for every dimension (Jegou et al. 2011) whose 256 values are those of the
-codes gives exactly the floats of `dequantise`. Centred rows are unit rows again: there each code has the inverse of
-its row's norm before it, and the last bit may differ from that of `centre`, which divides.
+Where faiss trains, it decodes with one of its own codecs, so that a training row takes its code and twelve bytes for
+its word and its distance. A product quantizer with a part for every dimension (Jegou et al. 2011) whose 256 values are
+those of the codes gives exactly the floats of `dequantise`. Centred rows are unit rows again: there each code has the
+inverse of its row's norm before it, and the last bit may differ from that of `centre`, which divides.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,22 +19,18 @@ CHUNK = 1 << 16  # descriptors converted at a time
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """Descriptors that faiss decodes where it reads them.
+    """Training descriptors, decoded where they are read.
 
     Attributes:
-        codes: (N, B) uint8, what `codec` decodes: stored codes, or the bytes of float32 rows.
-        codec: a faiss index with `sa_decode`.
+        stored: (N, D) uint8 codes or float32 rows, read where they are.
+        quantisation: (lo, scale) of `stored`, if it is codes.
         mean: (D,) float32, subtracted from the descriptors before they are made unit rows again; None: they are as
             they are.
-        stored: (N, D) uint8 codes or float32 rows that `rows` reads; no copy where `codes` is none.
-        quantisation: (lo, scale) of `stored`, if it is codes.
     """
 
-    codes: np.ndarray
-    codec: Any
-    mean: np.ndarray | None
     stored: np.ndarray
     quantisation: tuple[float, float] | None
+    mean: np.ndarray | None
 
     @classmethod
     def of(cls, descriptors: np.ndarray, quantisation: tuple[float, float] | None, centred: bool) -> "Encoded":
@@ -47,24 +44,36 @@ class Encoded:
         Raises:
             ValueError: wrong shape or type, or a value that is not finite.
         """
-        faiss = import_faiss()
         if descriptors.dtype != np.uint8:
-            descriptors = dequantise(descriptors, None)
-            if not np.isfinite(descriptors).all():
-                raise ValueError("descriptors hold values that are not finite")
-            mean = _mean(descriptors, None) if centred else None
-            rows = centre(descriptors, mean)
-            return cls(rows.view(np.uint8), faiss.IndexFlatL2(rows.shape[1]), mean, descriptors, None)
-        values = np.tile(_values(quantisation), (descriptors.shape[1], 1))  # (D, 256)
-        if not np.isfinite(values).all():
-            raise ValueError(f"descriptors hold values that are not finite: their quantisation is {quantisation}")
-        if not centred:
-            codes = np.ascontiguousarray(descriptors)
-            return cls(codes, _table_codec(faiss, values), None, codes, quantisation)
-        mean = _mean(descriptors, quantisation)
-        codec = faiss.IndexRowwiseMinMax(_table_codec(faiss, values - mean[:, None]))
+            descriptors, quantisation = dequantise(descriptors, None), None
+            finite = bool(np.isfinite(descriptors).all())
+        else:
+            finite = bool(np.isfinite(_values(quantisation)).all())
+        if not finite:
+            raise ValueError(f"descriptors hold values that are not finite (quantisation {quantisation})")
+        return cls(descriptors, quantisation, _mean(descriptors, quantisation) if centred else None)
+
+    @cached_property
+    def codes(self) -> np.ndarray:
+        """(N, B) uint8, what `codec` decodes: stored codes, or the bytes of float32 rows; centring makes a copy."""
+        if self.quantisation is None:
+            return centre(self.stored, self.mean).view(np.uint8)
+        if self.mean is None:
+            return np.ascontiguousarray(self.stored)
+        return _scaled(self.stored, self.quantisation, self.mean)
+
+    @cached_property
+    def codec(self) -> Any:
+        """A faiss index with `sa_decode`, for `codes`."""
+        faiss = import_faiss()
+        if self.quantisation is None:
+            return faiss.IndexFlatL2(self.dimensions)
+        values = np.tile(_values(self.quantisation), (self.dimensions, 1))  # (D, 256)
+        if self.mean is None:
+            return _table_codec(faiss, values)
+        codec = faiss.IndexRowwiseMinMax(_table_codec(faiss, values - self.mean[:, None]))
         codec.is_trained = True
-        return cls(_scaled(descriptors, quantisation, mean), codec, mean, descriptors, quantisation)
+        return codec
 
     def __len__(self) -> int:
         return len(self.stored)

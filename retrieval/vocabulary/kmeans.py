@@ -79,7 +79,7 @@ def train(
     rng = np.random.default_rng(seed)
     sample = Encoded.of(_sample(descriptors, config, rng), quantisation, config.centre)  # (n, D)
     centroids = sample.rows(np.sort(rng.choice(len(sample), config.words, replace=False)))  # (K, D)
-    kind = _assignment(config)
+    kind = assignment_of(config)
     device = _device(faiss)
     logger.info("k-means: %d descriptors, %d words, %s assignment on %s", len(sample), config.words, kind, device)
 
@@ -164,8 +164,8 @@ def _iterate(
     words, dimension = centroids.shape
     if len(sample) == words:  # every descriptor is a word: faiss would only copy them
         return centroids, 0.0, 0, warmth
-    if _assignment(config) == "cells":
-        return lloyd.iterate(sample, centroids, warmth, seed, _threads(faiss))
+    if assignment_of(config) == "cells":
+        return lloyd.iterate(sample, centroids, warmth, seed, threads())
     parameters = faiss.ClusteringParameters()
     parameters.niter = 1
     parameters.seed = seed % (1 << 31)
@@ -189,12 +189,12 @@ def _count(
     warmth: lloyd.Warmth | None,
 ) -> np.ndarray:
     """(K,) int32: descriptors of the sample nearest to each final word."""
-    if _assignment(config) == "cells":
-        final, _ = lloyd.assign(sample, centroids, warmth, seed, _threads(faiss))
+    if assignment_of(config) == "cells":
+        final, _ = lloyd.assign(sample, centroids, warmth, seed, threads())
         return np.bincount(final.labels, minlength=len(centroids)).astype(np.int32)
     counts = np.zeros(len(centroids), np.int64)
     index = None
-    if _assignment(config) != "exact" or _gpus(faiss):
+    if assignment_of(config) != "exact" or _gpus(faiss):
         index = _empty_index(faiss, centroids, config)
         if not index.is_trained:
             index.train(centroids)
@@ -206,7 +206,7 @@ def _count(
     return counts.astype(np.int32)
 
 
-def _assignment(config: VocabularyConfig) -> str:
+def assignment_of(config: VocabularyConfig) -> str:
     """How descriptors find their word while training: "exact", "cells" (`lloyd`) or on GPUs "ivf"."""
     if config.search == "exact" or config.words <= config.exact_up_to:
         return "exact"
@@ -215,7 +215,7 @@ def _assignment(config: VocabularyConfig) -> str:
 
 def _empty_index(faiss: Any, centroids: np.ndarray, config: VocabularyConfig) -> Any:
     """The index of the assignment step, on all GPUs where there are any."""
-    if _assignment(config) == "exact":
+    if assignment_of(config) == "exact":
         index = faiss.IndexFlatL2(centroids.shape[1])
     else:
         index = cell_index(len(centroids), centroids.shape[1], probes_of(config))
@@ -227,8 +227,9 @@ def _gpus(faiss: Any) -> int:
     return int(faiss.get_num_gpus()) if hasattr(faiss, "get_num_gpus") else 0
 
 
-def _threads(faiss: Any) -> int:
-    return lloyd.threads_of(faiss.omp_get_max_threads())
+def threads() -> int:
+    """Threads that train: as many as faiss would take."""
+    return lloyd.threads_of(import_faiss().omp_get_max_threads())
 
 
 def _device(faiss: Any) -> str:
@@ -244,7 +245,7 @@ def _checkpoint_settings(sample: Encoded, config: VocabularyConfig, seed: int) -
         "shape": [len(sample), sample.dimensions],
         "words": config.words,
         "iterations": config.iterations,
-        "assignment": _assignment(config),
+        "assignment": assignment_of(config),
         "probes": probes_of(config),
         "seed": seed,
     }

@@ -240,6 +240,22 @@ def _replace_empty(centroids: np.ndarray, counts: np.ndarray, rng: np.random.Gen
     return len(empty)
 
 
+def working_bytes(words: int, dimensions: int, threads: int) -> float:
+    """Memory that `assign` takes beside the descriptors, their words and four times the words.
+
+    Each thread has the words that a row meets and one product; besides, there are a block of rows, grouped, and what
+    is decoded at a time.
+
+    Args:
+        words: K.
+        dimensions: of a descriptor.
+        threads: that work at once.
+    """
+    met = min(FIRST_NEAR / (CELLS_PER_ROOT * np.sqrt(words)), 1) * words
+    each = 4.0 * min(MOST, ROWS * met) + met * (4 * dimensions + 12)
+    return threads * each + 48.0 * BLOCK + 8.0 * dimensions * CHUNK
+
+
 def threads_of(openmp: int) -> int:
     """As many threads as OpenMP would take, and no more than there are processors for this process."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -92,12 +92,19 @@ def test_chosen_probes_reach_the_index_and_the_report(photos, tmp_path):
     assert assignment(exact) == {"search": "exact", "agreement": 1.0, "compared": 0, "probes": None}
 
 
-def test_memory_of_the_published_training():
-    """15 million codes of 128 bytes, each with its word and distance, and a million words four times."""
+def test_memory_of_the_published_training(monkeypatch):
+    """15 million codes of 128 bytes, each with its word and distance, a million words four times, and blocks."""
+    monkeypatch.setattr(planning, "threads", lambda: 2)
     vocabulary = VocabularyConfig(words=1_000_000)
-    assert planning.training_bytes(15_000_000, vocabulary, 128) == 2.1e9 + 2.048e9
+    rows = 2.1e9 + 2.048e9
+    # a product of 2^24 distances and 32,000 words in each of two threads; 2^19 rows that are grouped, 2^16 decoded
+    blocks = 2 * (4 * 2**24 + 32_000 * (512 + 12)) + 48 * 2**19 + 8 * 128 * 2**16
+    assert planning.training_bytes(15_000_000, vocabulary, 128) == pytest.approx(rows + blocks, rel=0.01)
     centred = replace(vocabulary, centre=True)
-    assert planning.training_bytes(15_000_000, centred, 128) == 2.1e9 + 15e6 * 136 + 2.048e9
+    assert planning.training_bytes(15_000_000, centred, 128) == planning.training_bytes(15_000_000, vocabulary, 128)
+    exact = replace(vocabulary, search="exact")
+    assert planning.training_bytes(15_000_000, exact, 128) == rows
+    assert planning.training_bytes(15_000_000, replace(exact, centre=True), 128) == rows + 15e6 * 136
     # centroids and the search structure, half a gigabyte each: what an index holds once more
     assert planning.vocabulary_bytes(vocabulary, 128) == pytest.approx(1.04e9, rel=0.01)
 
