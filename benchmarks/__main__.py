@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks import record
 
-NAMES = ("extraction", "describe", "words", "vocabulary", "query", "signatures")
+NAMES = ("extraction", "photographs", "describe", "words", "vocabulary", "query", "signatures")
 
 
 def main() -> int:
