@@ -1,10 +1,10 @@
 """Memory and time of k-means on descriptors that are drawn, in a process of its own.
 
-    python -m benchmarks.training [--rows 400000 --words 5000 --iterations 2 --probes 64] [--centre]
+    python -m benchmarks.training [--rows 400000 --words 5000 --iterations 2] [--centre]
 
-Codes of 128 bytes around as many points as there are words, assignment through an inverted file. What a training row
-takes is what the greatest memory of the process grows by between a quarter of the rows and all of them. Needs no
-photographs.
+Codes of 128 bytes around as many points as there are words, assignment by cells (on GPUs by an inverted file of faiss).
+What a training row takes is what the greatest memory of the process grows by between a quarter of the rows and all of
+them. Needs no photographs.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=400_000, metavar="N", help="training descriptors")
     parser.add_argument("--words", type=int, default=5_000, metavar="K")
     parser.add_argument("--iterations", type=int, default=2, metavar="N")
-    parser.add_argument("--probes", type=int, default=64, metavar="N")
+
     parser.add_argument("--centre", action="store_true", help="centre the descriptors (vocabulary.centre)")
     parser.add_argument("--child", type=int, metavar="ROWS", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -41,7 +41,6 @@ def main() -> int:
         words=arguments.words,
         iterations=arguments.iterations,
         exact_up_to=1,  # also while training
-        probes=arguments.probes,
         centre=arguments.centre,
     )
     if arguments.child is not None:

@@ -21,7 +21,7 @@ class PatchDescriptor(abc.ABC):
         patch_size: side of the square patches, in pixels.
         dimensions: length of a descriptor.
         quantisation: (lo, scale) for `quantise`.
-        fingerprint: changes whenever the descriptors change: sha256 of the weights file, or ``"rootsift-1"``.
+        fingerprint: of what describes: sha256 of the weights file, or ``"rootsift-1"``; the same in every precision.
         device: ``"cpu"`` or a torch device such as ``"cuda"``.
         batch_size: patches described at once.
         precision: what it computes in: ``"float32"`` or ``"int8"``. A network in float32 on a GPU computes in half

@@ -21,6 +21,7 @@ from hardnet.descriptors.rounding import LARGEST, SPREAD, Layer
 _FLAGS = {"avx512_vnni", "avx_vnni"}  # of /proc/cpuinfo
 _CPUINFO = Path("/proc/cpuinfo")
 _ZERO = 128  # uint8 of a standardised grey value of 0
+_STEP = 40_000.0  # of the sums of integers that the kernel is tried on, up to 9 million, as uint8
 
 
 def obstacle(network: nn.Module, device: str = "cpu") -> str | None:
@@ -137,19 +138,30 @@ def _kernel() -> Any:
 
 
 def _kernel_error() -> float:
-    """Largest difference of small convolutions of integers, extreme ones too, to their exact sums."""
+    """Largest difference of small convolutions of integers, extreme ones too, to their exact results.
+
+    As the layers use them: the first has inputs of both signs and padding, those within leave uint8, the last the sums.
+    """
     random = np.random.default_rng(0)
     values = random.integers(0, 256, (2, 64, 8, 8))
     weights = random.integers(-127, 128, (64, 64, 3, 3))
     values[1], weights[:8], weights[8:16] = 255, 127, -127  # sums that 16 bits do not hold
     layer = nn.Conv2d(64, 64, 3, padding=1).requires_grad_(False)
     layer.weight.copy_(torch.from_numpy(weights))
+    bias = torch.from_numpy(64 * random.integers(-20, 21, 64).astype(np.float32))  # float32 holds the largest sums
+    wrong = 0.0
     with torch.inference_mode():
         grey = torch.from_numpy(values.astype(np.uint8)).contiguous(memory_format=torch.channels_last)
-        exact = nn.functional.conv2d(torch.from_numpy(values).double(), layer.weight.double(), padding=1)
-        parts = (1.0, 0, [1, 1], [1, 1], [1, 1], 1)
-        gains = torch.ones(64)
-        packed = torch.ops.onednn.qconv_prepack(layer.weight.to(torch.int8), gains, *parts, [2, 64, 8, 8])
-        none = torch.zeros(64, dtype=torch.int32)
-        found = _kernel()(grey, 1.0, 0, packed, gains, none, None, *parts[2:], 1.0, 0, torch.float32, "none", [], "")
-        return float((found.double() - exact).abs().max())
+        gains, none, geometry = torch.ones(64), torch.zeros(64, dtype=torch.int32), ([1, 1], [1, 1], [1, 1], 1)
+        for zero in (0, _ZERO):
+            real = torch.from_numpy(values).double() - zero
+            exact = nn.functional.conv2d(real, layer.weight.double(), bias.double(), padding=1)
+            packed = torch.ops.onednn.qconv_prepack(
+                layer.weight.to(torch.int8), gains, 1.0, zero, *geometry, [2, 64, 8, 8]
+            )
+            parts = (grey, 1.0, zero, packed, gains, none, bias, *geometry)
+            sums = _kernel()(*parts, 1.0, 0, torch.float32, "none", [], "")
+            codes = _kernel()(*parts, _STEP, 0, torch.uint8, "relu", [], "")
+            rounding = (codes.double() - (exact / _STEP).clamp(0, LARGEST)).abs() - 0.5
+            wrong = max(wrong, float((sums.double() - exact).abs().max()), float(rounding.max()))
+    return wrong

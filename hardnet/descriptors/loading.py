@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hardnet import forks
 from hardnet.descriptors.descriptor import PatchDescriptor
 from hardnet.descriptors.rootsift import RootSiftDescriptor
 from hardnet.errors import PrecisionError
@@ -29,9 +30,9 @@ def load(
         device: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:<n>"``. RootSIFT runs on
             the CPU only.
         batch_size: patches described at once; networks on the CPU take less.
-        precision: ``"int8"``, several times faster on processors with VNNI instructions, mean cosine to float32
-            0.9999; ``"float32"``, which on a GPU is half precision; or ``"auto"``, int8 where it runs. The
-            descriptor's `precision` says which it was.
+        precision: ``"int8"``, several times faster on processors with VNNI instructions, cosine to float32 0.99995 in
+            the mean over patches of photographs, less where a single point is bright; ``"float32"``, which on a GPU is
+            half precision; or ``"auto"``, int8 where it runs. The descriptor's `precision` says which it was.
 
     Raises:
         WeightsError: unknown name, or a file that is missing, damaged or of another architecture.
@@ -43,6 +44,7 @@ def load(
         >>> descriptor.name, descriptor.patch_size, descriptor.dimensions
         ('hardnet', 32, 128)
     """
+    forks.compute_alone_in_children()
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if precision not in PRECISIONS:

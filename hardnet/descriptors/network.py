@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import torch
 
+from hardnet import forks
 from hardnet.descriptors import int8, networks, rounding
 from hardnet.descriptors.descriptor import NETWORK_QUANTISATION, PatchDescriptor, unit_rows
 
@@ -36,6 +37,7 @@ class NetworkDescriptor(PatchDescriptor):
         batch_size: int = 512,
         precision: str = "float32",
     ) -> None:
+        forks.compute_alone_in_children()
         self.name = name
         self.patch_size = networks.PATCH_SIZE
         self.dimensions = networks.DIMENSIONS

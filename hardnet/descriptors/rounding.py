@@ -47,7 +47,7 @@ _BLUR = 1.5  # standard deviation, pixels: of the patches of an index
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layer:
     """A convolution in integers: its output is gains * largest / LARGEST * (sums of products) + bias.
 
@@ -224,7 +224,7 @@ def _read(path: Path, shapes: list[tuple[int, ...]]) -> list[Layer] | None:
                 Layer(stored[f"{i}.weights"], stored[f"{i}.gains"], stored[f"{i}.bias"], float(stored[f"{i}.largest"]))
                 for i in range(len(shapes))
             ]
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile):  # zipfile's, too
         return None
     return found if all(_fits(one, shape) for one, shape in zip(found, shapes, strict=True)) else None
 

@@ -29,8 +29,8 @@ from retrieval.photographs.decoding import load_image
 from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.storage import artefacts
 from retrieval.vocabulary import lloyd
-from retrieval.vocabulary.kmeans import assignment_of, threads
-from retrieval.vocabulary.quantizer import LINKS, Quantizer, cells_of, search_kind
+from retrieval.vocabulary.kmeans import assignment_of
+from retrieval.vocabulary.quantizer import LINKS, Quantizer, cells_of, search_kind, threads
 
 CALIBRATION_IMAGES = 6
 THRESHOLD_IMAGES = 12  # photographs on which the threshold that matches the published number of features is sought

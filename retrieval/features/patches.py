@@ -15,6 +15,7 @@ from hardnet.compiling import compiled
 from retrieval.config import DetectorConfig
 from retrieval.features.scale_space import ScaleSpace, scale_space
 
+EXTREME = 1e6  # stretch of a frame, and pixels of a patch pixel: beyond, squares of squares leave single precision
 MEASUREMENT_SCALE = 3.0 * np.sqrt(3.0)  # measurement region / detected ellipse (Perdoch et al. 2009)
 PATCH_BLUR = 1.5  # standard deviation in patch pixels (Perdoch's implementation)
 LEVEL_SHARE = 0.9  # largest share of that blur, along any axis, that a scale-space level may bring
@@ -58,9 +59,12 @@ def cut_patches(gray: np.ndarray | ScaleSpace, regions: np.ndarray, size: int, b
     if len(regions) == 0:
         return patches
     regions = np.asarray(regions, np.float32)
-    if not (np.isfinite(regions).all() and (regions[:, 2] * regions[:, 4] > 0).all()):
-        raise ValueError("expected regions x, y, a, b, c, angle that are finite, with a * c > 0")
-    frames, steps = patch_frames(regions, size)
+    with np.errstate(all="ignore"):
+        if not (np.isfinite(regions).all() and (regions[:, 2] * regions[:, 4] > 0).all()):
+            raise ValueError("expected regions x, y, a, b, c, angle that are finite, with a * c > 0")
+        frames, steps = patch_frames(regions, size)
+    if not ((np.abs(frames) < EXTREME).all() and ((steps > 1 / EXTREME) & (steps < EXTREME)).all()):
+        raise ValueError("expected regions that single precision holds: a, b or c is too large or too small")
     levels = _levels(scale_space(gray, DetectorConfig()))
     widest, narrowest = _stretch(frames)
     index = np.searchsorted([level.added_blur for level in levels], LEVEL_SHARE * blur * steps * narrowest)

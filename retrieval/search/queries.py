@@ -255,7 +255,12 @@ class Queries:
         Where the file's content is not known, features outside the box count as well, as they tell what it shows.
         """
         inside = None if box is None or self.collection.content(name) is None else box_of(box)
-        return self._described_again(path, extractor.file_state(path), inside, mirror)
+        try:
+            status = path.stat()
+            state = (status.st_size, status.st_mtime_ns)
+        except OSError:
+            state = (-1, -1)  # reading it will say why
+        return self._described_again(path, state, inside, mirror)
 
     def _describe_again(self, path: Path, _: tuple[int, int], box: Box | None, mirror: bool) -> ImageFeatures:
         return self.described(path, mirror, box)

@@ -7,12 +7,16 @@ probes. The least distances are those of |y|^2 - 2xy, which leaves the order of 
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-BLOCK = 1 << 14  # rows searched at a time
+from retrieval.vocabulary.blas import one_thread
+
+BLOCK = 1 << 14  # rows searched at a time, by one thread
+MOST = 1 << 24  # distances that a block of rows can meet, where several neighbours are asked for: it may keep them all
 EXACT_BLOCK = 1 << 11  # rows compared with all points at a time
 
 
@@ -97,26 +101,42 @@ class Cells:
             ids.append(faiss.rev_swig_ptr(lists.get_ids(cell), size))
         return cls(index.quantizer.reconstruct_n(0, index.nlist), points, ids)
 
-    def search(self, rows: np.ndarray, probes: int, neighbours: int = 1) -> np.ndarray:
+    def search(self, rows: np.ndarray, probes: int, neighbours: int = 1, threads: int = 1) -> np.ndarray:
         """The nearest points of the cells whose centres are nearest.
 
         Args:
             rows: (N, D) float32.
             probes: cells visited for a row.
             neighbours: points per row, nearest first.
+            threads: that search blocks of rows; the result is the same.
 
         Returns:
             (N, neighbours) int64, -1 where the visited cells hold fewer points.
         """
         found = np.empty((len(rows), neighbours), np.int64)
-        for start in range(0, len(rows), BLOCK):
-            block = slice(start, start + BLOCK)
+        size = BLOCK
+        if neighbours > 1:
+            met = probes * sum(map(len, self.points)) / len(self.points)
+            size = int(np.clip(MOST / max(met, 1), 1, BLOCK))
+
+        def search(start: int) -> None:
+            block = slice(start, start + size)
             doubled = np.float32(-2) * rows[block]
             towards = distances(doubled, self.centres, self._centre_norms())
             if neighbours == 1:
                 found[block, 0] = self._first(doubled, towards, probes)
             else:
                 found[block] = self._several(doubled, towards, probes, neighbours)
+
+        starts = range(0, len(rows), size)
+        with one_thread():
+            if threads > 1 and len(starts) > 1:
+                with ThreadPoolExecutor(threads) as pool:
+                    for _ in pool.map(search, starts):
+                        pass
+            else:
+                for start in starts:
+                    search(start)
         return found
 
     def _first(self, doubled: np.ndarray, towards: np.ndarray, probes: int) -> np.ndarray:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_info
 
+from hardnet import forks
 from retrieval.errors import RetrievalError
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ def import_faiss() -> Any:
     module = sys.modules.get("faiss")
     if module is not None and id(module) in _trusted:
         return module
+    forks.compute_alone_in_children()  # the product below starts threads
     with _lock:
         logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells of every build it does not find
         try:
@@ -93,7 +95,7 @@ def kernels() -> dict[str, str] | None:
         faiss; None where it has none of its own (it shares numpy's, or uses MKL) or is not loaded.
     """
     for found in threadpool_info():
-        if found.get("internal_api") == "openblas" and "faiss" in found["filepath"]:
+        if found.get("internal_api") == "openblas" and "faiss" in Path(found["filepath"]).parent.name:
             return {
                 "library": "OpenBLAS",
                 "version": str(found.get("version")),

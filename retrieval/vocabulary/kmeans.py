@@ -22,7 +22,7 @@ from retrieval.storage.artefacts import read_arrays, read_manifest, write_artefa
 from retrieval.vocabulary import lloyd
 from retrieval.vocabulary.encoded import CHUNK, Encoded
 from retrieval.vocabulary.faiss_blas import import_faiss
-from retrieval.vocabulary.quantizer import cell_index, exact_words, probes_of
+from retrieval.vocabulary.quantizer import cell_index, exact_words, probes_of, threads
 
 logger = logging.getLogger(__name__)
 
@@ -225,11 +225,6 @@ def _empty_index(faiss: Any, centroids: np.ndarray, config: VocabularyConfig) ->
 def _gpus(faiss: Any) -> int:
     """GPUs that this build of faiss can use; the CPU build says 0, or lacks the question."""
     return int(faiss.get_num_gpus()) if hasattr(faiss, "get_num_gpus") else 0
-
-
-def threads() -> int:
-    """Threads that train: as many as faiss would take."""
-    return lloyd.threads_of(import_faiss().omp_get_max_threads())
 
 
 def _device(faiss: Any) -> str:

@@ -10,7 +10,6 @@ Every product has the same shape with one thread as with many, and sums are take
 bytes come out.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
-from threadpoolctl import threadpool_limits
 
+from retrieval.vocabulary.blas import one_thread
 from retrieval.vocabulary.cells import distances, grouped, nearest, squared_norms
 from retrieval.vocabulary.encoded import CHUNK, Encoded
 
@@ -137,7 +136,7 @@ def _meet(
 @contextmanager
 def _working(threads: int) -> Iterator[Spread]:
     """A function that calls another for each of some numbers, in so many threads; BLAS starts none of its own."""
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+    with one_thread(), ThreadPoolExecutor(threads) as pool:
 
         def spread(work: Callable[[int], None], numbers: np.ndarray) -> None:
             for _ in pool.map(work, numbers.tolist()):
@@ -228,15 +227,23 @@ def _replace_empty(centroids: np.ndarray, counts: np.ndarray, rng: np.random.Gen
     """
     empty = np.flatnonzero(counts == 0)
     signs = np.where(np.arange(centroids.shape[1]) % 2, -1, 1).astype(np.float32) * np.float32(SPLIT)
+    chances, left = np.zeros(1, np.int64), 0
     for word in empty:
-        chances = np.cumsum(np.maximum(counts - 1, 0))
-        if not chances[-1]:  # no word has two
-            return int((counts[empty] > 0).sum())
-        donor = int(np.searchsorted(chances, rng.integers(chances[-1]), side="right"))
+        if 2 * left <= chances[-1]:
+            chances = np.cumsum(np.maximum(counts - 1, 0))
+            left = int(chances[-1])  # of these, what donors have not given away yet
+            if not left:  # no word has two
+                return int((counts[empty] > 0).sum())
+        while True:  # by chances of before: a donor that has less by now is taken as much more seldom
+            donor = int(np.searchsorted(chances, rng.integers(chances[-1]), side="right"))
+            before = chances[donor] - (chances[donor - 1] if donor else 0)
+            if rng.integers(before) < counts[donor] - 1:
+                break
         centroids[word] = centroids[donor] * (1 + signs)
         centroids[donor] *= 1 - signs
         counts[word] = counts[donor] // 2
         counts[donor] -= counts[word]
+        left -= int(counts[word])
     return len(empty)
 
 
@@ -254,9 +261,3 @@ def working_bytes(words: int, dimensions: int, threads: int) -> float:
     met = min(FIRST_NEAR / (CELLS_PER_ROOT * np.sqrt(words)), 1) * words
     each = 4.0 * min(MOST, ROWS * met) + met * (4 * dimensions + 12)
     return threads * each + 48.0 * BLOCK + 8.0 * dimensions * CHUNK
-
-
-def threads_of(openmp: int) -> int:
-    """As many threads as OpenMP would take, and no more than there are processors for this process."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(openmp, available))

@@ -8,6 +8,7 @@ How many probes it takes depends on the descriptor: of 8,192 cells 64 give 99 % 
 HardNet, for which 128 give 97.6 % and 256 99.0 %. So they are chosen where a vocabulary is saved (`measured`).
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,11 +152,18 @@ def exact_words(descriptors: np.ndarray, centroids: np.ndarray, neighbours: int)
 def _search(index: Any, cells: Cells | None, descriptors: np.ndarray, neighbours: int) -> np.ndarray:
     """(N, neighbours) int64 words of an approximate search, -1 where it found fewer."""
     if cells is not None:
-        return cells.search(descriptors, index.nprobe, neighbours)
+        return cells.search(descriptors, index.nprobe, neighbours, threads())
     if not len(descriptors):
         return np.empty((0, neighbours), np.int64)
     found: np.ndarray = index.search(descriptors, neighbours)[1]
     return found
+
+
+def threads() -> int:
+    """Threads that work at once: as many as faiss would take, at most one for each processor of this process."""
+    openmp = import_faiss().omp_get_max_threads()
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(openmp, available))
 
 
 def cells_of(words: int) -> int:

@@ -77,6 +77,13 @@ def test_rotation_turns_the_patch():
     np.testing.assert_allclose(other, np.rot90(one), atol=2.0)
 
 
+@pytest.mark.parametrize("shape", [(1e20, 0, 1e20), (1, 1e30, 1), (1e-18, 0, 1e18), (1e-30, 0, 1e-30), (1, 0, -1)])
+def test_shapes_that_are_none_are_refused(shape):
+    image = np.zeros((60, 60), np.float32)
+    with pytest.raises(ValueError, match="expected regions"):
+        cut_patches(image, np.array([[30, 30, *shape, 0]], np.float32), 32)
+
+
 def test_no_regions_no_patches():
     assert cut_patches(np.zeros((50, 50), np.float32), np.empty((0, 6), np.float32), 32).shape == (0, 32, 32)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from retrieval.vocabulary import cells as module
-from retrieval.vocabulary.cells import Cells, grouped, nearest, squared_norms
+from retrieval.vocabulary.cells import Cells, distances, grouped, nearest, squared_norms
 from retrieval.vocabulary.faiss_blas import import_faiss
 
 RNG = np.random.default_rng(0)
@@ -49,7 +49,23 @@ def test_rows_alone_together_and_in_blocks_get_the_same(neighbours, monkeypatch)
     np.testing.assert_array_equal(CELLS.search(ROWS[::-1], 4, neighbours), together[::-1])
     monkeypatch.setattr(module, "BLOCK", 60)
     np.testing.assert_array_equal(CELLS.search(ROWS, 4, neighbours), together)
+    np.testing.assert_array_equal(CELLS.search(ROWS, 4, neighbours, threads=3), together)
     assert CELLS.search(ROWS[:0], 4, neighbours).shape == (0, neighbours)
+
+
+def test_a_block_of_rows_keeps_a_bounded_number_of_distances(monkeypatch):
+    """Where cells hold fewer points than neighbours are asked for, every distance that a row meets is kept."""
+    together = CELLS.search(ROWS, 20, 80)
+    met = []
+
+    def counted(doubled, points, norms):
+        met.append(len(doubled) * len(points))
+        return distances(doubled, points, norms)
+
+    monkeypatch.setattr(module, "MOST", 6_000)
+    monkeypatch.setattr(module, "distances", counted)
+    np.testing.assert_array_equal(CELLS.search(ROWS, 20, 80), together)
+    assert max(met) <= 10 * max(map(len, CELLS.points))  # ten rows meet 6,000 points
 
 
 def test_too_few_points_in_the_cells():

@@ -162,6 +162,14 @@ def test_a_shared_blas_is_not_asked(monkeypatch):
     assert faiss_blas.kernels() is None
 
 
+def test_a_folder_called_faiss_does_not_make_numpys_blas_that_of_faiss(monkeypatch):
+    path = "/srv/faiss-demo/.venv/lib/numpy.libs/libscipy_openblas64_-1.so"
+    monkeypatch.setattr(
+        faiss_blas, "threadpool_info", lambda: [{"internal_api": "openblas", "filepath": path, "version": "0.3.31"}]
+    )
+    assert faiss_blas.kernels() is None
+
+
 def test_faiss_gives_right_products_here():
     faiss = import_faiss()
     require_right_products(faiss)

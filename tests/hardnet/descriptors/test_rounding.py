@@ -175,7 +175,14 @@ def test_it_is_done_once_for_the_weights(cache, monkeypatch):
         {key: value for key, value in arrays.items() if key != "1.bias"},
         {**arrays, "0.bias": arrays["0.bias"].astype(object)},
     ]
-    for damage in (b"", whole[:200], b"PK\x03\x04" + whole[4:300], *changed):
+    flipped = bytearray(whole)
+    entry = whole.index(
+        b"PK\x01\x02"
+    )  # of the directory: one bit says that an array is encrypted, one how it is packed
+    flipped[entry + 8] |= 1
+    packed = bytearray(whole)
+    packed[entry + 10] |= 64
+    for damage in (b"", whole[:200], b"PK\x03\x04" + whole[4:300], bytes(flipped), bytes(packed), *changed):
         if isinstance(damage, bytes):
             path.write_bytes(damage)
         else:
