@@ -218,7 +218,7 @@ def test_a_changed_index_is_taken_up(index, photos, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_orderly_end(index, number):
-    with serving(index, stop=number) as (process, address), httpx2.Client(base_url=address) as client:
+    with serving(index, stop=number) as (process, address), httpx2.Client(base_url=address, timeout=PATIENCE) as client:
         assert client.get("/healthz").status_code == 200
     assert process.returncode == 0
     assert process.out.splitlines()[-1] == "stopped"
@@ -253,8 +253,8 @@ def test_a_token_from_the_environment(index):
     environment = {"RETRIEVAL_TOKEN": "a-long-enough-token"}
     with serving(index, env=environment) as (_, address):
         headers = {"authorization": "Bearer a-long-enough-token"}
-        assert httpx2.get(f"{address}/api/images", headers=headers).status_code == 200
-        assert httpx2.get(f"{address}/api/images").status_code == 401
+        assert httpx2.get(f"{address}/api/images", headers=headers, timeout=PATIENCE).status_code == 200
+        assert httpx2.get(f"{address}/api/images", timeout=PATIENCE).status_code == 401
 
 
 def test_nothing_is_imported_early():
