@@ -1,11 +1,11 @@
-"""How the arrays of a segment are made: of images on their way into an index, or of the images of other segments."""
+"""How the arrays of a segment are made of images on their way into an index, in memory."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from retrieval.index.segment import FULL, Segment
+from retrieval.index.segment import FULL
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,52 +68,6 @@ def build_segment(images: Iterable[IndexedImage], n_words: int) -> dict[str, np.
     of_pairs = {name: np.concatenate(values) for name, values in pairs.items()}
     of_features["images"], of_pairs["images"] = np.repeat(ids, counts), np.repeat(ids, pair_counts)
     return _arrange(np.array(sizes, np.int32).reshape(-1, 2), of_features, of_pairs, n_words)
-
-
-def merge_segments(parts: Sequence[tuple[Segment, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The arrays of a segment of images that other segments hold; equal to those of a segment built of them anew.
-
-    Args:
-        parts: segments of one vocabulary, each with the (n,) int new ids of its images, -1 for one that is left out.
-            The ids that are given are 0, 1, ... without a gap, in any order.
-
-    Returns:
-        The arrays of `Segment` by name.
-    """
-    total = sum(int((ids >= 0).sum()) for _, ids in parts)
-    sizes = np.empty((total, 2), np.int32)
-    features: dict[str, list[np.ndarray]] = {}
-    pairs: dict[str, list[np.ndarray]] = {}
-    n_words = len(parts[0][0].document_frequencies)
-    every = np.arange(n_words, dtype=np.int32)
-    for segment, given in parts:
-        ids = given.astype(np.int32)
-        kept = ids >= 0
-        sizes[ids[kept]] = segment.sizes[kept]
-        images = ids[segment.images]
-        at = np.flatnonzero(images >= 0)
-        columns = {
-            "words": np.repeat(every, np.diff(segment.word_offsets)),
-            "images": images,
-            "positions": segment.positions,
-            "shapes": segment.shapes,
-            "angles": segment.angles,
-        }
-        if segment.signatures is not None:
-            columns["signatures"] = segment.signatures.T
-        for name, values in columns.items():
-            features.setdefault(name, []).append(values[at])
-        images = ids[segment.pair_images]
-        at = np.flatnonzero(images >= 0)
-        columns = {"words": np.repeat(every, segment.document_frequencies), "images": images}
-        if segment.aggregates is not None:
-            binary = segment.aggregates.dtype == np.uint64
-            columns["aggregates"] = segment.aggregates.T if binary else segment.aggregates
-        for name, values in columns.items():
-            pairs.setdefault(name, []).append(values[at])
-    of_features = {name: np.concatenate(values) for name, values in features.items()}
-    of_pairs = {name: np.concatenate(values) for name, values in pairs.items()}
-    return _arrange(sizes, of_features, of_pairs, n_words)
 
 
 def _arrange(

@@ -19,8 +19,7 @@ from tqdm import tqdm
 from retrieval.config import Config
 from retrieval.errors import RetrievalError
 from retrieval.features.store import FAILED, Failure, ImageFeatures, write_failures
-from retrieval.index import arrivals, building, state
-from retrieval.index.assembly import merge_segments
+from retrieval.index import arrivals, building, merging, state
 from retrieval.index.opened import Index, OpenedIndex, locate
 from retrieval.index.segment import Segment, open_segment, write_segment
 from retrieval.index.state import State
@@ -186,7 +185,7 @@ def compact(index: str | Path | OpenedIndex) -> OpenedIndex:
     with state.changing(_folder(index)) as current:
         order = [current.lines[name] for name in sorted(current.lines, key=os.fsencode)]
         counts = [entry["features"] for entry in current.entries]
-        groups = list(building.portions(order, counts.__getitem__, building.SEGMENT_FEATURES))
+        groups = list(building.portions(order, counts.__getitem__, merging.FEATURES))
         if order == list(range(len(current.entries))) and len(groups) == len(current.segments):
             return _opened(index, current)
         segments = [open_segment(current.segment_folder(name), verify=True) for name in current.segments]
@@ -195,7 +194,8 @@ def compact(index: str | Path | OpenedIndex) -> OpenedIndex:
             ids = np.full(len(current.entries), -1, np.int32)
             ids[group] = np.arange(len(group))
             names.append(state.next_segment(current, len(names)))
-            _write(current, names[-1], merge_segments(_parts(segments, ids)))
+            with merging.merged(_parts(segments, ids), current.folder) as arrays:
+                _write(current, names[-1], arrays)
         images = state.lines_of([current.entries[line] for line in order])
         none = np.empty(0, np.int32)
         state.commit(current, images=images, removed=none, segments=tuple(names), same_content=True)
@@ -231,11 +231,14 @@ def _commit_addition(
     entries: list[dict[str, Any]] = []
     written: list[str] = []
     for portion, arrays in building.assembled(images, len(images), collection.vocabulary, collection.config):
+        written.append(state.next_segment(current, len(written)))
         if small:  # then the addition is one segment, too
             parts = [*small, Segment(**arrays)]
-            arrays = merge_segments(_parts(parts, np.arange(sum(len(part.sizes) for part in parts), dtype=np.int32)))
-        written.append(state.next_segment(current, len(written)))
-        _write(current, written[-1], arrays)
+            ids = np.arange(sum(len(part.sizes) for part in parts), dtype=np.int32)
+            with merging.merged(_parts(parts, ids), current.folder) as arrays:
+                _write(current, written[-1], arrays)
+        else:
+            _write(current, written[-1], arrays)
         entries += [building.entry_of(image) for image in portion]
     root = Path(collection.root)
     for entry in entries:

@@ -1,5 +1,6 @@
 """An index that grows and shrinks: any sequence of changes gives what a fresh build of the live images gives."""
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -21,11 +22,12 @@ from retrieval import config as settings_module
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.evaluation.pipeline import build_collection, obtain_index
 from retrieval.features import extractor
-from retrieval.index import building, changes
+from retrieval.index import building, changes, merging
 from retrieval.index.building import build_index
 from retrieval.index.changes import add, compact, remove
 from retrieval.index.checking import check
 from retrieval.index.collection import Collection
+from retrieval.index.segment import Segment
 from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.search.retriever import Retriever
 from retrieval.storage import lock
@@ -186,6 +188,7 @@ def test_any_sequence_of_changes_equals_a_fresh_build(pool, first, monkeypatch, 
     monkeypatch.setattr(changes, "SMALL_SEGMENT", small)
     monkeypatch.setattr(building, "SEGMENT_FEATURES", most)
     monkeypatch.setattr(building.assembled, "__defaults__", (most,))
+    monkeypatch.setattr(merging, "FEATURES", most)
     plain = extractor.extract_image
 
     @functools.cache
@@ -383,17 +386,58 @@ def test_a_work_folder_does_not_take_a_changed_index_for_its_own(pool, first, tm
         obtain_index(store, vocabulary, tmp_path / "index", config, root)
 
 
-def test_a_large_collection_gets_several_segments(pool, first, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("merged", "segments"), [(1 << 30, 1), (600, 4)])
+def test_a_large_collection_is_made_of_several_segments(pool, first, tmp_path, monkeypatch, merged, segments):
     config = settings_module.load(first / "config.yaml")
     store = extractor.extract_collection(list_images(pool), tmp_path / "features", config)
     vocabulary = Collection.open(first).vocabulary
     build_index(tmp_path / "whole", store, vocabulary, config, pool)
     whole = Collection.open(tmp_path / "whole")
-    monkeypatch.setattr(building.assembled, "__defaults__", (600,))
+    monkeypatch.setattr(building, "SEGMENT_FEATURES", 600)
+    monkeypatch.setattr(merging, "FEATURES", merged)
     build_index(tmp_path / "parts", store, vocabulary, config, pool)
     parts = Collection.open(tmp_path / "parts")
-    assert len(parts.snapshot.segments) > 2
+    assert len(parts.snapshot.segments) == segments
+    assert not (tmp_path / "parts.partial").exists()
+    assert not check(tmp_path / "parts").problems
     assert_same(answers(parts, parts.names[:3]), answers(whole, whole.names[:3]))
+    if segments == 1:
+        for one in dataclasses.fields(Segment):
+            found, expected = (getattr(index.snapshot.segments[0], one.name) for index in (parts, whole))
+            np.testing.assert_array_equal(found, expected, err_msg=one.name)
+
+
+def test_a_build_goes_on_behind_the_segments_that_are_there(pool, first, tmp_path, monkeypatch):
+    config = settings_module.load(first / "config.yaml")
+    store = extractor.extract_collection(list_images(pool), tmp_path / "features", config)
+    vocabulary = Collection.open(first).vocabulary
+    monkeypatch.setattr(building, "SEGMENT_FEATURES", 600)
+    made = []
+    plain = building._segment_of
+
+    def stopped_at_the_third(images, *rest):
+        made.append([image.name for image in images])
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return plain(images, *rest)
+
+    monkeypatch.setattr(building, "_segment_of", stopped_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        build_index(tmp_path / "index", store, vocabulary, config, pool)
+    assert not (tmp_path / "index").exists()
+    with pytest.raises(ArtefactError, match="run the command that makes it again"):
+        Collection.open(tmp_path / "index")
+    build_index(tmp_path / "index", store, vocabulary, config, pool)
+    assert made[3] == made[2]  # and not the first two
+    assert [name for names in (*made[:2], *made[3:]) for name in names] == list(store.names)
+    # of other words the segments that a stopped build left are worth nothing
+    made[:] = []
+    with pytest.raises(KeyboardInterrupt):
+        build_index(tmp_path / "other", store, vocabulary, config, pool)
+    signed = settings_module.load(None, ["index.signatures=[]"], base=config)
+    build_index(tmp_path / "other", store, vocabulary, signed, pool)
+    assert made[3] == made[0]
+    assert not Collection.open(tmp_path / "other").snapshot.has_signatures
 
 
 def test_an_addition_goes_on_where_it_stopped(pool, index, monkeypatch):
