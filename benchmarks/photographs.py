@@ -15,6 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import joblib
+
 from benchmarks import record
 
 OVER_KORNIA, OVER_BEFORE = 5.0, 3.0
@@ -86,9 +88,8 @@ def main() -> int:
         print(f"repeat {repeat}: { ({name: rate[-1:] for name, rate in rates.items()}) }", file=sys.stderr)
     what = f"files to stored features with HardNet, {len(names)} photographs"
     peers = {"kornia": "kornia: Hessian, one-pass shape, HardNet", "before": f"the version in {arguments.before}"}
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     measures = [
-        record.Measure(what, "photographs a second", rates["ours"], peers[name], rates[name], threads)
+        record.Measure(what, "photographs a second", rates["ours"], peers[name], rates[name], joblib.cpu_count())
         for name in ways
         if name != "ours"
     ]

@@ -98,14 +98,13 @@ class _Block:
         self.segment, self.start, self.stop = segment, *(int(segment.word_offsets[word]) for word in (first, last))
         lengths = np.diff(segment.word_offsets[first : last + 1])
         words = np.repeat(np.arange(last - first, dtype=np.int32), lengths)
-        images = ids[_read(segment.images, self.start, self.stop)]
-        opening = openings(_read(segment.images, self.start, self.stop), lengths)
+        there = _read(segment.images, self.start, self.stop)
+        images, opening = ids[there], openings(there, lengths)
         self.kept = np.flatnonzero(images >= 0)
         self.words, self.images = words[self.kept], images[self.kept]
-        self.pairs = int(segment.document_frequencies[:first].sum(dtype=np.int64))
+        self.pairs = slice(*(int(segment.pair_offsets[word]) for word in (first, last)))
         self.pair_kept = np.flatnonzero(images[opening] >= 0)
         self.pair_words, self.pair_images = words[opening][self.pair_kept], images[opening][self.pair_kept]
-        self.pair_count = int(opening.sum())
 
     def column(self, name: str) -> np.ndarray:
         """One array, a row a feature."""
@@ -116,7 +115,7 @@ class _Block:
     def aggregates(self) -> np.ndarray:
         """A row a pair."""
         assert self.segment.aggregates is not None
-        return _read(self.segment.aggregates, self.pairs, self.pairs + self.pair_count)[self.pair_kept]
+        return _read(self.segment.aggregates, self.pairs.start, self.pairs.stop)[self.pair_kept]
 
 
 class _Column:
