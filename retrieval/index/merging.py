@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from retrieval.index.scoring import batches
 from retrieval.index.segment import Segment, openings
 
 FEATURES = 1 << 30  # at most, of a segment that is made by merging: rows are int32
@@ -58,17 +59,17 @@ def _merge(parts: Sequence[Part], folder: Path) -> dict[str, np.ndarray]:
     with contextlib.ExitStack() as stack:
         for column in (*columns.values(), *([] if pairs is None else [pairs])):
             stack.enter_context(column)
-        for first, last in _ranges([part[0] for part in full], BLOCK):
-            blocks = [_Block(*part, first, last) for part in full]
+        for some in batches(np.sum([np.diff(part[0].word_offsets) for part in full], axis=0), BLOCK):
+            blocks = [_Block(*part, some) for part in full]
             word, image = (_joined([getattr(block, name) for block in blocks]) for name in ("words", "images"))
             order = np.lexsort((image, word))  # equal ones as they come
             for name, column in columns.items():
                 column.append(_joined([block.column(name) for block in blocks])[order])
-            lengths[first:last] = np.bincount(word, minlength=last - first)
+            lengths[some] = np.bincount(word, minlength=some.stop - some.start)
             word, image = (
                 _joined([getattr(block, name) for block in blocks]) for name in ("pair_words", "pair_images")
             )
-            frequencies[first:last] = np.bincount(word, minlength=last - first)
+            frequencies[some] = np.bincount(word, minlength=some.stop - some.start)
             if pairs is not None:
                 pairs.append(_joined([block.aggregates() for block in blocks])[np.lexsort((image, word))])
     arrays = {name: column.array() for name, column in columns.items()}
@@ -94,7 +95,8 @@ def _columns(segment: Segment) -> dict[str, np.ndarray]:
 class _Block:
     """The features of a range of words in one segment whose images are kept, with the images' new ids."""
 
-    def __init__(self, segment: Segment, ids: np.ndarray, first: int, last: int) -> None:
+    def __init__(self, segment: Segment, ids: np.ndarray, some: slice) -> None:
+        first, last = some.start, some.stop
         self.segment, self.start, self.stop = segment, *(int(segment.word_offsets[word]) for word in (first, last))
         lengths = np.diff(segment.word_offsets[first : last + 1])
         words = np.repeat(np.arange(last - first, dtype=np.int32), lengths)
@@ -171,17 +173,6 @@ def _read(array: np.ndarray, start: int, stop: int) -> np.ndarray:
     return np.stack(found, axis=1) if planes else found[0].reshape(stop - start, *array.shape[1:])
 
 
-def _ranges(segments: Sequence[Segment], most: int) -> list[tuple[int, int]]:
-    """Ranges of words with about so many features in all segments together, at least one word each."""
-    ends = np.sum([segment.word_offsets[1:] for segment in segments], axis=0)
-    ranges, first, done = [], 0, 0
-    while first < len(ends):
-        last = max(first + 1, int(np.searchsorted(ends, done + most, side="right")))
-        ranges.append((first, last))
-        first, done = last, int(ends[last - 1])
-    return ranges
-
-
 def _pairs(parts: Sequence[Part]) -> int:
     """How many pairs of a word and an image the kept images have."""
     total = 0
@@ -189,7 +180,8 @@ def _pairs(parts: Sequence[Part]) -> int:
         if (new >= 0).all():
             total += int(segment.document_frequencies.sum(dtype=np.int64))
         else:
-            total += sum(len(_Block(segment, new, *words).pair_images) for words in _ranges([segment], BLOCK))
+            blocks = (_Block(segment, new, some) for some in batches(np.diff(segment.word_offsets), BLOCK))
+            total += sum(len(block.pair_images) for block in blocks)
     return total
 
 

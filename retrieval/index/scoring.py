@@ -174,7 +174,7 @@ def hamming_votes(
     weight_of = np.exp(-((np.arange(64 * signatures.shape[1] + 1) / config.sigma) ** 2))
     starts, ends = segment.word_offsets[words], segment.word_offsets[words + 1]
     kept: list[tuple[np.ndarray, ...]] = [(np.empty(0, np.int64),) * 3]  # entry, image, distance
-    for chunk in _batches(ends - starts, _CHUNK):
+    for chunk in batches(ends - starts, _CHUNK):
         entry = np.repeat(np.arange(chunk.start, chunk.stop), (ends - starts)[chunk])
         at = concatenate_ranges(starts[chunk], ends[chunk])
         distance = compare(at, signatures, entry)
@@ -196,7 +196,7 @@ def hamming_votes(
     return Votes(scores, np.bincount(image[distance.astype(np.int64) <= strict], minlength=n), scores > 0)
 
 
-def _batches(lengths: np.ndarray, most: int) -> list[slice]:
+def batches(lengths: np.ndarray, most: int) -> list[slice]:
     """Consecutive lists with about so many entries together."""
     ends = np.cumsum(lengths)
     batches, start, done = [], 0, 0
@@ -283,7 +283,7 @@ def asmk_scores(
     of_distance = _selective(1 - 2 * np.arange(bits + 1) / bits, config).astype(np.float32)
     weights = word_weights[words].astype(np.float32)
     lists = segment.aggregate_lists
-    for chunk in _batches(segment.document_frequencies[words], _CHUNK):
+    for chunk in batches(segment.document_frequencies[words], _CHUNK):
         found = [part[words[chunk]] for part in lists]  # sparse (words, images), the same places in each
         lengths, first = np.diff(found[0].indptr), found[0]
         if binary:
