@@ -253,14 +253,15 @@ def _read(
     opened: Index | None,
 ) -> Index:
     folder, settings = state.folder, state.manifest["settings"]
-    names = [entry["name"] for entry in state.entries]
+    names = state.names
     bounds = np.cumsum([0] + [len(segment.sizes) for segment in segments])
     if bounds[-1] != len(names) or (len(state.removed) and state.removed[-1] >= len(names)):
         raise ArtefactError(
             f"{folder}: {len(names)} names, {bounds[-1]} images in the segments and {len(state.removed)} removals do "
             "not go together: make the index anew"
         )
-    lines = sorted(state.live, key=lambda line: os.fsencode(names[line]))
+    spelled = names if all(map(str.isascii, names)) else list(map(os.fsencode, names))
+    lines = sorted(state.live, key=spelled.__getitem__)
     ids = np.full(len(names), -1, np.int32)
     ids[lines] = np.arange(len(lines), dtype=np.int32)
     snapshot = Snapshot(segments, tuple(ids[bounds[i] : bounds[i + 1]] for i in range(len(segments))))
@@ -270,8 +271,10 @@ def _read(
     else:  # of the same words another search may have been stored
         vocabulary = open_vocabulary(folder / "vocabulary", verify=verify)
         require_vocabulary(folder, settings, vocabulary)
-    entries = [state.entries[line] for line in lines]
-    elsewhere = {entry["name"]: entry["path"] for entry in entries if "path" in entry}
+    elsewhere: dict[str, str] = {}
+    if b'"path": ' in state.images:
+        entries = (state.entries[line] for line in lines)
+        elsewhere = {entry["name"]: entry["path"] for entry in entries if "path" in entry}
     root = state.facts["root"]
     live_names = tuple(names[line] for line in lines)
     return kind(folder, config, settings, live_names, snapshot, vocabulary, root, elsewhere, state, contents)

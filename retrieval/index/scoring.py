@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
+from hardnet.compiling import compiled
 from retrieval.config import AsmkConfig, HammingConfig
 from retrieval.geometry.putatives import concatenate_ranges
-from retrieval.index.segment import Segment, openings
+from retrieval.index.segment import Segment
 from retrieval.vocabulary import hamming
 
 _CHUNK = 1 << 18  # list entries looked at in one pass: their arrays stay near the processor
@@ -55,10 +56,9 @@ def image_norms(segment: Segment, idf: np.ndarray) -> np.ndarray:
     Returns:
         (n,) float64; 0 for an image whose words all have idf 0, or that has none.
     """
-    first = np.flatnonzero(openings(np.asarray(segment.images), np.diff(segment.word_offsets)))
-    counts = np.diff(np.append(first, segment.features))
-    per_pair = np.repeat(idf.astype(np.float64), segment.document_frequencies) * counts
-    return np.sqrt(np.bincount(segment.images[first], per_pair**2, minlength=len(segment.sizes)))
+    squares = np.zeros(len(segment.sizes))
+    _add_squares(np.asarray(segment.images), segment.word_offsets, idf.astype(np.float64) ** 2, True, squares)
+    return np.sqrt(squares)
 
 
 def binary_norms(segment: Segment, weights: np.ndarray) -> np.ndarray:
@@ -71,8 +71,24 @@ def binary_norms(segment: Segment, weights: np.ndarray) -> np.ndarray:
     Returns:
         (n,) float64.
     """
-    per_pair = np.repeat(weights.astype(np.float64), segment.document_frequencies)
-    return np.sqrt(np.bincount(segment.pair_images, per_pair, minlength=len(segment.sizes)))
+    squares = np.zeros(len(segment.sizes))
+    _add_squares(np.asarray(segment.images), segment.word_offsets, weights.astype(np.float64), False, squares)
+    return np.sqrt(squares)
+
+
+@compiled
+def _add_squares(
+    images: np.ndarray, word_offsets: np.ndarray, weights: np.ndarray, counted: bool, squares: np.ndarray
+) -> None:
+    """Adds the weight (W,) of each word to the images (n,) that have it, `counted` times the square of how often."""
+    for word in range(len(weights)):
+        entry = word_offsets[word]
+        while entry < word_offsets[word + 1]:
+            first, image = entry, images[entry]
+            while entry < word_offsets[word + 1] and images[entry] == image:
+                entry += 1
+            often = entry - first if counted else 1
+            squares[image] += weights[word] * often * often
 
 
 def query_vector(words: np.ndarray, weights: np.ndarray, idf: np.ndarray) -> tuple[np.ndarray, float]:
@@ -104,17 +120,35 @@ def tfidf_scores(
 
     Returns:
         scores: (n,) float64 in 0..1.
-        shared: (n,) int64 distinct words an image shares with the query; with words that every image has, an image
+        shared: (n,) int32 distinct words an image shares with the query; with words that every image has, an image
             may share some and score 0.
     """
-    scores = np.zeros(len(segment.sizes))
+    scores, shared = np.zeros(len(segment.sizes)), np.zeros(len(segment.sizes), np.int32)
     query, length = query_vector(words, weights, idf)
     starts, ends = segment.word_offsets[words], segment.word_offsets[words + 1]
-    images = segment.images[concatenate_ranges(starts, ends)]
-    contribution = np.repeat(query * idf[words] / length, ends - starts)
-    dot = np.bincount(images, contribution, minlength=len(scores))
-    np.divide(dot, norms, out=scores, where=norms > 0)
-    return scores, np.bincount(images[openings(images, ends - starts)], minlength=len(scores))
+    _add_lists(np.asarray(segment.images), starts, ends, query * idf[words] / length, scores, shared)
+    np.divide(scores, norms, out=scores, where=norms > 0)
+    return scores, shared
+
+
+@compiled
+def _add_lists(
+    images: np.ndarray,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    values: np.ndarray,
+    scores: np.ndarray,
+    shared: np.ndarray,
+) -> None:
+    """Adds the value of each list (U,) to the scores (n,) of the images in it, and one to `shared` (n,), in place."""
+    for word in range(len(starts)):
+        before = -1
+        for entry in range(starts[word], ends[word]):
+            image = images[entry]
+            scores[image] += values[word]
+            if image != before:
+                shared[image] += 1
+                before = image
 
 
 @dataclass(frozen=True, eq=False)

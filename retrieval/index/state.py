@@ -13,6 +13,7 @@ import io
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,7 @@ KIND = "index"
 VERSION = 1
 SEGMENTS = "segments"
 IMAGES, REMOVED = "images.jsonl", "removed.npy"
+_NAME = re.compile(rb'^\{"name": ("[^"\\\n]*(?:\\.[^"\\\n]*)*")[,}].*\n', re.MULTILINE)  # of a line, as JSON
 _ATTEMPTS = 100  # a reader starts again where a writer was faster
 
 
@@ -80,15 +82,28 @@ class State:
         return entries
 
     @cached_property
+    def names(self) -> list[str]:
+        """The names of all lines. The rest of a line that is as `lines_of` writes it is not looked at.
+
+        Raises:
+            ArtefactError: as `entries`.
+        """
+        found = _NAME.findall(self.images)
+        if len(found) != self.images.count(b"\n"):
+            return [entry["name"] for entry in self.entries]
+        names: list[str] = json.loads(b"[" + b",".join(found) + b"]")
+        return names
+
+    @cached_property
     def live(self) -> list[int]:
         """The lines that are not removed, increasing."""
         removed = set(self.removed.tolist())
-        return [line for line in range(len(self.entries)) if line not in removed]
+        return [line for line in range(len(self.names)) if line not in removed]
 
     @cached_property
     def lines(self) -> dict[str, int]:
         """Name -> line of the live images."""
-        return {self.entries[line]["name"]: line for line in self.live}
+        return {self.names[line]: line for line in self.live}
 
     def segment_folder(self, name: str) -> Path:
         """Where a segment lies."""

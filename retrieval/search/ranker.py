@@ -39,19 +39,29 @@ class Ranker:
         self.collection = queries.collection
         self.config = queries.config
 
-    def shortlist(self, query: QueryFeatures) -> Ranking:
-        """All images that share a word with the query, by tf-idf cosine; ties by image id."""
-        scores, shared = self.collection.snapshot.scores(*query.terms())
-        return ranked(np.flatnonzero(shared), scores, query)
+    def shortlist(self, query: QueryFeatures, most: int | None = None, always: np.ndarray | None = None) -> Ranking:
+        """The images that share a word with the query, by tf-idf cosine; ties by image id.
 
-    def vote(self, query: QueryFeatures) -> Ranking:
-        """All images with a match, by Hamming-embedding votes with idf squared and norms; ties by image id.
+        Args:
+            query: words and their weights count.
+            most: as in `ranked`, like `always`.
+            always: image ids.
+        """
+        scores, shared = self.collection.snapshot.scores(*query.terms())
+        return ranked(np.flatnonzero(shared), scores, query, most, always)
+
+    def vote(self, query: QueryFeatures, most: int | None = None) -> Ranking:
+        """The images with a match, by Hamming-embedding votes with idf squared and norms; ties by image id.
+
+        Args:
+            query: with signatures.
+            most: as in `ranked`.
 
         Raises:
             ArtefactError: the index has no signatures.
         """
         votes = self._votes(query.paired, final=True)
-        return ranked(np.flatnonzero(votes.found), votes.scores, query)
+        return ranked(np.flatnonzero(votes.found), votes.scores, query, most)
 
     def match(self, image: ImageFeatures, box: Sequence[float] | None = None) -> Ranking:
         """All images with a similar aggregate, by the selective match kernel (ASMK); ties by image id.
@@ -104,19 +114,25 @@ class Ranker:
         regions, sides = index.regions(putatives.row), index.sizes[ids].max(axis=1, initial=1)
         return verify(putatives, query.regions, query.longest_side, regions, sides, config)
 
-    def expand(self, ranking: Ranking) -> Ranking:
+    def expand(self, ranking: Ranking, most: int | None = None) -> Ranking:
         """Average query expansion of a verified ranking, ordered by significance.
 
         Images are verified once more (`expansion.rerank`), and the better of the two verifications counts: the score is
         one plus its significance. Where chance explains it, inliers and then the expanded query's words decide, as in
         `verify`, whose score x is ``x / (1 + x)`` here. Without a source the first verification is all there is, so
         that scores are on one scale.
+
+        Args:
+            ranking: from `verify`.
+            most: so many of the images that the expanded query finds are put in order, and all that were verified
+                before; at least `verification.depth`. None: all that it finds.
         """
         if ranking.verified is None:
             return ranking
         sources, query, config = self.sources(ranking), ranking.query, self.config.expansion
         expanded = average.expand(query, sources)
-        again, verified = self.shortlist(expanded), ranking.verified
+        confirmed = ranking.ids[ranking.places >= 0]
+        again, verified = self.shortlist(expanded, most, confirmed), ranking.verified
         if sources and config.rerank == "none":
             return again
         earlier, later = np.full((2, len(self.collection.names)), -1)
@@ -135,12 +151,12 @@ class Ranker:
         places = np.where(np.isfinite(found), places, -1)
         return Ranking(again.ids[order], scores[order], places[order], verified, query)
 
-    def expand_hamming(self, query: QueryFeatures, geometry: bool) -> Ranking:
+    def expand_hamming(self, query: QueryFeatures, geometry: bool, most: int | None = None) -> Ranking:
         """Hamming query expansion: `expand_votes`, verified where `geometry` is wanted."""
-        ranking = self.expand_votes(query, geometry)
+        ranking = self.expand_votes(query, geometry, most)
         return self.verify(ranking) if geometry else ranking
 
-    def expand_votes(self, query: QueryFeatures, geometry: bool) -> Ranking:
+    def expand_votes(self, query: QueryFeatures, geometry: bool, most: int | None = None) -> Ranking:
         """The votes of Hamming query expansion; without a reliable image, those of the query as it is.
 
         These are weighted and divided like those of the second pass, so that scores are on one scale; the authors'
@@ -149,6 +165,7 @@ class Ranker:
         Args:
             query: with signatures.
             geometry: reliable images are those that verification confirms, and lend only what shows the query.
+            most: as in `ranked`.
 
         Raises:
             ArtefactError: the index has no signatures.
@@ -156,15 +173,16 @@ class Ranker:
         index, config = self.collection.snapshot, self.config.hqe
         first = self._votes(query.paired, final=False)
         if geometry:
-            candidates = self.verify(ranked(np.flatnonzero(first.scores > 0), first.scores, query))
+            looked_at = max(self.config.verification.depth, config.depth)
+            candidates = self.verify(ranked(np.flatnonzero(first.scores > 0), first.scores, query, looked_at))
             rows = self._confirmed(candidates)
         else:
             rows = hqe.features_of(index, hqe.reliable_images(first, config))
         if not len(rows):
-            return self.vote(query)
+            return self.vote(query, most)
         merged = hqe.expand(query.paired, index, rows, config, self.config.seed)
         votes = self._votes(merged, final=True)
-        return ranked(np.flatnonzero(votes.found), votes.scores, query)
+        return ranked(np.flatnonzero(votes.found), votes.scores, query, most)
 
     def _confirmed(self, ranking: Ranking) -> np.ndarray:
         """Rows of the features that show the query in verified images of at least `hqe.min_inliers` inliers."""

@@ -74,7 +74,43 @@ class Ranking:
         return max(1.0, float(self.scores.max(initial=0.0)))
 
 
-def ranked(ids: np.ndarray, scores: np.ndarray, query: QueryFeatures) -> Ranking:
-    """Images by score, best first; ties by image id."""
-    ids = ids[np.argsort(-scores[ids], kind="stable")]
+def ranked(
+    ids: np.ndarray,
+    scores: np.ndarray,
+    query: QueryFeatures,
+    most: int | None = None,
+    always: np.ndarray | None = None,
+) -> Ranking:
+    """Images by score, best first; ties by image id.
+
+    Args:
+        ids: (m,) increasing image ids.
+        scores: (n,) float64, of every image.
+        query: what they are scores for.
+        most: only so many of the best are put in order; None: all.
+        always: image ids that stay whatever their score, where `most` is given.
+    """
+    if most is not None and most < len(ids):
+        kept = ids[best(scores[ids], most)]
+        ids = np.sort(kept) if always is None else np.union1d(kept, np.intersect1d(always, ids))
+    ids = ids[best(scores[ids])]
     return Ranking(ids, scores[ids], np.full(len(ids), -1), None, query)
+
+
+def best(scores: np.ndarray, most: int | None = None) -> np.ndarray:
+    """Where the greatest scores stand.
+
+    Args:
+        scores: (n,) float.
+        most: at most so many, at least 1; None: all. Few of many are found without sorting the others.
+
+    Returns:
+        (m,) int64 positions, that of the greatest first, equal ones as they stand.
+    """
+    if most is None or most >= len(scores):
+        return np.argsort(-scores, kind="stable")
+    least = np.partition(scores, len(scores) - most)[len(scores) - most]
+    above = np.flatnonzero(scores > least)
+    level = np.flatnonzero(scores == least)[: most - len(above)]
+    head = np.concatenate([above, level])  # those of one score stand in their order in either part
+    return head[np.argsort(-scores[head], kind="stable")]

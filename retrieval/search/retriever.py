@@ -228,15 +228,17 @@ class Retriever:
         if expand not in (None, "aqe", "hqe"):
             raise RetrievalError(f"unknown expansion {expand!r}: use 'aqe', 'hqe' or none")
         ranker, queries = self.ranker, [query] if mirrored is None else [query, mirrored]
+        verify = verify or expand == "aqe"
+        most = top if top is None or not verify else max(top, self.config.verification.depth)
         if expand == "hqe":
-            rankings = [ranker.expand_votes(one, geometry=verify) for one in queries]
+            rankings = [ranker.expand_votes(one, verify, most) for one in queries]
         else:
-            rankings = [ranker.shortlist(one) for one in queries]
-        if verify or expand == "aqe":
+            rankings = [ranker.shortlist(one, most) for one in queries]
+        if verify:
             divisor = max(one.divisor for one in rankings)  # one scale for the two of them
             rankings = [ranker.verify(one, divisor) for one in rankings]
         if expand == "aqe":
-            rankings = [ranker.expand(one) for one in rankings]
+            rankings = [ranker.expand(one, most) for one in rankings]
         hits = [ranker.hits(one, top) for one in rankings]
         return hits[0] if mirrored is None else merge(hits[0], hits[1], top)
 

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from retrieval.config import ExpansionConfig
 from retrieval.errors import ArtefactError
+from retrieval.index import state
 from retrieval.index.changes import add, compact, remove
 from retrieval.index.checking import check
 from retrieval.index.collection import Collection
@@ -140,3 +143,20 @@ def test_another_version_says_who_wrote_it(tmp_path, version, advice):
     path.write_text(json.dumps(manifest))
     with pytest.raises(ArtefactError, match=rf"format {version} by hardnet-retrieval 7\.1.*{advice}"):
         Collection.open(tmp_path / "index")
+
+
+@given(st.lists(st.text(st.characters(categories=("L", "P", "S", "Zs", "Cc", "Cs", "Nd"))), max_size=8))
+def test_names_are_those_of_the_lines(names):
+    """They are taken out without reading the lines whole, whatever they are spelled with."""
+    entries = [{"name": name, "width": 3, "height": 2, "features": 1, "path": '{"name": "x"}\n'} for name in names]
+    read = state.State(Path(), {}, state.lines_of(entries), np.empty(0, np.int32))
+    assert read.names == names == [entry["name"] for entry in read.entries]
+    turned = b"".join(json.dumps(dict(reversed(entry.items()))).encode() + b"\n" for entry in entries)
+    assert state.State(Path(), {}, turned, np.empty(0, np.int32)).names == names
+
+
+@pytest.mark.parametrize("line", [b"{}", b'{"name": "a"', b"[]", b'{"nam": "a"}', b""])
+def test_a_line_without_a_name_is_told(line):
+    read = state.State(Path("x"), {}, b'{"name": "a"}\n' + line + b"\n", np.empty(0, np.int32))
+    with pytest.raises(ArtefactError, match=r"images\.jsonl cannot be read"):
+        assert read.names

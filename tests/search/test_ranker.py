@@ -8,6 +8,8 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from retrieval import config as settings
 from retrieval.commands.cli import main
@@ -22,6 +24,7 @@ from retrieval.geometry.verification import verify
 from retrieval.index.collection import Collection
 from retrieval.photographs.folder import list_images
 from retrieval.search import ranker
+from retrieval.search.ranking import best, ranked
 from retrieval.search.retriever import Retriever
 from retrieval.vocabulary.store import open_vocabulary
 
@@ -98,6 +101,39 @@ def test_a_query_whose_expansion_finds_nothing_keeps_its_votes(signed):
     np.testing.assert_array_equal(first.scores, expanded.scores)
     verified = lonely.ranker.expand_hamming(query, geometry=True)
     np.testing.assert_array_equal(verified.ids, lonely.ranker.verify(first).ids)
+
+
+@pytest.mark.parametrize("expand", [None, "aqe", "hqe"])
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("depth", [1, 3, 1000])
+@pytest.mark.parametrize("mirror", [False, True])
+def test_few_hits_are_the_first_of_all(signed, expand, verify, depth, mirror):
+    """Only so many images are put in order as are asked for; what comes out is the head of the whole list."""
+    base = Retriever.open(signed).config
+    retriever = Retriever.open(signed, settings.load(None, [f"verification.depth={depth}"], base=base))
+    for name in ("scenes/coffee_1.jpg", "brick.png"):
+        asked = retriever.prepare(name, expand=expand)
+        mirrored = retriever.prepare(name, expand=expand, mirror=True) if mirror else None
+        whole = retriever.search(asked, None, verify, expand, mirrored)
+        assert len(whole) > 4
+        for top in range(1, len(whole) + 2):
+            assert retriever.search(asked, top, verify, expand, mirrored) == whole[:top]
+
+
+@given(
+    scores=st.lists(st.sampled_from([0.0, 0.25, 1.0, 1.5, 7.0]), max_size=30),
+    most=st.integers(1, 40) | st.none(),
+    always=st.sets(st.integers(0, 29)),
+)
+def test_the_best_are_those_of_the_whole_list(scores, most, always):
+    values = np.array(scores, float)
+    expected = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
+    assert best(values, most).tolist() == expected[:most]
+    ids = np.flatnonzero(values)
+    found = ranked(ids, values, None, most, np.array(sorted(always), int)).ids.tolist()
+    whole = [i for i in expected if scores[i]]
+    kept = whole if most is None else [i for place, i in enumerate(whole) if place < most or i in always]
+    assert found == kept
 
 
 def test_images_without_features_are_queries_and_results_of_nothing(retriever, photos):

@@ -15,6 +15,7 @@ from retrieval.geometry.putatives import QueryWords
 from retrieval.index.scoring import Votes
 from retrieval.index.snapshot import Snapshot
 from retrieval.search.queries import whole_box
+from retrieval.search.ranking import best
 from retrieval.vocabulary import hamming
 
 
@@ -28,8 +29,8 @@ def reliable_images(first: Votes, config: HqeConfig) -> np.ndarray:
     Returns:
         (r,) int64 image ids, best first; ties by image id.
     """
-    best = np.argsort(-first.scores, kind="stable")[: config.depth]
-    return best[(first.scores[best] > 0) & (first.strict[best] >= config.min_matches)]
+    head = best(first.scores, config.depth)
+    return head[(first.scores[head] > 0) & (first.strict[head] >= config.min_matches)]
 
 
 def features_of(index: Snapshot, images: np.ndarray) -> np.ndarray:
