@@ -68,7 +68,7 @@ def build_index(
         with atomic.building(target) as folder:
             copy_vocabulary(vocabulary, folder / "vocabulary")
             (folder / state.SEGMENTS).mkdir()
-            segments = _merge_parts(parts, names, folder, settings)
+            segments = merge_parts(parts, names, folder, settings)
             atomic.write_text(folder / "config.yaml", settings_module.to_yaml(config))
             write_failures(folder, store.failures)
             facts = {"root": str(Path(root).resolve()), "images": len(entries), "failed": FAILED}
@@ -116,7 +116,7 @@ def _write_parts(
     return entries, names
 
 
-def _merge_parts(parts: Path, names: list[str], folder: Path, settings: dict[str, Any]) -> list[str]:
+def merge_parts(parts: Path, names: list[str], folder: Path, settings: dict[str, Any]) -> list[str]:
     """Makes the segments of a new index of those that were made one by one; their names."""
     if len(names) == 1:
         (parts / names[0]).rename(folder / state.SEGMENTS / names[0])
