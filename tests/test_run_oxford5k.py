@@ -265,7 +265,7 @@ def test_plan_estimates_and_writes_nothing(benchmark, tmp_path, capsys):
 
 
 def test_plan_of_the_published_run_names_downloads(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(run_oxford5k.planning, "CALIBRATION_IMAGES", 1)
+    monkeypatch.setattr(run_oxford5k.planning.costs, "CALIBRATION_IMAGES", 1)
     code = run_oxford5k.main(
         [
             "--config",

@@ -275,10 +275,9 @@ def _build(
             f"{partial / 'features' / 'failed.jsonl'}"
         )
     if opened is None:
-        words, shipped = config.vocabulary.words, bundled(store.settings["descriptor"])
-        asked = config.vocabulary != VocabularyConfig()  # who names words or search wants them, not others
-        if shipped is not None and not asked and store.features < FEATURES_PER_WORD * words:
-            opened = open_vocabulary(shipped)
+        opened = shipped_words(store.settings["descriptor"], store.features, config)
+        if opened is not None:
+            words = config.vocabulary.words
             logger.info(
                 "no vocabulary given, and %d features are few for training %d words: using the %d words that come "
                 "with this program (train others with --set vocabulary.words=%d)",
@@ -289,7 +288,7 @@ def _build(
             )
             config = replace(config, vocabulary=opened.config)
         else:
-            logger.info("no vocabulary given: training %d words on these photographs", words)
+            logger.info("no vocabulary given: training %d words on these photographs", config.vocabulary.words)
             opened = obtain_vocabulary(store, partial / "vocabulary", config)
     check_signatures(store.dimensions, config)
     if "hamming" in config.index.signatures and opened.embedding is None:
@@ -299,6 +298,21 @@ def _build(
     collection = Collection.open(target)
     remove_partial(target)
     return collection, store.failures
+
+
+def shipped_words(descriptor: Mapping[str, Any], features: int, config: Config) -> Vocabulary | None:
+    """The words that come with the program, where photographs have too few features for words of their own.
+
+    Args:
+        descriptor: as in `vocabulary.store.bundled`.
+        features: of all photographs.
+        config: who names words or search wants these, not others.
+    """
+    asked = config.vocabulary != VocabularyConfig()
+    if asked or features >= FEATURES_PER_WORD * config.vocabulary.words:
+        return None
+    shipped = bundled(descriptor)
+    return None if shipped is None else open_vocabulary(shipped)
 
 
 def _discard_finished(partial: Path, target: Path) -> None:

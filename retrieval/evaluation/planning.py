@@ -1,42 +1,38 @@
-"""What a benchmark run will take on this machine: downloads, disk, memory and hours, from a short calibration.
+"""What a run will take on this machine, before it is begun: time, memory and disk of every stage, and downloads.
 
-Feature extraction is timed on a few of the run's own photographs when they are at hand, else on a textured picture
-of the benchmark's size; word search is timed on random descriptors at the configured number of words.
+Of a folder of photographs (`plan_collection`) or of a benchmark (`plan`). The formulas and the calibration are in
+`costs`.
 """
 
-import resource
-import time
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import joblib
 import numpy as np
 
-from retrieval.config import Config, VocabularyConfig
+from retrieval.config import Config
 from retrieval.datasets.benchmarks import PHOTOGRAPHS, R1M, Source, database_images, open_benchmark
 from retrieval.errors import DatasetError, ImageError
-from retrieval.evaluation.pipeline import CHECK_DESCRIPTORS
+from retrieval.evaluation import costs
+from retrieval.evaluation.costs import Stage
+from retrieval.evaluation.pipeline import shipped_words
 from retrieval.evaluation.published import FEATURES
 from retrieval.evaluation.reproduction import folder_name
 from retrieval.evaluation.rows import signatures_for
 from retrieval.features import extractor
 from retrieval.features.detector import detect_regions
 from retrieval.features.store import read_plan, shard_folder
-from retrieval.index.building import SEGMENT_FEATURES
 from retrieval.photographs.decoding import load_image
 from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.storage import artefacts
-from retrieval.vocabulary import lloyd
-from retrieval.vocabulary.kmeans import assignment_of
-from retrieval.vocabulary.quantizer import LINKS, Quantizer, cells_of, search_kind, threads
+from retrieval.vocabulary.store import open_vocabulary
 
-CALIBRATION_IMAGES = 6
 THRESHOLD_IMAGES = 12  # photographs on which the threshold that matches the published number of features is sought
 THRESHOLD_STEPS = 2.0 ** (np.arange(-4, 5) / 3)  # thresholds tried, of the configured one, which is in the middle
-CALIBRATION_WORDS = 100_000  # larger vocabularies are extrapolated from this many words
-CALIBRATION_DESCRIPTORS = 4_000
 
 
 @dataclass(frozen=True)
@@ -55,10 +51,6 @@ KNOWN = {
     "rparis6k": KnownSet(6_322, 14_800_000, 2.6e9),
 }
 DISTRACTORS = 1_001_001  # photographs of R1M (Radenovic et al. 2018); what there is to download is not known
-BYTES_BUILDING = 180  # at most, of a feature while a segment is made (`index.building.SEGMENT_FEATURES`)
-BYTES_ASSIGNED = 12  # of a training descriptor: its word and distance
-BYTES_FACTOR = 8  # of a centred training descriptor's code (`vocabulary.encoded`)
-BYTES_INDEXED, BYTES_SIGNED = 19, 16  # of a feature in an index, and for each kind of signatures (docs/formats.md)
 
 
 @dataclass(frozen=True)
@@ -93,58 +85,154 @@ def plan(source: Source, config: Config, descriptors: Sequence[str], work: Path,
         lines.append(f"- {one.name}: {state}")
         if one.name in FEATURES and one.present and source.features is None:
             lines.append(f"  {_against_published(one, config)}")
-    hours, disk = 0.0, 0.0
-    jobs = joblib.effective_n_jobs(config.parallel.jobs)
-    calibrated: int | None = None
+    total, disk = 0.0, 0.0
+    calibrated: float | None = None
+    at_hand = next((one.present for one in sets if one.present), None)
     for descriptor in descriptors:
-        chosen = replace(config, descriptor=replace(config.descriptor, name=descriptor))
-        seconds, found, each = 0.0, 0, 0.0
-        if source.features is None:
-            seconds, found, each = _calibrate_extraction(
-                next((one.present for one in sets if one.present), None), chosen
-            )
-        calibrated = calibrated or found
-        features = [one.features or one.images * found for one in sets]
-        dimensions = extractor.load_descriptor(chosen.descriptor).dimensions
+        signatures = tuple(sorted({*config.index.signatures, *signatures_for(config.dataset.rows)}))
+        chosen = replace(
+            config,
+            descriptor=replace(config.descriptor, name=descriptor),
+            index=replace(config.index, signatures=signatures),
+        )
+        describing = costs.Describing(1) if source.features is not None else costs.describe(chosen, at_hand)
+        machine = costs.measure(chosen, describing)
+        calibrated = calibrated or describing.features
+        features = [one.features or round(one.images * calibrated) for one in sets]
         label = descriptor if source.features is None else "imported"
-        to_do = sum(one.images - _done(stores or work / "features", one, label) for one in sets)
-        extraction = to_do * seconds / jobs
-        per_search, coarse = _calibrate_search(chosen, dimensions)
-        training = features[-1] if config.vocabulary.train_descriptors is None else config.vocabulary.train_descriptors
-        training = min(training, features[-1], 256 * config.vocabulary.words)
-        # every iteration trains its search structure and assigns; so does the count of the final words
-        clustering = (training * per_search + coarse) * (config.vocabulary.iterations + 1)
-        indexed, kinds = sum(features[:-1]), {*config.index.signatures, *signatures_for(config.dataset.rows)}
-        assignment = indexed * per_search + (training * per_search if "hamming" in kinds else 0.0)  # for the medians
-        words = vocabulary_bytes(config.vocabulary, dimensions, config.hamming.bits if "hamming" in kinds else 0)
-        space = sum(features) * (dimensions + 24) + 2 * words  # the index has a copy of the vocabulary
-        space += indexed * (BYTES_INDEXED + BYTES_SIGNED * len(kinds))
-        memory = {
-            "extraction": jobs * each,
-            "vocabulary": training_bytes(training, config.vocabulary, dimensions),
-            "index": min(indexed, SEGMENT_FEATURES) * BYTES_BUILDING + words,
-            "search": indexed * (BYTES_INDEXED + BYTES_SIGNED * len(kinds)) + words,
+        to_do = 0
+        if source.features is None:
+            to_do = sum(one.images - _done(stores or work / "features", one, label) for one in sets)
+        found = costs.stages(to_do, sum(features), sum(features[:-1]), features[-1], chosen, machine)
+        what = {
+            "features": f"of {to_do} photographs ({describing.photograph:.2f} s each, {describing.jobs} processes)",
+            "vocabulary": f"{config.vocabulary.words} words from "
+            f"{costs.training_rows(features[-1], config.vocabulary)} descriptors, {config.vocabulary.iterations} "
+            "iterations",
+            "words": f"of {sum(features[:-1])} features{', and for signatures' if 'hamming' in signatures else ''}",
         }
-        described = f"{_duration(extraction)} ({seconds:.2f} s each, {jobs} processes)"
-        lines += [
-            "",
-            f"{folder_name(descriptor)}:",
-            f"- features of {to_do} photographs: {described if source.features is None else 'imported'}",
-            f"- vocabulary of {config.vocabulary.words} words from {training} descriptors, "
-            f"{config.vocabulary.iterations} iterations: {_duration(clustering)}",
-            f"- words of {indexed} features{', and the medians of signatures' if 'hamming' in kinds else ''}: "
-            f"{_duration(assignment)}",
-            f"- disk: {space / 1e9:.1f} GB",
-            "- memory, about: " + ", ".join(f"{stage} {size / 1e9:.1f} GB" for stage, size in memory.items() if size),
-        ]
-        hours += (extraction + clustering + assignment) / 3600
-        disk += space
+        if source.features is not None:
+            what["features"] = "imported"
+        lines += ["", f"{folder_name(descriptor)}:", *_table(found, what)]
+        total += sum(stage.seconds for stage in found)
+        disk += sum(stage.disk for stage in found)
     download = sum(one.download for one in sets if not one.present)
-    lines += ["", f"in all: {_duration(3600 * hours)}, {disk / 1e9:.1f} GB of disk in {work}"]
+    lines += ["", f"in all: {_duration(total)}, {disk / 1e9:.1f} GB of disk in {work}"]
     if download:
         # archive plus unpacked photographs
         lines.append(f"and {download / 1e9:.1f} GB of downloads, {2 * download / 1e9:.1f} GB of disk in {source.data}")
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class CollectionPlan:
+    """What it takes to index photographs.
+
+    Attributes:
+        photographs: how many.
+        features: of one, on average.
+        jobs: processes that describe them.
+        words: of the vocabulary.
+        trained: whether these are learned on the photographs; otherwise they come with the program or are given.
+        stages: in order.
+    """
+
+    photographs: int
+    features: float
+    jobs: int
+    words: int
+    trained: bool
+    stages: tuple[Stage, ...]
+
+    @property
+    def seconds(self) -> float:
+        """In all."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def memory(self) -> float:
+        """Bytes at most, of any stage."""
+        return max(stage.memory for stage in self.stages)
+
+    @property
+    def index(self) -> float:
+        """Bytes of the index in the end."""
+        return next(stage.disk for stage in self.stages if stage.name == "index")
+
+    @property
+    def disk(self) -> float:
+        """Bytes while it is made: features and words lie beside the index, and segments that are merged in it."""
+        return sum(stage.disk for stage in self.stages) + self.index
+
+    def tree(self) -> dict[str, Any]:
+        """As JSON values: seconds and bytes."""
+        facts = {name: value for name, value in asdict(self).items() if name != "stages"}
+        stages = {
+            stage.name: {"seconds": stage.seconds, "memory": stage.memory, "disk": stage.disk} for stage in self.stages
+        }
+        return {
+            **facts,
+            "stages": stages,
+            "seconds": self.seconds,
+            "memory": self.memory,
+            "disk": self.disk,
+            "index": self.index,
+        }
+
+    def __str__(self) -> str:
+        whose = "learned on them" if self.trained else "that are there"
+        head = (
+            f"{self.photographs} photographs, about {self.features:.0f} features each, {self.words} words {whose}, "
+            f"{self.jobs} processes"
+        )
+        memory, disk, index = (_gigabytes(size) for size in (self.memory, self.disk, self.index))
+        last = (
+            f"in all: {_duration(self.seconds)}, {memory} of memory at most, {disk} of disk while it is made, "
+            f"{index} in the end"
+        )
+        return "\n".join([head, "", *_table(self.stages, {}), "", last])
+
+
+def plan_collection(
+    images: ImageSet | None, count: int, config: Config, vocabulary: Path | None = None
+) -> CollectionPlan:
+    """Estimates what `retrieval index` takes.
+
+    Args:
+        images: the photographs, of which a few are described; None: drawn pictures of 1024 x 768 pixels are.
+        count: how many photographs there are, or will be.
+        config: all settings.
+        vocabulary: folder of the words, where there are some.
+
+    Raises:
+        DatasetError: none of the photographs that were tried can be used.
+        ArtefactError: the folder is no vocabulary.
+    """
+    describing = costs.describe(config, images)
+    features = round(count * describing.features)
+    given = open_vocabulary(vocabulary) if vocabulary is not None else None
+    if given is None:
+        given = shipped_words(extractor.feature_settings(config)["descriptor"], features, config)
+    if given is not None:
+        config = replace(config, vocabulary=given.config)
+    learned = features if given is None else None
+    words = config.vocabulary.words if given is None else len(given.centroids)
+    stages = costs.stages(count, features, features, learned, config, costs.measure(config, describing))
+    return CollectionPlan(count, describing.features, describing.jobs, words, given is None, stages)
+
+
+def _table(stages: Sequence[Stage], what: dict[str, str]) -> list[str]:
+    """One line for each stage: time, memory and disk, and what it does."""
+    rows = [["", "time", "memory", "disk", ""]]
+    for stage in stages:
+        times = _duration(stage.seconds) if stage.seconds else "-"
+        sizes = [_gigabytes(size) if size else "-" for size in (stage.memory, stage.disk)]
+        rows.append([stage.name, times, *sizes, what.get(stage.name, "")])
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in (1, 2, 3)), row[4]]).rstrip()
+        for row in rows
+    ]
 
 
 def _sets(source: Source, config: Config) -> list[_Set]:
@@ -189,58 +277,11 @@ def _done(stores: Path, one: _Set, descriptor: str) -> int:
     return min(done * int(facts["shard_images"]), one.images)
 
 
-def vocabulary_bytes(config: VocabularyConfig, dimensions: int, bits: int = 0) -> float:
-    """What a vocabulary takes on disk, and in memory where it is searched.
-
-    Args:
-        config: words and search count.
-        dimensions: of a descriptor.
-        bits: of the Hamming signatures whose medians lie with it; 0: there are none.
-    """
-    words, kind = config.words, search_kind(config, config.words)
-    size = words * (4 * dimensions + 4) + CHECK_DESCRIPTORS * dimensions + 2 * words * bits + 4 * bits * dimensions
-    if kind != "exact":
-        size += words * (4 * dimensions + 8) + 4 * dimensions * cells_of(words)
-    if kind == "hnsw":
-        size += words * 4 * 2 * LINKS
-    return float(size)
-
-
-def training_bytes(descriptors: int, config: VocabularyConfig, dimensions: int) -> float:
-    """What training words takes in memory: a code and `BYTES_ASSIGNED` a descriptor, and four times the centroids.
-
-    Those are the centroids, faiss's copy, its search structure and the new ones. Where faiss trains, centring copies
-    the codes, each with its row's factor before it; where `lloyd` does, there are its blocks. Measured: `python -m
-    benchmarks.training`.
-    """
-    total = descriptors * (dimensions + BYTES_ASSIGNED) + 4 * 4.0 * dimensions * config.words
-    if assignment_of(config) == "cells":
-        return total + lloyd.working_bytes(config.words, dimensions, threads())
-    return total + (descriptors * (dimensions + BYTES_FACTOR) if config.centre else 0)
-
-
-def _calibrate_extraction(images: ImageSet | None, config: Config) -> tuple[float, int, float]:
-    """Seconds and features per photograph, and a process's memory, inside as many processes as the run will have."""
-    jobs = joblib.effective_n_jobs(config.parallel.jobs)
-    count = max(CALIBRATION_IMAGES, 2 * jobs)
-    if images is not None:
-        sources: list[Path | np.ndarray] = [images.path(name) for name in _evenly(images.names, count)]
-    else:
-        sources = [_textured(np.random.default_rng(config.seed + i)) for i in range(count)]
-    parallel = joblib.Parallel(n_jobs=jobs)
-    parallel(joblib.delayed(_time_one)(one, config) for one in sources[:jobs])  # warms the workers up
-    timed = [found for found in parallel(joblib.delayed(_time_one)(one, config) for one in sources) if found]
-    if not timed:
-        raise DatasetError("none of the photographs tried for the calibration can be used; see the run's failed.jsonl")
-    seconds, features, memory = zip(*timed, strict=True)
-    return float(np.mean(seconds)), int(np.mean(features)), float(max(memory))
-
-
 def _against_published(one: _Set, config: Config) -> str:
     """The expected number of features beside the published one, and the threshold that would match it."""
     assert one.present is not None
     wanted = FEATURES[one.name] / KNOWN[one.name].images
-    names = _evenly(one.present.names, THRESHOLD_IMAGES)
+    names = costs.evenly(one.present.names, THRESHOLD_IMAGES)
     found, matching = matching_threshold([one.present.path(name) for name in names], wanted, config)
     line = f"about {found:.0f} features a photograph (from {len(names)}), published about {wanted:.0f}"
     if matching is None:
@@ -286,58 +327,8 @@ def _count(path: Path, thresholds: np.ndarray, config: Config) -> list[int] | No
     return [len(detect_regions(gray, replace(config.detector, threshold=float(value)))) for value in thresholds]
 
 
-def _time_one(source: Path | np.ndarray, config: Config) -> tuple[float, int, float] | None:
-    """Seconds and features of one photograph on one thread, and the bytes that this process has had at most.
-
-    None where it cannot be used (the run will list it).
-    """
-    cv2.setNumThreads(1)
-    start = time.perf_counter()
-    try:
-        found = extractor.extract_image(source, "calibration", config)
-    except ImageError:
-        return None
-    seconds = time.perf_counter() - start
-    return seconds, len(found.codes), 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _evenly(names: Sequence[str], count: int) -> list[str]:
-    """Some names, evenly spread."""
-    step = max(1, len(names) // count)
-    return list(names[step // 2 :: step][:count])
-
-
-def _textured(rng: np.random.Generator) -> np.ndarray:
-    """A 1024 x 768 picture with about as many regions as a photograph of a building."""
-    picture = np.zeros((768, 1024), np.float32)
-    for octave in range(2, 6):
-        grid = rng.normal(0, 1, (768 >> octave, 1024 >> octave)).astype(np.float32)
-        picture += cv2.resize(grid, (1024, 768), interpolation=cv2.INTER_CUBIC) * 2.0**octave
-    return np.clip(128 + 4 * picture, 0, 255)
-
-
-def _calibrate_search(config: Config, dimensions: int) -> tuple[float, float]:
-    """Seconds to find the word of one descriptor, and to make the search structure, for the configured vocabulary.
-
-    Both are extrapolated from at most `CALIBRATION_WORDS`.
-    """
-    words = min(config.vocabulary.words, CALIBRATION_WORDS)
-    rng = np.random.default_rng(config.seed)
-    centroids = rng.normal(size=(words, dimensions)).astype(np.float32)
-    start = time.perf_counter()
-    quantizer = Quantizer(centroids, config.vocabulary)
-    coarse = time.perf_counter() - start
-    queries = rng.normal(size=(CALIBRATION_DESCRIPTORS, dimensions)).astype(np.float32)
-    quantizer.assign(queries[:100])
-    start = time.perf_counter()
-    quantizer.assign(queries)
-    seconds = (time.perf_counter() - start) / len(queries)
-    exact = config.vocabulary.words <= config.vocabulary.exact_up_to
-    growth = config.vocabulary.words / words
-    if exact:
-        return seconds * growth, 0.0
-    # every word is compared with every cell, in each iteration that trains these
-    return seconds * float(np.sqrt(growth)), coarse * growth * cells_of(config.vocabulary.words) / cells_of(words)
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{math.ceil(size / 1e6)} MB"
 
 
 def _duration(seconds: float) -> str:

@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks.training import DIMENSIONS, QUANTISATION, drawn_codes
 from retrieval.config import Config, VocabularyConfig, vocabulary_settings
-from retrieval.evaluation.planning import training_bytes
+from retrieval.evaluation.costs import training_bytes
 from retrieval.vocabulary import kmeans, quantizer
 from retrieval.vocabulary.store import open_vocabulary, save_vocabulary
 from tests.survival import SOAK, told

@@ -1,0 +1,358 @@
+"""What the stages from photographs to an index cost: a formula for each, over what this machine was timed at.
+
+The formulas are those of docs/scale.md. The times come from a short calibration (`measure`): photographs are
+described by as many processes as there will be, words are searched and learned, and a segment is made, all small.
+"""
+
+import logging
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import joblib
+import numpy as np
+
+from retrieval.config import Config, VocabularyConfig
+from retrieval.errors import DatasetError, ImageError
+from retrieval.evaluation.pipeline import CHECK_DESCRIPTORS, HELD_OUT_SHARE
+from retrieval.features import extractor
+from retrieval.index import merging
+from retrieval.index.assembly import IndexedImage, build_segment
+from retrieval.index.building import SEGMENT_FEATURES
+from retrieval.index.segment import Segment, open_segment, write_segment
+from retrieval.photographs.folder import ImageSet
+from retrieval.vocabulary import kmeans, lloyd
+from retrieval.vocabulary.kmeans import assignment_of
+from retrieval.vocabulary.quantizer import LINKS, Quantizer, cells_of, exact_words, search_kind, threads
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+CALIBRATION_IMAGES = 6
+CALIBRATION_WORDS = 100_000  # larger vocabularies are extrapolated from this many words
+CALIBRATION_DESCRIPTORS = 4_000
+LEARNED_WORDS, LEARNED_ROWS = 1_600, 1 << 16  # of the k-means that is timed
+SEGMENT_IMAGES, IMAGE_FEATURES, SEGMENT_WORDS = 200, 1_000, 20_000  # of the segments that are timed
+PROBES_TRIED = 8  # numbers of probes, until one agrees well enough (`quantizer.measured`)
+BYTES_BUILDING = 180  # at most, of a feature while a segment is made (`index.building.SEGMENT_FEATURES`)
+BYTES_MERGING = 400e6  # while segments are merged, however large they are (`index.merging`)
+BYTES_ASSIGNED = 12  # of a training descriptor: its word and distance
+BYTES_FACTOR = 8  # of a centred training descriptor's code (`vocabulary.encoded`)
+BYTES_DESCRIBED = 24  # of a feature in a store, beside its code
+BYTES_INDEXED, BYTES_SIGNED = 19, 16  # of a feature in an index, and for each kind of signatures (docs/formats.md)
+BYTES_LISTED = 12  # of a word in a segment: where its list begins, and how many images have it
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage takes.
+
+    Attributes:
+        name: "features", "vocabulary", "words", "index" or "search".
+        seconds: of the clock; 0 for "search", whose memory counts alone.
+        memory: bytes at most, of all its processes together.
+        disk: bytes that it leaves.
+    """
+
+    name: str
+    seconds: float
+    memory: float
+    disk: float
+
+
+@dataclass(frozen=True)
+class Describing:
+    """Describing photographs, as it was timed.
+
+    Attributes:
+        jobs: processes at once.
+        start: seconds until they work.
+        photograph: seconds of one photograph in one of so many processes.
+        features: of a photograph.
+        memory: bytes of a process.
+    """
+
+    jobs: int
+    start: float = 0.0
+    photograph: float = 0.0
+    features: float = 0.0
+    memory: float = 0.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was timed.
+
+    Attributes:
+        describing: photographs.
+        memory: bytes of this program.
+        dimensions: of a descriptor.
+        word: seconds until the word of a descriptor is found, of as many words as are configured.
+        structure: seconds to make the search structure of these words.
+        product: seconds for a number of a product of matrices while words are learned in the configured way.
+        exact: the same for exact search.
+        segment: seconds for a feature while a segment is made.
+        merged: seconds for a feature while segments are merged.
+    """
+
+    describing: Describing
+    memory: float
+    dimensions: int
+    word: float
+    structure: float
+    product: float
+    exact: float
+    segment: float
+    merged: float
+
+
+def stages(
+    described: int, stored: int, indexed: int, learned: int | None, config: Config, machine: Machine
+) -> tuple[Stage, ...]:
+    """What each stage of a run takes.
+
+    Args:
+        described: photographs that are still to be described.
+        stored: features that are kept, of all photographs.
+        indexed: features of the photographs that are searched.
+        learned: features that words are learned from, before any are held out; None: words are there.
+        config: vocabulary, signatures and bits count.
+        machine: from `measure`.
+
+    Returns:
+        Features, vocabulary (unless words are there), words, index and search, in this order.
+    """
+    dimensions, kinds = machine.dimensions, len(config.index.signatures)
+    bits = config.hamming.bits if "hamming" in config.index.signatures else 0
+    vocabulary = vocabulary_bytes(config.vocabulary, dimensions, bits)
+    lists = indexed * (BYTES_INDEXED + BYTES_SIGNED * kinds) + float(BYTES_LISTED * config.vocabulary.words)
+    describing = machine.describing
+    seconds = describing.start + described * describing.photograph / describing.jobs if described else 0.0
+    memory = machine.memory + describing.jobs * describing.memory if described else 0.0
+    found = [Stage("features", seconds, memory, float(stored * (dimensions + BYTES_DESCRIBED)))]
+    asked = float(indexed)
+    if learned is not None:
+        rows = training_rows(learned, config.vocabulary)
+        seconds = learning_seconds(rows, config.vocabulary, machine)
+        memory = machine.memory + training_bytes(rows, config.vocabulary, dimensions)
+        found.append(Stage("vocabulary", seconds, memory, vocabulary))
+        asked += rows if bits else 0  # whose medians signatures are cut at
+    blocks = 4.0 * dimensions * (1 << 15) * 4  # descriptors whose words are found together, and what is made of them
+    found.append(Stage("words", asked * machine.word, machine.memory + vocabulary + blocks, 0.0))
+    seconds, memory = indexed * machine.segment, min(indexed, SEGMENT_FEATURES) * float(BYTES_BUILDING)
+    if indexed > SEGMENT_FEATURES:
+        seconds, memory = seconds + indexed * machine.merged, max(memory, BYTES_MERGING)
+    found.append(Stage("index", seconds, machine.memory + memory + vocabulary, lists + vocabulary))
+    found.append(Stage("search", 0.0, machine.memory + lists + vocabulary, 0.0))
+    return tuple(found)
+
+
+def training_rows(features: int, config: VocabularyConfig) -> int:
+    """Descriptors that words are learned from, of so many features."""
+    held_out = min(CHECK_DESCRIPTORS, features // HELD_OUT_SHARE, max(features - config.words, 0))
+    most = kmeans.MAX_PER_WORD * config.words
+    return min(features - held_out, config.train_descriptors or most, most)
+
+
+def learning_products(rows: int, config: VocabularyConfig, dimensions: int) -> float:
+    """Numbers multiplied while words are learned.
+
+    Each row meets its words in every iteration and once more for the final ones; and words meet their cells, where
+    they lie in cells (`lloyd`).
+    """
+    words, iterations = config.words, config.iterations
+    if assignment_of(config) == "exact":
+        return float(dimensions) * rows * words * (iterations + 1)
+    cells = max(1, min(round(lloyd.CELLS_PER_ROOT * np.sqrt(words)), words))
+    first, later = (words * min(near / cells, 1) for near in (lloyd.FIRST_NEAR, lloyd.NEAR))
+    among_cells = words * cells * (lloyd.FIRST_UPDATES + 1 + 2 * iterations) + rows * cells
+    return float(dimensions) * (rows * (first + iterations * later) + among_cells)
+
+
+def learning_seconds(rows: int, config: VocabularyConfig, machine: Machine) -> float:
+    """Learning words, making their search structure, and choosing its probes."""
+    seconds = learning_products(rows, config, machine.dimensions) * machine.product
+    if search_kind(config, config.words) == "exact":
+        return seconds
+    tried = 1 if config.probes is not None else PROBES_TRIED
+    comparison = CHECK_DESCRIPTORS * (config.words * machine.dimensions * machine.exact + tried * machine.word)
+    return seconds + machine.structure + comparison
+
+
+def vocabulary_bytes(config: VocabularyConfig, dimensions: int, bits: int = 0) -> float:
+    """What a vocabulary takes on disk, and in memory where it is searched.
+
+    Args:
+        config: words and search count.
+        dimensions: of a descriptor.
+        bits: of the Hamming signatures whose medians lie with it; 0: there are none.
+    """
+    words, kind = config.words, search_kind(config, config.words)
+    size = words * (4 * dimensions + 4) + CHECK_DESCRIPTORS * dimensions + 2 * words * bits + 4 * bits * dimensions
+    if kind != "exact":
+        size += words * (4 * dimensions + 8) + 4 * dimensions * cells_of(words)
+    if kind == "hnsw":
+        size += words * 4 * 2 * LINKS
+    return float(size)
+
+
+def training_bytes(descriptors: int, config: VocabularyConfig, dimensions: int) -> float:
+    """What training words takes in memory: a code and `BYTES_ASSIGNED` a descriptor, and four times the centroids.
+
+    Those are the centroids, faiss's copy, its search structure and the new ones. Where faiss trains, centring copies
+    the codes, each with its row's factor before it; where `lloyd` does, there are its blocks. Measured: `python -m
+    benchmarks.training`.
+    """
+    total = descriptors * (dimensions + BYTES_ASSIGNED) + 4 * 4.0 * dimensions * config.words
+    if assignment_of(config) == "cells":
+        return total + lloyd.working_bytes(config.words, dimensions, threads())
+    return total + (descriptors * (dimensions + BYTES_FACTOR) if config.centre else 0)
+
+
+def measure(config: Config, describing: Describing) -> Machine:
+    """Times this machine, for some seconds.
+
+    Args:
+        config: all settings.
+        describing: from `describe`.
+    """
+    logger.info("searching and learning some words, to see how long that takes")
+    dimensions = extractor.load_descriptor(config.descriptor).dimensions
+    word, structure, exact = _searching(config, dimensions)
+    segment, merged = _indexing(config.seed)
+    memory = _memory()
+    product = _learning(config, dimensions)
+    return Machine(describing, memory, dimensions, word, structure, product, exact, segment, merged)
+
+
+def describe(config: Config, images: ImageSet | None) -> Describing:
+    """Times how photographs are described, by as many processes as there will be.
+
+    Args:
+        config: all settings.
+        images: photographs of the run, of which a few are described; None: drawn pictures of 1024 x 768 pixels are.
+
+    Raises:
+        DatasetError: none of the photographs that were tried can be used.
+    """
+    jobs = joblib.effective_n_jobs(config.parallel.jobs)
+    count = max(CALIBRATION_IMAGES, 2 * jobs)
+    if images is not None:
+        sources: list[Path | np.ndarray] = [images.path(name) for name in evenly(images.names, count)]
+    else:
+        sources = [_textured(np.random.default_rng(config.seed + i)) for i in range(count)]
+    logger.info("describing %d photographs, to see how long that takes", len(sources))
+    parallel = joblib.Parallel(n_jobs=jobs)
+    first, _ = _timed(lambda: parallel(joblib.delayed(_time_one)(one, config) for one in sources[:jobs]))
+    timed = [found for found in parallel(joblib.delayed(_time_one)(one, config) for one in sources) if found]
+    if not timed:
+        raise DatasetError("none of the photographs tried for the calibration can be used; see the run's failed.jsonl")
+    seconds, features, memory = zip(*timed, strict=True)
+    each = float(np.mean(seconds))
+    return Describing(jobs, max(first - each, 0.0), each, float(np.mean(features)), float(max(memory)))
+
+
+def _time_one(source: Path | np.ndarray, config: Config) -> tuple[float, int, float] | None:
+    """Seconds and features of one photograph on one thread, and the bytes that this process has had at most.
+
+    None where it cannot be used (the run will list it).
+    """
+    cv2.setNumThreads(1)
+    start = time.perf_counter()
+    try:
+        found = extractor.extract_image(source, "calibration", config)
+    except ImageError:
+        return None
+    seconds = time.perf_counter() - start
+    return seconds, len(found.codes), _memory()
+
+
+def _memory() -> float:
+    """Bytes that this process has had at most."""
+    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def evenly(names: Sequence[str], count: int) -> list[str]:
+    """Some names, evenly spread."""
+    step = max(1, len(names) // count)
+    return list(names[step // 2 :: step][:count])
+
+
+def _textured(rng: np.random.Generator) -> np.ndarray:
+    """A 1024 x 768 picture with about as many regions as a photograph of a building."""
+    picture = np.zeros((768, 1024), np.float32)
+    for octave in range(2, 6):
+        grid = rng.normal(0, 1, (768 >> octave, 1024 >> octave)).astype(np.float32)
+        picture += cv2.resize(grid, (1024, 768), interpolation=cv2.INTER_CUBIC) * 2.0**octave
+    return np.clip(128 + 4 * picture, 0, 255)
+
+
+def _searching(config: Config, dimensions: int) -> tuple[float, float, float]:
+    """Seconds to find the word of a descriptor, to make the search structure, and for a number of a product (exact).
+
+    The first two are of as many words as are configured, extrapolated from at most `CALIBRATION_WORDS`.
+    """
+    words = min(config.vocabulary.words, CALIBRATION_WORDS)
+    rng = np.random.default_rng(config.seed)
+    centroids = rng.normal(size=(words, dimensions)).astype(np.float32)
+    queries = rng.normal(size=(CALIBRATION_DESCRIPTORS, dimensions)).astype(np.float32)
+    structure, quantizer = _timed(lambda: Quantizer(centroids, config.vocabulary))
+    exact = _timed(lambda: exact_words(queries, centroids, 1))[0] / (len(queries) * words * dimensions)
+    quantizer.assign(queries[:100])
+    word = _timed(lambda: quantizer.assign(queries))[0] / len(queries)
+    growth = config.vocabulary.words / words
+    if search_kind(config.vocabulary, config.vocabulary.words) == "exact":
+        return word * growth, 0.0, exact
+    # every word is compared with every cell, in each iteration that trains these
+    structure *= growth * cells_of(config.vocabulary.words) / cells_of(words)
+    return word * float(np.sqrt(growth)), structure, exact
+
+
+def _learning(config: Config, dimensions: int) -> float:
+    """Seconds for a number of a product, of one iteration of k-means that assigns as the configured one does."""
+    rng = np.random.default_rng(config.seed)
+    rows = rng.normal(size=(LEARNED_ROWS, dimensions)).astype(np.float32)
+    search = "exact" if assignment_of(config.vocabulary) == "exact" else config.vocabulary.search
+    small = VocabularyConfig(words=LEARNED_WORDS, iterations=1, search=search, exact_up_to=1)
+    seconds, _ = _timed(lambda: kmeans.train(rows, small, config.seed))
+    return seconds / learning_products(len(rows), small, dimensions)
+
+
+def _indexing(seed: int) -> tuple[float, float]:
+    """Seconds for a feature while a segment is made and written, and while two are merged and written."""
+    rng = np.random.default_rng(seed)
+    images = []
+    for _ in range(SEGMENT_IMAGES):
+        regions = rng.random((IMAGE_FEATURES, 6), np.float32)
+        words = rng.integers(0, SEGMENT_WORDS, IMAGE_FEATURES, np.int32)
+        images.append(IndexedImage((1024, 768), regions, words))
+    features = SEGMENT_IMAGES * IMAGE_FEATURES
+    with tempfile.TemporaryDirectory(prefix="calibration-") as folder:
+        place = Path(folder)
+        made, _ = _timed(lambda: write_segment(place / "one", build_segment(images, SEGMENT_WORDS), {}))
+        segment = open_segment(place / "one")
+
+        def merge() -> None:
+            with merging.merged(_twice(segment), place) as arrays:
+                write_segment(place / "both", arrays, {})
+
+        merged, _ = _timed(merge)
+    return made / features, merged / (2 * features)
+
+
+def _twice(segment: Segment) -> list[tuple[Segment, np.ndarray]]:
+    """A segment twice, as parts of one that is merged."""
+    ids = np.arange(len(segment.sizes), dtype=np.int32)
+    return [(segment, ids), (segment, ids + len(ids))]
+
+
+def _timed(action: Callable[[], Result]) -> tuple[float, Result]:
+    start = time.perf_counter()
+    result = action()
+    return time.perf_counter() - start, result
