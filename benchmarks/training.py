@@ -33,7 +33,6 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=400_000, metavar="N", help="training descriptors")
     parser.add_argument("--words", type=int, default=5_000, metavar="K")
     parser.add_argument("--iterations", type=int, default=2, metavar="N")
-
     parser.add_argument("--centre", action="store_true", help="centre the descriptors (vocabulary.centre)")
     parser.add_argument("--child", type=int, metavar="ROWS", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Loops over pixels that numba compiles for the processor at hand, when they are first called.
+"""Loops over pixels and lists that numba compiles for the processor at hand, when they are first called.
 
 The machine code is kept on disk beside the module, or in the user's cache where that folder cannot be written, or in
 ``NUMBA_CACHE_DIR``; later processes load it. It is found again by its own file and the processor, so a compiled
@@ -20,7 +20,7 @@ FAST = frozenset({"reassoc", "contract", "arcp", "nsz"})
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of numbers and contiguous, writable arrays as machine code, which runs without Python's lock.
+    """A function of numbers and contiguous arrays as machine code, which runs without Python's lock.
 
     It has no threads of its own and gives the same results beside others. Indices are not checked: a function sees
     to it that its own lie inside.

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 
 from hardnet.commands import describe, evaluate, train, weights
 from hardnet.errors import HardnetError
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hardnet", description="Patch descriptors: HardNet and its peers.")
+    parser.add_argument("--version", action="version", version=metadata.version("hardnet-retrieval"))
     verbs = parser.add_subparsers(metavar="verb", required=True)
     weights.add_parser(verbs)
     evaluate.add_parser(verbs)

@@ -49,7 +49,7 @@ def add_parser(verbs: Any) -> None:
     evaluate = verbs.add_parser("evaluate", help="measure descriptors on labelled patches", description=_HELP)
     benchmarks = evaluate.add_subparsers(metavar="benchmark", required=True)
 
-    brown = _benchmark(benchmarks, "brown", "FPR at 95 % recall on pairs of patches", _BROWN_HELP, _BROWN_EXAMPLES)
+    brown = _benchmark(benchmarks, "brown", "FPR at 95 %% recall on pairs of patches", _BROWN_HELP, _BROWN_EXAMPLES)
     brown.add_argument("paths", nargs="+", metavar="PATH", help="PhotoTour folder or folder of arrays")
     brown.add_argument("--pairs", type=_pairs, default=100_000, help="drawn for a folder of arrays (default 100000)")
     brown.set_defaults(run=_brown)

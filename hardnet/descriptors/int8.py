@@ -21,7 +21,7 @@ from hardnet.descriptors.rounding import LARGEST, SPREAD, Layer
 _FLAGS = {"avx512_vnni", "avx_vnni"}  # of /proc/cpuinfo
 _CPUINFO = Path("/proc/cpuinfo")
 _ZERO = 128  # uint8 of a standardised grey value of 0
-_STEP = 40_000.0  # of the sums of integers that the kernel is tried on, up to 9 million, as uint8
+_STEP = 40_000.0  # of the sums of integers that the kernel is tried on, as uint8
 
 
 def obstacle(network: nn.Module, device: str = "cpu") -> str | None:

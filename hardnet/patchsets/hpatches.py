@@ -20,6 +20,7 @@ LEVELS = {"easy": "e", "hard": "h", "tough": "t"}
 TARGETS = 5
 STRIPS = ("ref", *(f"{letter}{number}" for letter in LEVELS.values() for number in range(1, TARGETS + 1)))
 
+_STRIP = "expected a PNG strip of square patches; of an HPatches archive, unpack it again"
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -177,9 +178,9 @@ def _shape(path: Path) -> tuple[int, int]:
         with path.open("rb") as stream:
             head = stream.read(24)
     except OSError as error:
-        raise PatchSetError(f"{path} cannot be read ({error.strerror}): unpack the HPatches archive again") from error
+        raise PatchSetError(f"{path} cannot be read ({error.strerror}): {_STRIP}") from error
     if len(head) < 24 or not head.startswith(_SIGNATURE):
-        raise PatchSetError(f"{path} is no PNG file: unpack the HPatches archive again")
+        raise PatchSetError(f"{path} is no PNG file: {_STRIP}")
     width, height = int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
     if not width or not height or height % width:
         raise PatchSetError(

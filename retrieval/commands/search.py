@@ -102,13 +102,18 @@ def _query(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(search_tree(arguments.photo, features, hits, arguments.matches, arguments.mirror)))
         return 0
-    print(f"{len(features.words)} query features; {len(hits)} {'hit' if len(hits) == 1 else 'hits'}")
+    print(f"{_counted(len(features.words), 'query feature')}; {_counted(len(hits), 'hit')}")
     print(f"{'rank':>4}  {'score':>9}  {'inliers':>7}  {'mirrored  ' if arguments.mirror else ''}name")
     for hit in hits:
         seen = f"{'yes' if hit.mirrored else 'no':>8}  " if arguments.mirror else ""
         stamp = "  (a shared stamp or frame)" if mostly_stamped(hit) else ""
-        print(f"{hit.rank:>4}  {hit.score:>9.4f}  {hit.inliers:>7}  {seen}{shown(hit.name)}{stamp}")
+        inliers = "-" if arguments.no_verify else hit.inliers
+        print(f"{hit.rank:>4}  {hit.score:>9.4f}  {inliers:>7}  {seen}{shown(hit.name)}{stamp}")
     return 0
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _explain(arguments: argparse.Namespace) -> int:

@@ -58,12 +58,14 @@ class Stage:
         seconds: of the clock; 0 for "search", whose memory counts alone.
         memory: bytes at most, of all its processes together.
         disk: bytes that it leaves.
+        scratch: bytes beside these, while it works.
     """
 
     name: str
     seconds: float
     memory: float
     disk: float
+    scratch: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -146,9 +148,11 @@ def stages(
     blocks = 4.0 * dimensions * (1 << 15) * 4  # descriptors whose words are found together, and what is made of them
     found.append(Stage("words", asked * machine.word, machine.memory + vocabulary + blocks, 0.0))
     seconds, memory = indexed * machine.segment, min(indexed, SEGMENT_FEATURES) * float(BYTES_BUILDING)
-    if indexed > SEGMENT_FEATURES:
+    scratch = 0.0
+    if indexed > SEGMENT_FEATURES:  # the segments that are merged, and what they are merged into
+        scratch = 2 * lists
         seconds, memory = seconds + indexed * machine.merged, max(memory, BYTES_MERGING)
-    found.append(Stage("index", seconds, machine.memory + memory + vocabulary, lists + vocabulary))
+    found.append(Stage("index", seconds, machine.memory + memory + vocabulary, lists + vocabulary, scratch))
     found.append(Stage("search", 0.0, machine.memory + lists + vocabulary, 0.0))
     return tuple(found)
 

@@ -21,7 +21,7 @@ from retrieval.config import Config, VocabularyConfig
 from retrieval.errors import ArtefactError, ConfigError, RetrievalError
 from retrieval.features import extractor
 from retrieval.features.store import Failure, FeatureStore
-from retrieval.index.building import aggregates, build_index, index_settings
+from retrieval.index.building import aggregates, build_index, discard_parts, index_settings
 from retrieval.index.collection import Collection
 from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.storage import artefacts, atomic, lock
@@ -215,6 +215,7 @@ def obtain_index(
         build_index(folder, store, vocabulary, config, root)
         return Collection.open(folder)
     collection = Collection.open(folder)
+    discard_parts(folder)
     wanted = index_settings(store, vocabulary, config)
     stored = {**collection.settings, "signatures": dict(collection.settings["signatures"])}
     for kind in stored["signatures"].keys() - wanted["signatures"].keys():

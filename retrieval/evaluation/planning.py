@@ -85,7 +85,7 @@ def plan(source: Source, config: Config, descriptors: Sequence[str], work: Path,
         lines.append(f"- {one.name}: {state}")
         if one.name in FEATURES and one.present and source.features is None:
             lines.append(f"  {_against_published(one, config)}")
-    total, disk = 0.0, 0.0
+    total, disk, scratch = 0.0, 0.0, 0.0
     calibrated: float | None = None
     at_hand = next((one.present for one in sets if one.present), None)
     for descriptor in descriptors:
@@ -116,8 +116,9 @@ def plan(source: Source, config: Config, descriptors: Sequence[str], work: Path,
         lines += ["", f"{folder_name(descriptor)}:", *_table(found, what)]
         total += sum(stage.seconds for stage in found)
         disk += sum(stage.disk for stage in found)
+        scratch = max(scratch, *(stage.scratch for stage in found))
     download = sum(one.download for one in sets if not one.present)
-    lines += ["", f"in all: {_duration(total)}, {disk / 1e9:.1f} GB of disk in {work}"]
+    lines += ["", f"in all: {_duration(total)}, {(disk + scratch) / 1e9:.1f} GB of disk in {work}"]
     if download:
         # archive plus unpacked photographs
         lines.append(f"and {download / 1e9:.1f} GB of downloads, {2 * download / 1e9:.1f} GB of disk in {source.data}")
@@ -161,8 +162,8 @@ class CollectionPlan:
 
     @property
     def disk(self) -> float:
-        """Bytes while it is made: features and words lie beside the index, and segments that are merged in it."""
-        return sum(stage.disk for stage in self.stages) + self.index
+        """Bytes while it is made: features and words lie beside the index, and segments that are merged into it."""
+        return sum(stage.disk + stage.scratch for stage in self.stages)
 
     def tree(self) -> dict[str, Any]:
         """As JSON values: seconds and bytes."""

@@ -284,16 +284,17 @@ def _check_plan(
     return plan
 
 
-def file_state(path: Path) -> tuple[int, int]:
+def file_state(path: Path, nanoseconds: bool = False) -> tuple[int, int]:
     """Size in bytes and time of the last change in seconds: a file that has neither changed is taken to be the same.
 
-    (-1, -1) where they cannot be told; the extraction will say why.
+    (-1, -1) where they cannot be told; the extraction will say why. Plans have seconds, which other file systems keep;
+    within one process nanoseconds tell more.
     """
     try:
         status = path.stat()
     except OSError:
         return -1, -1
-    return status.st_size, int(status.st_mtime)
+    return status.st_size, status.st_mtime_ns if nanoseconds else int(status.st_mtime)
 
 
 def _extract_all(

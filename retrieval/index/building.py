@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from retrieval.features.store import FAILED, FeatureStore, ImageFeatures, write_
 from retrieval.index import merging, scoring, state
 from retrieval.index.assembly import IndexedImage, build_segment
 from retrieval.index.opened import require_embedding
-from retrieval.index.segment import open_segment, write_segment
+from retrieval.index.segment import VERSION, open_segment, write_segment
 from retrieval.storage import atomic, lock
 from retrieval.vocabulary.store import Vocabulary, copy_vocabulary, require_features
 
@@ -63,7 +63,7 @@ def build_index(
         )
     config = replace(config, vocabulary=replace(config.vocabulary, probes=vocabulary.config.probes))  # those chosen
     config = replace(config, descriptor=replace(config.descriptor, precision=store.precision))  # what ran
-    with _parts(target, settings) as parts:
+    with _parts(target, {**settings, "search": asdict(vocabulary.config)}) as parts:
         entries, names = _write_parts(parts, store, vocabulary, config, settings)
         with atomic.building(target) as folder:
             copy_vocabulary(vocabulary, folder / "vocabulary")
@@ -76,23 +76,31 @@ def build_index(
 
 
 @contextlib.contextmanager
-def _parts(target: Path, settings: dict[str, Any]) -> Iterator[Path]:
+def _parts(target: Path, made_of: dict[str, Any]) -> Iterator[Path]:
     """A folder beside an index for the segments that it will be made of: a build that is killed goes on behind them.
 
-    What a build of other features or words left there is removed.
+    What a build of other features, words or search left there is removed, and what was being merged.
     """
     partial = target.with_name(f"{target.name}.partial")
     parts = partial / state.SEGMENTS
     parts.mkdir(parents=True, exist_ok=True)
     with lock.writing(parts):
-        digest = settings_module.digest({**settings, "most": SEGMENT_FEATURES})
+        digest = settings_module.digest({**made_of, "most": SEGMENT_FEATURES, "version": VERSION})
+        for left in parts.glob(".*.tmp"):
+            atomic.discard(left)
         if not (parts / _OF).exists() or (parts / _OF).read_text(encoding="utf-8") != digest:
             for left in parts.iterdir():
                 if left.name != lock.LOCK:
                     atomic.discard(left)
             atomic.write_text(parts / _OF, digest)
         yield parts
-        atomic.discard(parts)
+    discard_parts(target)
+
+
+def discard_parts(target: Path) -> None:
+    """Removes the segments that an index was made of, which a build that is killed in its last moment leaves."""
+    partial = target.with_name(f"{target.name}.partial")
+    atomic.discard(partial / state.SEGMENTS)
     with contextlib.suppress(OSError):
         partial.rmdir()  # where nothing else is in it
 

@@ -155,7 +155,7 @@ def _fitting(current: State, patterns: Sequence[str]) -> tuple[str, ...]:
         if not fitting:
             near = difflib.get_close_matches(pattern, names[:_COMPARED], 1)
             folder = canonical(pattern).rstrip("/") + "/"
-            hint = f"; did you mean {near[0]}?" if near else "; `retrieval info --names` lists them"
+            hint = f"; did you mean {near[0]}?" if near else f"; `retrieval info {current.folder} --names` lists them"
             if any(canonical(name).startswith(folder) for name in names):
                 hint = f"; for the folder write '{folder}*'"
             raise RetrievalError(f"no image of {current.folder} is named {pattern!r}{hint} (nothing was removed)")

@@ -29,8 +29,8 @@ def merged(parts: Sequence[Part], folder: Path) -> Iterator[dict[str, np.ndarray
     Args:
         parts: segments of one vocabulary, each with the (n,) int new ids of its images, -1 for one that is left out.
             The ids that are given are 0, 1, ... without a gap, in any order.
-        folder: where the arrays lie, memory-mapped, as long as the block lasts; under a name that an index takes for
-            a leftover.
+        folder: where the arrays lie, memory-mapped, as long as the block lasts; under a name that an index, and a
+            build of one, take for a leftover.
 
     Yields:
         The arrays of `Segment` by name.

@@ -6,7 +6,6 @@ one aggregated residual per word and image, compared by a selective kernel. Each
 the query's words.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from scipy.sparse import csr_array
 
 from hardnet.compiling import compiled
 from retrieval.config import AsmkConfig, HammingConfig
+from retrieval.errors import ArtefactError
 from retrieval.geometry.putatives import concatenate_ranges
 from retrieval.index.segment import Segment
 from retrieval.vocabulary import hamming
@@ -57,7 +57,8 @@ def image_norms(segment: Segment, idf: np.ndarray) -> np.ndarray:
         (n,) float64; 0 for an image whose words all have idf 0, or that has none.
     """
     squares = np.zeros(len(segment.sizes))
-    _add_squares(np.asarray(segment.images), segment.word_offsets, idf.astype(np.float64) ** 2, True, squares)
+    weights = idf.astype(np.float64) ** 2
+    _require(_add_squares(np.asarray(segment.images), segment.word_offsets, weights, True, squares))
     return np.sqrt(squares)
 
 
@@ -72,23 +73,39 @@ def binary_norms(segment: Segment, weights: np.ndarray) -> np.ndarray:
         (n,) float64.
     """
     squares = np.zeros(len(segment.sizes))
-    _add_squares(np.asarray(segment.images), segment.word_offsets, weights.astype(np.float64), False, squares)
+    weights = weights.astype(np.float64)
+    _require(_add_squares(np.asarray(segment.images), segment.word_offsets, weights, False, squares))
     return np.sqrt(squares)
 
 
 @compiled
 def _add_squares(
     images: np.ndarray, word_offsets: np.ndarray, weights: np.ndarray, counted: bool, squares: np.ndarray
-) -> None:
+) -> bool:
     """Adds the weight (W,) of each word to the images (n,) that have it, `counted` times the square of how often."""
     for word in range(len(weights)):
         entry = word_offsets[word]
+        if entry < 0 or word_offsets[word + 1] > len(images):
+            return False
         while entry < word_offsets[word + 1]:
             first, image = entry, images[entry]
             while entry < word_offsets[word + 1] and images[entry] == image:
                 entry += 1
+            if image < 0 or image >= len(squares):
+                return False
             often = entry - first if counted else 1
             squares[image] += weights[word] * often * often
+    return True
+
+
+def _require(sound: bool) -> None:
+    """Refuses an inverted file that a compiled loop, which checks no index by itself, has found damaged.
+
+    Raises:
+        ArtefactError: a list or an image lies outside.
+    """
+    if not sound:
+        raise ArtefactError("the inverted file is damaged: `retrieval check INDEX` says where; make the index anew")
 
 
 def query_vector(words: np.ndarray, weights: np.ndarray, idf: np.ndarray) -> tuple[np.ndarray, float]:
@@ -126,7 +143,7 @@ def tfidf_scores(
     scores, shared = np.zeros(len(segment.sizes)), np.zeros(len(segment.sizes), np.int32)
     query, length = query_vector(words, weights, idf)
     starts, ends = segment.word_offsets[words], segment.word_offsets[words + 1]
-    _add_lists(np.asarray(segment.images), starts, ends, query * idf[words] / length, scores, shared)
+    _require(_add_lists(np.asarray(segment.images), starts, ends, query * idf[words] / length, scores, shared))
     np.divide(scores, norms, out=scores, where=norms > 0)
     return scores, shared
 
@@ -139,16 +156,21 @@ def _add_lists(
     values: np.ndarray,
     scores: np.ndarray,
     shared: np.ndarray,
-) -> None:
+) -> bool:
     """Adds the value of each list (U,) to the scores (n,) of the images in it, and one to `shared` (n,), in place."""
     for word in range(len(starts)):
         before = -1
+        if starts[word] < 0 or ends[word] > len(images):
+            return False
         for entry in range(starts[word], ends[word]):
             image = images[entry]
+            if image < 0 or image >= len(scores):
+                return False
             scores[image] += values[word]
             if image != before:
                 shared[image] += 1
                 before = image
+    return True
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,31 +225,81 @@ def hamming_votes(
     """
     if segment.signatures is None or len(segment.signatures) != signatures.shape[1]:
         raise ValueError("the index has no signatures of this length")
-    n = len(segment.sizes)
-    compare = distances or functools.partial(hamming.distances, segment.signatures)
+    scores, strictly = np.zeros(len(segment.sizes)), np.zeros(len(segment.sizes), np.int64)
     weight_of = np.exp(-((np.arange(64 * signatures.shape[1] + 1) / config.sigma) ** 2))
+    weights = np.ones(len(words)) if word_weights is None else word_weights[words].astype(np.float64)
     starts, ends = segment.word_offsets[words], segment.word_offsets[words + 1]
-    kept: list[tuple[np.ndarray, ...]] = [(np.empty(0, np.int64),) * 3]  # entry, image, distance
+    images, planes = np.asarray(segment.images), np.asarray(segment.signatures)
+    _require(bool(((0 <= starts) & (starts <= ends) & (ends <= len(images))).all()))
     for chunk in batches(ends - starts, _CHUNK):
-        entry = np.repeat(np.arange(chunk.start, chunk.stop), (ends - starts)[chunk])
-        at = concatenate_ranges(starts[chunk], ends[chunk])
-        distance = compare(at, signatures, entry)
-        close = np.flatnonzero(distance <= config.threshold)
-        kept.append((entry[close], segment.images[at[close]], distance[close]))
-    entry, image, distance = (np.concatenate(part) for part in zip(*kept, strict=True))
-    value = weight_of[distance]
-    if word_weights is not None:
-        value *= word_weights[words[entry]]
-    new = np.ones(len(entry), bool)  # matches of an entry in an image lie together
-    new[1:] = (entry[1:] != entry[:-1]) | (image[1:] != image[:-1])
-    first = np.flatnonzero(new)
-    scores = np.zeros(n)
-    if len(first):
-        sizes = np.diff(np.append(first, len(entry)))
-        scores += np.bincount(image[first], np.add.reduceat(value, first) / np.sqrt(sizes), minlength=n)
+        lists = starts[chunk], ends[chunk]
+        if distances is None:
+            found = np.empty(int((lists[1] - lists[0]).sum()), np.uint16)
+            _count_bits(planes, *lists, signatures[chunk], found)
+        else:
+            entry = np.repeat(np.arange(chunk.start, chunk.stop), lists[1] - lists[0])
+            found = distances(concatenate_ranges(*lists), signatures, entry).astype(np.uint16)
+        counted = (config.threshold, strict, scores, strictly)
+        _require(_tally(images, *lists, found, weight_of, weights[chunk], *counted))
     if norms is not None:
         np.divide(scores, norms, out=scores, where=norms > 0)
-    return Votes(scores, np.bincount(image[distance.astype(np.int64) <= strict], minlength=n), scores > 0)
+    return Votes(scores, strictly, scores > 0)
+
+
+@compiled
+def _count_bits(
+    planes: np.ndarray, starts: np.ndarray, ends: np.ndarray, signatures: np.ndarray, distances: np.ndarray
+) -> None:
+    """Bits in which the features of each list (E,) and its signature (E, P) differ, into (m,), list after list."""
+    at = 0
+    for entry in range(len(starts)):
+        for row in range(starts[entry], ends[entry]):
+            bits = np.uint64(0)
+            for plane in range(len(planes)):
+                # ones are counted in pairs of bits, then in fours and in bytes, which are added up in the highest
+                word = planes[plane, row] ^ signatures[entry, plane]
+                word -= (word >> np.uint64(1)) & np.uint64(0x5555555555555555)
+                word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
+                word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+                bits += (word * np.uint64(0x0101010101010101)) >> np.uint64(56)
+            distances[at] = bits
+            at += 1
+
+
+@compiled
+def _tally(
+    images: np.ndarray,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    distances: np.ndarray,
+    weight_of: np.ndarray,
+    weights: np.ndarray,
+    threshold: int,
+    strict: int,
+    scores: np.ndarray,
+    strictly: np.ndarray,
+) -> bool:
+    """Adds the votes of lists (E,), whose distances (m,) follow each other, to scores (n,) and strict matches (n,)."""
+    at = 0
+    for entry in range(len(starts)):
+        image, matches, total = -1, 0, 0.0
+        for row in range(starts[entry], ends[entry]):
+            distance = distances[at]
+            at += 1
+            if distance <= threshold:
+                if images[row] != image:  # matches of an entry in an image lie together
+                    if matches:
+                        scores[image] += weights[entry] * total / np.sqrt(matches)
+                    image, matches, total = images[row], 0, 0.0
+                    if image < 0 or image >= len(scores):
+                        return False
+                matches += 1
+                total += weight_of[distance]
+                if distance <= strict:
+                    strictly[image] += 1
+        if matches:
+            scores[image] += weights[entry] * total / np.sqrt(matches)
+    return True
 
 
 def batches(lengths: np.ndarray, most: int) -> list[slice]:

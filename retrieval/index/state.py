@@ -89,10 +89,11 @@ class State:
             ArtefactError: as `entries`.
         """
         found = _NAME.findall(self.images)
-        if len(found) != self.images.count(b"\n"):
-            return [entry["name"] for entry in self.entries]
-        names: list[str] = json.loads(b"[" + b",".join(found) + b"]")
-        return names
+        if len(found) == self.images.count(b"\n") and self.images[-1:] in (b"\n", b""):
+            with contextlib.suppress(ValueError):
+                names: list[str] = json.loads(b"[" + b",".join(found) + b"]")
+                return names
+        return [entry["name"] for entry in self.entries]
 
     @cached_property
     def live(self) -> list[int]:

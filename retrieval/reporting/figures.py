@@ -125,7 +125,7 @@ def query_sheet(
             points = placed.to_canvas(apply(hit.transform, outline)) - (placed.left, placed.top)
             stroke(placed.view(canvas), points, BOX, 1, closed=True)
         stamp = f", {hit.inliers - hit.counted} on a stamp" if hit.counted < hit.inliers else ""
-        found = SAID[said] if said == "words" else f"{hit.inliers} inliers{stamp}: {SAID[said]}"
+        found = SAID[said] if said == "words" else f"{SAID[said]}: {hit.inliers} inliers{stamp}"
         colour = MUTED if frame == UNVERIFIED else frame
         _caption(canvas, cell, f"{hit.rank}  ", hit.name, f"{found}, score {hit.score:.4g}", colour)
     return canvas

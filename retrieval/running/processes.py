@@ -9,6 +9,7 @@ import functools
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import joblib
@@ -60,6 +62,13 @@ def results(task: Callable[[Item], Any], items: Sequence[Item], jobs: int) -> Ge
     if jobs == 1:
         yield from map(task, items)
         return
+    with tempfile.TemporaryDirectory(prefix="hardnet-retrieval-") as folder:
+        stop = Path(folder) / "stop"
+        yield from _results(functools.partial(_unless_stopped, stop, task), items, jobs, stop)
+
+
+def _results(task: Callable[[Item], Any], items: Sequence[Item], jobs: int, stop: Path) -> Generator[Any, None, None]:
+    """As `results`, of several processes, which begin no further item once the file `stop` is there."""
     waiting: deque[tuple[Item, Future[Any]]] = deque()
     given = deaths = 0
     pool = _pool(jobs)
@@ -97,9 +106,16 @@ def results(task: Callable[[Item], Any], items: Sequence[Item], jobs: int) -> Ge
                 yield result
             pool = _pool(jobs)
     finally:
+        if waiting:
+            stop.touch()  # processes have taken some that cannot be called back
         for _, future in waiting:
             future.cancel()
         pool.shutdown(wait=True)  # for what is under way: whoever is killed while it sends a result blocks the pipe
+
+
+def _unless_stopped(stop: Path, task: Callable[[Item], Any], item: Item) -> Any:
+    """In a worker: the task's result, or nothing where nobody waits for it any more."""
+    return None if stop.exists() else task(item)
 
 
 def _alone(task: Callable[[Item], Any], item: Item) -> Any:

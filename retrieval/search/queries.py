@@ -255,11 +255,7 @@ class Queries:
         Where the file's content is not known, features outside the box count as well, as they tell what it shows.
         """
         inside = None if box is None or self.collection.content(name) is None else box_of(box)
-        try:
-            status = path.stat()
-            state = (status.st_size, status.st_mtime_ns)
-        except OSError:
-            state = (-1, -1)  # reading it will say why
+        state = extractor.file_state(path, nanoseconds=True)
         return self._described_again(path, state, inside, mirror)
 
     def _describe_again(self, path: Path, _: tuple[int, int], box: Box | None, mirror: bool) -> ImageFeatures:

@@ -8,6 +8,7 @@ The layout is described in docs/formats.md.
 import hashlib
 import json
 import logging
+import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 PLAN = "plan.json"  # of a folder that is filled step by step
+_PIECE = 1 << 24  # bytes that are copied at a time
 _CURE = "restore it from a copy, or make the folder anew"
 _KEYS = {"kind", "version", "written_by", "digest", "settings", "facts", "arrays", "checksum"}  # of a manifest
 WRITTEN_BY = f"hardnet-retrieval {__version__}"
@@ -107,10 +109,25 @@ def require_intact(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def write_array(path: Path, array: np.ndarray) -> str:
-    """Writes a ``.npy`` file (not synced; `building` does that) and returns its sha256."""
+    """Writes a ``.npy`` file (not synced; `building` does that) and returns its sha256.
+
+    What is mapped is read from its file: through the map its pages would count as memory of this process.
+    """
     with path.open("wb") as stream:
         digest = _Digest(stream)
-        np.lib.format.write_array(digest, np.ascontiguousarray(array), allow_pickle=False)
+        if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and array.flags.c_contiguous:
+            np.lib.format.write_array_header_1_0(digest, np.lib.format.header_data_from_array_1_0(array))
+            with open(array.filename, "rb") as source:
+                source.seek(array.offset)
+                left = array.nbytes
+                while left:
+                    piece = source.read(min(left, _PIECE))
+                    if not piece:
+                        raise ArtefactError(f"{array.filename} has become shorter while it was read")
+                    digest.write(piece)
+                    left -= len(piece)
+        else:
+            np.lib.format.write_array(digest, np.ascontiguousarray(array), allow_pickle=False)
     return digest.hash.hexdigest()
 
 

@@ -16,40 +16,63 @@ from threadpoolctl import ThreadpoolController
 
 _lock = threading.Lock()
 _users = 0
-_limit: Any = None  # while there are users
+_before: list[tuple[Any, int]] = []  # libraries with the number of threads that they had before the first user
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """NumPy's and faiss's BLAS take one thread in the block.
+    """NumPy's BLAS takes one thread in the block.
 
-    The number belongs to the process: the first thread in saves it, and the last one out restores it.
+    The number belongs to the process: the first thread in saves it, and the last one out restores it. A BLAS whose
+    threads are OpenMP's, as faiss's own, counts them for each thread that calls it and is left alone.
     """
-    global _users, _limit
-    with _lock:
-        if _users == 0:
-            _limit = _libraries().limit(limits=1, user_api="blas")
-        _users += 1
+    one_thread_from_now_on()
     try:
         yield
     finally:
-        with _lock:
-            _users -= 1
-            if _users == 0 and _limit is not None:
-                _limit.restore_original_limits()
-                _limit = None
+        _let_go()
+
+
+def one_thread_from_now_on() -> None:
+    """As `one_thread`, until the process ends."""
+    global _users, _before
+    with _lock:
+        if _users == 0:
+            _before = [(library, library.get_num_threads()) for library in _libraries()]
+            for library, _ in _before:
+                _set_threads(library, 1)
+        _users += 1
+
+
+def _let_go() -> None:
+    global _users, _before
+    with _lock:
+        _users = max(0, _users - 1)  # a child that was forked within the block begins to count anew
+        if _users == 0:
+            for library, threads in _before:
+                _set_threads(library, threads)
+            _before = []
+
+
+def _set_threads(library: Any, threads: int) -> None:
+    """Sets a library's number. threadpoolctl lets one thread alone do so, the first that did; the lock is ours here."""
+    clear = getattr(library, "clear_controlling_thread", lambda force: None)
+    clear(force=True)
+    library.set_num_threads(threads)
+    clear(force=True)
 
 
 @functools.cache
-def _libraries() -> ThreadpoolController:
+def _libraries() -> tuple[Any, ...]:
     """Those that are loaded when it is first asked: looking takes a millisecond."""
-    return ThreadpoolController()
+    found = ThreadpoolController().select(user_api="blas").lib_controllers
+    return tuple(library for library in found if getattr(library, "threading_layer", None) != "openmp")
 
 
 def _none_within() -> None:
     """In a forked child: the threads that were multiplying are not there to let go; one thread is right there."""
-    global _lock, _users, _limit
-    _lock, _users, _limit = threading.Lock(), 0, None
+    global _lock, _users, _before
+    _lock, _users, _before = threading.Lock(), 0, []
 
 
 if hasattr(os, "register_at_fork"):

@@ -17,6 +17,7 @@ from retrieval.vocabulary.blas import one_thread
 
 BLOCK = 1 << 14  # rows searched at a time, by one thread
 MOST = 1 << 24  # distances that a block of rows can meet, where several neighbours are asked for: it may keep them all
+TOWARDS = 1 << 22  # distances from rows to centres of cells at a time, 12 bytes each
 EXACT_BLOCK = 1 << 11  # rows compared with all points at a time
 
 
@@ -122,11 +123,11 @@ class Cells:
         def search(start: int) -> None:
             block = slice(start, start + size)
             doubled = np.float32(-2) * rows[block]
-            towards = distances(doubled, self.centres, self._centre_norms())
+            own, visited = self._cells_near(doubled, probes)
             if neighbours == 1:
-                found[block, 0] = self._first(doubled, towards, probes)
+                found[block, 0] = self._first(doubled, visited)
             else:
-                found[block] = self._several(doubled, towards, probes, neighbours)
+                found[block] = self._several(doubled, own, visited, neighbours)
 
         starts = range(0, len(rows), size)
         with one_thread():
@@ -139,10 +140,21 @@ class Cells:
                     search(start)
         return found
 
-    def _first(self, doubled: np.ndarray, towards: np.ndarray, probes: int) -> np.ndarray:
+    def _cells_near(self, doubled: np.ndarray, probes: int) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest cell of each row (N,), and the cells that it visits (N, probes), in any order."""
+        own = np.empty(len(doubled), np.int64)
+        visited = np.empty((len(doubled), min(probes, len(self.centres))), np.int32)
+        step = max(1, TOWARDS // len(self.centres))
+        for start in range(0, len(doubled), step):
+            some = slice(start, start + step)
+            towards = distances(doubled[some], self.centres, self._centre_norms())
+            own[some], visited[some] = towards.argmin(axis=1), _least(towards, probes)
+        return own, visited
+
+    def _first(self, doubled: np.ndarray, visited: np.ndarray) -> np.ndarray:
         best = np.full(len(doubled), np.inf, np.float32)
         ids = np.full(len(doubled), -1, np.int64)
-        for cell, rows in self._visits(_least(towards, probes)):
+        for cell, rows in self._visits(visited):
             each = distances(doubled[rows], self.points[cell], self._norms_of(cell))
             place = each.argmin(axis=1)
             least = np.take_along_axis(each, place[:, None], axis=1)[:, 0]
@@ -151,9 +163,8 @@ class Cells:
             best[rows], ids[rows] = least[nearer], self.ids[cell][place[nearer]]
         return ids
 
-    def _several(self, doubled: np.ndarray, towards: np.ndarray, probes: int, neighbours: int) -> np.ndarray:
+    def _several(self, doubled: np.ndarray, own: np.ndarray, visited: np.ndarray, neighbours: int) -> np.ndarray:
         """Points of other cells count where they are as near as the last neighbour within a row's own cell."""
-        own = towards.argmin(axis=1)
         limit = np.full(len(doubled), np.inf, np.float32)
         for cell, rows in self._visits(own[:, None]):
             if len(self.points[cell]) >= neighbours:
@@ -161,7 +172,7 @@ class Cells:
                 limit[rows] = np.partition(each, neighbours - 1, axis=1)[:, neighbours - 1]
         limit += np.float32(1e-5) * (1 + np.abs(limit))  # products of other shapes may round otherwise
         of_rows, values, ids = [], [], []
-        for cell, rows in self._visits(_least(towards, probes)):
+        for cell, rows in self._visits(visited):
             each = distances(doubled[rows], self.points[cell], self._norms_of(cell))
             row, place = np.nonzero(each <= limit[rows, None])
             of_rows.append(rows[row])

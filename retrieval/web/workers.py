@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import cv2
-from threadpoolctl import threadpool_limits
 
+from retrieval.vocabulary import blas
 from retrieval.vocabulary.faiss_blas import import_faiss
 from retrieval.web.problems import RequestError
 
@@ -67,7 +67,7 @@ def _one_thread_each() -> None:
     OpenMP counts its threads for each thread that calls it (torch and faiss); the numbers of OpenCV and of numpy's BLAS
     are the process's.
     """
-    threadpool_limits(1, user_api="blas")
+    blas.one_thread_from_now_on()
     cv2.setNumThreads(1)
     import_faiss().omp_set_num_threads(1)
     try:

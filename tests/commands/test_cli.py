@@ -43,6 +43,7 @@ def test_query_for_people(capsys, index):
     assert code == 0
     assert "scenes/astronaut_1.jpg" in out
     assert len(out.splitlines()) == 4
+    assert [line.split()[2] for line in out.splitlines()[2:]] == ["-", "-"]  # nobody has counted them
 
 
 def test_info(capsys, index):

@@ -64,10 +64,12 @@ def test_stages_by_hand():
     assert found["index"].seconds == pytest.approx(20_000 * 2e-6)
     assert found["index"].disk == 20_000 * 35 + 1200 + found["vocabulary"].disk
     assert found["search"].memory == 5e8 + found["index"].disk
+    assert found["index"].scratch == 0
     larger = {stage.name: stage for stage in costs.stages(0, 10**7, 10**7, None, config, MACHINE)}
     assert "vocabulary" not in larger
     assert larger["features"].seconds == larger["features"].memory == 0
     assert larger["index"].seconds == pytest.approx(10**7 * 3e-6)  # made in several segments and merged
+    assert larger["index"].scratch == 2 * (10**7 * 35 + 1200)  # the parts, and what they are merged into
     assert larger["index"].memory - larger["search"].memory < costs.SEGMENT_FEATURES * costs.BYTES_BUILDING
 
 

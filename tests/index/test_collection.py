@@ -438,6 +438,19 @@ def test_a_build_goes_on_behind_the_segments_that_are_there(pool, first, tmp_pat
     build_index(tmp_path / "other", store, vocabulary, signed, pool)
     assert made[3] == made[0]
     assert not Collection.open(tmp_path / "other").snapshot.has_signatures
+    # nor of these words searched otherwise; what was being merged is removed
+    made[:] = []
+    with pytest.raises(KeyboardInterrupt):
+        build_index(tmp_path / "third", store, vocabulary, signed, pool)
+    left = tmp_path / "third.partial" / "segments" / ".merging.x.tmp"
+    left.mkdir()
+    searched = dataclasses.replace(vocabulary, config=dataclasses.replace(vocabulary.config, probes=3))
+    build_index(tmp_path / "third", store, searched, signed, pool)
+    assert made[3] == made[0]
+    # and what a build left that was killed when all was done
+    left.mkdir(parents=True)
+    obtain_index(store, vocabulary, tmp_path / "third", signed, pool)
+    assert not left.parent.exists()
 
 
 def test_an_addition_goes_on_where_it_stopped(pool, index, monkeypatch):

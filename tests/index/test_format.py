@@ -155,7 +155,12 @@ def test_names_are_those_of_the_lines(names):
     assert state.State(Path(), {}, turned, np.empty(0, np.int32)).names == names
 
 
-@pytest.mark.parametrize("line", [b"{}", b'{"name": "a"', b"[]", b'{"nam": "a"}', b""])
+def test_the_last_line_may_lack_its_end():
+    read = state.State(Path("x"), {}, b'{"name": "a"}\n{"name": "b"}', np.empty(0, np.int32))
+    assert read.names == ["a", "b"]
+
+
+@pytest.mark.parametrize("line", [b"{}", b'{"name": "a"', b"[]", b'{"nam": "a"}', b"", rb'{"name": "\x"}'])
 def test_a_line_without_a_name_is_told(line):
     read = state.State(Path("x"), {}, b'{"name": "a"}\n' + line + b"\n", np.empty(0, np.int32))
     with pytest.raises(ArtefactError, match=r"images\.jsonl cannot be read"):

@@ -1,11 +1,15 @@
 """Segments and tf-idf scores against scipy.sparse."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retrieval.config import HammingConfig
+from retrieval.errors import ArtefactError
 from retrieval.index import scoring
 from retrieval.index.assembly import IndexedImage, build_segment
 from retrieval.index.segment import Segment
@@ -122,3 +126,30 @@ def test_idf_by_hand():
     np.testing.assert_array_equal(idf(np.array([0, 1, 1]), 1), [0, 1, 1])
     np.testing.assert_array_equal(idf(np.array([3, 0, 3]), 3), [1, 0, 1])
     np.testing.assert_array_equal(idf(np.array([0, 0]), 3), [0, 0])
+
+
+@pytest.mark.parametrize(
+    ("array", "wrong"),
+    [("images", 30), ("images", -1), ("images", 2_000_000_000), ("word_offsets", -5), ("word_offsets", 1 << 40)],
+)
+def test_an_inverted_file_that_points_outside_is_told(array, wrong):
+    """Compiled loops check no index by themselves."""
+    arrays = build_segment(signed(random_images(3)), 50)
+    arrays[array] = arrays[array].copy()
+    arrays[array][[1, -1]] = wrong  # early, and at the end
+    damaged, words = Segment(**arrays), np.arange(50)
+    signatures = np.zeros((50, 1), np.uint64)
+    config = HammingConfig(bits=64, threshold=64)
+    for action in (
+        lambda: scoring.image_norms(damaged, np.ones(50, np.float32)),
+        lambda: scoring.binary_norms(damaged, np.ones(50)),
+        lambda: scoring.tfidf_scores(damaged, words, np.ones(50), np.ones(50, np.float32), np.ones(30)),
+        lambda: scoring.hamming_votes(damaged, words, signatures, config),
+    ):
+        with pytest.raises(ArtefactError, match="retrieval check"):
+            action()
+
+
+def signed(images):
+    """The same images with signatures of 64 bits."""
+    return [dataclasses.replace(image, signatures=np.zeros((len(image.words), 1), np.uint64)) for image in images]

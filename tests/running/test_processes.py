@@ -3,6 +3,7 @@
 import functools
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -42,6 +43,14 @@ def dies_in_company(item, folder):
     return item
 
 
+def waits(item, folder):
+    """All items but the first take until there is a file "go"."""
+    Path(folder, f"begun-{item}").touch()
+    while item and not Path(folder, "go").exists():
+        time.sleep(0.01)
+    return item
+
+
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_results_come_in_order_and_large_ones_whole(jobs):
     item = -1
@@ -61,6 +70,26 @@ def test_processes_are_others_and_end_when_the_iterator_is_left():
     while any(Path(f"/proc/{process}").exists() for process in seen) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [process for process in seen if Path(f"/proc/{process}").exists()]
+
+
+def test_nothing_is_begun_once_the_iterator_is_left(tmp_path, monkeypatch):
+    """Processes have further items at hand, which cannot be called back: Ctrl-C must not wait for them."""
+    monkeypatch.setattr(processes.tempfile, "tempdir", str(tmp_path))
+    results = processes.results(functools.partial(waits, folder=str(tmp_path)), range(100), 2)
+    assert next(results) == 0
+    deadline = time.monotonic() + 600  # seconds; only a hang takes so long
+    while len(list(tmp_path.glob("begun-*"))) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    left = threading.Thread(target=results.close)
+    left.start()
+    while not list(tmp_path.glob("*/stop")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (tmp_path / "go").touch()
+    left.join()
+    assert len(list(tmp_path.glob("begun-*"))) == 3
+    assert not list(tmp_path.glob("hardnet-retrieval-*"))
 
 
 def test_one_job_works_here():

@@ -120,6 +120,24 @@ def test_few_hits_are_the_first_of_all(signed, expand, verify, depth, mirror):
             assert retriever.search(asked, top, verify, expand, mirrored) == whole[:top]
 
 
+def test_expansion_keeps_what_was_verified_however_few_are_asked_for(signed, monkeypatch):
+    retriever = Retriever.open(signed)
+    asked = retriever.prepare("scenes/coffee_1.jpg")
+    shortlist, seen = retriever.ranker.shortlist, []
+    verified = retriever.ranker.verify(shortlist(asked))
+    confirmed = verified.ids[verified.places >= 0].tolist()
+
+    def spied(query, most=None, always=None):
+        seen.append((most, None if always is None else always.tolist()))
+        return shortlist(query, most, always)
+
+    monkeypatch.setattr(retriever.ranker, "shortlist", spied)
+    retriever.ranker.expand(verified, 2)
+    assert seen == [(2, confirmed)]
+    assert len(confirmed) > 2
+    assert set(confirmed) <= set(retriever.ranker.expand(verified, 1).ids.tolist())
+
+
 @given(
     scores=st.lists(st.sampled_from([0.0, 0.25, 1.0, 1.5, 7.0]), max_size=30),
     most=st.integers(1, 40) | st.none(),

@@ -23,6 +23,23 @@ def test_round_trip_is_memory_mapped(tmp_path):
     assert manifest["facts"] == {"note": "x"}
 
 
+def test_what_is_mapped_is_copied_as_it_is(tmp_path, monkeypatch):
+    """From its file; a part of it, or what is turned, is not where the file begins."""
+    monkeypatch.setattr(artefacts, "_PIECE", 100)
+    np.save(tmp_path / "mapped.npy", np.arange(120, dtype=np.int32).reshape(10, 12))
+    mapped = np.load(tmp_path / "mapped.npy", mmap_mode="r")
+    for name, array in (("whole", mapped), ("part", mapped[3:]), ("turned", mapped.T), ("kept", np.asarray(mapped))):
+        write(tmp_path / name, one=array)
+        manifest = artefacts.read_manifest(tmp_path / name, "thing", 1)
+        stored = artefacts.read_arrays(tmp_path / name, manifest, verify=True)["one"]
+        np.testing.assert_array_equal(stored, array)
+    assert (tmp_path / "whole" / "one.npy").read_bytes() == (tmp_path / "kept" / "one.npy").read_bytes()
+    with (tmp_path / "mapped.npy").open("r+b") as stream:
+        stream.truncate(300)
+    with pytest.raises(ArtefactError, match="shorter"):
+        write(tmp_path / "cut", one=mapped)
+
+
 def test_replacing_is_whole(tmp_path):
     write(tmp_path / "thing", one=np.arange(3))
 

@@ -1,6 +1,7 @@
 """The command line: what it prints, and that errors are one line and exit code 2."""
 
 import json
+from importlib import metadata
 
 import pytest
 
@@ -63,3 +64,14 @@ def test_help_has_examples(capsys):
         main(["weights", "--help"])
     assert caught.value.code == 0
     assert "hardnet weights --download" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["evaluate", "--help"], ["describe", "--help"]])
+def test_what_is_asked_for_is_printed_for_people(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert out
+    assert "{'" not in out
+    assert arguments != ["--version"] or out.strip() == metadata.version("hardnet-retrieval")
