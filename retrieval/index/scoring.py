@@ -230,7 +230,7 @@ def hamming_votes(
     weights = np.ones(len(words)) if word_weights is None else word_weights[words].astype(np.float64)
     starts, ends = segment.word_offsets[words], segment.word_offsets[words + 1]
     images, planes = np.asarray(segment.images), np.asarray(segment.signatures)
-    _require(bool(((0 <= starts) & (starts <= ends) & (ends <= len(images))).all()))
+    _require(bool(((starts >= 0) & (starts <= ends) & (ends <= len(images))).all()))
     for chunk in batches(ends - starts, _CHUNK):
         lists = starts[chunk], ends[chunk]
         if distances is None:
