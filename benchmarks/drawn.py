@@ -18,6 +18,7 @@ from benchmarks import record
 from benchmarks.evaluate_real import real_benchmark
 from retrieval import config as settings_module
 from retrieval.config import Config, VocabularyConfig
+from retrieval.evaluation.reproduction import folder_name
 from retrieval.features.extractor import extract_collection
 from retrieval.features.store import FeatureStore
 from retrieval.index.assembly import IndexedImage, build_segment
@@ -110,9 +111,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def extracted(work: Path, config: Config) -> FeatureStore:
-    """Features of the real photographs, in ``work/features``."""
+    """Features of the real photographs, in ``work/features``, a folder for each descriptor."""
     benchmark = real_benchmark(record.real_data(), gate=False)
-    return extract_collection(benchmark.images, work / "features", config)
+    return extract_collection(benchmark.images, work / "features" / folder_name(config.descriptor.name), config)
 
 
 def collection_of(images: Iterator[IndexedImage], n_words: int, config: Config) -> Collection:

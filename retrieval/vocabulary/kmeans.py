@@ -40,8 +40,8 @@ class TrainedVocabulary:
         centroids: (K, D) float32.
         counts: (K,) int32, training descriptors nearest to each word.
         statistics: JSON values: `objective` (sum of squared distances before each iteration's update),
-            `reseeded` (empty cells re-seeded in each iteration), `empty_words`, `descriptors`, `seconds`,
-            `device`, `assignment`.
+            `reseeded` (empty cells re-seeded in each iteration), `iteration_seconds`, `empty_words`, `descriptors`,
+            `seconds`, `device`, `assignment`.
         mean: (D,) float32 of the sample, subtracted before clustering (`VocabularyConfig.centre`), or None.
     """
 
@@ -83,7 +83,7 @@ def train(
     device = _device(faiss)
     logger.info("k-means: %d descriptors, %d words, %s assignment on %s", len(sample), config.words, kind, device)
 
-    progress: dict[str, list[float]] = {"objective": [], "reseeded": []}
+    progress: dict[str, list[float]] = {"objective": [], "reseeded": [], "iteration_seconds": []}
     settings = _checkpoint_settings(sample, config, seed)
     warmth: lloyd.Warmth | None = None  # what an iteration knows of the one before, with approximate assignment
     if checkpoint is not None:
@@ -91,11 +91,13 @@ def train(
     finished = len(progress["objective"])
     with tqdm(total=config.iterations, initial=finished, desc="k-means", unit="iteration", disable=None) as bar:
         for iteration in range(finished, config.iterations):
+            begun = time.perf_counter()
             centroids, objective, reseeded, warmth = _iterate(
                 faiss, sample, centroids, config, seed + iteration, warmth
             )
             progress["objective"].append(objective)
             progress["reseeded"].append(reseeded)
+            progress["iteration_seconds"].append(time.perf_counter() - begun)
             bar.set_postfix(objective=f"{objective:.6g}", refresh=False)
             bar.update()
             if checkpoint is not None:
@@ -263,4 +265,4 @@ def _resume(
         return centroids, None, progress
     logger.info("k-means goes on after iteration %d of %s", len(manifest["facts"]["objective"]), checkpoint)
     warmth = lloyd.Warmth(np.array(arrays["labels"]), np.array(arrays["centres"])) if "labels" in arrays else None
-    return np.array(arrays["centroids"]), warmth, manifest["facts"]
+    return np.array(arrays["centroids"]), warmth, {**progress, **manifest["facts"]}

@@ -85,8 +85,8 @@ def expand(query: QueryWords, index: Snapshot, rows: np.ndarray, config: HqeConf
     assert query.signatures is not None
     own = np.unique(query.words)
     words = index.words_at(rows)
-    pairs = np.unique(np.stack([words, index.images_at(rows)]), axis=1)
-    found, images = np.unique(pairs[0], return_counts=True)
+    pairs = np.unique(words.astype(np.int64) * index.images + index.images_at(rows))
+    found, images = np.unique(pairs // index.images, return_counts=True)
     listed = found[np.argsort(-images, kind="stable")]
     already = np.cumsum(~np.isin(listed, own, assume_unique=True))
     wanted = int(config.new_words * len(own))

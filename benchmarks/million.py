@@ -1,0 +1,236 @@
+"""A million words from fifteen million descriptors of real photographs: seconds, memory, and whether words are right.
+
+    RETRIEVAL_REAL_DATA=DIR python -m benchmarks.million [--descriptors 15000000 --words 1000000] [--work runs/million]
+
+The descriptors are those of the photographs in DIR (`SETS`, as far as they are there) and, until the number is reached,
+of views of them: each under a random homography with a random blur and exposure, seen at most as large as it is. So
+they are real pixels, and neighbours of each other more than those of fifteen thousand photographs would be.
+
+Two iterations of k-means are timed, in a process of its own whose greatest memory is printed, and twenty are
+extrapolated: the first one, nineteen like the second, and the count of the final words. Then the search structure is
+made, its probes are chosen, and its agreement with exact search is measured on descriptors held out of the training;
+and the words of `--assigned` descriptors are found, of which the time of 12.5 million is extrapolated. Views, features
+and words are kept in the work folder; what is there is not made again.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks import record
+from retrieval import config as settings_module
+from retrieval.config import Config
+from retrieval.evaluation.pipeline import CHECK_DESCRIPTORS
+from retrieval.features.extractor import extract_collection
+from retrieval.features.store import FeatureStore
+from retrieval.photographs.folder import list_images
+from retrieval.vocabulary import kmeans
+from retrieval.vocabulary.store import check_vocabulary, open_vocabulary, save_vocabulary
+
+SETS = ("paris250", "paris183", "sf300", "strecha", "sequences", "train")
+WORK = Path("runs/million")
+EXPECTED = 1_900  # descriptors of a view, from which their number is guessed
+SIDE = 1_024  # pixels, of a view
+HELD_OUT = 50  # of so many photographs one is not learned from
+OXFORD = 12_500_000  # descriptors of Oxford5k
+ITERATIONS, TIMED = 20, 2
+TRAINING_HOURS, MEMORY, ASSIGNMENT_MINUTES, AGREEMENT = 4, 4.0, 45, 0.97  # the bars; memory in GiB
+
+
+def main() -> int:
+    """Runs the benchmark and prints it; 1 if a bar is missed."""
+    parser = record.parser(__doc__)
+    parser.add_argument("--descriptors", type=int, default=15_000_000, metavar="N")
+    parser.add_argument("--words", type=int, default=1_000_000, metavar="K")
+    parser.add_argument("--assigned", type=int, default=500_000, metavar="N", help="descriptors whose words are found")
+    parser.add_argument("--work", type=Path, default=WORK, help=f"views, features and words (default {WORK})")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
+    parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.step:
+        print(json.dumps({**STEPS[arguments.step](arguments), "memory, GiB": _greatest_memory()}))
+        return 0
+    record.real_data()
+    figures: dict[str, Any] = {"descriptors": arguments.descriptors, "words": arguments.words}
+    for step in STEPS:
+        print(step, file=sys.stderr)
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.million", *sys.argv[1:], "--step", step],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            sys.exit(f"{step} failed")
+        figures[step] = json.loads(done.stdout.splitlines()[-1])
+    training, words = figures["training"], figures["assignment"]
+    bars = {
+        f"{ITERATIONS} iterations below {TRAINING_HOURS} hours": training["20 iterations, hours"] < TRAINING_HOURS,
+        f"training below {MEMORY:g} GiB": training["memory, GiB"] < MEMORY,
+        f"agreement at least {AGREEMENT}": words["agreement"] >= AGREEMENT,
+        f"12.5M words below {ASSIGNMENT_MINUTES} minutes": words["12.5M descriptors, minutes"] < ASSIGNMENT_MINUTES,
+    }
+    return record.report("million", figures, arguments.json, bars)
+
+
+def _views(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Photographs and views of them, as files."""
+    sources = [
+        (f"{name}/{one}", path)
+        for name in SETS
+        if (folder := record.real_data() / name).is_dir()
+        for one, path in ((one, folder / one) for one in list_images(folder).names)
+    ]
+    wanted = -(-arguments.descriptors // EXPECTED)
+    folder = arguments.work / "views"
+    for number in tqdm(range(wanted), desc="views", unit="view", disable=None):
+        turn, source = divmod(number, len(sources))
+        name, path = sources[source]
+        target = folder / f"{turn:02d}" / Path(name).with_suffix(".jpg")
+        if target.exists():
+            continue
+        picture = cv2.imread(str(path))
+        if picture is None:  # one that cannot be read is told by the extraction, if at all
+            continue
+        if turn:
+            picture = _view(picture, np.random.default_rng([arguments.seed, number]))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        waiting = target.with_suffix(".tmp.jpg")
+        cv2.imwrite(str(waiting), picture)
+        waiting.rename(target)
+    return {"photographs": len(sources), "views": wanted}
+
+
+def _view(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A photograph from elsewhere: corners moved by up to an eighth, smaller, blurred, darker or lighter."""
+    height, width = picture.shape[:2]
+    scale = rng.uniform(0.6, 1.0) * min(1.0, SIDE / max(width, height))
+    corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+    moved = corners + rng.uniform(-0.125, 0.125, (4, 2)).astype(np.float32) * (width, height)
+    moved = ((moved - moved.min(axis=0)) * scale).astype(np.float32)
+    size = tuple(int(side) for side in np.ceil(moved.max(axis=0)))
+    turned = cv2.warpPerspective(
+        picture, cv2.getPerspectiveTransform(corners, moved), size, flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT
+    )
+    turned = cv2.GaussianBlur(turned, (0, 0), rng.uniform(0.3, 1.2))
+    levels = 255 * (np.arange(256) / 255) ** rng.uniform(0.7, 1.4)
+    return cv2.LUT(turned, levels.round().astype(np.uint8))
+
+
+def _config(arguments: argparse.Namespace) -> Config:
+    given = [f"vocabulary.words={arguments.words}", f"vocabulary.iterations={TIMED}", *arguments.overrides]
+    return settings_module.load(None, given)
+
+
+def _features(arguments: argparse.Namespace) -> dict[str, Any]:
+    store = extract_collection(list_images(arguments.work / "views"), arguments.work / "features", _config(arguments))
+    return {"photographs and views": len(store.names), "descriptors": store.features, "precision": store.precision}
+
+
+def _split(arguments: argparse.Namespace) -> tuple[FeatureStore, np.ndarray, np.ndarray]:
+    """The features, and rows of those that are held out and of those that words are learned from, increasing.
+
+    Held out are features of every fiftieth photograph, as it is; its views are left out of the training as well.
+    """
+    store = FeatureStore.open(arguments.work / "features")
+    sources = sorted({name.split("/", 1)[1] for name in store.names})
+    apart = set(sources[::HELD_OUT])
+    counts = [len(image.codes) for image in store.images()]
+    of_apart = np.array([name.split("/", 1)[1] in apart for name in store.names])
+    as_it_is = np.array([name.startswith("00/") for name in store.names])
+    rng = np.random.default_rng(arguments.seed)
+    held_out = np.flatnonzero(np.repeat(of_apart & as_it_is, counts))
+    held_out = np.sort(rng.choice(held_out, min(CHECK_DESCRIPTORS, len(held_out)), replace=False))
+    training = np.flatnonzero(np.repeat(~of_apart, counts))
+    training = np.sort(rng.choice(training, min(arguments.descriptors, len(training)), replace=False))
+    return store, held_out, training
+
+
+def _training(arguments: argparse.Namespace) -> dict[str, Any]:
+    config, target = _config(arguments), arguments.work / "vocabulary"
+    facts = arguments.work / "training.json"
+    if target.exists():
+        return dict(json.loads(facts.read_text()))
+    store, held_out, rows = _split(arguments)
+    codes = store.codes_at(rows)
+    start = time.perf_counter()
+    trained = kmeans.train(codes, config.vocabulary, arguments.seed, store.quantisation)
+    first, second = trained.statistics["iteration_seconds"]
+    count = time.perf_counter() - start - first - second
+    hours = (first + (ITERATIONS - 1) * second + count) / 3600
+    figures = {
+        "descriptors": len(codes),
+        "first iteration, s": first,
+        "second iteration, s": second,
+        "the rest, with the count of the final words, s": count,
+        "20 iterations, hours": hours,
+        "objective": trained.statistics["objective"],
+        "empty words": trained.statistics["empty_words"],
+        "memory, GiB": _greatest_memory(),
+    }
+    del codes
+    settings = {**settings_module.vocabulary_settings(config), **store.settings, "trained_on": store.digest}
+    start = time.perf_counter()
+    save_vocabulary(target, trained, settings, store.quantisation, config.vocabulary, store.codes_at(held_out))
+    figures["search structure and its probes, s"] = time.perf_counter() - start
+    facts.write_text(json.dumps(figures))
+    return figures
+
+
+def _assignment(arguments: argparse.Namespace) -> dict[str, Any]:
+    before = _resident()
+    vocabulary = open_vocabulary(arguments.work / "vocabulary")
+    store, _, rows = _split(arguments)
+    chosen = rows[:: max(1, len(rows) // arguments.assigned)][: arguments.assigned]
+    codes = store.codes_at(chosen)
+    resident = _resident()
+    vocabulary.words_of(codes[: 1 << 15])
+    structure = _resident() - resident
+    start = time.perf_counter()
+    for some in _parts(codes):
+        vocabulary.words_of(some)
+    seconds = time.perf_counter() - start
+    checked = check_vocabulary(vocabulary, np.asarray(vocabulary.held_out))
+    return {
+        "opened, GiB": resident - before - codes.nbytes / 2**30,
+        "search structure resident, GiB": structure,
+        "descriptors": len(codes),
+        "seconds": seconds,
+        "12.5M descriptors, minutes": seconds / len(codes) * OXFORD / 60,
+        "probes": vocabulary.config.probes,
+        **{name: checked[name] for name in ("agreement", "compared", "empty_words", "overfull_words", "largest_word")},
+    }
+
+
+def _parts(codes: np.ndarray) -> Iterator[np.ndarray]:
+    """As many at a time as a build takes."""
+    for start in range(0, len(codes), 1 << 15):
+        yield codes[start : start + (1 << 15)]
+
+
+def _resident() -> float:
+    """GiB, mapped files among it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if "VmRSS" in line).split()[1]) / 2**20
+
+
+def _greatest_memory() -> float:
+    """GiB, mapped files among it."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+STEPS = {"views": _views, "features": _features, "training": _training, "assignment": _assignment}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
