@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from tests.depth import thinned
+
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
 SECONDS = 600  # a child that has not ended by then is one that waits for ever
@@ -85,8 +87,9 @@ def work():
     rows = np.random.default_rng(1).random((5000, 64), dtype=np.float32)
     return [quantizer.assign(rows, 3).tolist() for quantizer in quantizers]
 """
-EVERYTHING = [SEARCH, DESCRIBE, NETWORK, WORDS]
-CALLED = ["search", "describe", "words and network", "words"]
+DONE = [pytest.param(work, id=name) for work, name in ((NETWORK, "words and network"), (SEARCH, "search"),
+        (WORDS, "words"), (DESCRIBE, "describe"))]  # fmt: skip
+FIRST = [pytest.param(work, id=name) for work, name in ((DESCRIBE, "describe"), (SEARCH, "search"), (WORDS, "words"))]
 
 
 def ran(work, index, photos, opened_only=False):
@@ -104,13 +107,13 @@ def ran(work, index, photos, opened_only=False):
     )
 
 
-@pytest.mark.parametrize("work", EVERYTHING, ids=CALLED)
+@pytest.mark.parametrize("work", thinned(DONE, 2))
 def test_a_forked_child_does_what_its_parent_did(index, photos, work):
     done = ran(work, index, photos)
     assert done.stdout.split() == ["0", "0", "0"], done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("work", [SEARCH, DESCRIBE, WORDS], ids=["search", "describe", "words"])
+@pytest.mark.parametrize("work", thinned(FIRST, 2))
 def test_a_forked_child_does_the_first_work(index, photos, work):
     """The parent has opened and loaded, and no more."""
     done = ran(work, index, photos, opened_only=True)

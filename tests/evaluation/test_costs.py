@@ -103,8 +103,10 @@ def test_disk_is_that_of_a_real_run(photos, tmp_path, signatures):
     assert size(tmp_path / "index") == pytest.approx(found["index"] - less, rel=0.02)
 
 
-def test_the_plan_of_a_folder(photos, config, tmp_path, capsys):
+def test_the_plan_of_a_folder(photos, tmp_path, capsys, monkeypatch):
     """Its words and features are those of the index that is then made."""
+    for name, small in (("CALIBRATION_WORDS", 2000), ("LEARNED_WORDS", 100), ("LEARNED_ROWS", 4000)):
+        monkeypatch.setattr(costs, name, small)
     settings = ["--set", "descriptor.name=rootsift", "--set", "parallel.jobs=1", "--set", "vocabulary.iterations=1"]
     settings += ["--set", "vocabulary.words=300"]
     assert main(["plan", str(photos / "scenes"), "--json", *settings]) == 0
@@ -118,7 +120,7 @@ def test_the_plan_of_a_folder(photos, config, tmp_path, capsys):
     index, _ = build_collection(list_images(photos / "scenes"), tmp_path / "index", settings)
     assert found["features"] * 6 == pytest.approx(index.features, rel=0.01)  # all six are tried
     assert found["words"] == len(index.vocabulary.centroids)
-    assert main(["plan", str(photos / "scenes"), "--images", "600", "--log-level", "error"]) == 0
+    assert main(["plan", str(photos / "scenes"), "--images", "600", "--set", "parallel.jobs=1"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("600 photographs, about ")
     assert "\nindex " in out
