@@ -15,7 +15,6 @@ and words are kept in the work folder; what is there is not made again.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -33,6 +32,7 @@ from retrieval.config import Config
 from retrieval.evaluation.pipeline import CHECK_DESCRIPTORS
 from retrieval.features.extractor import extract_collection
 from retrieval.features.store import FeatureStore
+from retrieval.index.building import WORDS_AT_ONCE
 from retrieval.photographs.folder import list_images
 from retrieval.vocabulary import kmeans
 from retrieval.vocabulary.store import check_vocabulary, open_vocabulary, save_vocabulary
@@ -58,7 +58,7 @@ def main() -> int:
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.step:
-        print(json.dumps({**STEPS[arguments.step](arguments), "memory, GiB": _greatest_memory()}))
+        print(json.dumps({**STEPS[arguments.step](arguments), "memory, GiB": record.greatest_memory() / 2**30}))
         return 0
     record.real_data()
     figures: dict[str, Any] = {"descriptors": arguments.descriptors, "words": arguments.words}
@@ -176,7 +176,7 @@ def _training(arguments: argparse.Namespace) -> dict[str, Any]:
         "20 iterations, hours": hours,
         "objective": trained.statistics["objective"],
         "empty words": trained.statistics["empty_words"],
-        "memory, GiB": _greatest_memory(),
+        "memory, GiB": record.greatest_memory() / 2**30,
     }
     del codes
     settings = {**settings_module.vocabulary_settings(config), **store.settings, "trained_on": store.digest}
@@ -188,14 +188,14 @@ def _training(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _assignment(arguments: argparse.Namespace) -> dict[str, Any]:
-    before = _resident()
+    before = record.resident_memory() / 2**30
     vocabulary = open_vocabulary(arguments.work / "vocabulary")
     store, _, rows = _split(arguments)
     chosen = rows[:: max(1, len(rows) // arguments.assigned)][: arguments.assigned]
     codes = store.codes_at(chosen)
-    resident = _resident()
-    vocabulary.words_of(codes[: 1 << 15])
-    structure = _resident() - resident
+    resident = record.resident_memory() / 2**30
+    vocabulary.words_of(codes[:WORDS_AT_ONCE])
+    structure = record.resident_memory() / 2**30 - resident
     start = time.perf_counter()
     for some in _parts(codes):
         vocabulary.words_of(some)
@@ -214,19 +214,8 @@ def _assignment(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _parts(codes: np.ndarray) -> Iterator[np.ndarray]:
     """As many at a time as a build takes."""
-    for start in range(0, len(codes), 1 << 15):
-        yield codes[start : start + (1 << 15)]
-
-
-def _resident() -> float:
-    """GiB, mapped files among it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if "VmRSS" in line).split()[1]) / 2**20
-
-
-def _greatest_memory() -> float:
-    """GiB, mapped files among it."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    for start in range(0, len(codes), WORDS_AT_ONCE):
+        yield codes[start : start + WORDS_AT_ONCE]
 
 
 STEPS = {"views": _views, "features": _features, "training": _training, "assignment": _assignment}

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -96,6 +97,17 @@ def facts() -> dict[str, Any]:
         "commit": commit or "unknown",
         **versions(),
     }
+
+
+def greatest_memory() -> int:
+    """Bytes that this process has had at most, mapped files among them."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def resident_memory() -> int:
+    """Bytes that this process has, mapped files among them."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if "VmRSS" in line).split()[1])
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -18,7 +18,6 @@ import json
 import mmap
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -72,7 +71,7 @@ def main() -> int:
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.step:
-        print(json.dumps({**STEPS[arguments.step](Case.of(arguments)), "memory, GB": _greatest_memory()}))
+        print(json.dumps({**STEPS[arguments.step](Case.of(arguments)), "memory, GB": record.greatest_memory() / 1e9}))
         return 0
     figures: dict[str, Any] = {}
     bars: dict[str, bool] = {}
@@ -238,11 +237,11 @@ def _embed(folder: Path, vocabulary: Vocabulary, planes: int, seed: int) -> str:
 
 def _search(case: Case) -> dict[str, Any]:
     """Opens the index and asks it, cold and warm."""
-    before = _resident()
+    before = record.resident_memory() / 1e9
     start = time.perf_counter()
     collection = Collection.open(case.index)
     opening = time.perf_counter() - start
-    opened = _resident()
+    opened = record.resident_memory() / 1e9
     retriever = Retriever(collection)
     ranker, depth = retriever.ranker, retriever.config.verification.depth
     assignments = case.config.hamming.assignments
@@ -276,7 +275,7 @@ def _search(case: Case) -> dict[str, Any]:
     for kind in ("warm", "cold"):
         both = np.add(times[f"BoW, {kind}, ms"], times[f"verification, {kind}, ms"])
         times[f"BoW + SV, {kind}, ms"] = both.tolist()
-    resident = _resident()
+    resident = record.resident_memory() / 1e9
     for photograph, _ in case.resampled.photographs[: WARM_UP + case.queries]:
         codes = np.resize(photograph.codes, (QUERY_FEATURES, photograph.codes.shape[1]))
         ask("words", case.vocabulary.words_of, codes, cold=False)
@@ -286,7 +285,7 @@ def _search(case: Case) -> dict[str, Any]:
         "opened, GB": opened - before,
         "first BoW query, s": first,
         "resident, GB": resident,
-        "resident with the words' search, GB": _resident(),
+        "resident with the words' search, GB": record.resident_memory() / 1e9,
         "images verified, median": float(np.median(verified)),
         **{name: _quantiles(values) for name, values in times.items()},
     }
@@ -334,17 +333,6 @@ def _seconds(action: Callable[..., object], *given: object) -> float:
 
 def _quantiles(values: list[float]) -> dict[str, float]:
     return {"p50": float(np.quantile(values, 0.5)), "p99": float(np.quantile(values, 0.99)), "n": len(values)}
-
-
-def _resident() -> float:
-    """GB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if "VmRSS" in line).split()[1]) * 1024 / 1e9
-
-
-def _greatest_memory() -> float:
-    """GB, mapped files among it."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 STEPS: dict[str, Callable[[Case], dict[str, Any]]] = {

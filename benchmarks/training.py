@@ -9,7 +9,6 @@ them. Needs no photographs.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -70,7 +69,7 @@ def trained(rows: int, config: VocabularyConfig, seed: int) -> dict[str, Any]:
     found = kmeans.train(codes, config, seed, QUANTISATION)
     return {
         "seconds": time.perf_counter() - start,
-        "peak bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "peak bytes": record.greatest_memory(),
         "statistics": found.statistics,
     }
 

@@ -12,7 +12,6 @@ these words and for those of `faiss.Kmeans` from the same first words (with the 
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -98,7 +97,7 @@ def trained(
         "iterations": iterations,
         "seconds": time.perf_counter() - start,
         "CPU seconds": time.process_time() - cpu,
-        "peak bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "peak bytes": record.greatest_memory(),
         "statistics": found.statistics,
     }
     np.save(output, found.centroids)

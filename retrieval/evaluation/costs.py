@@ -19,11 +19,11 @@ import numpy as np
 
 from retrieval.config import Config, VocabularyConfig
 from retrieval.errors import DatasetError, ImageError
-from retrieval.evaluation.pipeline import CHECK_DESCRIPTORS, HELD_OUT_SHARE
+from retrieval.evaluation.pipeline import CHECK_DESCRIPTORS, training_sizes
 from retrieval.features import extractor
 from retrieval.index import merging
 from retrieval.index.assembly import IndexedImage, build_segment
-from retrieval.index.building import SEGMENT_FEATURES
+from retrieval.index.building import SEGMENT_FEATURES, WORDS_AT_ONCE
 from retrieval.index.segment import Segment, open_segment, write_segment
 from retrieval.photographs.folder import ImageSet
 from retrieval.vocabulary import kmeans, lloyd
@@ -140,12 +140,14 @@ def stages(
     found = [Stage("features", seconds, memory, float(stored * (dimensions + BYTES_DESCRIBED)))]
     asked = float(indexed)
     if learned is not None:
-        rows = training_rows(learned, config.vocabulary)
+        _, rows = training_sizes(learned, config.vocabulary)
         seconds = learning_seconds(rows, config.vocabulary, machine)
         memory = machine.memory + training_bytes(rows, config.vocabulary, dimensions)
         found.append(Stage("vocabulary", seconds, memory, vocabulary))
         asked += rows if bits else 0  # whose medians signatures are cut at
-    blocks = 4.0 * dimensions * (1 << 15) * 4  # descriptors whose words are found together, and what is made of them
+    blocks = (
+        4.0 * dimensions * WORDS_AT_ONCE * 4
+    )  # descriptors whose words are found together, and what is made of them
     found.append(Stage("words", asked * machine.word, machine.memory + vocabulary + blocks, 0.0))
     seconds, memory = indexed * machine.segment, min(indexed, SEGMENT_FEATURES) * float(BYTES_BUILDING)
     scratch = 0.0
@@ -157,13 +159,6 @@ def stages(
     return tuple(found)
 
 
-def training_rows(features: int, config: VocabularyConfig) -> int:
-    """Descriptors that words are learned from, of so many features."""
-    held_out = min(CHECK_DESCRIPTORS, features // HELD_OUT_SHARE, max(features - config.words, 0))
-    most = kmeans.MAX_PER_WORD * config.words
-    return min(features - held_out, config.train_descriptors or most, most)
-
-
 def learning_products(rows: int, config: VocabularyConfig, dimensions: int) -> float:
     """Numbers multiplied while words are learned.
 
@@ -173,8 +168,8 @@ def learning_products(rows: int, config: VocabularyConfig, dimensions: int) -> f
     words, iterations = config.words, config.iterations
     if assignment_of(config) == "exact":
         return float(dimensions) * rows * words * (iterations + 1)
-    cells = max(1, min(round(lloyd.CELLS_PER_ROOT * np.sqrt(words)), words))
-    first, later = (words * min(near / cells, 1) for near in (lloyd.FIRST_NEAR, lloyd.NEAR))
+    cells = lloyd.cells_of(words)
+    first, later = (lloyd.words_met(words, near) for near in (lloyd.FIRST_NEAR, lloyd.NEAR))
     among_cells = words * cells * (lloyd.FIRST_UPDATES + 1 + 2 * iterations) + rows * cells
     return float(dimensions) * (rows * (first + iterations * later) + among_cells)
 

@@ -25,6 +25,7 @@ from retrieval.index.building import aggregates, build_index, discard_parts, ind
 from retrieval.index.collection import Collection
 from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.storage import artefacts, atomic, lock
+from retrieval.storage.atomic import partial_folder
 from retrieval.vocabulary import hamming, kmeans
 from retrieval.vocabulary.store import (
     Vocabulary,
@@ -84,12 +85,16 @@ def obtain_vocabulary(store: FeatureStore, folder: str | Path, config: Config) -
 
 def _split(store: FeatureStore, config: Config, words: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the features held out of the training of so many words, and of those it uses, both increasing."""
-    total = store.features
-    order = np.random.default_rng(config.seed).permutation(total)
-    held_out = min(CHECK_DESCRIPTORS, total // HELD_OUT_SHARE, max(total - words, 0))
-    cap = kmeans.MAX_PER_WORD * words
-    wanted = min(config.vocabulary.train_descriptors or cap, cap)
-    return np.sort(order[:held_out]), np.sort(order[held_out : held_out + wanted])
+    held_out, training = training_sizes(store.features, replace(config.vocabulary, words=words))
+    order = np.random.default_rng(config.seed).permutation(store.features)
+    return np.sort(order[:held_out]), np.sort(order[held_out : held_out + training])
+
+
+def training_sizes(features: int, config: VocabularyConfig) -> tuple[int, int]:
+    """How many of so many features are held out of the training of the configured words, and how many it uses."""
+    held_out = min(CHECK_DESCRIPTORS, features // HELD_OUT_SHARE, max(features - config.words, 0))
+    most = kmeans.MAX_PER_WORD * config.words
+    return held_out, min(features - held_out, config.train_descriptors or most, most)
 
 
 def check_signatures(dimensions: int, config: Config) -> None:
@@ -321,11 +326,6 @@ def _discard_finished(partial: Path, target: Path) -> None:
     with contextlib.suppress(RetrievalError):
         if FeatureStore.open(partial / "features").digest == Collection.open(target).settings["features"]:
             atomic.discard(partial)
-
-
-def partial_folder(target: Path) -> Path:
-    """Where the unfinished work towards `target` lies, so that a second run can take it up."""
-    return target.with_name(f"{target.name}.partial")
 
 
 def remove_partial(target: Path) -> None:

@@ -19,7 +19,7 @@ from retrieval.datasets.benchmarks import PHOTOGRAPHS, R1M, Source, database_ima
 from retrieval.errors import DatasetError, ImageError
 from retrieval.evaluation import costs
 from retrieval.evaluation.costs import Stage
-from retrieval.evaluation.pipeline import shipped_words
+from retrieval.evaluation.pipeline import shipped_words, training_sizes
 from retrieval.evaluation.published import FEATURES
 from retrieval.evaluation.reproduction import folder_name
 from retrieval.evaluation.rows import signatures_for
@@ -107,7 +107,7 @@ def plan(source: Source, config: Config, descriptors: Sequence[str], work: Path,
         what = {
             "features": f"of {to_do} photographs ({describing.photograph:.2f} s each, {describing.jobs} processes)",
             "vocabulary": f"{config.vocabulary.words} words from "
-            f"{costs.training_rows(features[-1], config.vocabulary)} descriptors, {config.vocabulary.iterations} "
+            f"{training_sizes(features[-1], config.vocabulary)[1]} descriptors, {config.vocabulary.iterations} "
             "iterations",
             "words": f"of {sum(features[:-1])} features{', and for signatures' if 'hamming' in signatures else ''}",
         }

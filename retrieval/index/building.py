@@ -81,8 +81,7 @@ def _parts(target: Path, made_of: dict[str, Any]) -> Iterator[Path]:
 
     What a build of other features, words or search left there is removed, and what was being merged.
     """
-    partial = target.with_name(f"{target.name}.partial")
-    parts = partial / state.SEGMENTS
+    parts = atomic.partial_folder(target) / state.SEGMENTS
     parts.mkdir(parents=True, exist_ok=True)
     with lock.writing(parts):
         digest = settings_module.digest({**made_of, "most": SEGMENT_FEATURES, "version": VERSION})
@@ -99,7 +98,7 @@ def _parts(target: Path, made_of: dict[str, Any]) -> Iterator[Path]:
 
 def discard_parts(target: Path) -> None:
     """Removes the segments that an index was made of, which a build that is killed in its last moment leaves."""
-    partial = target.with_name(f"{target.name}.partial")
+    partial = atomic.partial_folder(target)
     atomic.discard(partial / state.SEGMENTS)
     with contextlib.suppress(OSError):
         partial.rmdir()  # where nothing else is in it

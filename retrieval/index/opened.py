@@ -25,6 +25,7 @@ from retrieval.index.state import KIND, VERSION, State, read_state, require_move
 from retrieval.photographs.folder import ImageSet
 from retrieval.photographs.names import Names
 from retrieval.storage import artefacts
+from retrieval.storage.atomic import partial_folder
 from retrieval.vocabulary.hamming import Embedding
 from retrieval.vocabulary.store import Vocabulary, open_vocabulary
 
@@ -211,7 +212,7 @@ def _open(kind: type[Index], folder: str | Path, verify: bool, opened: Index | N
             the folder may have been replaced by another index meanwhile.
     """
     folder = locate(folder)
-    if not folder.exists() and folder.with_name(f"{folder.name}.partial").exists():
+    if not folder.exists() and partial_folder(folder).exists():
         raise ArtefactError(
             f"{folder} is not finished: run the command that makes it again, it goes on where it stopped"
         )

@@ -17,6 +17,11 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 
+def partial_folder(target: Path) -> Path:
+    """Where the unfinished work towards `target` lies, so that a second run can take it up."""
+    return target.with_name(f"{target.name}.partial")
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text file atomically: temporary name, fsync, rename."""
     write_bytes(path, text.encode("utf-8", "surrogateescape"))

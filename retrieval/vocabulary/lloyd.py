@@ -151,7 +151,7 @@ def _cells_of(
     """Centres of the cells, (G, D) float32, and the cell of each word, (K,) int64; no cell is empty."""
     updates = 1
     if centres is None:
-        count = max(1, min(round(CELLS_PER_ROOT * np.sqrt(len(centroids))), len(centroids)))
+        count = cells_of(len(centroids))
         drawn = np.random.default_rng(seed).choice(len(centroids), count, replace=False)
         centres, updates = centroids[np.sort(drawn)], FIRST_UPDATES
     for _ in range(updates):
@@ -247,6 +247,16 @@ def _replace_empty(centroids: np.ndarray, counts: np.ndarray, rng: np.random.Gen
     return len(empty)
 
 
+def cells_of(words: int) -> int:
+    """How many cells so many words lie in."""
+    return max(1, min(round(CELLS_PER_ROOT * np.sqrt(words)), words))
+
+
+def words_met(words: int, near: int) -> float:
+    """How many of so many words a row meets in so many cells, on average."""
+    return words * min(near / cells_of(words), 1.0)
+
+
 def working_bytes(words: int, dimensions: int, threads: int) -> float:
     """Memory that `assign` takes beside the descriptors, their words and four times the words.
 
@@ -258,6 +268,6 @@ def working_bytes(words: int, dimensions: int, threads: int) -> float:
         dimensions: of a descriptor.
         threads: that work at once.
     """
-    met = min(FIRST_NEAR / (CELLS_PER_ROOT * np.sqrt(words)), 1) * words
+    met = words_met(words, FIRST_NEAR)
     each = 4.0 * min(MOST, ROWS * met) + met * (4 * dimensions + 12)
     return threads * each + 48.0 * BLOCK + 8.0 * dimensions * CHUNK

@@ -9,7 +9,7 @@ import pytest
 from retrieval.commands.cli import main
 from retrieval.config import Config, DescriptorConfig, IndexConfig, ParallelConfig, VocabularyConfig
 from retrieval.evaluation import costs, planning
-from retrieval.evaluation.pipeline import build_collection, obtain_index, obtain_vocabulary
+from retrieval.evaluation.pipeline import build_collection, obtain_index, obtain_vocabulary, training_sizes
 from retrieval.features.extractor import extract_collection
 from retrieval.photographs.folder import list_images
 from retrieval.vocabulary import cells, kmeans, lloyd
@@ -46,8 +46,8 @@ def test_products_of_exact_search_by_hand():
 def test_training_rows_are_those_that_training_takes(features, words):
     config = replace(CONFIG, vocabulary=VocabularyConfig(words=words))
     held_out = min(10_000, features // 20, features - words)
-    assert costs.training_rows(features, config.vocabulary) == min(features - held_out, 256 * words)
-    assert costs.training_rows(features, replace(config.vocabulary, train_descriptors=words)) == words
+    assert training_sizes(features, config.vocabulary)[1] == min(features - held_out, 256 * words)
+    assert training_sizes(features, replace(config.vocabulary, train_descriptors=words))[1] == words
 
 
 def test_stages_by_hand():
