@@ -23,7 +23,7 @@ from hardnet.training.loop import CHECKPOINT, train
 from hardnet.training.recipe import OptimiserSettings, PhaseSettings, Recipe, SetSettings, load_recipe
 from hardnet.training.state import initialise
 from hardnet.training.views import ViewSettings
-from tests.depth import THOROUGH
+from tests.depth import THOROUGH, thinned
 from tests.hardnet.patch_fixtures import write_hpatches, write_phototour
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "hardnet"
@@ -80,17 +80,19 @@ def test_it_overfits_learns_what_generalises_and_learns_nothing_from_shuffled_la
     initialise(untrained, 0.6, 0)
     results = {}
     # (loss, false positives on the points trained on, and on points never seen)
-    for name, source in (("true", folder), ("shuffled", wrong)):
+    for name, source in thinned([("true", folder), ("shuffled", wrong)], 2):
         chosen = recipe(source, steps=40, batch=24, phase=plain, dropout=0.0)
         outcome = train(chosen, tmp_path / name, "cpu", None)
         network = read_network(outcome.weights)[1]
         results[name] = (outcome.loss, false_positives(network, known), false_positives(network, unseen))
     before = false_positives(untrained.eval(), unseen)
     assert before > 0.8  # pixels give nothing away
-    assert results["true"][0] < 0.95 < results["shuffled"][0]
+    assert results["true"][0] < 0.95
     assert results["true"][1] < 0.05  # what it was trained on
     assert results["true"][2] < 0.3  # points it never saw
-    assert results["shuffled"][2] > 0.8
+    if THOROUGH:
+        assert results["shuffled"][0] > 0.95
+        assert results["shuffled"][2] > 0.8
 
 
 def test_the_published_schedule():
@@ -166,7 +168,7 @@ def test_a_killed_run_gives_the_same_weights_as_one_left_alone(toy, tmp_path, mo
     text = (
         "name: toy\nprecision: bfloat16\ncheckpoint_every: 3\naveraging: 0.9\n"
         f"sets: [{{path: '{toy}', share: 0.7}}, {{path: '{other}', share: 0.3}}]\n"
-        "phases: [{pairs: 640, batch: 16, learning_rate: 5.0, views: {rotation: 10, noise: 0.2}}]\n"
+        "phases: [{pairs: 320, batch: 8, learning_rate: 5.0, views: {rotation: 10, noise: 0.2}}]\n"
     )
     (tmp_path / "toy.yaml").write_text(text)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
