@@ -129,7 +129,8 @@ def test_patches(seed, size_and_blur):
     ours, plain = (cut(image, regions, size, blur) for cut in (cut_patches, plain_patches.cut_patches))
     np.testing.assert_allclose(ours, plain, atol=0.1)
     if size == 41:
-        shown = plain.std(axis=(1, 2)) > 8  # the contrast of others is blown up, and rounding with it
+        # contrast below the descriptor's window: that of others is blown up, and rounding with it
+        shown = plain[:, 8:-8, 8:-8].std(axis=(1, 2)) > 8
         assert cosines(rootsift(ours), plain_rootsift.rootsift(plain))[shown].min() > 1 - 1e-3
 
 
