@@ -1,6 +1,7 @@
 """Every benchmark of speed beside its peer, one after another: one table, and one file of figures.
 
     RETRIEVAL_REAL_DATA=DIR python -m benchmarks all [--json FILE] [--only NAME ...]
+    python -m benchmarks gpu ...                          (what a GPU does; see --help)
 
 A row is what was measured, its median, the peer of the same run and the ratio: how many times as fast as the peer.
 Below 1 the peer wins, and the row stays. A benchmark that fails is told and does not end the others.
@@ -14,13 +15,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks import record
+from benchmarks import gpu, record
 
 NAMES = ("extraction", "photographs", "describe", "words", "vocabulary", "query", "signatures")
 
 
 def main() -> int:
     """Runs them; 1 if one fails or misses a bar."""
+    if sys.argv[1:2] == ["gpu"]:
+        sys.argv = ["python -m benchmarks gpu", *sys.argv[2:]]
+        return gpu.main()
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -27,6 +27,7 @@ from retrieval.index.building import SEGMENT_FEATURES, WORDS_AT_ONCE
 from retrieval.index.segment import Segment, open_segment, write_segment
 from retrieval.photographs.folder import ImageSet
 from retrieval.vocabulary import kmeans, lloyd
+from retrieval.vocabulary.gpu import gpu
 from retrieval.vocabulary.kmeans import assignment_of
 from retrieval.vocabulary.quantizer import LINKS, Quantizer, cells_of, exact_words, search_kind, threads
 
@@ -38,6 +39,7 @@ CALIBRATION_IMAGES = 6
 CALIBRATION_WORDS = 100_000  # larger vocabularies are extrapolated from this many words
 CALIBRATION_DESCRIPTORS = 4_000
 LEARNED_WORDS, LEARNED_ROWS = 1_600, 1 << 16  # of the k-means that is timed
+LEARNED_ON_GPU = 1 << 15  # words of it on a GPU, which fewer would not keep busy
 SEGMENT_IMAGES, IMAGE_FEATURES, SEGMENT_WORDS = 200, 1_000, 20_000  # of the segments that are timed
 PROBES_TRIED = 8  # numbers of probes, until one agrees well enough (`quantizer.measured`)
 BYTES_BUILDING = 180  # at most, of a feature while a segment is made (`index.building.SEGMENT_FEATURES`)
@@ -166,7 +168,7 @@ def learning_products(rows: int, config: VocabularyConfig, dimensions: int) -> f
     they lie in cells (`lloyd`).
     """
     words, iterations = config.words, config.iterations
-    if assignment_of(config) == "exact":
+    if assignment_of(config) != "cells":
         return float(dimensions) * rows * words * (iterations + 1)
     cells = lloyd.cells_of(words)
     first, later = (lloyd.words_met(words, near) for near in (lloyd.FIRST_NEAR, lloyd.NEAR))
@@ -211,7 +213,8 @@ def training_bytes(descriptors: int, config: VocabularyConfig, dimensions: int) 
     total = descriptors * (dimensions + BYTES_ASSIGNED) + 4 * 4.0 * dimensions * config.words
     if assignment_of(config) == "cells":
         return total + lloyd.working_bytes(config.words, dimensions, threads())
-    return total + (descriptors * (dimensions + BYTES_FACTOR) if config.centre else 0)
+    centred = config.centre and assignment_of(config) == "exact"  # on a GPU blocks are centred as they are read
+    return total + (descriptors * (dimensions + BYTES_FACTOR) if centred else 0)
 
 
 def measure(config: Config, describing: Describing) -> Machine:
@@ -306,11 +309,13 @@ def _searching(config: Config, dimensions: int) -> tuple[float, float, float]:
     quantizer.assign(queries[:100])
     word = _timed(lambda: quantizer.assign(queries))[0] / len(queries)
     growth = config.vocabulary.words / words
-    if search_kind(config.vocabulary, config.vocabulary.words) == "exact":
-        return word * growth, 0.0, exact
+    kind = search_kind(config.vocabulary, config.vocabulary.words)
+    met = growth if kind == "exact" or gpu() is not None else float(np.sqrt(growth))  # words that a descriptor meets
+    if kind == "exact":
+        return word * met, 0.0, exact
     # every word is compared with every cell, in each iteration that trains these
     structure *= growth * cells_of(config.vocabulary.words) / cells_of(words)
-    return word * float(np.sqrt(growth)), structure, exact
+    return word * met, structure, exact
 
 
 def _learning(config: Config, dimensions: int) -> float:
@@ -318,7 +323,8 @@ def _learning(config: Config, dimensions: int) -> float:
     rng = np.random.default_rng(config.seed)
     rows = rng.normal(size=(LEARNED_ROWS, dimensions)).astype(np.float32)
     search = "exact" if assignment_of(config.vocabulary) == "exact" else config.vocabulary.search
-    small = VocabularyConfig(words=LEARNED_WORDS, iterations=1, search=search, exact_up_to=1)
+    words = LEARNED_WORDS if gpu() is None else LEARNED_ON_GPU
+    small = VocabularyConfig(words=words, iterations=1, search=search, exact_up_to=1)
     seconds, _ = _timed(lambda: kmeans.train(rows, small, config.seed))
     return seconds / learning_products(len(rows), small, dimensions)
 

@@ -48,7 +48,7 @@ class Encoded:
             descriptors, quantisation = dequantise(descriptors, None), None
             finite = bool(np.isfinite(descriptors).all())
         else:
-            finite = bool(np.isfinite(_values(quantisation)).all())
+            finite = bool(np.isfinite(value_table(quantisation)).all())
         if not finite:
             raise ValueError(f"descriptors hold values that are not finite (quantisation {quantisation})")
         return cls(descriptors, quantisation, _mean(descriptors, quantisation) if centred else None)
@@ -68,7 +68,7 @@ class Encoded:
         faiss = import_faiss()
         if self.quantisation is None:
             return faiss.IndexFlatL2(self.dimensions)
-        values = np.tile(_values(self.quantisation), (self.dimensions, 1))  # (D, 256)
+        values = np.tile(value_table(self.quantisation), (self.dimensions, 1))  # (D, 256)
         if self.mean is None:
             return _table_codec(faiss, values)
         codec = faiss.IndexRowwiseMinMax(_table_codec(faiss, values - self.mean[:, None]))
@@ -119,14 +119,14 @@ def dequantise(descriptors: np.ndarray, quantisation: tuple[float, float] | None
         return np.ascontiguousarray(descriptors)
     if descriptors.dtype != np.uint8:
         raise ValueError(f"expected float32 descriptors or uint8 codes, got {descriptors.dtype}")
-    table = _values(quantisation)
+    table = value_table(quantisation)
     values = np.empty(descriptors.shape, np.float32)
     for start in range(0, len(descriptors), CHUNK):
         values[start : start + CHUNK] = table[descriptors[start : start + CHUNK]]
     return values
 
 
-def _values(quantisation: tuple[float, float] | None) -> np.ndarray:
+def value_table(quantisation: tuple[float, float] | None) -> np.ndarray:
     """(256,) float32: the value of every code."""
     if quantisation is None:
         raise ValueError("uint8 codes need their quantisation (lo, scale)")

@@ -11,7 +11,7 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -22,7 +22,11 @@ from retrieval.storage.artefacts import read_arrays, read_manifest, write_artefa
 from retrieval.vocabulary import lloyd
 from retrieval.vocabulary.encoded import CHUNK, Encoded
 from retrieval.vocabulary.faiss_blas import import_faiss
-from retrieval.vocabulary.quantizer import cell_index, exact_words, probes_of, threads
+from retrieval.vocabulary.gpu import gpu
+from retrieval.vocabulary.quantizer import exact_words, probes_of, threads
+
+if TYPE_CHECKING:
+    from retrieval.vocabulary.torch_words import TorchTraining
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +84,7 @@ def train(
     sample = Encoded.of(_sample(descriptors, config, rng), quantisation, config.centre)  # (n, D)
     centroids = sample.rows(np.sort(rng.choice(len(sample), config.words, replace=False)))  # (K, D)
     kind = assignment_of(config)
-    device = _device(faiss)
+    device = _device(faiss, kind)
     logger.info("k-means: %d descriptors, %d words, %s assignment on %s", len(sample), config.words, kind, device)
 
     progress: dict[str, list[float]] = {"objective": [], "reseeded": [], "iteration_seconds": []}
@@ -89,11 +93,12 @@ def train(
     if checkpoint is not None:
         centroids, warmth, progress = _resume(checkpoint, settings, centroids, progress)
     finished = len(progress["objective"])
+    training = _on_gpu(sample) if kind == "gpu" else sample
     with tqdm(total=config.iterations, initial=finished, desc="k-means", unit="iteration", disable=None) as bar:
         for iteration in range(finished, config.iterations):
             begun = time.perf_counter()
             centroids, objective, reseeded, warmth = _iterate(
-                faiss, sample, centroids, config, seed + iteration, warmth
+                faiss, training, centroids, config, seed + iteration, warmth
             )
             progress["objective"].append(objective)
             progress["reseeded"].append(reseeded)
@@ -110,7 +115,7 @@ def train(
                     progress,
                 )
 
-    counts = _count(faiss, sample, centroids, config, seed, warmth)
+    counts = _count(training, centroids, config, seed, warmth)
     empty = int((counts == 0).sum())
     if empty:
         logger.warning("%d of %d words have no training descriptor", empty, config.words)
@@ -156,7 +161,7 @@ def _sample(descriptors: np.ndarray, config: VocabularyConfig, rng: np.random.Ge
 
 def _iterate(
     faiss: Any,
-    sample: Encoded,
+    sample: "Encoded | TorchTraining",
     centroids: np.ndarray,
     config: VocabularyConfig,
     seed: int,
@@ -166,6 +171,8 @@ def _iterate(
     words, dimension = centroids.shape
     if len(sample) == words:  # every descriptor is a word: faiss would only copy them
         return centroids, 0.0, 0, warmth
+    if not isinstance(sample, Encoded):
+        return *sample.iterate(centroids, seed), None
     if assignment_of(config) == "cells":
         return lloyd.iterate(sample, centroids, warmth, seed, threads())
     parameters = faiss.ClusteringParameters()
@@ -175,7 +182,7 @@ def _iterate(
     parameters.max_points_per_centroid = -(-len(sample) // words)  # the sample is final
     clustering = faiss.Clustering(dimension, words, parameters)
     faiss.copy_array_to_vector(centroids.ravel(), clustering.centroids)
-    index = _empty_index(faiss, centroids, config)  # faiss trains it, and adds the centroids
+    index = faiss.IndexFlatL2(dimension)  # faiss adds the centroids
     clustering.train_encoded(sample.codes, sample.codec, index)
     new = faiss.vector_to_array(clustering.centroids).reshape(words, dimension).astype(np.float32, copy=True)
     statistics = clustering.iteration_stats.at(0)
@@ -183,55 +190,44 @@ def _iterate(
 
 
 def _count(
-    faiss: Any,
-    sample: Encoded,
+    sample: "Encoded | TorchTraining",
     centroids: np.ndarray,
     config: VocabularyConfig,
     seed: int,
     warmth: lloyd.Warmth | None,
 ) -> np.ndarray:
     """(K,) int32: descriptors of the sample nearest to each final word."""
+    if not isinstance(sample, Encoded):
+        return sample.count(centroids).astype(np.int32)
     if assignment_of(config) == "cells":
         final, _ = lloyd.assign(sample, centroids, warmth, seed, threads())
         return np.bincount(final.labels, minlength=len(centroids)).astype(np.int32)
     counts = np.zeros(len(centroids), np.int64)
-    index = None
-    if assignment_of(config) != "exact" or _gpus(faiss):
-        index = _empty_index(faiss, centroids, config)
-        if not index.is_trained:
-            index.train(centroids)
-        index.add(centroids)
     for start in range(0, len(sample), CHUNK):
-        chunk = sample.rows(slice(start, start + CHUNK))
-        words = exact_words(chunk, centroids, 1) if index is None else index.search(chunk, 1)[1]
+        words = exact_words(sample.rows(slice(start, start + CHUNK)), centroids, 1)
         counts += np.bincount(words[words >= 0].ravel(), minlength=len(centroids))
     return counts.astype(np.int32)
 
 
 def assignment_of(config: VocabularyConfig) -> str:
-    """How descriptors find their word while training: "exact", "cells" (`lloyd`) or on GPUs "ivf"."""
-    if config.search == "exact" or config.words <= config.exact_up_to:
-        return "exact"
-    return "ivf" if _gpus(import_faiss()) else "cells"
+    """How descriptors find their word while training: "exact", in "cells" (`lloyd`), or on a "gpu" (`torch_words`)."""
+    if gpu() is not None:
+        return "gpu"
+    return "exact" if config.search == "exact" or config.words <= config.exact_up_to else "cells"
 
 
-def _empty_index(faiss: Any, centroids: np.ndarray, config: VocabularyConfig) -> Any:
-    """The index of the assignment step, on all GPUs where there are any."""
-    if assignment_of(config) == "exact":
-        index = faiss.IndexFlatL2(centroids.shape[1])
-    else:
-        index = cell_index(len(centroids), centroids.shape[1], probes_of(config))
-    return faiss.index_cpu_to_all_gpus(index) if _gpus(faiss) else index
+def _on_gpu(sample: Encoded) -> "TorchTraining":
+    from retrieval.vocabulary.torch_words import TorchTraining
+
+    return TorchTraining(sample, gpu() or "cpu")
 
 
-def _gpus(faiss: Any) -> int:
-    """GPUs that this build of faiss can use; the CPU build says 0, or lacks the question."""
-    return int(faiss.get_num_gpus()) if hasattr(faiss, "get_num_gpus") else 0
+def _device(faiss: Any, assignment: str) -> str:
+    if assignment == "gpu":
+        import torch
 
-
-def _device(faiss: Any) -> str:
-    gpus = _gpus(faiss)
-    return f"{gpus} GPU{'s' if gpus > 1 else ''}" if gpus else f"CPU, {faiss.omp_get_max_threads()} threads"
+        return str(torch.cuda.get_device_name())
+    return f"CPU, {faiss.omp_get_max_threads()} threads"
 
 
 def _checkpoint_settings(sample: Encoded, config: VocabularyConfig, seed: int) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def iterate(
     """
     warmth, squared = assign(sample, centroids, warmth, seed, threads)
     new, counts = _means(sample, warmth.labels, centroids)
-    replaced = _replace_empty(new, counts, np.random.default_rng(seed))
+    replaced = replace_empty(new, counts, np.random.default_rng(seed))
     return new, squared, replaced, warmth
 
 
@@ -220,7 +220,7 @@ def _divided(sums: np.ndarray, counts: np.ndarray, otherwise: np.ndarray) -> tup
     return sums, counts
 
 
-def _replace_empty(centroids: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> int:
+def replace_empty(centroids: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> int:
     """Gives each word without descriptors one half of a word that has some, the likelier the more it has.
 
     faiss re-seeds so, too. `centroids` and `counts` are changed in place.

@@ -8,11 +8,12 @@ How many probes it takes depends on the descriptor: of 8,192 cells 64 give 99 % 
 HardNet, for which 128 give 97.6 % and 256 99.0 %. So they are chosen where a vocabulary is saved (`measured`).
 """
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +22,12 @@ from retrieval.config import VocabularyConfig
 from retrieval.errors import ArtefactError
 from retrieval.vocabulary.cells import Cells
 from retrieval.vocabulary.faiss_blas import import_faiss
+from retrieval.vocabulary.gpu import gpu
+
+if TYPE_CHECKING:
+    from retrieval.vocabulary.torch_words import TorchWords
+
+logger = logging.getLogger(__name__)
 
 CELLS_PER_ROOT = 1.5  # IVF cells = 1.5 sqrt(K), as a power of two: large enough for products of matrices
 MIN_PER_CELL = 39  # centroids per IVF cell; faiss's own lower bound for training its coarse quantizer
@@ -92,6 +99,7 @@ class Quantizer:
         self.centroids = np.ascontiguousarray(centroids)
         self.kind = search_kind(config, len(centroids))
         self._index, self._cells = None, None
+        self._on_gpu: TorchWords | None = None
         if self.kind != "exact":
             if structure is None:
                 self._index = build_search(self.centroids, self.kind, probes_of(config))
@@ -124,7 +132,9 @@ class Quantizer:
         if not np.isfinite(descriptors).all():
             raise ValueError("descriptors hold values that are not finite")
         descriptors = np.ascontiguousarray(descriptors)
-        if self._index is None:
+        if (on_gpu := self._words_on_gpu()) is not None:
+            found = on_gpu.search(descriptors, neighbours)
+        elif self._index is None:
             found = exact_words(descriptors, self.centroids, neighbours)
         else:
             found = _search(self._index, self._cells, descriptors, neighbours)
@@ -134,9 +144,21 @@ class Quantizer:
         found = found.astype(np.int32)  # (N, neighbours)
         return found[:, 0] if neighbours == 1 else found
 
+    def _words_on_gpu(self) -> "TorchWords | None":
+        """The words in a GPU's memory where there is one, which meets all of them; "hnsw" is searched on the CPU."""
+        device = None if self.kind == "hnsw" else gpu()
+        if device is None:
+            return None
+        if self._on_gpu is None:
+            from retrieval.vocabulary.torch_words import TorchWords
+
+            self._on_gpu = TorchWords(self.centroids, device)
+            logger.info("words are searched on a GPU")
+        return self._on_gpu
+
     def agreement(self, sample: np.ndarray) -> float:
         """Share of descriptors (N, D) float32 whose word is the one that exact search finds; 1.0 for none."""
-        if self.kind == "exact" or not len(sample):
+        if (self.kind == "exact" and gpu() is None) or not len(sample):
             return 1.0
         exact = exact_words(np.ascontiguousarray(sample), self.centroids, 1)[:, 0]
         return float((self.assign(sample) == exact).mean())

@@ -101,7 +101,7 @@ def test_an_empty_word_takes_half_of_another():
     words = np.eye(3, dtype=np.float32) + 1
     counts = np.array([0, 1, 9])
     donor = words[2].copy()
-    assert lloyd._replace_empty(words, counts, np.random.default_rng(0)) == 1
+    assert lloyd.replace_empty(words, counts, np.random.default_rng(0)) == 1
     assert counts.tolist() == [4, 1, 5]
     signs = np.array([1, -1, 1], np.float32) / 1024
     np.testing.assert_array_equal(words[0], donor * (1 + signs))
@@ -113,15 +113,15 @@ def test_words_with_more_descriptors_give_halves_more_often():
     given = np.zeros(5)
     for seed in range(3_000):
         counts = np.array([0, 3, 9, 1, 5])
-        lloyd._replace_empty(np.ones((5, 2), np.float32), counts, np.random.default_rng(seed))
+        lloyd.replace_empty(np.ones((5, 2), np.float32), counts, np.random.default_rng(seed))
         given += np.array([0, 3, 9, 1, 5]) != counts
     np.testing.assert_allclose(given[1:] / 3_000, [2 / 14, 8 / 14, 0, 4 / 14], atol=0.03)
     counts = np.array([0] * 97 + [101, 2, 1])
-    assert lloyd._replace_empty(np.ones((100, 2), np.float32), counts, np.random.default_rng(0)) == 97
+    assert lloyd.replace_empty(np.ones((100, 2), np.float32), counts, np.random.default_rng(0)) == 97
     assert counts.sum() == 104
     assert counts.min() == 1  # what a word has taken it gives away again
 
 
 def test_where_no_word_has_two_nothing_is_halved():
     words = np.zeros((3, 2), np.float32)
-    assert lloyd._replace_empty(words, np.array([0, 1, 1]), np.random.default_rng(0)) == 0
+    assert lloyd.replace_empty(words, np.array([0, 1, 1]), np.random.default_rng(0)) == 0

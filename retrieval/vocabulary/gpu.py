@@ -1,0 +1,29 @@
+"""Whether words are found on a GPU: torch is asked only where a driver is there, as importing it takes a second."""
+
+import functools
+import sys
+from pathlib import Path
+
+DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # on Linux there is no GPU without one of them
+
+
+def gpu() -> str | None:
+    """The torch device on which words are found and learned, or None where that is the CPU.
+
+    It is a GPU wherever torch sees one; ``CUDA_VISIBLE_DEVICES=`` (empty) hides it. A process that was forked from one
+    that has used a GPU cannot use it, and computes on the CPU.
+    """
+    if not _there():
+        return None
+    import torch
+
+    return None if torch.cuda._is_in_bad_fork() else "cuda"
+
+
+@functools.cache
+def _there() -> bool:
+    if sys.platform == "linux" and not any(Path(driver).exists() for driver in DRIVERS):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
