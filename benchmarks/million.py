@@ -2,9 +2,9 @@
 
     RETRIEVAL_REAL_DATA=DIR python -m benchmarks.million [--descriptors 15000000 --words 1000000] [--work runs/million]
 
-The descriptors are those of the photographs in DIR (`SETS`, as far as they are there) and, until the number is reached,
-of views of them: each under a random homography with a random blur and exposure, seen at most as large as it is. So
-they are real pixels, and neighbours of each other more than those of fifteen thousand photographs would be.
+The descriptors are those of the photographs in DIR and, until the number is reached, of views of them
+(`benchmarks.views`). So they are real pixels, and neighbours of each other more than those of fifteen thousand
+photographs would be.
 
 Two iterations of k-means are timed, in a process of its own whose greatest memory is printed, and twenty are
 extrapolated: the first one, nineteen like the second, and the count of the final words. Then the search structure is
@@ -22,11 +22,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from tqdm import tqdm
 
-from benchmarks import record
+from benchmarks import record, views
 from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.evaluation.pipeline import CHECK_DESCRIPTORS
@@ -37,10 +35,8 @@ from retrieval.photographs.folder import list_images
 from retrieval.vocabulary import kmeans
 from retrieval.vocabulary.store import check_vocabulary, open_vocabulary, save_vocabulary
 
-SETS = ("paris250", "paris183", "sf300", "strecha", "sequences", "train")
 WORK = Path("runs/million")
 EXPECTED = 1_900  # descriptors of a view, from which their number is guessed
-SIDE = 1_024  # pixels, of a view
 HELD_OUT = 50  # of so many photographs one is not learned from
 OXFORD = 12_500_000  # descriptors of Oxford5k
 ITERATIONS, TIMED = 20, 2
@@ -85,46 +81,8 @@ def main() -> int:
 
 def _views(arguments: argparse.Namespace) -> dict[str, Any]:
     """Photographs and views of them, as files."""
-    sources = [
-        (f"{name}/{one}", path)
-        for name in SETS
-        if (folder := record.real_data() / name).is_dir()
-        for one, path in ((one, folder / one) for one in list_images(folder).names)
-    ]
     wanted = -(-arguments.descriptors // EXPECTED)
-    folder = arguments.work / "views"
-    for number in tqdm(range(wanted), desc="views", unit="view", disable=None):
-        turn, source = divmod(number, len(sources))
-        name, path = sources[source]
-        target = folder / f"{turn:02d}" / Path(name).with_suffix(".jpg")
-        if target.exists():
-            continue
-        picture = cv2.imread(str(path))
-        if picture is None:  # one that cannot be read is told by the extraction, if at all
-            continue
-        if turn:
-            picture = _view(picture, np.random.default_rng([arguments.seed, number]))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        waiting = target.with_suffix(".tmp.jpg")
-        cv2.imwrite(str(waiting), picture)
-        waiting.rename(target)
-    return {"photographs": len(sources), "views": wanted}
-
-
-def _view(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A photograph from elsewhere: corners moved by up to an eighth, smaller, blurred, darker or lighter."""
-    height, width = picture.shape[:2]
-    scale = rng.uniform(0.6, 1.0) * min(1.0, SIDE / max(width, height))
-    corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
-    moved = corners + rng.uniform(-0.125, 0.125, (4, 2)).astype(np.float32) * (width, height)
-    moved = ((moved - moved.min(axis=0)) * scale).astype(np.float32)
-    size = tuple(int(side) for side in np.ceil(moved.max(axis=0)))
-    turned = cv2.warpPerspective(
-        picture, cv2.getPerspectiveTransform(corners, moved), size, flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT
-    )
-    turned = cv2.GaussianBlur(turned, (0, 0), rng.uniform(0.3, 1.2))
-    levels = 255 * (np.arange(256) / 255) ** rng.uniform(0.7, 1.4)
-    return cv2.LUT(turned, levels.round().astype(np.uint8))
+    return {"photographs": views.made(arguments.work / "views", wanted, arguments.seed), "views": wanted}
 
 
 def _config(arguments: argparse.Namespace) -> Config:

@@ -99,9 +99,9 @@ def facts() -> dict[str, Any]:
     }
 
 
-def greatest_memory() -> int:
-    """Bytes that this process has had at most, mapped files among them."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def greatest_memory(children: bool = False) -> int:
+    """Bytes that this process, or the largest of its children that have ended, has had at most; mapped files count."""
+    return 1024 * resource.getrusage(resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF).ru_maxrss
 
 
 def resident_memory() -> int:
