@@ -9,9 +9,10 @@
 
 from hardnet.descriptors.descriptor import PatchDescriptor, dequantise, quantise
 from hardnet.descriptors.loading import load
-from hardnet.errors import HardnetError, PatchSetError, PrecisionError, TrainingError, WeightsError
+from hardnet.errors import DeviceMemoryError, HardnetError, PatchSetError, PrecisionError, TrainingError, WeightsError
 
 __all__ = [
+    "DeviceMemoryError",
     "HardnetError",
     "PatchDescriptor",
     "PatchSetError",

@@ -21,6 +21,10 @@ class PrecisionError(HardnetError):
     """A descriptor that cannot be computed in the precision that was asked for; one line that says why."""
 
 
+class DeviceMemoryError(HardnetError):
+    """A device whose memory does not hold the least that a step takes; one line that says what to do."""
+
+
 class PatchSetError(HardnetError):
     """Patches that cannot be found or read, or that disagree with what describes them."""
 

@@ -98,12 +98,13 @@ class DescriptorConfig:
     name: str = "hardnet"  # "hardnet" (bundled), "rootsift", a name of `hardnet weights`, or a path to a weights file
     device: str = "auto"  # "auto" | "cpu" | "cuda" | "cuda:N"; does not change the digest
     batch_size: int = 512  # patches per forward pass; does not change the digest
-    # "int8": HardNet and L2-Net several times faster, on processors with VNNI; "float32"; "auto": as what is there was
-    # described, else int8 where it runs. Does not change the digest: see docs/decisions/0030-int8-with-torch-alone.md
+    # "int8": HardNet and L2-Net several times faster, on processors with VNNI; "float16": on a GPU; "float32"; "auto":
+    # as what is there was described, else float16 on a GPU, and int8 where it runs. Does not change the digest: see
+    # docs/decisions/0030-int8-with-torch-alone.md
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        _one_of("descriptor.precision", self.precision, ("auto", "float32", "int8"))
+        _one_of("descriptor.precision", self.precision, ("auto", "float32", "float16", "int8"))
         _at_least("descriptor.batch_size", self.batch_size, 1)
 
 

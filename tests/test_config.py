@@ -94,7 +94,7 @@ def test_every_published_row_has_a_configuration():
         ("detector=3", ["detector", "mapping"]),
         ("detector.threshold", ["key=value"]),
         ("seed.x=1", ["seed"]),
-        ("descriptor.precision=half", ["descriptor.precision", "auto", "float32", "int8"]),
+        ("descriptor.precision=half", ["descriptor.precision", "auto", "float32", "float16", "int8"]),
         ("detector.orientation=sideways", ["detector.orientation", "upright", "dominant"]),
     ],
 )

@@ -119,7 +119,8 @@ def add_parser(verbs: Any) -> None:
         "--precision",
         choices=PRECISIONS,
         default="auto",
-        help="int8 is faster, on processors with VNNI (default: %(default)s: int8 where it runs, else float32)",
+        help="int8 is faster, on processors with VNNI, and float16 on a GPU (default: %(default)s: the one that runs, "
+        "else float32)",
     )
     describe.set_defaults(run=_describe)
 
@@ -151,7 +152,7 @@ def _describe(arguments: argparse.Namespace) -> int:
         else:
             from hardnet.descriptors.onnx import OnnxDescriptor
 
-            if arguments.precision == "int8":
+            if arguments.precision in ("int8", "float16"):
                 raise PrecisionError(f"{arguments.onnx} runs as it is: leave --precision out")
             descriptor = OnnxDescriptor(arguments.onnx, arguments.device, arguments.batch_size)
     except ValueError as error:  # the device

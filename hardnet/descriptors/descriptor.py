@@ -4,10 +4,14 @@ RootSIFT and networks, in torch or in ONNX Runtime, implement it, each in a modu
 """
 
 import abc
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hardnet import forks
+
+if TYPE_CHECKING:
+    import torch
 
 NETWORK_QUANTISATION = (-0.45, 210.0)
 """(lo, scale) for network descriptors as uint8: what the authors' own retrieval server stores."""
@@ -24,8 +28,8 @@ class PatchDescriptor(abc.ABC):
         fingerprint: of what describes: sha256 of the weights file, or ``"rootsift-1"``; the same in every precision.
         device: ``"cpu"`` or a torch device such as ``"cuda"``.
         batch_size: patches described at once.
-        precision: what it computes in: ``"float32"`` or ``"int8"``. A network in float32 on a GPU computes in half
-            precision.
+        precision: what it computes in: ``"float32"``, ``"float16"`` (networks on a GPU) or ``"int8"``.
+        takes_tensors: whether `describe` also takes a torch tensor that lies on its device.
 
     Example:
         >>> descriptor = hardnet.load("rootsift")
@@ -41,19 +45,21 @@ class PatchDescriptor(abc.ABC):
     device: str
     batch_size: int
     precision: str = "float32"
+    takes_tensors: bool = False
 
-    def describe(self, patches: np.ndarray) -> np.ndarray:
+    def describe(self, patches: "np.ndarray | torch.Tensor") -> np.ndarray:
         """Describes patches.
 
         Args:
             patches: (N, S, S) with S = `patch_size`, uint8 or floating point, grey values 0..255;
-                N may be 0.
+                N may be 0. With `takes_tensors` a tensor on `device` will do, which then stays there.
 
         Returns:
             (N, `dimensions`) float32 rows of unit L2 norm, also for constant patches.
 
         Raises:
             ValueError: another shape or type, or values that are not finite.
+            DeviceMemoryError: the device's memory does not hold a single patch.
 
         Example:
             >>> patches = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
@@ -69,12 +75,13 @@ class PatchDescriptor(abc.ABC):
         if patches.dtype != np.uint8 and patches.dtype.kind != "f":
             raise ValueError(f"patches must be uint8 or floating point, got {patches.dtype}")
         descriptors = np.empty((len(patches), self.dimensions), np.float32)
-        for start in range(0, len(patches), self.batch_size):
-            batch = patches[start : start + self.batch_size]
+        size = self.batch_size
+        for start in range(0, len(patches), size):
+            batch = patches[start : start + size]
             if batch.dtype != np.uint8 and not np.isfinite(batch).all():
                 bad = start + int(np.flatnonzero(~np.isfinite(batch).all(axis=(1, 2)))[0])
                 raise ValueError(f"patch {bad} holds values that are not finite")
-            descriptors[start : start + self.batch_size] = self._describe_batch(batch)
+            descriptors[start : start + size] = self._describe_batch(batch)
         return descriptors
 
     @abc.abstractmethod

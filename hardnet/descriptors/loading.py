@@ -13,7 +13,7 @@ from hardnet.weights import table
 if TYPE_CHECKING:
     import torch
 
-PRECISIONS = ("auto", "float32", "int8")
+PRECISIONS = ("auto", "float32", "float16", "int8")
 
 _log = logging.getLogger(__name__)
 
@@ -31,12 +31,13 @@ def load(
             the CPU only.
         batch_size: patches described at once; networks on the CPU take less.
         precision: ``"int8"``, several times faster on processors with VNNI instructions, cosine to float32 0.99995 in
-            the mean over patches of photographs, less where a single point is bright; ``"float32"``, which on a GPU is
-            half precision; or ``"auto"``, int8 where it runs. The descriptor's `precision` says which it was.
+            the mean over patches of photographs, less where a single point is bright; ``"float16"``, on a GPU only;
+            ``"float32"``; or ``"auto"``, float16 on a GPU and int8 where it runs. The descriptor's `precision` says
+            which it was.
 
     Raises:
         WeightsError: unknown name, or a file that is missing, damaged or of another architecture.
-        PrecisionError: int8 was asked for where it does not run.
+        PrecisionError: int8 or float16 was asked for where it does not run.
         ValueError: a device that does not exist, another precision, or a batch size below 1.
 
     Example:
@@ -69,7 +70,7 @@ def load(
 
 
 def choose_precision(precision: str, name: str, module: "torch.nn.Module", device: str) -> str:
-    """``"float32"`` or ``"int8"``: never another one than was asked for.
+    """``"float32"``, ``"float16"`` or ``"int8"``: never another one than was asked for.
 
     Args:
         precision: one of `PRECISIONS`.
@@ -78,24 +79,30 @@ def choose_precision(precision: str, name: str, module: "torch.nn.Module", devic
         device: from `choose_device`.
 
     Raises:
-        PrecisionError: int8 was asked for, and does not run.
+        PrecisionError: int8 or float16 was asked for, and does not run.
     """
+    import torch
+
     from hardnet.descriptors import int8
 
     if precision == "float32":
         return precision
+    if torch.device(device).type == "cpu":
+        if precision == "float16":
+            _require_float(name, precision, "half precision is for GPUs")
+    elif precision != "int8":
+        return "float16"
     obstacle = int8.obstacle(module, device)
     if obstacle is None:
         return "int8"
     _require_float(name, precision, obstacle)
-    if device == "cpu":
-        _log.info("%s is computed in float32 and not in int8: %s", name, obstacle)
+    _log.info("%s is computed in float32 and not in int8: %s", name, obstacle)
     return "float32"
 
 
 def _require_float(name: str | Path, precision: str, obstacle: str) -> None:
-    if precision == "int8":
-        raise PrecisionError(f"{name} does not run in int8 here: {obstacle}; use the precision auto or float32")
+    if precision in ("int8", "float16"):
+        raise PrecisionError(f"{name} does not run in {precision} here: {obstacle}; use the precision auto or float32")
 
 
 def choose_device(device: str = "auto") -> str:

@@ -1,6 +1,8 @@
 """A network in torch as a `PatchDescriptor`: weights, device and precision behind one method."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -8,6 +10,7 @@ import torch
 from hardnet import forks
 from hardnet.descriptors import int8, networks, rounding
 from hardnet.descriptors.descriptor import NETWORK_QUANTISATION, PatchDescriptor, unit_rows
+from hardnet.errors import DeviceMemoryError
 
 _CPU_BATCH = {"float32": 64, "int8": 128}  # patches; measured, see docs/decisions/0030-int8-with-torch-alone.md
 
@@ -15,9 +18,10 @@ _log = logging.getLogger(__name__)
 
 
 class NetworkDescriptor(PatchDescriptor):
-    """A network of `hardnet.descriptors.networks` on one device: BatchNorm folded, half precision on a GPU.
+    """A network of `hardnet.descriptors.networks` on one device, BatchNorm folded.
 
-    On the CPU ReLU overwrites what it reads, and a last convolution of a single place is a matrix product.
+    On the CPU ReLU overwrites what it reads, and a last convolution of a single place is a matrix product. On a GPU a
+    batch that its memory does not hold is halved, and so are those behind it.
 
     Args:
         network: in evaluation mode; it is copied.
@@ -25,8 +29,11 @@ class NetworkDescriptor(PatchDescriptor):
         fingerprint: of the weights.
         device: a torch device that exists.
         batch_size: largest batch; smaller on the CPU, where activations should stay in cache.
-        precision: ``"float32"``, or ``"int8"`` where `hardnet.descriptors.int8` has no obstacle.
+        precision: ``"float32"``; ``"float16"`` on a GPU; or ``"int8"`` where `hardnet.descriptors.int8` has no
+            obstacle.
     """
+
+    takes_tensors = True
 
     def __init__(
         self,
@@ -45,22 +52,72 @@ class NetworkDescriptor(PatchDescriptor):
         self.fingerprint = fingerprint
         self.device = device
         self.precision = precision
-        on_cpu = torch.device(device).type == "cpu"
-        self.batch_size = min(batch_size, _CPU_BATCH[precision]) if on_cpu else batch_size
-        self._half = torch.device(device).type == "cuda"
+        kind = torch.device(device).type
+        self.batch_size = min(batch_size, _CPU_BATCH[precision]) if kind == "cpu" else batch_size
         folded = networks.fold_batchnorm(network).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if precision == "int8":
             folded = int8.quantised(folded, rounding.rounded_layers(folded, fingerprint), self.batch_size)
-        elif on_cpu:
+        elif kind == "cpu":
             folded = networks.for_cpu(folded)
         self._network = folded
-        hardware = torch.cuda.get_device_name(device) if self._half else f"{torch.get_num_threads()} threads"
-        _log.info("%s runs on %s (%s) in %s", name, device, hardware, "half precision" if self._half else precision)
+        hardware = torch.cuda.get_device_name(device) if kind == "cuda" else f"{torch.get_num_threads()} threads"
+        _log.info("%s runs on %s (%s) in %s", name, device, hardware, precision)
+
+    def describe(self, patches: np.ndarray | torch.Tensor) -> np.ndarray:
+        """As `PatchDescriptor.describe`; a tensor on the network's device is described there, without a copy."""
+        if not isinstance(patches, torch.Tensor):
+            return super().describe(patches)
+        forks.compute_alone_in_children()
+        side = self.patch_size
+        if patches.ndim != 3 or patches.shape[1:] != (side, side):
+            raise ValueError(f"{self.name} describes patches of shape (N, {side}, {side}), got {tuple(patches.shape)}")
+        if not patches.is_floating_point() or not bool(patches.isfinite().all()):
+            raise ValueError("patches in a tensor must be floating point and finite")
+        return self._in_batches(patches)
 
     def _describe_batch(self, batch: np.ndarray) -> np.ndarray:
         dtype = np.uint8 if batch.dtype == np.uint8 else np.float32
-        host = torch.from_numpy(np.array(batch, dtype, order="C"))  # a copy: the caller's array may be read-only
-        with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=self._half):
-            patches = host.to(self.device)[:, None].float()
-            rows = self._network(patches.contiguous(memory_format=torch.channels_last))
-            return unit_rows(rows.float().cpu().numpy())
+        return self._in_batches(torch.from_numpy(np.array(batch, dtype, order="C")))  # a copy: it may be read-only
+
+    def _in_batches(self, patches: torch.Tensor) -> np.ndarray:
+        """Unit rows of patches, as many at once as the device's memory holds."""
+        parts = [torch.empty((0, self.dimensions))]
+        start = 0
+        while start < len(patches):
+            size = self.batch_size
+            try:
+                parts.append(self._forward(patches[start : start + size]))
+            except torch.cuda.OutOfMemoryError as error:
+                if size == 1:
+                    raise DeviceMemoryError(
+                        f"the memory of {self.device} does not hold one patch for {self.name}: end other programs that "
+                        "use it, or take the device cpu"
+                    ) from error
+            else:
+                start += size
+                continue
+            self.batch_size = max(1, min(size, len(patches) - start) // 2)  # behind the error, which holds tensors
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            _log.warning(
+                "the memory of %s is full: from now on %d patches are described at once", self.device, self.batch_size
+            )
+        return unit_rows(torch.cat([part.to("cpu") for part in parts]).numpy())
+
+    def _forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """(n, D) float32 rows on the device of a batch (n, S, S) that may lie elsewhere."""
+        with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=self.precision == "float16"):
+            there = patches.to(self.device)[:, None].float()
+            with _without_tf32():
+                return self._network(there.contiguous(memory_format=torch.channels_last)).float()
+
+
+@contextlib.contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Convolutions in single precision are not rounded to the ten bits of TF32, as cuDNN's are by default."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before

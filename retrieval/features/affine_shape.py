@@ -41,14 +41,14 @@ def find_shapes(
         config.shape_iterations,
         config.shape_convergence,
         config.max_anisotropy,
-        _window(config.shape_window),
+        shape_window(config.shape_window),
         shapes,
         converged,
     )
     return shapes, converged
 
 
-def _window(size: int) -> np.ndarray:
+def shape_window(size: int) -> np.ndarray:
     """(S, S) float32 Gaussian weights whose 3 sigma reach the window's edge."""
     steps = np.arange(size) - size // 2
     profile = np.exp(-(steps**2) / (2.0 * (size // 2 / 3.0) ** 2))

@@ -11,14 +11,16 @@ from retrieval.features.affine_shape import find_shapes
 from retrieval.features.hessian import find_points
 from retrieval.features.orientation import dominant_orientations
 from retrieval.features.patches import MEASUREMENT_SCALE, full_frames
-from retrieval.features.scale_space import ScaleSpace, scale_space
+from retrieval.features.scale_space import DeviceScaleSpace, ScaleSpace, rescaled, scale_space
 
 
-def detect_regions(gray: np.ndarray | ScaleSpace, config: DetectorConfig | None = None) -> np.ndarray:
+def detect_regions(
+    gray: np.ndarray | ScaleSpace | DeviceScaleSpace, config: DetectorConfig | None = None
+) -> np.ndarray:
     """Detects Hessian-affine regions, upright or, with ``orientation: dominant``, turned to their gradients.
 
     Args:
-        gray: (H, W) float32, 0..255; or its scale space, which saves making it.
+        gray: (H, W) float32, 0..255; or its scale space, which saves making it, on the CPU or in a device's memory.
         config: detector settings; the defaults are the published experiments'.
 
     Returns:
@@ -37,28 +39,48 @@ def detect_regions(gray: np.ndarray | ScaleSpace, config: DetectorConfig | None 
         (6, dtype('float32'), True)
     """
     config = config or DetectorConfig()
-    if not isinstance(gray, ScaleSpace):
-        gray = np.asarray(gray, np.float32)
-        if gray.ndim != 2 or not np.isfinite(gray).all():
-            raise ValueError(f"expected a finite (H, W) image, got an array of shape {gray.shape}")
-    space = scale_space(gray, config)
-    regions, responses = [np.empty((0, 6), np.float32)], [np.empty(0, np.float32)]
+    space: ScaleSpace | DeviceScaleSpace
+    if isinstance(gray, DeviceScaleSpace):
+        space = rescaled(gray, config)
+        points, shapes = space.candidates(config)
+    else:
+        if not isinstance(gray, ScaleSpace):
+            gray = np.asarray(gray, np.float32)
+            if gray.ndim != 2 or not np.isfinite(gray).all():
+                raise ValueError(f"expected a finite (H, W) image, got an array of shape {gray.shape}")
+        space = scale_space(gray, config)
+        points, shapes = candidates(space, config)
+    found = np.zeros((len(points), 6), np.float32)
+    found[:, :2] = points[:, :2]
+    found[:, 2:5] = upright(shapes) * points[:, 2:3]
+    response = points[:, 3]
+    if config.orientation == "dominant":
+        return _turned(space, found, response, config.max_features)
+    inside = measurement_inside(found, space.shape)
+    return found[_strongest(inside, response, config.max_features)]
+
+
+def candidates(space: ScaleSpace, config: DetectorConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Hessian points whose affine shape has converged, in order of octave, level, row, column.
+
+    Args:
+        space: in the scales of `config`.
+        config: detector settings.
+
+    Returns:
+        points: (N, 4) float32 x, y, scale in pixels of the photograph, and the signed response.
+        shapes: (N, 2, 2) float32 of determinant 1.
+    """
+    found, of_shape = [np.empty((0, 4), np.float32)], [np.empty((0, 2, 2), np.float32)]
     for octave in space.octaves:
         points = find_points(octave, config)
         # the level below the extremum is sampled, as the reference implementation does
         shapes, converged = find_shapes(octave.levels, points.level - 1, points.x, points.y, points.scale, config)
-        pixel = np.float32(2**octave.index)
-        found = np.zeros((int(converged.sum()), 6), np.float32)
-        found[:, 0] = points.x[converged] * pixel
-        found[:, 1] = points.y[converged] * pixel
-        found[:, 2:5] = upright(shapes[converged]) * (points.scale[converged] * pixel)[:, None]
-        regions.append(found)
-        responses.append(points.response[converged])
-    found, response = np.concatenate(regions), np.concatenate(responses)
-    if config.orientation == "dominant":
-        return _turned(space, found, response, config.max_features)
-    inside = measurement_inside(found, space.gray.shape)
-    return found[_strongest(inside, response, config.max_features)]
+        rows = np.stack([points.x, points.y, points.scale, points.response], axis=1)[converged]
+        rows[:, :3] *= np.float32(2**octave.index)
+        found.append(rows)
+        of_shape.append(shapes[converged])
+    return np.concatenate(found), np.concatenate(of_shape)
 
 
 def _strongest(usable: np.ndarray, response: np.ndarray, limit: int | None) -> np.ndarray:
@@ -69,13 +91,15 @@ def _strongest(usable: np.ndarray, response: np.ndarray, limit: int | None) -> n
     return np.sort(kept[np.argsort(-np.abs(response[kept]), kind="stable")[:limit]])
 
 
-def _turned(space: ScaleSpace, regions: np.ndarray, response: np.ndarray, limit: int | None) -> np.ndarray:
+def _turned(
+    space: ScaleSpace | DeviceScaleSpace, regions: np.ndarray, response: np.ndarray, limit: int | None
+) -> np.ndarray:
     """Upright regions turned to their dominant orientations, those that lie inside; at most `limit`.
 
     The strongest are taken first, in rounds, since some leave the image or become two: what lies beyond the limit is
     not looked at.
     """
-    candidates = np.flatnonzero(ellipse_inside(regions, space.gray.shape))
+    candidates = np.flatnonzero(ellipse_inside(regions, space.shape))
     candidates = candidates[np.argsort(-np.abs(response[candidates]), kind="stable")]
     parts, origins = [np.empty((0, 6), np.float32)], [np.empty(0, np.int64)]
     missing = len(candidates) * 2 if limit is None else limit
@@ -84,7 +108,7 @@ def _turned(space: ScaleSpace, regions: np.ndarray, response: np.ndarray, limit:
         index, angle = dominant_orientations(space, regions[now])
         turned = regions[now[index]]
         turned[:, 5] = angle
-        inside = np.flatnonzero(measurement_inside(turned, space.gray.shape))[:missing]
+        inside = np.flatnonzero(measurement_inside(turned, space.shape))[:missing]
         parts.append(turned[inside])
         origins.append(now[index[inside]])
         missing -= len(inside)

@@ -1,7 +1,8 @@
 """Features of photographs: decode, detect, cut patches, describe, quantise; one path for one or a million.
 
 `extract_collection` spreads photographs over processes, writes shards as they are finished, skips those that an
-earlier run finished, and lists unusable photographs with their reasons.
+earlier run finished, and lists unusable photographs with their reasons. Where a network describes on a GPU, the
+processes only decode, and this one does the rest in the GPU's memory.
 """
 
 import contextlib
@@ -9,9 +10,9 @@ import functools
 import hashlib
 import logging
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import joblib
@@ -25,18 +26,36 @@ from retrieval.errors import ArtefactError, ConfigError, ImageError, RetrievalEr
 from retrieval.features import store
 from retrieval.features.detector import detect_regions
 from retrieval.features.patches import cut_patches
-from retrieval.features.scale_space import scale_space
+from retrieval.features.scale_space import DeviceScaleSpace, ScaleSpace, scale_space
 from retrieval.features.store import Failure, FeatureStore, ImageFeatures
 from retrieval.geometry.frames import Box, inside_box, mirror_box
-from retrieval.photographs.decoding import display_name, load_image, plain_source, read_photograph
+from retrieval.photographs.decoding import LoadedImage, display_name, load_image, plain_source, read_photograph
 from retrieval.photographs.folder import ImageSet
 from retrieval.running import processes
 from retrieval.storage.artefacts import PLAN, require_settings
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
 SHARDS, LEAST_SHARD = 20, 4  # a small collection gets about so many shards, of at least so many photographs
 _KILLED = "the process that read it was killed (out of memory, or a fault of the decoder)"
+
+
+@dataclass(frozen=True, eq=False)
+class _Decoded:
+    """A photograph that was read.
+
+    Attributes:
+        name: image name.
+        image: its pixels.
+        content: sha256 of its file, in hexadecimal digits; None of an array.
+    """
+
+    name: str
+    image: LoadedImage
+    content: str | None
 
 
 def describe_regions(
@@ -75,7 +94,7 @@ def load_descriptor(config: DescriptorConfig) -> "hardnet.PatchDescriptor":
     Raises:
         ConfigError: the device is not there.
         hardnet.WeightsError: the weights are not at hand or cannot be read.
-        hardnet.PrecisionError: `precision` is int8, which does not run here.
+        hardnet.PrecisionError: `precision` is int8 or float16, which does not run here.
     """
     try:
         return hardnet.load(config.name, config.device, config.batch_size, config.precision)
@@ -88,8 +107,8 @@ def in_precision(config: Config, precision: str, what: str) -> Config:
 
     Args:
         config: any; its own precision is not looked at.
-        precision: ``"float32"`` or ``"int8"``.
-        what: was described so, for the log: where int8 does not run, float32 takes its place.
+        precision: ``"float32"``, ``"float16"`` or ``"int8"``.
+        what: was described so, for the log: where it does not run, float32 takes its place.
     """
     chosen = _with_precision(config, precision)
     try:
@@ -140,33 +159,55 @@ def extract_image(
         RetrievalError: `source` is something else.
     """
     descriptor = load_descriptor(config.descriptor)
-    plain = plain_source(source, config.images)
-    features, patches = _detect(plain, name, config, descriptor.patch_size, mirror, box)
+    decoded = _decode(plain_source(source, config.images), name, config)
+    features, patches = _detect(decoded, config, descriptor.patch_size, device_of(descriptor), mirror, box)
     return _describe(features, patches, descriptor)
 
 
-def _detect(
-    source: str | Path | bytes | np.ndarray,
-    name: str,
-    config: Config,
-    patch_size: int,
-    mirror: bool = False,
-    box: Box | None = None,
-) -> tuple[ImageFeatures, np.ndarray]:
-    """Regions in original pixels (codes still empty) and the patches of one photograph."""
+def device_of(descriptor: "hardnet.PatchDescriptor") -> str | None:
+    """The GPU on which photographs become patches, as these are described there; None: the CPU's compiled loops."""
+    on_gpu = descriptor.takes_tensors and not str(descriptor.device).startswith("cpu")
+    return str(descriptor.device) if on_gpu else None
+
+
+def space_of(gray: np.ndarray, config: Config, device: str | None = None) -> ScaleSpace | DeviceScaleSpace:
+    """The scale space of a photograph (H, W) float32, on a torch device if one is given."""
+    if device is None:
+        return scale_space(gray, config.detector)
+    from retrieval.features.torch_regions import TorchScaleSpace
+
+    return TorchScaleSpace(gray, config.detector, device)
+
+
+def _decode(source: str | Path | bytes | np.ndarray, name: str, config: Config) -> _Decoded:
+    """Reads a photograph."""
     shown = display_name(source)
     if isinstance(source, str | Path):
         source = read_photograph(source, config.images)
     content = hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else None
-    image = load_image(source, config.images, shown)
-    image = image.mirrored() if mirror else image
-    space = scale_space(image.gray, config.detector)
+    return _Decoded(name, load_image(source, config.images, shown), content)
+
+
+def _detect(
+    decoded: _Decoded,
+    config: Config,
+    patch_size: int,
+    device: str | None = None,
+    mirror: bool = False,
+    box: Box | None = None,
+) -> "tuple[ImageFeatures, np.ndarray | torch.Tensor]":
+    """Regions in original pixels (codes still empty) and the patches of a photograph, on the device if there is one."""
+    image = decoded.image.mirrored() if mirror else decoded.image
+    space = space_of(image.gray, config, device)
     found = detect_regions(space, config.detector)
     regions = image.to_original(found)
     inside = inside_box(regions, mirror_box(box, image.width) if mirror and box else box)
     patches = cut_patches(space, found[inside], patch_size)
     empty = np.empty((0, 0), np.uint8)
-    return ImageFeatures(name, image.width, image.height, regions[inside], empty, content, image.pages), patches
+    features = ImageFeatures(
+        decoded.name, image.width, image.height, regions[inside], empty, decoded.content, image.pages
+    )
+    return features, patches
 
 
 def tell_of_pages(features: ImageFeatures, path: str | Path) -> None:
@@ -175,8 +216,14 @@ def tell_of_pages(features: ImageFeatures, path: str | Path) -> None:
         logger.warning("%s: a TIFF of %d pages, of which only the first is read", display_name(path), features.pages)
 
 
-def _describe(features: ImageFeatures, patches: np.ndarray, descriptor: "hardnet.PatchDescriptor") -> ImageFeatures:
-    codes = hardnet.quantise(descriptor.describe(patches), descriptor.quantisation)
+def _describe(
+    features: ImageFeatures, patches: "np.ndarray | torch.Tensor", descriptor: "hardnet.PatchDescriptor"
+) -> ImageFeatures:
+    try:
+        rows = descriptor.describe(patches)
+    except hardnet.DeviceMemoryError as error:
+        raise RetrievalError(f"descriptor.device: {error}") from error
+    codes = hardnet.quantise(rows, descriptor.quantisation)
     return replace(features, codes=codes)
 
 
@@ -300,19 +347,31 @@ def file_state(path: Path, nanoseconds: bool = False) -> tuple[int, int]:
 def _extract_all(
     images: ImageSet, names: Sequence[str], config: Config, descriptor: "hardnet.PatchDescriptor"
 ) -> Generator[ImageFeatures | Failure, None, None]:
-    """Results in the order of `names`, computed by worker processes; a GPU describes in this process."""
+    """Results in the order of `names`, computed by worker processes.
+
+    Where this process has a GPU, they only decode; some decoded photographs for each of them wait meanwhile
+    (`processes.AHEAD`). For a descriptor with a device of its own they detect and cut, and this process describes.
+    """
     jobs = processes.effective_jobs(config.parallel.jobs, len(names))
     threads = max(1, joblib.cpu_count() // jobs)
+    device = device_of(descriptor)
     patch_size = None if str(descriptor.device).startswith("cpu") else descriptor.patch_size
-    task = functools.partial(_extract_task, config=config, threads=threads, patch_size=patch_size)
+    task = functools.partial(
+        _extract_task, config=config, threads=threads, patch_size=patch_size, decode=device is not None
+    )
     items = [(name, images.path(name)) for name in names]
-    if jobs > 1:
+    if device is not None:
+        logger.info("regions are found and described on %s; %d processes decode", device, jobs)
+    elif jobs > 1:
         _compile(config, descriptor)
     with contextlib.closing(processes.results(task, items, jobs)) as results:
         try:
             for (name, path), result in zip(items, results, strict=True):
                 if isinstance(result, processes.Death):
                     yield Failure(name, f"{display_name(path)}: {_KILLED}")
+                elif isinstance(result, _Decoded):
+                    features, patches = _detect(result, config, descriptor.patch_size, device)
+                    yield _describe(features, patches, descriptor)
                 elif isinstance(result, tuple):
                     features, patches = result
                     yield _describe(features, patches, descriptor)
@@ -336,18 +395,20 @@ def _compile(config: Config, descriptor: "hardnet.PatchDescriptor") -> None:
 
 
 def _extract_task(
-    photograph: tuple[str, Path], config: Config, threads: int, patch_size: int | None
-) -> ImageFeatures | Failure | tuple[ImageFeatures, np.ndarray]:
+    photograph: tuple[str, Path], config: Config, threads: int, patch_size: int | None, decode: bool = False
+) -> "ImageFeatures | Failure | _Decoded | tuple[ImageFeatures, np.ndarray | torch.Tensor]":
     """A worker's part: the features of a photograph (name, path), or a failure with its reason.
 
-    With a patch size the worker loads no descriptor and returns (features without codes, patches) instead.
+    With a patch size the worker loads no descriptor and returns (features without codes, patches) instead; with
+    `decode` the photograph's pixels.
     """
     cv2.setNumThreads(threads)
     name, path = photograph
     try:
-        if patch_size is not None:
-            return _detect(path, name, config, patch_size)
-        return extract_image(path, name, config)
+        if patch_size is None and not decode:
+            return extract_image(path, name, config)
+        decoded = _decode(path, name, config)
+        return decoded if decode or patch_size is None else _detect(decoded, config, patch_size)
     except ImageError as error:
         return Failure(name, str(error))
     except (cv2.error, MemoryError) as error:

@@ -82,7 +82,7 @@ def find_points(octave: Octave, config: DetectorConfig) -> HessianPoints:
         factors,
         places,
         threshold,
-        (config.edge_ratio + 1.0) ** 2 / config.edge_ratio,
+        edge_limit(config),
         config.max_shift,
         config.localise_iterations,
     )
@@ -90,6 +90,11 @@ def find_points(octave: Octave, config: DetectorConfig) -> HessianPoints:
     scale = np.array(octave.sigmas)[level] * np.exp2(offset / config.scales_per_octave)
     x, y, scale, response = (np.ascontiguousarray(values, np.float32) for values in (x, y, scale, response))
     return HessianPoints(x, y, scale, response, level)
+
+
+def edge_limit(config: DetectorConfig) -> float:
+    """The largest squared trace over determinant of a response's curvature that is no edge."""
+    return (config.edge_ratio + 1.0) ** 2 / config.edge_ratio
 
 
 @compiled

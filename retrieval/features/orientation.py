@@ -7,7 +7,7 @@ The highest peak of the smoothed histogram is an angle of the region, and so is 
 import numpy as np
 
 from retrieval.features.patches import MEASUREMENT_SCALE, cut_patches
-from retrieval.features.scale_space import ScaleSpace
+from retrieval.features.scale_space import DeviceScaleSpace, ScaleSpace
 
 BINS = 36  # of 10 degrees each (Lowe 2004, section 5)
 SECOND_PEAK = 0.8  # of the highest peak: a further peak from here on is an angle too (Lowe 2004, section 5)
@@ -18,7 +18,9 @@ LEAST_GRADIENT = 0.01  # grey levels a patch pixel, mean: below is rounding, not
 CHUNK = 256  # patches handled together: their votes stay in the processor's cache
 
 
-def dominant_orientations(gray: np.ndarray | ScaleSpace, regions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def dominant_orientations(
+    gray: np.ndarray | ScaleSpace | DeviceScaleSpace, regions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The one or two dominant gradient orientations of every region.
 
     An angle is that of docs/conventions.md: in the patch cut with it, the dominant gradient points along +x.
@@ -33,6 +35,8 @@ def dominant_orientations(gray: np.ndarray | ScaleSpace, regions: np.ndarray) ->
     """
     upright = np.array(regions, np.float32)
     upright[:, 5] = 0
+    if isinstance(gray, DeviceScaleSpace):
+        return peaks(gray.orientation_histograms(cut_patches(gray, upright, PATCH_SIZE, BLUR)))
     patches = cut_patches(gray, upright, PATCH_SIZE, BLUR)
     return peaks(orientation_histograms(patches))
 
@@ -50,7 +54,7 @@ def orientation_histograms(patches: np.ndarray) -> np.ndarray:
         (N, BINS) float32, bin k is the direction ``2 pi k / BINS`` from +x towards +y (down). Patches without
         structure have zeros.
     """
-    inner, weights = _window(patches.shape[1])
+    inner, weights = window(patches.shape[1])
     histograms = np.empty((len(patches), BINS), np.float32)
     for start in range(0, len(patches), CHUNK):
         chunk = patches[start : start + CHUNK]
@@ -65,7 +69,7 @@ def orientation_histograms(patches: np.ndarray) -> np.ndarray:
         counted += np.bincount((row + (below + 1) % BINS).ravel(), above_share.ravel(), len(chunk) * BINS)
         counted = counted.reshape(len(chunk), BINS)
         counted[counted.sum(axis=1) < LEAST_GRADIENT] = 0  # weights add up to 1, so the sum is the mean gradient
-        histograms[start : start + CHUNK] = counted @ _SMOOTH
+        histograms[start : start + CHUNK] = counted @ SMOOTH
     return histograms
 
 
@@ -100,7 +104,7 @@ def peaks(histograms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return index[order], angle[order]
 
 
-def _window(size: int) -> tuple[np.ndarray, np.ndarray]:
+def window(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Which inner pixels of a patch count ((size - 2)^2,) bool, and their Gaussian weights, which add up to 1.
 
     The disc makes the window alike in all directions: the corners of a square would not be.
@@ -120,4 +124,4 @@ def _smoothing() -> np.ndarray:
     return (kernel / kernel.sum(axis=0)).astype(np.float32)
 
 
-_SMOOTH = _smoothing()
+SMOOTH = _smoothing()

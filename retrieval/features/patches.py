@@ -8,12 +8,16 @@ or where the rest is too narrow to be summed at the patch's own pixels.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
 from hardnet.compiling import compiled
 from retrieval.config import DetectorConfig
-from retrieval.features.scale_space import ScaleSpace, scale_space
+from retrieval.features.scale_space import DeviceScaleSpace, ScaleSpace, level_blurs, rescaled, scale_space
+
+if TYPE_CHECKING:
+    import torch
 
 EXTREME = 1e6  # stretch of a frame, and pixels of a patch pixel: beyond, squares of squares leave single precision
 MEASUREMENT_SCALE = 3.0 * np.sqrt(3.0)  # measurement region / detected ellipse (Perdoch et al. 2009)
@@ -28,44 +32,146 @@ LEAST_REST = 0.1  # patch pixels
 LANES = 32  # loops whose length is a multiple are vectors throughout: four registers of eight numbers at once
 
 
+@dataclass(frozen=True)
+class PatchLevel:
+    """A level that patches are cut from: the photograph itself, or one of its scale space.
+
+    Attributes:
+        octave: index of its octave; None for the photograph.
+        number: of the level in its octave.
+        pixel: image pixels per level pixel.
+        added_blur: image pixels, beyond the photograph's own.
+        own_blur: image pixels in all.
+    """
+
+    octave: int | None
+    number: int
+    pixel: float
+    added_blur: float
+    own_blur: float
+
+
 @dataclass(frozen=True, eq=False)
-class _Level:
-    image: np.ndarray  # (H, W) float32
-    pixel: float  # image pixels per level pixel
-    added_blur: float  # image pixels, beyond the photograph's own
-    own_blur: float  # image pixels in all
+class PatchPlan:
+    """How every region's patch is cut.
+
+    Attributes:
+        at: (N,) int64 which of the levels is sampled.
+        frames: (N, 2, 2) float32 of determinant 1.
+        steps: (N,) float32, image pixels to a patch pixel.
+        rest: (N, 2) float32 deviation of the blur that is missing along the patch's x and y, patch pixels.
+        finer: (N,) int64 samples to a patch pixel.
+        margin: patch pixels sampled beyond the outermost ones.
+        reach: patch pixels of room beyond them, at least one more than the rest reaches.
+    """
+
+    at: np.ndarray
+    frames: np.ndarray
+    steps: np.ndarray
+    rest: np.ndarray
+    finer: np.ndarray
+    margin: int
+    reach: int
 
 
-def cut_patches(gray: np.ndarray | ScaleSpace, regions: np.ndarray, size: int, blur: float = PATCH_BLUR) -> np.ndarray:
+@overload
+def cut_patches(
+    gray: np.ndarray | ScaleSpace, regions: np.ndarray, size: int, blur: float = PATCH_BLUR
+) -> np.ndarray: ...
+@overload
+def cut_patches(gray: DeviceScaleSpace, regions: np.ndarray, size: int, blur: float = PATCH_BLUR) -> "torch.Tensor": ...
+def cut_patches(
+    gray: np.ndarray | ScaleSpace | DeviceScaleSpace, regions: np.ndarray, size: int, blur: float = PATCH_BLUR
+) -> "np.ndarray | torch.Tensor":
     """Resamples the measurement region of every region to a square patch.
 
     The patch covers ``2 * ceil(3 sqrt(3) scale) + 1`` pixels of the region's own, area-preserving frame
     (Perdoch's implementation); samples outside the image repeat its border.
 
     Args:
-        gray: (H, W) float32; or its scale space, which saves making it.
+        gray: (H, W) float32; or its scale space, which saves making it, on the CPU or in a device's memory.
         regions: (N, 6) float32 ``x, y, a, b, c, angle`` in pixels of `gray`.
         size: side S of a patch: 41 for RootSIFT, 32 for the networks.
         blur: standard deviation of the Gaussian that a patch pixel averages over, patch pixels, from 0.5. The
             photograph's own blur and its interpolation come on top.
 
     Returns:
-        (N, S, S) float32, on the grey scale of `gray`.
+        (N, S, S) float32, on the grey scale of `gray`; a tensor on the device that `gray` lies on, if it does.
 
     Raises:
         ValueError: a region is not finite or has no area, or `gray` is no two-dimensional array.
     """
+    regions = np.asarray(regions, np.float32)
+    if isinstance(gray, DeviceScaleSpace):
+        return rescaled(gray, DetectorConfig()).patches(regions, size, blur)
     patches = np.empty((len(regions), size, size), np.float32)
     if len(regions) == 0:
         return patches
-    regions = np.asarray(regions, np.float32)
+    check_regions(regions)
+    space = scale_space(gray, DetectorConfig())
+    levels = patch_levels(space.config, len(space.octaves))
+    plan = patch_plan(regions, size, blur, levels)
+    centres = np.ascontiguousarray(regions[:, :2])
+    for at in np.unique(plan.at):
+        members = np.flatnonzero(plan.at == at)
+        level = levels[at]
+        _cut(
+            padded(space.gray) if level.octave is None else space.octaves[level.octave].levels[level.number],
+            np.float32(1.0 / level.pixel),
+            centres,
+            plan.frames,
+            plan.steps,
+            plan.rest,
+            plan.finer,
+            members,
+            plan.margin,
+            plan.reach,
+            np.float32(TAIL),
+            patches,
+        )
+    return patches
+
+
+def check_regions(regions: np.ndarray) -> None:
+    """Refuses (N, 6) float32 regions that no patch can be cut of.
+
+    Raises:
+        ValueError: one is not finite or has no area.
+    """
     with np.errstate(all="ignore"):
         if not (np.isfinite(regions).all() and (regions[:, 2] * regions[:, 4] > 0).all()):
             raise ValueError("expected regions x, y, a, b, c, angle that are finite, with a * c > 0")
+
+
+def patch_levels(config: DetectorConfig, octaves: int) -> list[PatchLevel]:
+    """The photograph itself and the levels of growing blur of its scale space of so many octaves."""
+    levels = [PatchLevel(None, 0, 1.0, 0.0, config.input_sigma)]
+    for octave in range(octaves):
+        pixel = float(2**octave)
+        for number, sigma in enumerate(level_blurs(config)[0]):
+            if sigma < 2 * config.initial_sigma * 0.999:
+                blur = sigma * pixel
+                added = float(np.sqrt(blur**2 - config.input_sigma**2))
+                levels.append(PatchLevel(octave, number, pixel, added, blur))
+    return levels
+
+
+def patch_plan(regions: np.ndarray, size: int, blur: float, levels: list[PatchLevel]) -> PatchPlan:
+    """Chooses for every region the level, how finely it is sampled, and the blur that is left to be added.
+
+    Args:
+        regions: (N, 6) float32, checked by `check_regions`.
+        size: side of a patch.
+        blur: as for `cut_patches`.
+        levels: from `patch_levels`.
+
+    Raises:
+        ValueError: a region is too large or too small for single precision.
+    """
+    with np.errstate(all="ignore"):
         frames, steps = patch_frames(regions, size)
     if not ((np.abs(frames) < EXTREME).all() and ((steps > 1 / EXTREME) & (steps < EXTREME)).all()):
         raise ValueError("expected regions that single precision holds: a, b or c is too large or too small")
-    levels = _levels(scale_space(gray, DetectorConfig()))
     widest, narrowest = _stretch(frames)
     index = np.searchsorted([level.added_blur for level in levels], LEVEL_SHARE * blur * steps * narrowest)
     index = np.maximum(index - 1, 0)
@@ -78,27 +184,9 @@ def cut_patches(gray: np.ndarray | ScaleSpace, regions: np.ndarray, size: int, b
     # variance that the level brings along the patch axes, in patch pixels: diagonal of (F^T F)^-1
     brought = ((added_blur / steps) ** 2)[:, None] * (frames[:, :, ::-1] ** 2).sum(axis=1)
     rest = np.sqrt(np.maximum(blur**2 - brought, LEAST_REST**2)).astype(np.float32)
-    centres = np.ascontiguousarray(regions[:, :2])
     margin = int(np.ceil(MARGIN * blur / PATCH_BLUR))
     room = max(int(np.ceil(TAIL * blur)), margin) + 1
-    for at in np.unique(index):
-        members = np.flatnonzero(index == at)
-        level = levels[at]
-        _cut(
-            level.image,
-            np.float32(1.0 / level.pixel),
-            centres,
-            frames,
-            steps,
-            rest,
-            finer,
-            members,
-            margin,
-            room,
-            np.float32(TAIL),
-            patches,
-        )
-    return patches
+    return PatchPlan(index, frames, steps, rest, finer, margin, room)
 
 
 def patch_frames(regions: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -130,20 +218,11 @@ def full_frames(regions: np.ndarray) -> np.ndarray:
     return frames
 
 
-def _levels(space: ScaleSpace) -> list[_Level]:
-    """The photograph itself and the scale-space levels of growing blur."""
-    config = space.config
-    image = space.gray
-    if min(image.shape) < 2:  # bilinear samples take two pixels
-        image = np.pad(image, [(0, 2 - min(side, 2)) for side in image.shape], "edge")
-    levels = [_Level(image, 1.0, 0.0, config.input_sigma)]
-    for octave in space.octaves:
-        pixel = float(2**octave.index)
-        for image, sigma in zip(octave.levels, octave.sigmas, strict=True):
-            if sigma < 2 * config.initial_sigma * 0.999:
-                blur = sigma * pixel
-                levels.append(_Level(image, pixel, float(np.sqrt(blur**2 - config.input_sigma**2)), blur))
-    return levels
+def padded(image: np.ndarray) -> np.ndarray:
+    """(H, W) with its border repeated where there are fewer than the two pixels that bilinear samples take."""
+    if min(image.shape) >= 2:
+        return image
+    return np.pad(image, [(0, 2 - min(side, 2)) for side in image.shape], "edge")
 
 
 def _stretch(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,13 +7,18 @@ at ``2**o * x`` in the full image, with pixel (0, 0) at the centre of the top-le
 It is made once for a photograph; points, shapes, orientations and patches are all taken from it.
 """
 
+import abc
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from retrieval.config import DetectorConfig
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +64,48 @@ class ScaleSpace:
     octaves: tuple[Octave, ...]
     config: DetectorConfig
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the photograph, pixels."""
+        return self.gray.shape[0], self.gray.shape[1]
+
+
+class DeviceScaleSpace(abc.ABC):
+    """A scale space in the memory of a torch device, and the steps on pixels, which are taken there.
+
+    `detect_regions`, `dominant_orientations` and `cut_patches` take it in the place of a `ScaleSpace`; what they share
+    is arithmetic on a few numbers a region, in numpy. `torch_regions` implements it, so that torch is imported where
+    it is used.
+
+    Attributes:
+        shape: height and width of the photograph, pixels.
+        config: its scales per octave, blurs and border are those of the octaves.
+    """
+
+    shape: tuple[int, int]
+    config: DetectorConfig
+
+    @abc.abstractmethod
+    def rescaled(self, config: DetectorConfig) -> "DeviceScaleSpace":
+        """The same photograph in the scales of another configuration."""
+
+    @abc.abstractmethod
+    def candidates(self, config: DetectorConfig) -> tuple[np.ndarray, np.ndarray]:
+        """As `detector.candidates`: Hessian points (N, 4) and their affine shapes (N, 2, 2)."""
+
+    @abc.abstractmethod
+    def patches(self, regions: np.ndarray, size: int, blur: float) -> "torch.Tensor":
+        """As `patches.cut_patches`, of (N, 6) regions: (N, size, size) float32 on the device."""
+
+    @abc.abstractmethod
+    def orientation_histograms(self, patches: "torch.Tensor") -> np.ndarray:
+        """As `orientation.orientation_histograms`, of patches on the device."""
+
+
+def rescaled(space: DeviceScaleSpace, config: DetectorConfig) -> DeviceScaleSpace:
+    """The scale space itself if it has the scales asked for, else one that has."""
+    return space if _scales(space.config) == _scales(config) else space.rescaled(config)
+
 
 def scale_space(picture: np.ndarray | ScaleSpace, config: DetectorConfig) -> ScaleSpace:
     """The scale space of a photograph; one that is there already is handed back if it has the scales asked for.
@@ -94,19 +141,37 @@ def octaves(gray: np.ndarray, config: DetectorConfig) -> Iterator[Octave]:
     Yields:
         Octaves until one is too small to hold a point inside its border.
     """
-    step = 2.0 ** (1.0 / config.scales_per_octave)
-    first = blur(gray, float(np.sqrt(config.initial_sigma**2 - config.input_sigma**2)))
-    smallest = 2 * config.border + 2
+    sigmas, added = level_blurs(config)
+    first = blur(gray, first_blur(config))
     index = 0
-    while min(first.shape) > smallest:
-        levels, sigmas = np.empty((config.scales_per_octave + 2, *first.shape), np.float32), [config.initial_sigma]
+    while min(first.shape) > smallest_octave(config):
+        levels = np.empty((len(sigmas), *first.shape), np.float32)
         levels[0] = first
         for k in range(1, len(levels)):
-            blur(levels[k - 1], sigmas[-1] * float(np.sqrt(step * step - 1.0)), levels[k])
-            sigmas.append(sigmas[-1] * step)
-        yield Octave(index, levels, tuple(sigmas))
+            blur(levels[k - 1], added[k - 1], levels[k])
+        yield Octave(index, levels, sigmas)
         first = levels[config.scales_per_octave][::2, ::2]
         index += 1
+
+
+def first_blur(config: DetectorConfig) -> float:
+    """Standard deviation, pixels, of the blur that the first level adds to the photograph's own."""
+    return float(np.sqrt(config.initial_sigma**2 - config.input_sigma**2))
+
+
+def level_blurs(config: DetectorConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Blur of every level of an octave, and what each but the first adds to the one before, in octave pixels."""
+    step = 2.0 ** (1.0 / config.scales_per_octave)
+    sigmas, added = [config.initial_sigma], []
+    for _ in range(config.scales_per_octave + 1):
+        added.append(sigmas[-1] * float(np.sqrt(step * step - 1.0)))
+        sigmas.append(sigmas[-1] * step)
+    return tuple(sigmas), tuple(added)
+
+
+def smallest_octave(config: DetectorConfig) -> int:
+    """An octave whose shorter side is not longer, in octave pixels, has no place for a point inside its border."""
+    return 2 * config.border + 2
 
 
 def blur(image: np.ndarray, sigma: float, out: np.ndarray | None = None) -> np.ndarray:
@@ -120,5 +185,10 @@ def blur(image: np.ndarray, sigma: float, out: np.ndarray | None = None) -> np.n
     Returns:
         (H, W) float32.
     """
-    size = int(6.0 * sigma + 1.0) | 1
+    size = window_size(sigma)
     return cv2.GaussianBlur(image, (size, size), sigma, out, sigmaY=sigma, borderType=cv2.BORDER_REPLICATE)
+
+
+def window_size(sigma: float) -> int:
+    """Side of the window of a Gaussian, pixels: 6 sigma, made odd."""
+    return int(6.0 * sigma + 1.0) | 1

@@ -187,8 +187,11 @@ def test_what_does_not_run_in_int8(tmp_path):
         hardnet.load("some.onnx", precision="int8")
     with pytest.raises(PrecisionError, match="on the CPU only"):
         loading.choose_precision("int8", "hardnet", HardNet(), "cuda")
-    assert loading.choose_precision("auto", "hardnet", HardNet(), "cuda") == "float32"
-    with pytest.raises(ValueError, match="'half' is no precision; use auto, float32, int8"):
+    assert loading.choose_precision("auto", "hardnet", HardNet(), "cuda") == "float16"
+    assert loading.choose_precision("float32", "hardnet", HardNet(), "cuda") == "float32"
+    with pytest.raises(PrecisionError, match="hardnet does not run in float16 here: half precision is for GPUs"):
+        hardnet.load("hardnet", "cpu", precision="float16")
+    with pytest.raises(ValueError, match="'half' is no precision; use auto, float32, float16, int8"):
         hardnet.load("hardnet", precision="half")
 
 
