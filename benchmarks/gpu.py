@@ -5,14 +5,16 @@
 - words: descriptors found among K words; the share whose word is the nearest one, by products in double precision;
 - k-means: two iterations over N descriptors and K words, of which twenty are extrapolated: all alike, and the count of
   the final words; beside it exact search on the CPU on `--small` (rows x words), with both objectives;
-- patches: described by HardNet in half and in single precision, beside single precision on the CPU.
+- patches: described by HardNet in half and in single precision, beside single precision on the CPU;
+- photographs: files to stored features on the GPU and on all cores of the CPU, and how many regions are the same.
 
-Descriptors are drawn around those that HardNet has of the photographs in `--images` (all that lie there): averages of
+Descriptors are drawn around those that HardNet has of the first photographs in `--images`: averages of
 two that are neighbours in the list, with noise. They are not those of so many photographs. `--device cpu` runs the same
 on torch's CPU device, with sizes to match, and shows that it works.
 """
 
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,11 +23,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 
 import hardnet
 from benchmarks import record
 from retrieval import config as settings_module
-from retrieval.features.extractor import extract_image
+from retrieval.features.extractor import extract_collection, extract_image
 from retrieval.photographs.folder import list_images
 from retrieval.vocabulary import quantizer
 from retrieval.vocabulary.encoded import Encoded
@@ -33,9 +36,12 @@ from retrieval.vocabulary.torch_words import TorchTraining, TorchWords
 
 ITERATIONS = 20
 OXFORD = 12_500_000  # descriptors of Oxford5k
+LOOKED_AT = 40  # photographs whose descriptors others are drawn around
 COMPARED = 2_000  # descriptors whose nearest word is looked up in double precision
 ASSIGNED = 1 << 20  # descriptors whose words are timed
 AGREEMENT = 0.97
+SAME = 0.99  # of the regions
+NEAR, ALIKE = 0.1, 0.02  # pixels, and share of the shape, within which regions are the same
 COSINE = 0.999  # least, of a patch in half precision with itself in single precision
 
 
@@ -67,17 +73,27 @@ def main() -> int:
     beside = _beside(codes, quantisation, arguments.small, arguments.device, arguments.seed)
     figures["nearest words, CPU beside GPU"] = beside
     figures["patches"] = _patches(arguments.patches, arguments.device, arguments.seed)
-    words, patches = figures["words"], figures["patches"]
+    print(beside, figures["patches"], file=sys.stderr, flush=True)
+    figures["photographs"] = _photographs(arguments.images, arguments.overrides, arguments.device)
+    words, patches, photographs = (figures[name] for name in ("words", "patches", "photographs"))
     bars = {
         f"agreement with the nearest word at least {AGREEMENT}": words["agreement"] >= AGREEMENT,
         "objective within 0.1 % of exact search": abs(beside["objective, GPU"] / beside["objective, CPU"] - 1) < 1e-3,
         f"cosine of half and single precision at least {COSINE}": patches["least cosine to the CPU, half"] >= COSINE,
         "single precision as on the CPU": patches["least cosine to the CPU, single"] >= 1 - 1e-5,
+        f"at least {SAME} of the regions are those of the CPU": photographs["regions that are the same"] >= SAME,
     }
     rates = patches["a second"]
     what = f"words of {beside['rows']:,} descriptors among {beside['words']:,}"
     measures = [
         record.Measure("patches in half precision", "patches a second", [rates["half"]], "CPU", [rates["CPU"]]),
+        record.Measure(
+            "photographs, files to features",
+            "photographs a second",
+            [photographs["a second, GPU"]],
+            "CPU, all cores",
+            [photographs["a second, CPU"]],
+        ),
         record.Measure(what, "s", [beside["GPU, s"]], "CPU", [beside["CPU, s"]]),
     ]
     return record.report("gpu", figures, arguments.json, bars, measures)
@@ -87,7 +103,7 @@ def _descriptors(folder: Path, overrides: list[str], count: int, seed: int) -> t
     """Codes (N, D) uint8 drawn around those of photographs, and their quantisation."""
     config = settings_module.load(None, overrides)
     images = list_images(folder)
-    real = np.concatenate([extract_image(images.path(name), name, config).codes for name in images.names])
+    real = np.concatenate([extract_image(images.path(name), name, config).codes for name in images.names[:LOOKED_AT]])
     rng = np.random.default_rng(seed)
     codes = np.empty((count, real.shape[1]), np.uint8)
     for start in range(0, count, 1 << 17):
@@ -188,6 +204,36 @@ def _patches(count: int, device: str, seed: int) -> dict[str, Any]:
         rates[name] = len(patches) / took
         figures[f"least cosine to the CPU, {name}"] = float((found[: len(few)] * expected).sum(axis=1).min())
     return figures
+
+
+def _photographs(folder: Path, overrides: list[str], device: str) -> dict[str, Any]:
+    """Photographs a second in half precision on the device and as the CPU does it, and whether regions agree."""
+    images = list_images(folder)
+    figures: dict[str, Any] = {"photographs": len(images.names)}
+    stores = {}
+    with tempfile.TemporaryDirectory() as work:
+        for name, where in (("GPU", device), ("CPU", "cpu")):
+            config = settings_module.load(None, [*overrides, f"descriptor.device={where}"])
+            for run in ("first", "second"):  # the first starts what is started once
+                took, store = _timed(partial(extract_collection, images, Path(work) / name / run, config))
+            figures[f"a second, {name}"] = len(images.names) / took
+            figures[f"precision, {name}"] = store.precision
+            stores[name] = {image.name: image.regions for image in store.images()}
+        same = [_same(stores["GPU"][name], regions) for name, regions in stores["CPU"].items()]
+        figures["regions, CPU"] = sum(map(len, stores["CPU"].values()))
+        figures["regions, GPU"] = sum(map(len, stores["GPU"].values()))
+    figures["regions that are the same"] = sum(same) / max(figures["regions, CPU"], figures["regions, GPU"])
+    return figures
+
+
+def _same(ours: np.ndarray, theirs: np.ndarray) -> int:
+    """How many regions (N, 6) of one are in the other, too."""
+    tree = cKDTree(ours[:, :2])
+    count = 0
+    for region, near in zip(theirs, tree.query_ball_point(theirs[:, :2], NEAR), strict=True):
+        shapes = ours[near, 2:5]
+        count += bool((np.abs(shapes - region[2:5]).max(axis=1, initial=0.0) <= ALIKE * region[2]).any())
+    return count
 
 
 def _timed(action: Callable[[], Any]) -> tuple[float, Any]:
