@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from dataclasses import fields, replace
@@ -217,6 +218,23 @@ def test_a_download_that_fails_says_how_to_go_on(data, whole, site, tmp_path, mo
     assert fetched(site) == [*ARCHIVES[:2], ARCHIVES[2]]  # neither the first again nor what lies there
     assert kept.read_bytes() == content  # it is not this run's to remove
     kept.unlink()
+
+
+def test_a_damaged_archive_is_fetched_again_when_what_the_message_names_is_deleted(data, whole, site, tmp_path):
+    own = tmp_path / "data"
+    shutil.copytree(data, own)
+    shutil.rmtree(own / "revisitop1m", ignore_errors=True)
+    content, site.files[ARCHIVES[1]] = site.files[ARCHIVES[1]], site.files[ARCHIVES[1]][:500]
+    with pytest.raises(RetrievalError, match="is damaged") as caught:
+        run(own, tmp_path / "work")
+    archive, record = re.fullmatch(
+        r"(\S+) is damaged .*: delete it and (\S+), and run again", str(caught.value)
+    ).groups()
+    Path(archive).unlink()
+    Path(record).unlink()
+    site.files[ARCHIVES[1]] = content
+    require_same(tmp_path / "work", run(own, tmp_path / "work"), whole)
+    assert fetched(site) == [*ARCHIVES[:2], *ARCHIVES[1:]]
 
 
 def test_all_archives_can_be_fetched_first(data, whole, site, tmp_path):
