@@ -1,5 +1,6 @@
 """From a dataset's name to its photographs, ground truth and the independent set that its vocabulary comes from."""
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from retrieval.datasets.revisited import crop_queries, photograph_sizes, read_re
 from retrieval.errors import DatasetError
 from retrieval.features.imported import open_source
 from retrieval.photographs.folder import ImageSet, list_images
+
+logger = logging.getLogger(__name__)
 
 PHOTOGRAPHS = {"roxford5k": "oxford5k", "rparis6k": "paris6k"}  # a revisited benchmark -> the set it is made of
 
@@ -185,6 +188,8 @@ def _with_distractors(source: Source, images: ImageSet) -> tuple[ImageSet, tuple
     if folder.is_dir():
         names += [f"{PREFIX}{name}" for name in list_images(folder).names]
         archives = ()
+    else:
+        logger.info("%s is not there: %d archives of distractors will be taken one by one", folder, len(archives))
     return ImageSet(source.data, tuple(sorted(names, key=os.fsencode))), archives
 
 
