@@ -160,8 +160,8 @@ def stages(
     found.append(Stage("words", asked * machine.word, machine.memory + vocabulary + blocks, 0.0))
     seconds, memory = indexed * machine.segment, min(indexed, SEGMENT_FEATURES) * float(BYTES_BUILDING)
     scratch = 0.0
-    if indexed > SEGMENT_FEATURES or passing:  # the segments that are merged, and what they are merged into
-        scratch = max(2 * lists, passing)
+    if indexed > SEGMENT_FEATURES or passing:  # the segments that are merged, and what some at a time are merged into
+        scratch = max(lists + lists * min(1.0, merging.FEATURES / max(indexed, 1)), passing)
         seconds, memory = seconds + indexed * machine.merged, max(memory, BYTES_MERGING)
     found.append(Stage("index", seconds, machine.memory + memory + vocabulary, lists + vocabulary, scratch))
     found.append(Stage("search", 0.0, machine.memory + lists + vocabulary, 0.0))
