@@ -326,3 +326,21 @@ def test_what_archives_take_by_hand(data, site, tmp_path, monkeypatch):
     assert any("100 archives, of which 99 are to download" in line for line in text)
     assert any(line.startswith("75 of 100 archives of revisitop1m are still to be indexed") for line in text)
     assert text[-1] == f"and {size * 74 / 100 / 1e9:.1f} GB of downloads"
+
+
+def test_what_is_described_is_not_planned_again(data, site, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(costs, "describe", lambda *_: MACHINE.describing)
+    monkeypatch.setattr(costs, "measure", lambda *_: MACHINE)
+    monkeypatch.setattr(planning, "_against_published", lambda *_: "")
+
+    def to_do(folder: Path, work: Path) -> str:
+        text = planning.plan(Source(folder), CONFIG, ["rootsift"], work)
+        return re.search(r"features .* of (\d+) photographs", text).group(1)
+
+    other = whole[0].parent / "data"
+    assert to_do(other, tmp_path) == "14"  # 6 of Oxford, 6 distractors, one of which cannot be used, and 2 of the words
+    assert to_do(other, whole[0]) == "0"
+    monkeypatch.setattr(distractors, "PHOTOGRAPHS", 6)
+    assert to_do(data, tmp_path) == "14"
+    run(data, tmp_path)
+    assert to_do(data, tmp_path) == "2"  # the queries, which have a store of their own, are counted with their set

@@ -63,6 +63,7 @@ class _Set:
     present: ImageSet | None
     archives: tuple[str, ...] = ()  # that photographs come from, one after another; `download` is of those missing
     missing: tuple[str, ...] = ()  # of these, that are not at hand
+    store: str = ""  # name of its features, where it is another one
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,7 @@ def plan(source: Source, config: Config, descriptors: Sequence[str], work: Path,
         calibrated = calibrated or describing.features
         features = [one.features or round(one.images * calibrated) for one in sets]
         label = descriptor if source.features is None else "imported"
-        to_do = 0
-        if source.features is None:
-            to_do = sum(one.images - _done(stores or work / "features", one, label) for one in sets if not one.archives)
+        to_do = 0 if source.features is not None else _to_do(sets, stores or work / "features", label)
         stored, passing, told = sum(features), 0.0, []
         if passed_by is not None:
             target = work / "index" / folder_name(descriptor)
@@ -282,7 +281,9 @@ def _sets(source: Source, config: Config) -> list[_Set]:
                     features = known.features * len(images.names) // known.images
                 found.append(_Set(name, len(images.names), features, known.download, images))
         if config.dataset.distractors:
-            found.insert(1, _distractors(source.data))
+            store = f"{config.dataset.name}+r1m"  # of both, where they are described together
+            found[0] = replace(found[0], store=store)
+            found.insert(1, replace(_distractors(source.data), store=store))
         return found
     benchmark = open_benchmark(source, config.dataset)
     return [
@@ -324,14 +325,23 @@ def _archive(one: _Set, features: int, machine: costs.Machine) -> _Archive:
     return _Archive(photographs, size, disk, seconds + features_each * (machine.word + machine.segment))
 
 
-def _done(stores: Path, one: _Set, descriptor: str) -> int:
-    """Photographs whose shard is already there."""
-    folder = stores / one.name / folder_name(descriptor)
+def _to_do(sets: Sequence[_Set], stores: Path, descriptor: str) -> int:
+    """Photographs that are still to be described, without those in archives."""
+    counts: dict[str, int] = {}  # of every store
+    for one in sets:
+        if not one.archives:
+            counts[one.store or one.name] = counts.get(one.store or one.name, 0) + one.images
+    return sum(count - _done(stores, name, count, descriptor) for name, count in counts.items())
+
+
+def _done(stores: Path, name: str, images: int, descriptor: str) -> int:
+    """Photographs of a store of so many whose shard is already there."""
+    folder = stores / name / folder_name(descriptor)
     if not (folder / artefacts.PLAN).exists():
         return 0
     facts = read_plan(folder)
     done = sum(shard_folder(folder, i).exists() for i in range(facts["shards"]))
-    return min(done * int(facts["shard_images"]), one.images)
+    return min(done * int(facts["shard_images"]), images)
 
 
 def _against_published(one: _Set, config: Config) -> str:
