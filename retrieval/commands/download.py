@@ -17,12 +17,21 @@ def add_parser(verbs: Any) -> None:
         "retrieval download oxford5k --data data",
     )
     download.set_defaults(goes_on=True)
-    download.add_argument("name", choices=("oxford5k", "paris6k", "roxford5k", "rparis6k"))
+    download.add_argument(
+        "name",
+        choices=("oxford5k", "paris6k", "roxford5k", "rparis6k", "r1m"),
+        help="r1m: the archives of the million distractors, hundreds of gigabytes, which stay packed; a run with "
+        "dataset.distractors=true needs none of them beforehand",
+    )
     download.add_argument("--data", type=Path, default=Path("data"), help="data folder (default: data)")
 
 
 def _download(arguments: argparse.Namespace) -> int:
+    from retrieval.datasets.distractors import fetch_archives
     from retrieval.datasets.download import download
 
-    download(arguments.name, arguments.data)
+    if arguments.name == "r1m":
+        fetch_archives(arguments.data)
+    else:
+        download(arguments.name, arguments.data)
     return 0

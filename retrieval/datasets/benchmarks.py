@@ -1,11 +1,13 @@
 """From a dataset's name to its photographs, ground truth and the independent set that its vocabulary comes from."""
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from retrieval.config import DatasetConfig
+from retrieval.datasets.distractors import ARCHIVES, PREFIX
 from retrieval.datasets.groundtruth import GroundTruth, match_images, spelled_as_stored
 from retrieval.datasets.oxford import is_damaged, read_groundtruth
 from retrieval.datasets.revisited import crop_queries, photograph_sizes, read_revisited, revisited_images
@@ -13,9 +15,9 @@ from retrieval.errors import DatasetError
 from retrieval.features.imported import open_source
 from retrieval.photographs.folder import ImageSet, list_images
 
+logger = logging.getLogger(__name__)
+
 PHOTOGRAPHS = {"roxford5k": "oxford5k", "rparis6k": "paris6k"}  # a revisited benchmark -> the set it is made of
-R1M = "revisitop1m"  # folder of the distractors (Radenovic et al. 2018, section 3.4)
-R1M_SITE = "http://ptak.felk.cvut.cz/revisitop/revisitop1m/"
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,10 @@ class Benchmark:
         queries: None: queries are database photographs with boxes. Otherwise cropped photographs, one per query,
             named ``<query name>.png``, in the order of the ground truth.
         query_sizes: width, height of the photographs that `queries` were cut out of, pixels, by query name.
-        distractors: prefix of the names in `images` that ground truth does not speak of; None: there are none.
+        distractors: prefix of the names of database photographs that ground truth does not speak of; None: there are
+            none.
+        archives: of distractors that are searched as well and are not in `images`: they are fetched and unpacked one
+            after another (`distractors.photographs`), for a data folder that is the root of `images`.
     """
 
     name: str
@@ -42,6 +47,7 @@ class Benchmark:
     queries: ImageSet | None = None
     query_sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     distractors: str | None = None
+    archives: tuple[str, ...] = ()
 
     def label(self, name: str) -> str:
         """What a database photograph is called in a ranking that is evaluated.
@@ -153,9 +159,10 @@ def _open_revisited(source: Source, config: DatasetConfig) -> Benchmark:
     images = revisited_images(revisited, photographs)
     vocabulary_images = database_images(source, config.vocabulary_from)
     name, prefix = config.name, None
+    archives: tuple[str, ...] = ()
     if config.distractors:
-        name, prefix = f"{name}+r1m", f"{R1M}/images/"
-        images = _with_distractors(source, images, prefix)
+        name, prefix = f"{name}+r1m", PREFIX
+        images, archives = _with_distractors(source, images)
     return Benchmark(
         name,
         images,
@@ -165,20 +172,25 @@ def _open_revisited(source: Source, config: DatasetConfig) -> Benchmark:
         queries=crop_queries(revisited, photographs, folder / "queries"),
         query_sizes=photograph_sizes(revisited, photographs),
         distractors=prefix,
+        archives=archives,
     )
 
 
-def _with_distractors(source: Source, images: ImageSet, prefix: str) -> ImageSet:
-    """The database and R1M under one root, the data folder; the folder in a name keeps equal stems apart."""
-    folder = source.data / prefix
-    if not folder.is_dir():
-        raise DatasetError(
-            f"{folder} is not there: dataset.distractors needs the photographs of R1M there; their archives are at "
-            f"{R1M_SITE} (see the site), about a million photographs; unpack them all into that folder"
-        )
+def _with_distractors(source: Source, images: ImageSet) -> tuple[ImageSet, tuple[str, ...]]:
+    """The database and R1M under one root, the data folder; the folder in a name keeps equal stems apart.
+
+    Where the photographs of R1M are not there, the database alone and the archives that they come from.
+    """
+    folder = source.data / PREFIX
     own = images.root.relative_to(source.data).as_posix()
-    names = [f"{own}/{name}" for name in images.names] + [f"{prefix}{name}" for name in list_images(folder).names]
-    return ImageSet(source.data, tuple(sorted(names, key=os.fsencode)))
+    names = [f"{own}/{name}" for name in images.names]
+    archives: tuple[str, ...] = ARCHIVES
+    if folder.is_dir():
+        names += [f"{PREFIX}{name}" for name in list_images(folder).names]
+        archives = ()
+    else:
+        logger.info("%s is not there: %d archives of distractors will be taken one by one", folder, len(archives))
+    return ImageSet(source.data, tuple(sorted(names, key=os.fsencode))), archives
 
 
 def _require(folder: Path, name: str) -> None:

@@ -29,15 +29,23 @@ UNPACKED_RATIO = 1.1  # JPEGs hardly compress: an archive's content is about as 
 log = logging.getLogger(__name__)
 
 
-def fetch(url: str, path: Path, *, retries: int = 5, pause: float = 1.0) -> None:
+def fetch(url: str, path: Path, *, home: Path | None = None, retries: int = 5, pause: float = 1.0) -> None:
     """Downloads one file, or takes the one that is there, and holds it to the sha256 recorded first.
 
     An interrupted download continues from ``<file>.part`` where the server can (RFC 9110, section 14).
+
+    Args:
+        url: the file.
+        path: where it is wanted.
+        home: folder of its record, in which one that is fetched by hand is looked for; None: that of `path`.
+        retries: attempts in a row without a new byte before giving up.
+        pause: seconds before the second attempt; doubles every time.
 
     Raises:
         RetrievalError: no network, the server refuses, too little disk space, or another sha256.
     """
     part = path.with_name(f"{path.name}.part")
+    known = path if home is None else home / path.name
     if not path.exists():
         failures = 0
         while True:
@@ -48,29 +56,34 @@ def fetch(url: str, path: Path, *, retries: int = 5, pause: float = 1.0) -> None
             except urllib.error.HTTPError as error:
                 error.close()
                 if error.code < 500 and error.code not in (408, 416, 429):
-                    raise _by_hand(url, path, f"the server answers {error.code} {error.reason}") from error
+                    raise _by_hand(url, known, f"the server answers {error.code} {error.reason}") from error
                 reason = f"the server answers {error.code} {error.reason}"
             except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
                 reason = str(getattr(error, "reason", error)) or type(error).__name__
             progressed = part.exists() and part.stat().st_size > before
             failures = 1 if progressed else failures + 1
             if failures >= retries:
-                raise _by_hand(url, path, reason)
+                raise _by_hand(url, known, reason)
             delay = pause * 2 ** (failures - 1)
             log.warning("%s: %s; trying again in %.0f s", url, reason, delay)
             time.sleep(delay)
-        _check_sha256(part, path, url)
+        _check_sha256(part, known, url)
         os.replace(part, path)
         _validator_path(part).unlink(missing_ok=True)
         atomic.sync_directory(path.parent)
     else:
-        _check_sha256(path, path, url)
+        _check_sha256(path, known, url)
 
 
-def unpack(archives: Sequence[Path], target: Path) -> None:
+def unpack(archives: Sequence[Path], target: Path, home: Path | None = None) -> None:
     """Unpacks tar archives into one new folder that appears whole or not at all.
 
     Only regular files and folders below the target are accepted; owners, modes and times are not taken over.
+
+    Args:
+        archives: tar files, compressed or not.
+        target: the folder; must not exist.
+        home: as for `fetch`.
 
     Raises:
         RetrievalError: a damaged archive, or a member that is a link, a device, absolute, or leads outside.
@@ -91,9 +104,9 @@ def unpack(archives: Sequence[Path], target: Path) -> None:
             except (tarfile.TarError, EOFError, ValueError, OSError) as error:
                 if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                     raise
-                record = _record_path(archive).name
+                record = _record_path((home or archive.parent) / archive.name)
                 raise RetrievalError(
-                    f"{archive} is damaged ({error}): delete it and {record} beside it, and run again"
+                    f"{archive} is damaged ({error}): delete it and {record}, and run again"
                 ) from error
 
 

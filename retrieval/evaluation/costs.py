@@ -117,7 +117,13 @@ class Machine:
 
 
 def stages(
-    described: int, stored: int, indexed: int, learned: int | None, config: Config, machine: Machine
+    described: int,
+    stored: int,
+    indexed: int,
+    learned: int | None,
+    config: Config,
+    machine: Machine,
+    passing: float = 0.0,
 ) -> tuple[Stage, ...]:
     """What each stage of a run takes.
 
@@ -128,6 +134,7 @@ def stages(
         learned: features that words are learned from, before any are held out; None: words are there.
         config: vocabulary, signatures and bits count.
         machine: from `measure`.
+        passing: bytes beside the segments at a time, of photographs that are indexed in instalments; 0: none are.
 
     Returns:
         Features, vocabulary (unless words are there), words, index and search, in this order.
@@ -153,8 +160,8 @@ def stages(
     found.append(Stage("words", asked * machine.word, machine.memory + vocabulary + blocks, 0.0))
     seconds, memory = indexed * machine.segment, min(indexed, SEGMENT_FEATURES) * float(BYTES_BUILDING)
     scratch = 0.0
-    if indexed > SEGMENT_FEATURES:  # the segments that are merged, and what they are merged into
-        scratch = 2 * lists
+    if indexed > SEGMENT_FEATURES or passing:  # the segments that are merged, and what some at a time are merged into
+        scratch = max(lists + lists * min(1.0, merging.FEATURES / max(indexed, 1)), passing)
         seconds, memory = seconds + indexed * machine.merged, max(memory, BYTES_MERGING)
     found.append(Stage("index", seconds, machine.memory + memory + vocabulary, lists + vocabulary, scratch))
     found.append(Stage("search", 0.0, machine.memory + lists + vocabulary, 0.0))

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from retrieval.config import Config, VocabularyConfig
 from retrieval.errors import ArtefactError, ConfigError, RetrievalError
 from retrieval.features import extractor
 from retrieval.features.store import Failure, FeatureStore
-from retrieval.index.building import aggregates, build_index, discard_parts, index_settings
+from retrieval.index.building import Instalment, aggregates, build_index, discard_parts, index_settings
 from retrieval.index.collection import Collection
 from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.storage import artefacts, atomic, lock
@@ -208,20 +208,35 @@ def _require_index(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str,
 
 
 def obtain_index(
-    store: FeatureStore, vocabulary: Vocabulary, folder: str | Path, config: Config, root: Path
+    store: FeatureStore,
+    vocabulary: Vocabulary,
+    folder: str | Path,
+    config: Config,
+    root: Path,
+    instalments: Sequence[Instalment] = (),
 ) -> Collection:
     """Opens the index in `folder`, or builds it.
+
+    Args:
+        store: the features of the collection.
+        vocabulary: the words.
+        folder: of the index.
+        config: all settings.
+        root: the photographs' folder.
+        instalments: more photographs (`build_index`). Of an index that is there it is known by name which it has.
 
     Raises:
         ArtefactError: the folder holds an index of other features, photographs or words.
     """
     folder = Path(folder)
     if not folder.exists():
-        build_index(folder, store, vocabulary, config, root)
+        build_index(folder, store, vocabulary, config, root, instalments)
         return Collection.open(folder)
     collection = Collection.open(folder)
     discard_parts(folder)
-    wanted = index_settings(store, vocabulary, config)
+    known = collection.state.facts.get("instalments", {}) if collection.state is not None else {}
+    _require_index(folder, {"instalments": sorted(known)}, {"instalments": sorted(one.name for one in instalments)})
+    wanted = index_settings(store, vocabulary, config, known)
     stored = {**collection.settings, "signatures": dict(collection.settings["signatures"])}
     for kind in stored["signatures"].keys() - wanted["signatures"].keys():
         del stored["signatures"][kind]  # more than is asked for does no harm

@@ -15,7 +15,8 @@ import joblib
 import numpy as np
 
 from retrieval.config import Config
-from retrieval.datasets.benchmarks import PHOTOGRAPHS, R1M, Source, database_images, open_benchmark
+from retrieval.datasets import distractors
+from retrieval.datasets.benchmarks import PHOTOGRAPHS, Source, database_images, open_benchmark
 from retrieval.errors import DatasetError, ImageError
 from retrieval.evaluation import costs
 from retrieval.evaluation.costs import Stage
@@ -26,6 +27,7 @@ from retrieval.evaluation.rows import signatures_for
 from retrieval.features import extractor
 from retrieval.features.detector import detect_regions
 from retrieval.features.store import read_plan, shard_folder
+from retrieval.index.building import finished
 from retrieval.photographs.decoding import load_image
 from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.storage import artefacts
@@ -50,7 +52,6 @@ KNOWN = {
     "roxford5k": KnownSet(4_993, 12_300_000, 1.9e9),  # the photographs of Oxford5k less the queries
     "rparis6k": KnownSet(6_322, 14_800_000, 2.6e9),
 }
-DISTRACTORS = 1_001_001  # photographs of R1M (Radenovic et al. 2018); what there is to download is not known
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,19 @@ class _Set:
     features: int
     download: float
     present: ImageSet | None
+    archives: tuple[str, ...] = ()  # that photographs come from, one after another; `download` is of those missing
+    missing: tuple[str, ...] = ()  # of these, that are not at hand
+    store: str = ""  # name of its features, where it is another one
+
+
+@dataclass(frozen=True)
+class _Archive:
+    """What one of a set's archives takes, on average: photographs, its bytes, and bytes of disk and seconds in all."""
+
+    photographs: float
+    size: float
+    disk: float
+    seconds: float
 
 
 def plan(source: Source, config: Config, descriptors: Sequence[str], work: Path, stores: Path | None = None) -> str:
@@ -82,10 +96,15 @@ def plan(source: Source, config: Config, descriptors: Sequence[str], work: Path,
         state = f"{one.images} photographs at hand" if one.present else f"to download: {size}"
         if source.features is not None:
             state = f"features of {one.images} images at hand"
+        if one.archives:
+            state = f"{len(one.archives)} archives, of which {len(one.missing)} are to download"
+            state += f": {size}" if one.missing else ""
         lines.append(f"- {one.name}: {state}")
         if one.name in FEATURES and one.present and source.features is None:
             lines.append(f"  {_against_published(one, config)}")
     total, disk, scratch = 0.0, 0.0, 0.0
+    download = unpacked = sum(one.download for one in sets if not one.present and not one.archives)
+    passed_by = next((one for one in sets if one.archives), None)
     calibrated: float | None = None
     at_hand = next((one.present for one in sets if one.present), None)
     for descriptor in descriptors:
@@ -100,10 +119,21 @@ def plan(source: Source, config: Config, descriptors: Sequence[str], work: Path,
         calibrated = calibrated or describing.features
         features = [one.features or round(one.images * calibrated) for one in sets]
         label = descriptor if source.features is None else "imported"
-        to_do = 0
-        if source.features is None:
-            to_do = sum(one.images - _done(stores or work / "features", one, label) for one in sets)
-        found = costs.stages(to_do, sum(features), sum(features[:-1]), features[-1], chosen, machine)
+        to_do = 0 if source.features is not None else _to_do(sets, stores or work / "features", label)
+        stored, passing, told = sum(features), 0.0, []
+        if passed_by is not None:
+            target = work / "index" / folder_name(descriptor)
+            left = [archive for archive in passed_by.archives if not finished(target, [archive])]
+            each = _archive(passed_by, features[1], machine)
+            to_do += round(each.photographs * len(left))
+            stored, passing = stored - features[1], each.disk
+            download += each.size * len(set(left).intersection(passed_by.missing))
+            told = [
+                f"{len(left)} of {len(passed_by.archives)} archives of {passed_by.name} are still to be indexed, one "
+                f"after another: each {each.photographs:.0f} photographs in {_duration(each.seconds)} beside its "
+                f"download, and {_gigabytes(each.disk)} of disk, which it gives back"
+            ]
+        found = costs.stages(to_do, stored, sum(features[:-1]), features[-1], chosen, machine, passing)
         what = {
             "features": f"of {to_do} photographs ({describing.photograph:.2f} s each, {describing.jobs} processes)",
             "vocabulary": f"{config.vocabulary.words} words from "
@@ -113,15 +143,14 @@ def plan(source: Source, config: Config, descriptors: Sequence[str], work: Path,
         }
         if source.features is not None:
             what["features"] = "imported"
-        lines += ["", f"{folder_name(descriptor)}:", *_table(found, what)]
+        lines += ["", f"{folder_name(descriptor)}:", *_table(found, what), *told]
         total += sum(stage.seconds for stage in found)
         disk += sum(stage.disk for stage in found)
         scratch = max(scratch, *(stage.scratch for stage in found))
-    download = sum(one.download for one in sets if not one.present)
-    lines += ["", f"in all: {_duration(total)}, {(disk + scratch) / 1e9:.1f} GB of disk in {work}"]
+    lines += ["", f"in all: {_duration(total)}, {(disk + scratch) / 1e9:.1f} GB of disk in {work} at its peak"]
     if download:
-        # archive plus unpacked photographs
-        lines.append(f"and {download / 1e9:.1f} GB of downloads, {2 * download / 1e9:.1f} GB of disk in {source.data}")
+        kept = f", {2 * unpacked / 1e9:.1f} GB of disk in {source.data}"  # archive plus unpacked photographs
+        lines.append(f"and {download / 1e9:.1f} GB of downloads{kept if unpacked else ''}")
     return "\n".join(lines)
 
 
@@ -252,8 +281,9 @@ def _sets(source: Source, config: Config) -> list[_Set]:
                     features = known.features * len(images.names) // known.images
                 found.append(_Set(name, len(images.names), features, known.download, images))
         if config.dataset.distractors:
-            folder = source.data / R1M / "images"
-            found.insert(1, _Set(R1M, DISTRACTORS, 0, 0.0, list_images(folder) if folder.is_dir() else None))
+            store = f"{config.dataset.name}+r1m"  # of both, where they are described together
+            found[0] = replace(found[0], store=store)
+            found.insert(1, replace(_distractors(source.data), store=store))
         return found
     benchmark = open_benchmark(source, config.dataset)
     return [
@@ -268,14 +298,50 @@ def _sets(source: Source, config: Config) -> list[_Set]:
     ]
 
 
-def _done(stores: Path, one: _Set, descriptor: str) -> int:
-    """Photographs whose shard is already there."""
-    folder = stores / one.name / folder_name(descriptor)
+def _distractors(data: Path) -> _Set:
+    """R1M: a folder of photographs, or the archives that they come from."""
+    folder = data / distractors.PREFIX
+    if folder.is_dir():
+        images = list_images(folder)
+        return _Set(distractors.FOLDER, len(images.names), 0, 0.0, images)
+    archives, kept = distractors.ARCHIVES, distractors.archives_folder(data)
+    missing = tuple(archive for archive in archives if not (kept / archive).exists())
+    photographs = distractors.PHOTOGRAPHS
+    size = photographs * distractors.PHOTOGRAPH_BYTES * len(missing) / len(archives)
+    return _Set(distractors.FOLDER, photographs, 0, size, None, archives, missing)
+
+
+def _archive(one: _Set, features: int, machine: costs.Machine) -> _Archive:
+    """What an archive of a set with so many features in all takes.
+
+    Its disk is that of the archive, of the photographs in it and of their features.
+    """
+    share = 1 / len(one.archives)
+    photographs, features_each = one.images * share, features * share
+    size = photographs * distractors.PHOTOGRAPH_BYTES
+    disk = 2 * size + features_each * (machine.dimensions + costs.BYTES_DESCRIBED)
+    describing = machine.describing
+    seconds = describing.start + photographs * describing.photograph / describing.jobs
+    return _Archive(photographs, size, disk, seconds + features_each * (machine.word + machine.segment))
+
+
+def _to_do(sets: Sequence[_Set], stores: Path, descriptor: str) -> int:
+    """Photographs that are still to be described, without those in archives."""
+    counts: dict[str, int] = {}  # of every store
+    for one in sets:
+        if not one.archives:
+            counts[one.store or one.name] = counts.get(one.store or one.name, 0) + one.images
+    return sum(count - _done(stores, name, count, descriptor) for name, count in counts.items())
+
+
+def _done(stores: Path, name: str, images: int, descriptor: str) -> int:
+    """Photographs of a store of so many whose shard is already there."""
+    folder = stores / name / folder_name(descriptor)
     if not (folder / artefacts.PLAN).exists():
         return 0
     facts = read_plan(folder)
     done = sum(shard_folder(folder, i).exists() for i in range(facts["shards"]))
-    return min(done * int(facts["shard_images"]), one.images)
+    return min(done * int(facts["shard_images"]), images)
 
 
 def _against_published(one: _Set, config: Config) -> str:

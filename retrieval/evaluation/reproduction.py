@@ -1,5 +1,6 @@
 """A benchmark run: features, vocabulary from the other set, index, and the rows of the published table."""
 
+import functools
 import json
 import logging
 import platform
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from retrieval import config as settings_module
 from retrieval.config import Config
+from retrieval.datasets import distractors
 from retrieval.datasets.benchmarks import Benchmark
 from retrieval.datasets.groundtruth import GroundTruth, Query
 from retrieval.errors import ConfigError, DatasetError
@@ -27,11 +29,13 @@ from retrieval.features.extractor import (
     check_collection,
     extract_collection,
     feature_settings,
+    in_precision,
     load_descriptor,
 )
 from retrieval.features.imported import import_features, open_source, source_settings
 from retrieval.features.store import FeatureStore
 from retrieval.geometry.frames import Box
+from retrieval.index.building import Instalment
 from retrieval.photographs.decoding import display_name
 from retrieval.photographs.folder import ImageSet
 from retrieval.search.retriever import Retriever
@@ -114,7 +118,8 @@ def run(
         clock.lap("vocabulary features")
         vocabulary = obtain_vocabulary(training, work / "vocabulary" / label, chosen)
         clock.lap("vocabulary")
-        collection = obtain_index(database, vocabulary, work / "index" / label, chosen, benchmark.images.root)
+        more = _instalments(benchmark, database, label, chosen)
+        collection = obtain_index(database, vocabulary, work / "index" / label, chosen, benchmark.images.root, more)
         clock.lap("index")
         retriever = Retriever(collection, chosen)
         ranked = rank_benchmark(retriever, benchmark, rows, database, queries, clock)
@@ -124,8 +129,8 @@ def run(
         published_as[label] = descriptor_name(retriever)
         timings[label] = {
             "seconds": clock.laps,
-            "images": len(database.names),
-            "features": database.features,
+            "images": len(collection.names),
+            "features": collection.features,
             "precision": database.precision,
             "words": len(vocabulary.centroids),
             "assignment": assignment(vocabulary),
@@ -243,6 +248,20 @@ def _features(
     if imported is not None:
         return import_features(imported, name, folder, images=frozenset(images.names))
     return extract_collection(images, folder, config, f"{name} {label}")
+
+
+def _instalments(benchmark: Benchmark, database: FeatureStore, label: str, config: Config) -> list[Instalment]:
+    """The archives of distractors, each to be fetched, unpacked and described when it is its turn."""
+    if not benchmark.archives:
+        return []
+    data = benchmark.images.root
+    config = in_precision(config, database.precision, str(database.folder))
+
+    def make(archive: str, folder: Path) -> FeatureStore:
+        images = distractors.photographs(archive, data, folder)
+        return extract_collection(images, folder / "features", config, f"{archive} {label}")
+
+    return [Instalment(archive, functools.partial(make, archive)) for archive in benchmark.archives]
 
 
 def _check_queries(benchmark: Benchmark, database: FeatureStore, queries: FeatureStore | None) -> None:

@@ -6,7 +6,7 @@ files and not through their maps, whose pages would count as memory.
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,11 +56,13 @@ def _merge(parts: Sequence[Part], folder: Path) -> dict[str, np.ndarray]:
     columns = {name: _Column(folder / name, array, features) for name, array in _columns(like).items()}
     pairs = None if like.aggregates is None else _Column(folder / "aggregates", like.aggregates, _pairs(full))
     lengths, frequencies = np.empty(words, np.int64), np.empty(words, np.int32)
+    starts = [0] * len(full)  # of their next pairs
     with contextlib.ExitStack() as stack:
         for column in (*columns.values(), *([] if pairs is None else [pairs])):
             stack.enter_context(column)
-        for some in batches(np.sum([np.diff(part[0].word_offsets) for part in full], axis=0), BLOCK):
-            blocks = [_Block(*part, some) for part in full]
+        for some in batches(_list_lengths(segment for segment, _ in full), BLOCK):
+            blocks = [_Block(*part, some, start) for part, start in zip(full, starts, strict=True)]
+            starts = [block.pairs.stop for block in blocks]
             word, image = (_joined([getattr(block, name) for block in blocks]) for name in ("words", "images"))
             order = np.lexsort((image, word))  # equal ones as they come
             for name, column in columns.items():
@@ -93,18 +95,26 @@ def _columns(segment: Segment) -> dict[str, np.ndarray]:
 
 
 class _Block:
-    """The features of a range of words in one segment whose images are kept, with the images' new ids."""
+    """The features of a range of words in one segment whose images are kept, with the images' new ids.
 
-    def __init__(self, segment: Segment, ids: np.ndarray, some: slice) -> None:
+    Args:
+        segment: the segment.
+        ids: new ones of its images, or -1.
+        some: words.
+        pairs: how many pairs of a word and an image the words before these have.
+    """
+
+    def __init__(self, segment: Segment, ids: np.ndarray, some: slice, pairs: int = 0) -> None:
         first, last = some.start, some.stop
-        self.segment, self.start, self.stop = segment, *(int(segment.word_offsets[word]) for word in (first, last))
-        lengths = np.diff(segment.word_offsets[first : last + 1])
+        bounds = _read(segment.word_offsets, first, last + 1)
+        self.segment, self.start, self.stop = segment, int(bounds[0]), int(bounds[-1])
+        lengths = np.diff(bounds)
         words = np.repeat(np.arange(last - first, dtype=np.int32), lengths)
         there = _read(segment.images, self.start, self.stop)
         images, opening = ids[there], openings(there, lengths)
+        self.pairs = slice(pairs, pairs + int(opening.sum()))
         self.kept = np.flatnonzero(images >= 0)
         self.words, self.images = words[self.kept], images[self.kept]
-        self.pairs = slice(*(int(segment.pair_offsets[word]) for word in (first, last)))
         self.pair_kept = np.flatnonzero(images[opening] >= 0)
         self.pair_words, self.pair_images = words[opening][self.pair_kept], images[opening][self.pair_kept]
 
@@ -171,6 +181,14 @@ def _read(array: np.ndarray, start: int, stop: int) -> np.ndarray:
         offset = array.offset + first * width * array.dtype.itemsize
         found.append(np.fromfile(array.filename, array.dtype, (stop - start) * width, offset=offset))
     return np.stack(found, axis=1) if planes else found[0].reshape(stop - start, *array.shape[1:])
+
+
+def _list_lengths(segments: Iterable[Segment]) -> np.ndarray:
+    """(W,) int64 features of every word in all segments together."""
+    total: np.ndarray | int = 0
+    for segment in segments:
+        total = total + np.diff(_read(segment.word_offsets, 0, len(segment.word_offsets)))
+    return np.asarray(total)
 
 
 def _pairs(parts: Sequence[Part]) -> int:

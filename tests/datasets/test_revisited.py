@@ -464,15 +464,20 @@ def test_open_benchmark(data: Path) -> None:
 
 
 def test_open_benchmark_with_distractors(data: Path) -> None:
-    with pytest.raises(DatasetError, match=r"revisitop1m/images is not there: .*http://ptak\.felk\.cvut\.cz/.*unpack"):
-        opened(data, distractors=True)
+    apart = opened(data, distractors=True)  # the photographs are not there: from archives, one after another
+    assert (len(apart.archives), apart.archives[0], apart.archives[-1]) == (
+        100, "revisitop1m.1.tar.gz", "revisitop1m.100.tar.gz"
+    )  # fmt: skip
     for name in ("1/a.jpg", "2/a.jpg", "2/z.jpg"):  # stems that are also the database's, and each other's
         path = data / "revisitop1m" / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"photograph")
     found = opened(data, distractors=True)
-    assert found.name == "roxford5k+r1m"
-    assert found.images.root == data
+    assert found.name == apart.name == "roxford5k+r1m"
+    assert found.archives == ()
+    assert found.images.root == apart.images.root == data
+    assert found.images.names[:5] == apart.images.names
+    assert apart.label("revisitop1m/images/9/a.jpg") == "revisitop1m/images/9/a.jpg"
     assert found.images.names[:2] == ("oxford5k/images/one/a.png", "oxford5k/images/one/b.png")
     assert found.images.names[5:] == tuple(f"revisitop1m/images/{name}" for name in ("1/a.jpg", "2/a.jpg", "2/z.jpg"))
     assert found.match()["a"] == "oxford5k/images/one/a.png"

@@ -70,6 +70,10 @@ def test_stages_by_hand():
     assert larger["features"].seconds == larger["features"].memory == 0
     assert larger["index"].seconds == pytest.approx(10**7 * 3e-6)  # made in several segments and merged
     assert larger["index"].scratch == 2 * (10**7 * 35 + 1200)  # the parts, and what they are merged into
+    huge = costs.stages(0, 0, 2**32, None, config, MACHINE)[-2]
+    assert huge.scratch == pytest.approx(1.25 * (2**32 * 35 + 1200))  # merged into segments of 2^30 features
+    apart = costs.stages(0, 0, 10**7, None, config, MACHINE, 1e9)[-2]
+    assert apart.scratch == 1e9  # photographs that pass by, beside the segments
     assert larger["index"].memory - larger["search"].memory < costs.SEGMENT_FEATURES * costs.BYTES_BUILDING
 
 
