@@ -107,7 +107,9 @@ class Room:
             else:
                 start += size
                 continue
-            self.samples = min(self.samples, min(size, count) * each) // 2  # behind the error, which holds tensors
+            self.samples = (
+                min(self.samples, min(size, count - start) * each) // 2
+            )  # behind the error, which holds tensors
             free_cached()
             logger.warning(
                 "the memory of %s is full: from now on %d samples of photographs are taken at once", self.device,
