@@ -250,7 +250,8 @@ def describe(config: Config, images: ImageSet | None) -> Describing:
     Raises:
         DatasetError: none of the photographs that were tried can be used.
     """
-    jobs = joblib.effective_n_jobs(config.parallel.jobs)
+    on_gpu = extractor.device_of(extractor.load_descriptor(config.descriptor)) is not None
+    jobs = 1 if on_gpu else joblib.effective_n_jobs(config.parallel.jobs)  # what a GPU does, one process asks for
     count = max(CALIBRATION_IMAGES, 2 * jobs)
     if images is not None:
         sources: list[Path | np.ndarray] = [images.path(name) for name in evenly(images.names, count)]

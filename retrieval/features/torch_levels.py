@@ -107,7 +107,9 @@ class Room:
             else:
                 start += size
                 continue
-            self.samples = min(self.samples, min(size, count) * each) // 2  # behind the error, which holds tensors
+            self.samples = (
+                min(self.samples, min(size, count - start) * each) // 2
+            )  # behind the error, which holds tensors
             free_cached()
             logger.warning(
                 "the memory of %s is full: from now on %d samples of photographs are taken at once", self.device,
@@ -255,22 +257,19 @@ def samples_repeating(levels: TorchLevels, level: torch.Tensor, places: torch.Te
 def samples_in_black(levels: TorchLevels, level: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """As `samples_repeating`, but outside a level everything is 0."""
     start, width, last = _of(levels, level)
-    last_place = last.to(places.dtype)
-    first = places.floor()
-    second = first + 1
-    inner, outer = (torch.minimum(pixel.clamp(min=0), last_place) for pixel in (first, second))
-    share = (places - first) * (outer == second)
-    rest = (second - places) * (inner == first)
-    left, top = inner.to(start.dtype).unbind(1)
-    right, bottom = outer.to(start.dtype).unbind(1)
-    above, below = top.mul(width).add_(start), bottom.mul(width).add_(start)
-    flat, shape = levels.flat, (len(level), -1)
-    upper, lower = (
-        flat.index_select(0, (row + left).view(-1)).view(shape) * rest[:, 0]
-        + flat.index_select(0, (row + right).view(-1)).view(shape) * share[:, 0]
-        for row in (above, below)
-    )
-    return upper * rest[:, 1] + lower * share[:, 1]
+    pixels = places.floor()[:, None] + _pair(str(places.device))  # (M, 2, 2, K): the one before and behind, x and y
+    there = torch.minimum(pixels.clamp(min=0), last[:, None].to(places.dtype))
+    share = (1 - (places[:, None] - pixels).abs()) * (there == pixels)
+    x, y = there.to(start.dtype).unbind(2)
+    at = (y * width[:, None]).add_(start[:, None])[:, :, None] + x[:, None]  # (M, 2, 2, K): row, column
+    values = levels.flat.index_select(0, at.view(-1)).view(at.shape)
+    return (values * (share[:, :, None, 1] * share[:, None, :, 0])).sum(dim=(1, 2))
+
+
+@functools.lru_cache(maxsize=8)
+def _pair(device: str) -> torch.Tensor:
+    """(2, 1, 1) float32: 0 and 1."""
+    return torch.tensor([0.0, 1.0], device=device)[:, None, None]
 
 
 def _of(levels: TorchLevels, level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

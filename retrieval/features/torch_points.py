@@ -67,14 +67,11 @@ def _of_neighbours(values: torch.Tensor, take) -> torch.Tensor:  # type: ignore[
 
 
 def _derivatives() -> np.ndarray:
-    """(27, 10): from the 3 x 3 x 3 responses (scale, y, x) to value, gradient x y s, curvature xx yy ss xy xs ys."""
-    one, first, second = np.array([0.0, 1, 0]), np.array([-0.5, 0, 0.5]), np.array([1.0, -2, 1])
-    axes = [  # of s, y, x
-        (one, one, one), (one, one, first), (one, first, one), (first, one, one),
-        (one, one, second), (one, second, one), (second, one, one),
-        (one, first, first), (first, one, first), (first, first, one),
-    ]  # fmt: skip
-    return np.stack([np.einsum("i,j,k->ijk", s, y, x).ravel() for s, y, x in axes], axis=1)
+    """(27, 13): from the 3 x 3 x 3 responses (scale, y, x) to value, gradient (x, y, scale) and 3 x 3 curvature."""
+    by_order = np.array([[0.0, 1, 0], [-0.5, 0, 0.5], [1, -2, 1]])
+    axes = np.eye(3, dtype=int)
+    orders = [np.zeros(3, int), *axes, *(one + other for one in axes for other in axes)]
+    return np.stack([np.einsum("i,j,k->kji", *by_order[along]).ravel() for along in orders], axis=1)
 
 
 def _refined(levels: TorchLevels, responses: torch.Tensor, at: torch.Tensor, config: DetectorConfig) -> TorchPoints:
@@ -92,7 +89,8 @@ def _refined(levels: TorchLevels, responses: torch.Tensor, at: torch.Tensor, con
     level = torch.searchsorted(levels.starts.long(), at, right=True) - 1
     height, width, start = (table[level].long() for table in (levels.heights, levels.widths, levels.starts))
     row = torch.div(at - start, width, rounding_mode="floor")
-    column = at - start - row * width
+    pixel = torch.stack([at - start - row * width, row], dim=1)  # column, row
+    far = torch.stack([width, height], dim=1) - SAFETY_BORDER
     steps = torch.arange(-1, 2, device=at.device)
     around = (
         (height * width)[:, None, None, None] * steps[:, None, None]
@@ -100,61 +98,42 @@ def _refined(levels: TorchLevels, responses: torch.Tensor, at: torch.Tensor, con
         + steps
     ).view(-1, 27)
     fit = torch.from_numpy(_derivatives()).to(at.device)
-    value, offset = (
-        torch.zeros_like(at, dtype=torch.float64),
-        torch.zeros((len(at), 3), dtype=torch.float64).to(at.device),
-    )
-    moving = torch.ones_like(at, dtype=torch.bool)
-    alive = moving
-    shift, limit = config.max_shift, edge_limit(config)
-    far_column, far_row = width - SAFETY_BORDER, height - SAFETY_BORDER
+    value = torch.zeros_like(at, dtype=torch.float64)
+    offset = torch.zeros((len(at), 3), dtype=torch.float64, device=at.device)
+    alive = moving = torch.ones_like(at, dtype=torch.bool)
     for iteration in range(config.localise_iterations):
-        place = start + row * width + column
+        place = start + pixel[:, 1] * width + pixel[:, 0]
         cube = responses.index_select(0, (place[:, None] + around).view(-1)).view(-1, 27).double()
-        centre, gx, gy, gs, xx, yy, ss, xy, xs, ys = torch.matmul(cube, fit).unbind(1)
-        flat = xx * yy - xy * xy
+        fitted = torch.matmul(cube, fit)
+        gradient, curvature = fitted[:, 1:4], fitted[:, 4:].view(-1, 3, 3)
+        # rows of cofactors of the symmetric curvature: its inverse times its determinant
+        cofactors = torch.linalg.cross(curvature.roll(-1, dims=1), curvature.roll(-2, dims=1))
         if iteration == 0:
-            edge = (xx + yy).square() / flat
-            alive = moving = (edge >= 0) & (edge <= limit)
-        # cofactors of the symmetric Hessian: its inverse times the determinant
-        cxx, cxy, cxs = yy * ss - ys * ys, xs * ys - xy * ss, xy * ys - xs * yy
-        cyy, cys = xx * ss - xs * xs, xy * xs - xx * ys
-        determinant = xx * cxx + xy * cxy + xs * cxs
-        peak = (
-            torch.stack(
-                [cxx * gx + cxy * gy + cxs * gs, cxy * gx + cyy * gy + cys * gs, cxs * gx + cys * gy + flat * gs], dim=1
-            )
-            / -determinant[:, None]
-        )
-        top = centre + 0.5 * (gx * peak[:, 0] + gy * peak[:, 1] + gs * peak[:, 2])
+            edge = (curvature[:, 0, 0] + curvature[:, 1, 1]).square() / cofactors[:, 2, 2]
+            alive = moving = (edge >= 0) & (edge <= edge_limit(config))
+        determinant = (curvature[:, 0] * cofactors[:, 0]).sum(dim=1)
+        peak = torch.bmm(cofactors, gradient[:, :, None])[:, :, 0] / -determinant[:, None]
         offset = torch.where(moving[:, None], peak, offset)
-        value = torch.where(moving, top, value)
-        step = (peak[:, :2] > shift).long() - (peak[:, :2] < -shift).long()
-        step_x, step_y = step.unbind(1)
-        leaving = (
-            ((step_x > 0) & (column >= far_column))
-            | ((step_y > 0) & (row >= far_row))
-            | ((step_x < 0) & (column <= SAFETY_BORDER))
-            | ((step_y < 0) & (row <= SAFETY_BORDER))
-        )
+        value = torch.where(moving, fitted[:, 0] + 0.5 * (gradient * peak).sum(dim=1), value)
+        on, back = peak[:, :2] > config.max_shift, peak[:, :2] < -config.max_shift
+        leaving = ((on & (pixel >= far)) | (back & (pixel <= SAFETY_BORDER))).any(dim=1)
         lost = moving & (~(determinant.abs() > SINGULAR) | leaving)
         alive = alive & ~lost
-        moving = moving & ~lost & (step != 0).any(dim=1)
-        column, row = column + step_x * moving, row + step_y * moving
+        moving = moving & ~lost & (on | back).any(dim=1)
+        pixel = pixel + (on.long() - back.long()) * moving[:, None]
     usable = alive & (offset.abs() <= MAX_OFFSET).all(dim=1) & (value.abs() >= config.threshold**2)
     octave = torch.div(level - 1, levels.octaves[0].shape[0], rounding_mode="floor")
-    kept = _first_claims(usable, octave, row, column)
-    level, row, column, offset, value = (values[kept] for values in (level, row, column, offset, value))
-    places = torch.stack([column + offset[:, 0], row + offset[:, 1]], dim=1).float()
+    kept = _first_claims(usable, octave, pixel)
+    level, pixel, offset, value = (values[kept] for values in (level, pixel, offset, value))
+    places = (pixel + offset[:, :2]).float()
     scale = levels.sigmas[level] * torch.exp2(offset[:, 2] / config.scales_per_octave)
     return TorchPoints(level, places, scale.float(), value.float())
 
 
-def _first_claims(usable: torch.Tensor, octave: torch.Tensor, row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
+def _first_claims(usable: torch.Tensor, octave: torch.Tensor, pixel: torch.Tensor) -> torch.Tensor:
     """Increasing indices of usable points that are the first ones at their octave's pixel."""
-    pixel = (octave << 48) | (row << 24) | column
-    pixel = torch.where(usable, pixel, -1)
-    ordered, order = torch.sort(pixel, stable=True)
+    claimed = torch.where(usable, (octave << 48) | (pixel[:, 1] << 24) | pixel[:, 0], -1)
+    ordered, order = torch.sort(claimed, stable=True)
     first = torch.ones_like(usable)
     first[1:] = ordered[1:] != ordered[:-1]
     kept = torch.zeros_like(usable)
@@ -220,30 +199,22 @@ def _iterate(
                 values[left] for values in (ids, level, places, stretch, shape, moving, settled, close_before)
             )
         axes = shape.float() * stretch[:, None, None]
-        samples = samples_in_black(
-            levels, level, torch.baddbmm(places[:, :, None], axes, grid.expand(len(ids), -1, -1))
-        )
+        places_seen = torch.baddbmm(places[:, :, None], axes, grid.expand(len(ids), -1, -1))
+        samples = samples_in_black(levels, level, places_seen)
         moments = _second_moments(samples.view(-1, size, size), window)
-        a, b, c = moments.unbind(1)
-        # sqrt([[a,b],[b,c]]) = (M + d I) / t with d = sqrt(det M), t = sqrt(trace M + 2 d); its inverse, scaled to
-        # determinant 1, is the adjugate of (M + d I) over the square root of its determinant, d (trace M + 2 d).
-        determinant, trace = a * c - b * b, a + c
-        d = determinant.sqrt()
-        sum_of_roots = trace + 2 * d
-        norm = (d * sum_of_roots).sqrt()
-        matrix = moments[:, [0, 1, 1, 2]].view(-1, 2, 2)
-        turn = (unit * (trace + d)[:, None, None] - matrix) / norm[:, None, None]
-        both = sum_of_roots / norm  # sum of the eigenvalues of `turn`, whose product is 1
-        spread = (both * both - 4).clamp(min=0).sqrt()
-        close = (both - spread) / (both + spread) > 1.0 - config.shape_convergence
+        # sqrt(M) = (M + d I) / t with d = sqrt(det M), t = sqrt(trace M + 2 d); its inverse, scaled to determinant 1,
+        # is the adjugate of (M + d I), (trace M + d) I - M, over the root of its determinant, d (trace M + 2 d).
+        a, c = moments[:, 0, 0], moments[:, 1, 1]
+        trace = a + c
+        d = (a * c - moments[:, 0, 1].square()).sqrt()
+        norm = (d * (trace + 2 * d)).sqrt()
+        turn = (unit * (trace + d)[:, None, None] - moments) / norm[:, None, None]
+        # Eigenvalues of determinant 1 are r and 1/r: those of `turn` add up to sqrt(trace M / d + 2). A window without
+        # structure, whose d is 0 or no number, gives a shape that is none and fails the comparisons.
+        close = trace < _with_inverse(1.0 - config.shape_convergence) * d
         turned = torch.bmm(turn, shape)
         both = turned[:, 0, 0] + turned[:, 1, 1]
-        squared = both * both - 4 * (turned[:, 0, 0] * turned[:, 1, 1] - turned[:, 0, 1] * turned[:, 1, 0])
-        spread = squared.clamp(min=0).sqrt()
-        # ratio of the eigenvalues of the shape, which are to be real and positive
-        fine = (determinant > 0) & (squared >= 0) & (both > spread)
-        fine &= both + spread <= config.max_anisotropy * (both - spread)
-        moving = moving & fine
+        moving = moving & (both >= 2) & (both <= _with_inverse(config.max_anisotropy**0.5))
         shape = torch.where(moving[:, None, None], turned, shape)  # what is done stays as it is, and finite
         settled = settled | (moving & close & close_before)
         moving = moving & ~settled
@@ -251,10 +222,14 @@ def _iterate(
     shapes[ids], converged[ids] = shape, settled
 
 
+def _with_inverse(number: float) -> float:
+    return number + 1 / number
+
+
 def _second_moments(samples: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
-    """(N, 3) float64 weighted sums of gx^2, gx gy, gy^2; gradients are plain differences of the two neighbours."""
+    """(N, 2, 2) float64 weighted sums of products of gradients: plain differences of the two neighbours."""
     framed = torch.nn.functional.pad(samples[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
     gx = framed[:, 1:-1, 2:] - framed[:, 1:-1, :-2]
     gy = framed[:, 2:, 1:-1] - framed[:, :-2, 1:-1]
-    wx = window * gx
-    return torch.stack([wx * gx, wx * gy, window * gy * gy], dim=1).sum(dim=(2, 3)).double()
+    gradients = torch.stack([gx, gy], dim=1)
+    return torch.bmm((gradients * window).flatten(2), gradients.flatten(2).transpose(1, 2)).double()

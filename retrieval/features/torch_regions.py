@@ -57,11 +57,8 @@ class TorchScaleSpace(DeviceScaleSpace):
             points = torch_points.find_points(self._levels, config)
             shapes, converged = torch_points.find_shapes(self._levels, points, config, self._room)
             pixel = self._levels.pixels[points.level][:, None]
-            found = torch.cat(
-                [points.places * pixel, points.scale[:, None] * pixel, points.response[:, None]]
-                + [shapes.float().view(-1, 4)],
-                dim=1,
-            )
+            places = torch.cat([points.places, points.scale[:, None]], dim=1) * pixel
+            found = torch.cat([places, points.response[:, None], shapes.float().view(-1, 4)], dim=1)
             rows = found[converged].cpu().numpy()
         return np.ascontiguousarray(rows[:, :4]), rows[:, 4:].reshape(-1, 2, 2)
 
