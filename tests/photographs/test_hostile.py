@@ -14,7 +14,7 @@ import pytest
 from retrieval.errors import ImageError
 from retrieval.photographs.decoding import load_image, read_header
 from tests import hostile
-from tests.depth import SOAK, thinned
+from tests.depth import SOAK, THOROUGH, thinned
 
 GOOD = hostile.odd_but_good()
 MEMORY = 2 << 30  # bytes, of all processes together
@@ -99,6 +99,7 @@ def check_log(text):
         assert line.startswith(("WARNING: skipped ", "INFO: ")) or "files could not be used" in line, line
 
 
+@pytest.mark.skipif(not THOROUGH, reason="the command beside it lists the same files; .ci/run runs both")
 def test_every_hostile_file_is_listed(folder, tmp_path):
     photos, bad, good = folder
     command = [sys.executable, "-c", EXTRACT, str(photos), str(tmp_path / "features"), *SETTINGS]

@@ -294,6 +294,7 @@ def test_a_run_can_start_from_weights(toy, tmp_path):
         train(recipe(toy, start=str(tmp_path / "nothing.safetensors")), tmp_path / "third", "cpu", None)
 
 
+@pytest.mark.skipif(not THOROUGH, reason="starts three programs; .ci/run does")
 def test_processes_share_a_batch_and_end_with_one_network(toy, tmp_path):
     """Two processes under torchrun: gradients of the whole batch, equal weights."""
     script = Path(__file__).with_name("parallel_training.py")
