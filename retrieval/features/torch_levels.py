@@ -107,14 +107,11 @@ class Room:
             else:
                 start += size
                 continue
-            self.samples = (
-                min(self.samples, min(size, count - start) * each) // 2
-            )  # behind the error, which holds tensors
+            # behind the error, which holds tensors
+            self.samples = min(self.samples, min(size, count - start) * each) // 2
             free_cached()
-            logger.warning(
-                "the memory of %s is full: from now on %d samples of photographs are taken at once", self.device,
-                self.samples,
-            )  # fmt: skip
+            told = "the memory of %s is full: from now on %d samples of photographs are taken at once"
+            logger.warning(told, self.device, self.samples)
 
 
 @functools.cache

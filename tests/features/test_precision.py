@@ -146,6 +146,20 @@ def test_an_index_in_int8_goes_on_in_float32_where_int8_does_not_run(indexes, ph
     assert Collection.open(index).info()["precision"] == "int8"
 
 
+def test_an_index_of_a_gpu_goes_on_in_float32_where_there_is_none(indexes, photos, tmp_path, caplog, capsys):
+    index = shutil.copytree(indexes["float32"], tmp_path / "index")
+    config = yaml.safe_load((index / "config.yaml").read_text())
+    config["descriptor"]["precision"] = "float16"  # as on a GPU, by default
+    (index / "config.yaml").write_text(yaml.safe_dump(config))
+    photo = photos / "scenes" / "coffee_0.jpg"
+    assert Retriever.open(index).query(photo)[0].name == "coffee_0.jpg"
+    assert "was described in float16, and goes on in float32" in caplog.text
+    assert main(["add", str(index), str(photos / "cat.png")]) == 0
+    capsys.readouterr()
+    assert main(["info", str(index)]) == 0
+    assert "hardnet, described in float16\n" in capsys.readouterr().out
+
+
 def test_int8_that_was_asked_for_is_refused_where_it_does_not_run(photos, tmp_path, monkeypatch, capsys):
     without_int8(monkeypatch)
     asked = ["--set", "descriptor.precision=int8", "--set", "parallel.jobs=1", "--set", "descriptor.device=cpu"]
