@@ -11,6 +11,7 @@ HardNet, for which 128 give 97.6 % and 256 99.0 %. So they are chosen where a vo
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from retrieval.config import VocabularyConfig
 from retrieval.errors import ArtefactError
 from retrieval.vocabulary.cells import Cells
 from retrieval.vocabulary.faiss_blas import import_faiss
+from retrieval.vocabulary.scan import NEIGHBOURS, Scan, supported
 
+SCANNED = 4096  # words from which on exact search scans them in integers; few are compared as quickly as they are
 CELLS_PER_ROOT = 1.5  # IVF cells = 1.5 sqrt(K), as a power of two: large enough for products of matrices
 MIN_PER_CELL = 39  # centroids per IVF cell; faiss's own lower bound for training its coarse quantizer
 CELL_ITERATIONS = 10  # Lloyd iterations of the coarse quantizer; faiss's default for IVF
@@ -98,7 +101,7 @@ class Quantizer:
             else:
                 self._index = _read_search(structure, self.centroids.shape, self.kind, probes_of(config))
         if self.kind == "ivf":
-            self._cells = Cells.of_inverted_file(import_faiss(), self._index)
+            self._cells = Cells.of_inverted_file(import_faiss(), self._index, self.centroids)
 
     def assign(self, descriptors: np.ndarray, neighbours: int = 1) -> np.ndarray:
         """The nearest words.
@@ -125,7 +128,7 @@ class Quantizer:
             raise ValueError("descriptors hold values that are not finite")
         descriptors = np.ascontiguousarray(descriptors)
         if self._index is None:
-            found = exact_words(descriptors, self.centroids, neighbours)
+            found = self._exact(descriptors, neighbours)
         else:
             found = _search(self._index, self._cells, descriptors, neighbours)
             short = (found < 0).any(axis=1)  # the cells visited hold fewer words than asked for
@@ -133,6 +136,18 @@ class Quantizer:
                 found[short] = exact_words(descriptors[short], self.centroids, neighbours)
         found = found.astype(np.int32)  # (N, neighbours)
         return found[:, 0] if neighbours == 1 else found
+
+    @cached_property
+    def _scan(self) -> Scan | None:
+        return Scan(self.centroids) if len(self.centroids) >= SCANNED and supported() else None
+
+    def _exact(self, descriptors: np.ndarray, neighbours: int) -> np.ndarray:
+        """As `exact_words`, by a scan where that is faster."""
+        if self._scan is None or neighbours > NEIGHBOURS:
+            return exact_words(descriptors, self.centroids, neighbours)
+        found, left = self._scan.search(descriptors, neighbours, threads=threads())
+        found[left] = exact_words(descriptors[left], self.centroids, neighbours)
+        return found
 
     def agreement(self, sample: np.ndarray) -> float:
         """Share of descriptors (N, D) float32 whose word is the one that exact search finds; 1.0 for none."""
@@ -221,7 +236,7 @@ def measured(
         return None
     held_out = np.ascontiguousarray(held_out)
     exact = exact_words(held_out, centroids, 1)
-    cells = Cells.of_inverted_file(import_faiss(), index) if kind == "ivf" else None
+    cells = Cells.of_inverted_file(import_faiss(), index, centroids) if kind == "ivf" else None
     tried, grown = FEWEST_PROBES[kind] if probes is None else probes, 0
     while True:
         _set_probes(index, kind, tried)
