@@ -118,6 +118,7 @@ class Scan:
             (N, neighbours) int64; the rows (M,) int64 that are left over, for which there is no answer: those whose
             rounding leaves too many points, or who meet fewer than they ask for.
         """
+        rows = np.ascontiguousarray(rows)
         found = np.full((len(rows), neighbours), -1, np.int64)
         left = np.zeros(len(rows), bool)
         size = int(np.clip(-(-len(rows) // threads), LEAST_BLOCK, BLOCK))
@@ -171,8 +172,8 @@ class Scan:
             first, size = self._firsts[cell], self._sizes[cell]
             part = slice(first, self._firsts[cell + 1])
             ids = self._ids[first : first + size]
-            codes = self._codes[part].reshape(-1)
-            _pack(self._points, ids, self._origin, codes, self._halves[part], self._totals[part], self._facts[cell])
+            fours = self._codes[part].reshape(-1).view(np.int32)
+            _pack(self._points, ids, self._origin, fours, self._halves[part], self._totals[part], self._facts[cell])
             self._ready[cell] = True
 
 
@@ -370,30 +371,39 @@ def _pack(
     points: np.ndarray,
     ids: np.ndarray,
     origin: np.ndarray,
-    codes: np.ndarray,
+    fours: np.ndarray,
     halves: np.ndarray,
     totals: np.ndarray,
     facts: np.ndarray,
 ) -> None:
-    """Rounds the points of a cell: int8 in groups of GROUP, four dimensions after four; half of their squared norms."""
+    """Rounds the points of a cell: int8 in groups of GROUP, four dimensions after four; half of their squared norms.
+
+    `fours` are the codes, four of them an int32.
+    """
     dimensions = points.shape[1]
-    width = len(codes) // len(halves)
+    width = len(fours) // len(halves)
+    row = np.zeros(4 * width, np.int8)
+    row_fours = row.view(np.int32)
     largest = np.float32(1e-12)
     for id_ in ids:
+        point = points[id_]
         for d in range(dimensions):
-            largest = max(largest, abs(points[id_, d] - origin[d]))
+            largest = max(largest, abs(point[d] - origin[d]))
     step, inverse = largest / np.float32(127), np.float32(127) / largest
     longest, most = np.float32(0), np.float32(0)
     for j in range(len(ids)):
+        point = points[ids[j]]
         norm, lost, total = np.float32(0), np.float32(0), np.int32(0)
-        base = (j // GROUP) * GROUP * width + (j % GROUP) * 4
         for d in range(dimensions):
-            value = points[ids[j], d] - origin[d]
+            value = point[d] - origin[d]
             code = np.rint(value * inverse)
             norm += value * value
             lost += (value - code * step) ** 2
             total += np.int32(code)
-            codes[base + (d // 4) * 4 * GROUP + d % 4] = np.int8(code)
+            row[d] = np.int8(np.int32(code))
+        group = fours[(j // GROUP) * GROUP * width : (j // GROUP + 1) * GROUP * width]
+        for four in range(width):
+            group[four * GROUP + j % GROUP] = row_fours[four]
         halves[j], totals[j] = norm / np.float32(2), total
         longest, most = max(longest, norm), max(most, lost)
     facts[0], facts[1], facts[2] = step, np.sqrt(longest), np.sqrt(most)
