@@ -1,9 +1,9 @@
 """Descriptors to visual words: exact nearest centroid, or approximate search for large vocabularies.
 
 "auto" is exact up to `VocabularyConfig.exact_up_to` words, an inverted file over the centroids (IVF) beyond, searched
-cell by cell (`cells.Cells`, record 0034). Where the processor can, both scan words in 8-bit integers and compare the few
-that come into question as they are, with the same answer (`scan`, record 0040). HNSW is deterministic only as long as one thread builds
-its graph.
+cell by cell (`cells.Cells`, record 0034). Where the processor can, both scan words in 8-bit integers and compare the
+few that come into question as they are, with the same answer (`scan`, record 0040). HNSW is deterministic only as long
+as one thread builds its graph.
 
 How many probes it takes depends on the descriptor: of 8,192 cells 64 give 99 % agreement for RootSIFT and 94.5 % for
 HardNet, for which 128 give 97.6 % and 256 99.0 %. So they are chosen where a vocabulary is saved (`measured`).

@@ -74,7 +74,7 @@ def _has(*features: str) -> bool:
 class Scan:
     """Points in cells, or in none, that are rounded when their cell is first visited.
 
-    It takes D + 12 bytes of memory for a point that was visited (D a multiple of 64).
+    It takes D + 20 bytes of memory for a point that was visited (D a multiple of 64).
 
     Args:
         points: (K, D) float32; may be memory-mapped, has to stay as it is.
@@ -145,10 +145,10 @@ class Scan:
     def _search(self, rows: np.ndarray, visited: np.ndarray | None, found: np.ndarray) -> np.ndarray:
         count, neighbours = found.shape
         if visited is None:
-            starts = np.arange(len(self._sizes) + 1) * count
-            visitors = np.tile(np.arange(count, dtype=np.int32), len(self._sizes))
+            begins, ends = np.zeros(len(self._sizes), np.int64), np.full(len(self._sizes), count, np.int64)
+            visitors = np.arange(count, dtype=np.int32)
         else:
-            starts, visitors = _by_cell(np.ascontiguousarray(visited), len(self._sizes))
+            begins, ends, visitors = _by_cell(np.ascontiguousarray(visited), len(self._sizes))
         largest = np.median(np.abs(rows - self._origin).max(axis=1))
         step = max(np.float32(SPREAD / 127) * largest, np.float32(1e-12))
         codes = np.full((count, self._codes.shape[1]), 128, np.uint8)
@@ -160,7 +160,7 @@ class Scan:
         kept = np.zeros(count, np.int32)
         cells = (self._firsts, self._sizes, self._codes.reshape(-1), self._halves, self._totals, self._facts)
         sums = _aligned((ROWS, WORDS), np.int32)
-        _scan(codes, norms, lost, step, starts, visitors, *cells, upper, low, place, kept, sums, tiles())
+        _scan(codes, norms, lost, step, begins, ends, visitors, *cells, upper, low, place, kept, sums, tiles())
         nearest = np.full(found.shape, np.inf, np.float32)
         _compare(rows, self._points, self._ids, upper, low, place, kept, nearest, found)
         left: np.ndarray = (kept < 0) | (found < 0).any(axis=1)
@@ -349,8 +349,8 @@ _stop: Any = intrinsic(_typed_stop)
 
 
 @compiled
-def _by_cell(visited: np.ndarray, cells: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where each cell's visitors begin, (cells + 1,), and these, as they stood."""
+def _by_cell(visited: np.ndarray, cells: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where each cell's visitors begin and end, and these, as they stood."""
     starts = np.zeros(cells + 1, np.int64)
     for i in range(visited.shape[0]):
         for j in range(visited.shape[1]):
@@ -363,7 +363,7 @@ def _by_cell(visited: np.ndarray, cells: int) -> tuple[np.ndarray, np.ndarray]:
         for j in range(visited.shape[1]):
             visitors[place[visited[i, j]]] = i
             place[visited[i, j]] += 1
-    return starts, visitors
+    return starts[:-1].copy(), place[:-1].copy(), visitors
 
 
 @compiled
@@ -439,7 +439,8 @@ def _scan(
     norms: np.ndarray,
     lost: np.ndarray,
     step: float,
-    starts: np.ndarray,
+    begins: np.ndarray,
+    ends: np.ndarray,
     visitors: np.ndarray,
     firsts: np.ndarray,
     sizes: np.ndarray,
@@ -467,7 +468,7 @@ def _scan(
     limits, hits, bounds = np.empty(ROWS, np.int32), np.empty(ROWS, np.int32), np.empty(ROWS, np.float32)
     _start(layout)
     for cell in range(len(sizes)):
-        if starts[cell + 1] == starts[cell]:
+        if ends[cell] == begins[cell]:
             continue
         first, size = firsts[cell], sizes[cell]
         farthest, error = facts[cell, 1], facts[cell, 2]
@@ -476,8 +477,8 @@ def _scan(
         half, total = halves[first : firsts[cell + 1]], totals[first : firsts[cell + 1]]
         for j in range(len(half)):  # rows are 128 higher than they should be
             scores[j] = -np.int32(min(np.rint(half[j] * inverse), np.float32(FAR))) - 128 * total[j]
-        for start in range(starts[cell], starts[cell + 1], ROWS):
-            there = min(ROWS, starts[cell + 1] - start)
+        for start in range(begins[cell], ends[cell], ROWS):
+            there = min(ROWS, ends[cell] - start)
             for t in range(there):
                 i = visitors[start + t]
                 for d in range(width):
