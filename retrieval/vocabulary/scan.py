@@ -12,6 +12,7 @@ negative, in units of (step of the rows) x (step of the cell's points): an integ
 
 import ctypes
 import functools
+import logging
 import platform
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from hardnet.compiling import compiled
+
+logger = logging.getLogger(__name__)
 
 NEIGHBOURS = 16  # more of them are not asked of a scan: their list is kept in order at every point that is kept
 ROWS, WORDS = 16, 32  # of a tile of sums
@@ -45,11 +48,14 @@ _LANES = ir.VectorType(_INT, GROUP)
 
 @functools.cache
 def supported() -> bool:
-    """Whether loops are compiled here, and for a processor with AVX-512 VNNI."""
+    """Whether loops are compiled here, and for a processor with AVX-512 VNNI; the first call logs where not."""
     config: Any = numba.config
-    if config.DISABLE_JIT or config.CPU_NAME is not None or config.CPU_FEATURES is not None:
+    chosen = config.DISABLE_JIT or config.CPU_NAME is not None or config.CPU_FEATURES is not None
+    if chosen or platform.machine().lower() not in ("x86_64", "amd64") or not _has("avx512vnni", "avx512bw"):
+        reason = "numba is told not to compile for it" if chosen else "it has no AVX-512 VNNI"
+        logger.info("words are not scanned in integers on this processor (%s) but compared as they are", reason)
         return False
-    return platform.machine().lower() in ("x86_64", "amd64") and _has("avx512vnni", "avx512bw", "avx512vl")
+    return True
 
 
 @functools.cache
@@ -85,7 +91,6 @@ class Scan:
     def __init__(
         self, points: np.ndarray, ids: Sequence[np.ndarray] | None = None, origin: np.ndarray | None = None
     ) -> None:
-        self._cells = ids is not None
         if ids is None:
             ids = np.split(np.arange(len(points)), range(CELL, len(points), CELL))
         self._points = points

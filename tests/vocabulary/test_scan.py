@@ -101,6 +101,13 @@ def test_rows_who_meet_too_few_points_are_left_over():
     np.testing.assert_array_equal(found[:1], brute_force(points[:1], points[:38], 3))
 
 
+def test_a_processor_without_the_instructions_is_told(monkeypatch, caplog):
+    monkeypatch.setattr(scan.llvmlite.binding, "get_host_cpu_features", lambda: {"avx2": True})
+    with caplog.at_level("INFO"):
+        assert not scan.supported.__wrapped__()
+    assert "no AVX-512 VNNI" in caplog.text
+
+
 def test_rows_alone_together_and_in_threads_get_the_same(monkeypatch):
     points, rows = clustered(1300, 128), clustered(300, 128)
     expected = brute_force(rows, points, 2)
