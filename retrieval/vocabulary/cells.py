@@ -3,16 +3,19 @@
 The points lie in cells (an inverted file, Jegou et al. 2011, section IV). A library that takes one query after another
 reads the points of a cell again for each of them. Here the rows that visit a cell meet its points together, as one
 product of matrices; every point of a visited cell is compared, so the answer is that of an inverted file with as many
-probes. The least distances are those of |y|^2 - 2xy, which leaves the order of a row's distances as it is.
+probes. The least distances are those of |y|^2 - 2xy, which leaves the order of a row's distances as it is. Where the
+processor has instructions for it, cells are scanned in integers instead (`scan`), with the same answer.
 """
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from retrieval.vocabulary import scan
 from retrieval.vocabulary.blas import one_thread
 
 BLOCK = 1 << 14  # rows searched at a time, by one thread
@@ -74,20 +77,23 @@ class Cells:
         centres: (G, D) float32.
         points: for each cell its points, (k, D) float32; may be memory-mapped.
         ids: for each cell the numbers of its points, (k,) int64.
+        all_points: (K, D) float32, by number; without them cells are not scanned in integers.
     """
 
     centres: np.ndarray
     points: Sequence[np.ndarray]
     ids: Sequence[np.ndarray]
+    all_points: np.ndarray | None = None
     _norms: dict[int, np.ndarray] = field(default_factory=dict)
 
     @classmethod
-    def of_inverted_file(cls, faiss: Any, index: Any) -> "Cells":
+    def of_inverted_file(cls, faiss: Any, index: Any, all_points: np.ndarray | None = None) -> "Cells":
         """The cells of a faiss.IndexIVFFlat that is trained and filled; its lists are read where they are.
 
         Args:
             faiss: the module.
             index: has to live as long as the cells.
+            all_points: (K, D) float32, what was added to it.
         """
         lists, dimension = index.invlists, index.d
         points, ids = [], []
@@ -100,7 +106,7 @@ class Cells:
             codes = faiss.rev_swig_ptr(lists.get_codes(cell), size * 4 * dimension)
             points.append(codes.view(np.float32).reshape(size, dimension))
             ids.append(faiss.rev_swig_ptr(lists.get_ids(cell), size))
-        return cls(index.quantizer.reconstruct_n(0, index.nlist), points, ids)
+        return cls(index.quantizer.reconstruct_n(0, index.nlist), points, ids, all_points)
 
     def search(self, rows: np.ndarray, probes: int, neighbours: int = 1, threads: int = 1) -> np.ndarray:
         """The nearest points of the cells whose centres are nearest.
@@ -115,8 +121,11 @@ class Cells:
             (N, neighbours) int64, -1 where the visited cells hold fewer points.
         """
         found = np.empty((len(rows), neighbours), np.int64)
+        scanned = self._scan if neighbours <= scan.NEIGHBOURS else None
         size = BLOCK
-        if neighbours > 1:
+        if scanned is not None:
+            size = int(np.clip(-(-len(rows) // threads), scan.LEAST_BLOCK, BLOCK))
+        elif neighbours > 1:
             met = probes * sum(map(len, self.points)) / len(self.points)
             size = int(np.clip(MOST / max(met, 1), 1, BLOCK))
 
@@ -124,10 +133,13 @@ class Cells:
             block = slice(start, start + size)
             doubled = np.float32(-2) * rows[block]
             own, visited = self._cells_near(doubled, probes)
+            left: slice | np.ndarray = slice(None)
+            if scanned is not None:
+                found[block], left = scanned.search(rows[block], neighbours, visited)
             if neighbours == 1:
-                found[block, 0] = self._first(doubled, visited)
+                found[block][left, 0] = self._first(doubled[left], visited[left])
             else:
-                found[block] = self._several(doubled, own, visited, neighbours)
+                found[block][left] = self._several(doubled[left], own[left], visited[left], neighbours)
 
         starts = range(0, len(rows), size)
         with one_thread():
@@ -139,6 +151,12 @@ class Cells:
                 for start in starts:
                     search(start)
         return found
+
+    @cached_property
+    def _scan(self) -> scan.Scan | None:
+        if self.all_points is None or not scan.supported():
+            return None
+        return scan.Scan(self.all_points, self.ids, self.centres.mean(axis=0))
 
     def _cells_near(self, doubled: np.ndarray, probes: int) -> tuple[np.ndarray, np.ndarray]:
         """The nearest cell of each row (N,), and the cells that it visits (N, probes), in any order."""

@@ -1,8 +1,9 @@
 """Descriptors to visual words: exact nearest centroid, or approximate search for large vocabularies.
 
 "auto" is exact up to `VocabularyConfig.exact_up_to` words, an inverted file over the centroids (IVF) beyond, searched
-cell by cell as matrix products (`cells.Cells`, record 0034). HNSW is deterministic only as long as one thread builds
-its graph.
+cell by cell (`cells.Cells`, record 0034). Where the processor can, both scan words in 8-bit integers and compare the
+few that come into question as they are, with the same answer (`scan`, record 0041). HNSW is deterministic only as long
+as one thread builds its graph.
 
 How many probes it takes depends on the descriptor: of 8,192 cells 64 give 99 % agreement for RootSIFT and 94.5 % for
 HardNet, for which 128 give 97.6 % and 256 99.0 %. So they are chosen where a vocabulary is saved (`measured`).
@@ -12,6 +13,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +25,14 @@ from retrieval.errors import ArtefactError
 from retrieval.vocabulary.cells import Cells
 from retrieval.vocabulary.faiss_blas import import_faiss
 from retrieval.vocabulary.gpu import gpu
+from retrieval.vocabulary.scan import NEIGHBOURS, Scan, supported
 
 if TYPE_CHECKING:
     from retrieval.vocabulary.torch_words import TorchWords
 
 logger = logging.getLogger(__name__)
 
+SCANNED = 4096  # words from which on exact search scans them in integers; few are compared as quickly as they are
 CELLS_PER_ROOT = 1.5  # IVF cells = 1.5 sqrt(K), as a power of two: large enough for products of matrices
 MIN_PER_CELL = 39  # centroids per IVF cell; faiss's own lower bound for training its coarse quantizer
 CELL_ITERATIONS = 10  # Lloyd iterations of the coarse quantizer; faiss's default for IVF
@@ -106,7 +110,7 @@ class Quantizer:
             else:
                 self._index = _read_search(structure, self.centroids.shape, self.kind, probes_of(config))
         if self.kind == "ivf":
-            self._cells = Cells.of_inverted_file(import_faiss(), self._index)
+            self._cells = Cells.of_inverted_file(import_faiss(), self._index, self.centroids)
 
     def assign(self, descriptors: np.ndarray, neighbours: int = 1) -> np.ndarray:
         """The nearest words.
@@ -135,7 +139,7 @@ class Quantizer:
         if (on_gpu := self._words_on_gpu()) is not None:
             found = on_gpu.search(descriptors, neighbours)
         elif self._index is None:
-            found = exact_words(descriptors, self.centroids, neighbours)
+            found = self._exact(descriptors, neighbours)
         else:
             found = _search(self._index, self._cells, descriptors, neighbours)
             short = (found < 0).any(axis=1)  # the cells visited hold fewer words than asked for
@@ -155,6 +159,18 @@ class Quantizer:
             self._on_gpu = TorchWords(self.centroids, device)
             logger.info("words are searched on a GPU")
         return self._on_gpu
+
+    @cached_property
+    def _scan(self) -> Scan | None:
+        return Scan(self.centroids) if len(self.centroids) >= SCANNED and supported() else None
+
+    def _exact(self, descriptors: np.ndarray, neighbours: int) -> np.ndarray:
+        """As `exact_words`, by a scan where that is faster."""
+        if self._scan is None or neighbours > NEIGHBOURS:
+            return exact_words(descriptors, self.centroids, neighbours)
+        found, left = self._scan.search(descriptors, neighbours, threads=threads())
+        found[left] = exact_words(descriptors[left], self.centroids, neighbours)
+        return found
 
     def agreement(self, sample: np.ndarray) -> float:
         """Share of descriptors (N, D) float32 whose word is the one that exact search finds; 1.0 for none."""
@@ -243,7 +259,7 @@ def measured(
         return None
     held_out = np.ascontiguousarray(held_out)
     exact = exact_words(held_out, centroids, 1)
-    cells = Cells.of_inverted_file(import_faiss(), index) if kind == "ivf" else None
+    cells = Cells.of_inverted_file(import_faiss(), index, centroids) if kind == "ivf" else None
     tried, grown = FEWEST_PROBES[kind] if probes is None else probes, 0
     while True:
         _set_probes(index, kind, tried)

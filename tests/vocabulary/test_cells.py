@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from retrieval.vocabulary import cells as module
+from retrieval.vocabulary import scan
 from retrieval.vocabulary.cells import Cells, distances, grouped, nearest, squared_norms
 from retrieval.vocabulary.faiss_blas import import_faiss
 
@@ -23,6 +24,7 @@ CELLS = Cells(
     [POINTS[cell == LABELS] for cell in range(20)],
     [np.flatnonzero(cell == LABELS) for cell in range(20)],
 )
+SCANNED = Cells(CENTRES, CELLS.points, CELLS.ids, POINTS)  # in integers, where the processor can
 
 
 def expected(rows, probes, neighbours):
@@ -38,19 +40,29 @@ def expected(rows, probes, neighbours):
 
 @pytest.mark.parametrize("neighbours", [1, 2, 5, 40])
 @pytest.mark.parametrize("probes", [1, 3, 20, 25])
-def test_every_point_of_the_visited_cells_is_compared(probes, neighbours):
-    np.testing.assert_array_equal(CELLS.search(ROWS, probes, neighbours), expected(ROWS, probes, neighbours))
+@pytest.mark.parametrize("cells", [CELLS, SCANNED], ids=["products", "scanned"])
+def test_every_point_of_the_visited_cells_is_compared(cells, probes, neighbours):
+    np.testing.assert_array_equal(cells.search(ROWS, probes, neighbours), expected(ROWS, probes, neighbours))
 
 
 @pytest.mark.parametrize("neighbours", [1, 3])
-def test_rows_alone_together_and_in_blocks_get_the_same(neighbours, monkeypatch):
-    together = CELLS.search(ROWS, 4, neighbours)
-    np.testing.assert_array_equal(CELLS.search(ROWS[7:8], 4, neighbours), together[7:8])
-    np.testing.assert_array_equal(CELLS.search(ROWS[::-1], 4, neighbours), together[::-1])
+@pytest.mark.parametrize("cells", [CELLS, SCANNED], ids=["products", "scanned"])
+def test_rows_alone_together_and_in_blocks_get_the_same(cells, neighbours, monkeypatch):
+    together = cells.search(ROWS, 4, neighbours)
+    np.testing.assert_array_equal(cells.search(ROWS[7:8], 4, neighbours), together[7:8])
+    np.testing.assert_array_equal(cells.search(ROWS[::-1], 4, neighbours), together[::-1])
     monkeypatch.setattr(module, "BLOCK", 60)
-    np.testing.assert_array_equal(CELLS.search(ROWS, 4, neighbours), together)
-    np.testing.assert_array_equal(CELLS.search(ROWS, 4, neighbours, threads=3), together)
-    assert CELLS.search(ROWS[:0], 4, neighbours).shape == (0, neighbours)
+    monkeypatch.setattr(scan, "LEAST_BLOCK", 50)
+    np.testing.assert_array_equal(cells.search(ROWS, 4, neighbours), together)
+    np.testing.assert_array_equal(cells.search(ROWS, 4, neighbours, threads=3), together)
+    assert cells.search(ROWS[:0], 4, neighbours).shape == (0, neighbours)
+
+
+def test_cells_are_searched_by_products_where_the_processor_cannot_scan(monkeypatch):
+    monkeypatch.setattr(scan, "supported", lambda: False)
+    without = Cells(CENTRES, CELLS.points, CELLS.ids, POINTS)
+    assert without._scan is None
+    np.testing.assert_array_equal(without.search(ROWS, 3), expected(ROWS, 3, 1))
 
 
 def test_a_block_of_rows_keeps_a_bounded_number_of_distances(monkeypatch):
@@ -83,7 +95,7 @@ def test_an_inverted_file_of_faiss_gives_the_same_words(tmp_path, mapped):
     if mapped:
         faiss.write_index(index, str(tmp_path / "index"))
         index = faiss.read_index(str(tmp_path / "index"), faiss.IO_FLAG_MMAP)
-    cells = Cells.of_inverted_file(faiss, index)
+    cells = Cells.of_inverted_file(faiss, index, POINTS)
     assert sorted(np.concatenate(cells.ids)) == list(range(600))
     for probes in (1, 4):
         index.nprobe = probes
