@@ -19,18 +19,15 @@ import numpy as np
 from tqdm import tqdm
 
 import hardnet
-from benchmarks import record
+from benchmarks import drawn, record
 from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.features import extractor
-from retrieval.index import building, state
-from retrieval.index.assembly import IndexedImage, build_segment
+from retrieval.index.assembly import IndexedImage
 from retrieval.index.changes import add, compact, remove
 from retrieval.index.collection import Collection
-from retrieval.index.segment import write_segment
-from retrieval.storage import atomic
 from retrieval.vocabulary.kmeans import TrainedVocabulary
-from retrieval.vocabulary.store import copy_vocabulary, open_vocabulary, save_vocabulary
+from retrieval.vocabulary.store import open_vocabulary, save_vocabulary
 
 IMAGES, IMAGE_FEATURES, WORDS = 5_000, 2_000, 100_000
 REPEATS = 5
@@ -122,7 +119,7 @@ def make_index(target: Path, images: int, config: Config, rng: np.random.Generat
         shares = 1.0 / np.arange(20, WORDS + 20)  # as words of photographs are used: few often, most seldom
         cumulative = np.cumsum(shares / shares.sum())
 
-        def drawn() -> Iterator[IndexedImage]:
+        def draw() -> Iterator[IndexedImage]:
             for _ in tqdm(range(images), desc="draw", disable=None):
                 regions = rng.random((IMAGE_FEATURES, 6), np.float32)
                 regions *= np.array([1000, 700, 20, 5, 20, 0], np.float32)
@@ -130,22 +127,8 @@ def make_index(target: Path, images: int, config: Config, rng: np.random.Generat
                 found = np.searchsorted(cumulative, rng.random(IMAGE_FEATURES)).clip(max=WORDS - 1)
                 yield IndexedImage((1024, 768), regions, found.astype(np.int32))
 
-        settings = {
-            **features,
-            "features": "drawn",
-            "vocabulary": {"fingerprint": vocabulary.fingerprint},
-            "signatures": {},
-        }
-        with atomic.building(target) as folder_of_index:
-            copy_vocabulary(vocabulary, folder_of_index / "vocabulary")
-            (folder_of_index / state.SEGMENTS).mkdir()
-            place = folder_of_index / state.SEGMENTS / "000001"
-            write_segment(place, build_segment(drawn(), WORDS), building.segment_settings(settings))
-            atomic.write_text(folder_of_index / "config.yaml", settings_module.to_yaml(config))
-            size = {"width": 1024, "height": 768, "features": IMAGE_FEATURES}
-            entries = [{"name": f"{number:06d}.jpg", **size} for number in range(images)]
-            facts = {"root": str(target.parent), "images": images, "failed": "failed.jsonl"}
-            state.initial_manifest(folder_of_index, settings, ["000001"], state.lines_of(entries), facts)
+        settings = {**features, "features": "drawn"}
+        drawn.write_index(target, draw(), vocabulary, settings, config, "{1:06d}.jpg")
 
 
 def _opened(index: Path) -> tuple[float, ...]:

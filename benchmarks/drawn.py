@@ -6,9 +6,11 @@ images as alike, as in real photographs.
 """
 
 import argparse
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -21,12 +23,14 @@ from retrieval.config import Config, VocabularyConfig
 from retrieval.evaluation.reproduction import folder_name
 from retrieval.features.extractor import extract_collection
 from retrieval.features.store import FeatureStore
+from retrieval.index import building, state
 from retrieval.index.assembly import IndexedImage, build_segment
 from retrieval.index.collection import Collection
-from retrieval.index.segment import Segment
+from retrieval.index.segment import Segment, write_segment
 from retrieval.index.snapshot import Snapshot
+from retrieval.storage import atomic
 from retrieval.vocabulary.quantizer import Quantizer
-from retrieval.vocabulary.store import Vocabulary
+from retrieval.vocabulary.store import Vocabulary, copy_vocabulary
 
 WORK = Path("runs/query")  # one extraction serves all benchmarks that draw
 
@@ -122,3 +126,50 @@ def collection_of(images: Iterator[IndexedImage], n_words: int, config: Config) 
     names = tuple(str(number) for number in range(len(segment.sizes)))
     no_vocabulary = Vocabulary(Path(), np.empty((0, 0)), np.empty(0), {}, None, "", {}, VocabularyConfig(), np.empty(0))
     return Collection(Path(), config, {}, names, Snapshot.of(segment), no_vocabulary, "", {})
+
+
+def write_index(
+    target: Path,
+    images: Iterator[IndexedImage],
+    vocabulary: Vocabulary,
+    features: dict[str, Any],
+    config: Config,
+    name: str,
+    signatures: Callable[[Path], dict[str, Any]] | None = None,
+) -> None:
+    """Writes an index of drawn images in the way of `building.build_index`.
+
+    Args:
+        target: the index folder; must not exist.
+        images: drawn one after another.
+        vocabulary: copied into the index.
+        features: settings of the features that they stand for.
+        config: kept in the index.
+        name: of an image, by the thousand and the number: a format of two numbers.
+        signatures: what the index says of them, when they have been prepared in the folder of its words.
+    """
+    with atomic.building(target) as folder:
+        copy_vocabulary(vocabulary, folder / "vocabulary")
+        settings = {
+            **features,
+            "vocabulary": {"fingerprint": vocabulary.fingerprint},
+            "signatures": {} if signatures is None else signatures(folder / "vocabulary"),
+        }
+        (folder / state.SEGMENTS).mkdir()
+        parts = folder / ".parts.tmp"
+        parts.mkdir()
+        names: list[str] = []
+        entries: list[dict[str, Any]] = []
+        for portion in building.portions(images, lambda image: len(image.words), building.SEGMENT_FEATURES):
+            names.append(f"{len(names) + 1:06d}")
+            for image in portion:
+                number, (width, height) = len(entries), image.size
+                called = name.format(number // 1000, number)
+                entries.append({"name": called, "width": width, "height": height, "features": len(image.words)})
+            arrays = build_segment(portion, len(vocabulary.centroids))
+            write_segment(parts / names[-1], arrays, building.segment_settings(settings))
+        segments = building.merge_parts(parts, names, folder, settings)
+        shutil.rmtree(parts)
+        atomic.write_text(folder / "config.yaml", settings_module.to_yaml(config))
+        facts = {"root": str(target.parent.resolve()), "images": len(entries), "failed": "failed.jsonl"}
+        state.initial_manifest(folder, settings, segments, state.lines_of(entries), facts)

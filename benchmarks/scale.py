@@ -39,16 +39,14 @@ from retrieval.config import Config, IndexConfig
 from retrieval.evaluation.pipeline import obtain_vocabulary
 from retrieval.features import extractor
 from retrieval.features.store import FeatureStore
-from retrieval.index import building, state
-from retrieval.index.assembly import IndexedImage, build_segment
+from retrieval.index import state
+from retrieval.index.assembly import IndexedImage
 from retrieval.index.changes import add, compact, remove
 from retrieval.index.collection import Collection
-from retrieval.index.segment import write_segment
 from retrieval.search.retriever import Retriever
-from retrieval.storage import atomic
 from retrieval.vocabulary import hamming
 from retrieval.vocabulary.hamming import Embedding
-from retrieval.vocabulary.store import Vocabulary, copy_vocabulary, open_vocabulary, require_features
+from retrieval.vocabulary.store import Vocabulary, open_vocabulary, require_features
 
 SIZES = ("5000x2500", "105000x1000:hamming", "1000000x200")
 WORDS = 100_000  # learned where no vocabulary is given
@@ -191,39 +189,15 @@ def _build(case: Case) -> dict[str, Any]:
 
 
 def write_index(case: Case, images: Iterator[IndexedImage]) -> None:
-    """Writes an index of drawn images in the way of `building.build_index`."""
+    """Writes an index of drawn images."""
     vocabulary, planes = case.vocabulary, case.resampled.planes
-    with atomic.building(case.index) as folder:
-        copy_vocabulary(vocabulary, folder / "vocabulary")
-        signatures = {}
-        if planes:
-            signatures["hamming"] = _embed(folder / "vocabulary", vocabulary, planes, case.config.seed)
-        settings = {
-            **case.store.settings,
-            "features": "resampled",
-            "vocabulary": {"fingerprint": vocabulary.fingerprint},
-            "signatures": signatures,
-        }
-        (folder / state.SEGMENTS).mkdir()
-        parts = folder / ".parts.tmp"
-        parts.mkdir()
-        names: list[str] = []
-        features: list[tuple[int, int, int]] = []
-        for portion in building.portions(images, lambda image: len(image.words), building.SEGMENT_FEATURES):
-            names.append(f"{len(names) + 1:06d}")
-            features += [(len(image.words), *image.size) for image in portion]
-            arrays = build_segment(portion, len(vocabulary.centroids))
-            write_segment(parts / names[-1], arrays, building.segment_settings(settings))
-        segments = building.merge_parts(parts, names, folder, settings)
-        shutil.rmtree(parts)
-        config = replace(case.config, vocabulary=vocabulary.config, index=IndexConfig(("hamming",) if planes else ()))
-        atomic.write_text(folder / "config.yaml", settings_module.to_yaml(config))
-        entries = [
-            {"name": f"{i // 1000:04d}/{i:07d}.jpg", "width": width, "height": height, "features": found}
-            for i, (found, width, height) in enumerate(features)
-        ]
-        facts = {"root": str(case.index.parent.resolve()), "images": len(entries), "failed": "failed.jsonl"}
-        state.initial_manifest(folder, settings, segments, state.lines_of(entries), facts)
+
+    def signatures(folder: Path) -> dict[str, Any]:
+        return {"hamming": _embed(folder, vocabulary, planes, case.config.seed)} if planes else {}
+
+    config = replace(case.config, vocabulary=vocabulary.config, index=IndexConfig(("hamming",) if planes else ()))
+    features = {**case.store.settings, "features": "resampled"}
+    drawn.write_index(case.index, images, vocabulary, features, config, "{0:04d}/{1:07d}.jpg", signatures)
 
 
 def _embed(folder: Path, vocabulary: Vocabulary, planes: int, seed: int) -> str:

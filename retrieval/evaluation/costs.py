@@ -295,12 +295,12 @@ def evenly(names: Sequence[str], count: int) -> list[str]:
 
 
 def _textured(rng: np.random.Generator) -> np.ndarray:
-    """A 1024 x 768 picture with about as many regions as a photograph of a building."""
+    """A 1024 x 768 picture with about as many regions as a photograph of a building, some two thousand."""
     picture = np.zeros((768, 1024), np.float32)
-    for octave in range(2, 6):
+    for octave in range(3, 7):
         grid = rng.normal(0, 1, (768 >> octave, 1024 >> octave)).astype(np.float32)
         picture += cv2.resize(grid, (1024, 768), interpolation=cv2.INTER_CUBIC) * 2.0**octave
-    return np.clip(128 + 4 * picture, 0, 255)
+    return np.clip(128 + 2 * picture, 0, 255)
 
 
 def _searching(config: Config, dimensions: int) -> tuple[float, float, float]:

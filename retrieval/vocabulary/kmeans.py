@@ -150,9 +150,11 @@ def _sample(descriptors: np.ndarray, config: VocabularyConfig, rng: np.random.Ge
         size = min(size, config.train_descriptors)
     if size < FEW_PER_WORD * words:
         logger.warning(
-            "%.1f training descriptors per word: below %d the words are poorly supported",
+            "%.1f training descriptors per word: below %d the words are poorly supported (more photographs mend that, "
+            "or vocabulary.words=%d)",
             size / words,
             FEW_PER_WORD,
+            max(size // FEW_PER_WORD, 1),
         )
     if size == available:
         return descriptors
