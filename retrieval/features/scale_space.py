@@ -80,6 +80,13 @@ class DeviceScaleSpace(abc.ABC):
     Attributes:
         shape: height and width of the photograph, pixels.
         config: its scales per octave, blurs and border are those of the octaves.
+
+    Example:
+        >>> from retrieval.config import DetectorConfig
+        >>> from retrieval.features.torch_regions import TorchScaleSpace
+        >>> space = TorchScaleSpace(np.zeros((64, 96), np.float32), DetectorConfig(), "cpu")
+        >>> space.shape, len(detect_regions(space))
+        ((64, 96), 0)
     """
 
     shape: tuple[int, int]
