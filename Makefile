@@ -1,6 +1,6 @@
 # Everything runs in .venv, which is made on first use and again when pyproject.toml or constraints.txt change.
 #
-#   GPU=1            faiss for NVIDIA GPUs instead of the CPU one
+#   GPU=1            faiss's build with GPU code instead of the CPU one (words on a GPU are found by torch, with either)
 #   PIP_ARGS=...     more arguments for pip, for example
 #                    PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" for the smaller torch
 #   PYTHON=python3   the interpreter that makes .venv (3.11 or newer)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.training [--rows 400000 --words 5000 --iterations 2] [--centre]
 
-Codes of 128 bytes around as many points as there are words, assignment by cells (on GPUs by an inverted file of faiss).
+Codes of 128 bytes around as many points as there are words, assignment by cells (on a GPU by `torch_words`).
 What a training row takes is what the greatest memory of the process grows by between a quarter of the rows and all of
 them. Needs no photographs.
 """

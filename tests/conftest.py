@@ -8,6 +8,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: none of them
         os.environ.setdefault(variable, "1")
     os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")  # parallel.jobs=-1 starts no more; tests of processes name them
 
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # what runs on a GPU is tested on torch's CPU device
+
 import cv2
 import numpy as np
 import pytest

@@ -1,8 +1,6 @@
 """A network in torch as a `PatchDescriptor`: weights, device and precision behind one method."""
 
-import contextlib
 import logging
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -11,6 +9,7 @@ from hardnet import forks
 from hardnet.descriptors import int8, networks, rounding
 from hardnet.descriptors.descriptor import NETWORK_QUANTISATION, PatchDescriptor, unit_rows
 from hardnet.errors import DeviceMemoryError
+from hardnet.single_precision import single_precision
 
 _CPU_BATCH = {"float32": 64, "int8": 128}  # patches; measured, see docs/decisions/0030-int8-with-torch-alone.md
 
@@ -108,16 +107,5 @@ class NetworkDescriptor(PatchDescriptor):
         """(n, D) float32 rows on the device of a batch (n, S, S) that may lie elsewhere."""
         with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=self.precision == "float16"):
             there = patches.to(self.device)[:, None].float()
-            with _without_tf32():
+            with single_precision():
                 return self._network(there.contiguous(memory_format=torch.channels_last)).float()
-
-
-@contextlib.contextmanager
-def _without_tf32() -> Iterator[None]:
-    """Convolutions in single precision are not rounded to the ten bits of TF32, as cuDNN's are by default."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before

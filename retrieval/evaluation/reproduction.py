@@ -29,6 +29,7 @@ from retrieval.features.extractor import (
     check_collection,
     extract_collection,
     feature_settings,
+    going_on,
     in_precision,
     load_descriptor,
 )
@@ -259,7 +260,8 @@ def _instalments(benchmark: Benchmark, database: FeatureStore, label: str, confi
 
     def make(archive: str, folder: Path) -> FeatureStore:
         images = distractors.photographs(archive, data, folder)
-        return extract_collection(images, folder / "features", config, f"{archive} {label}")
+        features = folder / "features"
+        return extract_collection(images, features, going_on(config, features), f"{archive} {label}")
 
     return [Instalment(archive, functools.partial(make, archive)) for archive in benchmark.archives]
 

@@ -119,6 +119,14 @@ def in_precision(config: Config, precision: str, what: str) -> Config:
     return chosen
 
 
+def going_on(config: Config, folder: Path) -> Config:
+    """A configuration for a store that an earlier run may have begun, in a precision that need not run here any more.
+
+    Such a store goes on in its own, or as `in_precision` says; `require_precision` is for what a user asks for.
+    """
+    return _with_precision(config, "auto") if (folder / PLAN).exists() else config
+
+
 def require_precision(what: str, stored: str, config: Config) -> None:
     """Refuses a precision that was asked for and is not that of what is there; auto fits either.
 

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import torch
 
+from hardnet.single_precision import single_precision
 from retrieval.config import DetectorConfig
 from retrieval.errors import RetrievalError
 from retrieval.features.scale_space import first_blur, level_blurs, smallest_octave, window_size
@@ -137,13 +138,8 @@ def free_cached() -> None:
 @contextlib.contextmanager
 def exactly() -> Iterator[None]:
     """Products in single precision, which TF32 is not, and no bookkeeping for gradients."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    with single_precision(), torch.inference_mode():
+        yield
 
 
 def torch_levels(gray: torch.Tensor, config: DetectorConfig) -> TorchLevels:

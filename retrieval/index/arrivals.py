@@ -163,6 +163,7 @@ def extract(
         elsewhere = {name: arrivals.new[name] for name in missing if root / name != arrivals.new[name]}
         listed = [[name, str(arrivals.new[name]), *extractor.file_state(arrivals.new[name])] for name in missing]
         work = folder / settings_module.digest({"settings": settings, "images": listed})[:16]
+        config = extractor.going_on(config, work)
         store = extractor.extract_collection(ImageSet(root, missing, elsewhere), work, config, "add")
         found, failures = {image.name: image for image in store.images()}, store.failures
     for name in set(names).difference(missing):

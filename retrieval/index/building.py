@@ -157,6 +157,12 @@ def _parts(target: Path, made_of: dict[str, Any]) -> Iterator[Path]:
         for left in parts.glob(".*.tmp"):
             atomic.discard(left)
         if not (parts / _OF).exists() or (parts / _OF).read_text(encoding="utf-8") != digest:
+            taken = [record.stem for record in parts.glob("*.json")]
+            if taken:
+                raise ArtefactError(
+                    f"{parts} holds {len(taken)} instalments ({taken[0]}, ...) indexed with other settings: use those "
+                    "again, or delete that folder to have them made anew"
+                )
             for left in parts.iterdir():
                 if left.name != lock.LOCK:
                     atomic.discard(left)

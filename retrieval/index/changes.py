@@ -72,7 +72,7 @@ def add(
         index: its folder, or what was opened of it.
         photographs: files, and folders that are searched recursively.
         config: only its `parallel` section and the descriptor's device and batch size may differ from the index's.
-            Photographs are described in the index's precision; where that is int8 and does not run, in float32.
+            Photographs are described in the index's precision; where that does not run, in float32.
         replace: a photograph takes the place of one of its name with other content, instead of failing.
         prefix: put before the names of photographs from elsewhere.
 

@@ -275,7 +275,7 @@ class Queries:
         self._require_same_features()
         label = label_of(image)
         inside = None if box is None else box_of(box)
-        features = extractor.extract_image(image, label, self._describing, mirror, inside)
+        features = extractor.extract_image(image, label, self.describing, mirror, inside)
         extractor.tell_of_pages(features, label)
         return features
 
@@ -330,11 +330,11 @@ class Queries:
         """A new photograph must be described as the indexed ones were, by the same weights; in any precision."""
         stored = {key: self.collection.settings[key] for key in ("images", "detector", "descriptor")}
         artefacts.require_settings(
-            f"the index {self.collection.folder}", stored, extractor.feature_settings(self._describing)
+            f"the index {self.collection.folder}", stored, extractor.feature_settings(self.describing)
         )
 
     @cached_property
-    def _describing(self) -> Config:
+    def describing(self) -> Config:
         """The configuration, with the index's own precision unless the other one is asked for."""
         what, stored = f"the index {self.collection.folder}", self.collection.config.descriptor.precision
         config = self.config

@@ -1,9 +1,9 @@
-"""k-means vocabulary training with faiss, one Lloyd iteration at a time: it can be watched, and resumed.
+"""k-means vocabulary training, one Lloyd iteration at a time: it can be watched, and resumed.
 
 Visual words by flat k-means are Sivic and Zisserman 2003; approximate assignment for large vocabularies is
-Philbin et al. 2007, section 3, here by `lloyd`. Cells that lose all descriptors are re-seeded by halves of others, as
-faiss does it. Training descriptors stay codes of a byte a value, decoded in blocks (`encoded.Encoded`), so that a row
-takes little more than its code.
+Philbin et al. 2007, section 3, here by `lloyd`. faiss trains where it is exact, torch on a GPU (`torch_words`). Cells
+that lose all descriptors are re-seeded by halves of others, as faiss does it. Training descriptors stay codes of a byte
+a value, decoded in blocks (`encoded.Encoded`), so that a row takes little more than its code.
 """
 
 import hashlib

@@ -3,7 +3,7 @@
 "auto" is exact up to `VocabularyConfig.exact_up_to` words, an inverted file over the centroids (IVF) beyond, searched
 cell by cell (`cells.Cells`, record 0034). Where the processor can, both scan words in 8-bit integers and compare the
 few that come into question as they are, with the same answer (`scan`, record 0041). HNSW is deterministic only as long
-as one thread builds its graph.
+as one thread builds its graph. On a GPU every descriptor meets all words (`torch_words`, record 0038).
 
 How many probes it takes depends on the descriptor: of 8,192 cells 64 give 99 % agreement for RootSIFT and 94.5 % for
 HardNet, for which 128 give 97.6 % and 256 99.0 %. So they are chosen where a vocabulary is saved (`measured`).
@@ -85,7 +85,7 @@ class Quantizer:
     """Nearest visual words.
 
     Args:
-        centroids: (K, D) float32; memory-mapped is fine, exact search reads them where they are.
+        centroids: (K, D) float32; memory-mapped is fine, they are read where they are; a scan keeps codes beside them.
         config: `search`, `exact_up_to` and `probes`.
         structure: file of a saved search structure; without it an approximate search is built here.
 

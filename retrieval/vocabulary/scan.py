@@ -479,6 +479,10 @@ def _scan(
         farthest, error = facts[cell, 1], facts[cell, 2]
         unit = step * facts[cell, 0]
         inverse = np.float32(1) / unit
+        if np.float32(0.5) * farthest * farthest * inverse >= np.float32(FAR):  # scores would be cut
+            for v in range(begins[cell], ends[cell]):
+                kept[visitors[v]] = -1
+            continue
         half, total = halves[first : firsts[cell + 1]], totals[first : firsts[cell + 1]]
         for j in range(len(half)):  # rows are 128 higher than they should be
             scores[j] = -np.int32(min(np.rint(half[j] * inverse), np.float32(FAR))) - 128 * total[j]

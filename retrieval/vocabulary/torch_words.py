@@ -6,6 +6,7 @@ the best `CANDIDATES` of these are compared in single precision. So no cells are
 device everything is in single precision.
 """
 
+import contextlib
 import functools
 import logging
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from retrieval.errors import RetrievalError
 from retrieval.vocabulary import lloyd
 from retrieval.vocabulary.encoded import Encoded, value_table
 
@@ -28,6 +30,18 @@ KEPT = 0.5  # share of the GPU's free memory that training descriptors may take,
 logger = logging.getLogger(__name__)
 
 
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Full memory is told with what to do."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise RetrievalError(
+            "the GPU's memory does not hold the words and what they take: end other programs that use it, or hide it "
+            "with CUDA_VISIBLE_DEVICES= (empty), and words are learned and found on the CPU"
+        ) from error
+
+
 class TorchWords:
     """Words that lie in a device's memory.
 
@@ -35,6 +49,9 @@ class TorchWords:
         centroids: (K, D) float32.
         device: a torch device that exists.
         half: whether products are in half precision; None: on GPUs.
+
+    Raises:
+        RetrievalError: the device's memory does not hold them; `search` raises it, too.
 
     Example:
         >>> words = TorchWords(np.eye(3, 128, dtype=np.float32), "cpu")
@@ -45,9 +62,10 @@ class TorchWords:
     def __init__(self, centroids: np.ndarray, device: str, half: bool | None = None) -> None:
         self.device = device
         self._half = torch.device(device).type == "cuda" if half is None else half
-        self._words = torch.from_numpy(np.array(centroids, np.float32)).to(device)
         self._rows = ROWS
-        self._greatest = max(float(torch.linalg.vector_norm(self._words, dim=1).max()), 1e-12)
+        with _told():
+            self._words = torch.from_numpy(np.array(centroids, np.float32)).to(device)
+            self._greatest = max(float(torch.linalg.vector_norm(self._words, dim=1).max()), 1e-12)
 
     def search(self, descriptors: np.ndarray, neighbours: int) -> np.ndarray:
         """The nearest words, nearest first.
@@ -61,8 +79,9 @@ class TorchWords:
         """
         found = np.empty((len(descriptors), neighbours), np.int64)
         for start in range(0, len(descriptors), BLOCK):
-            rows = torch.from_numpy(np.array(descriptors[start : start + BLOCK], np.float32)).to(self.device)
-            found[start : start + BLOCK] = self.nearest(rows, neighbours)[0].cpu().numpy()
+            with _told():
+                rows = torch.from_numpy(np.array(descriptors[start : start + BLOCK], np.float32)).to(self.device)
+                found[start : start + BLOCK] = self.nearest(rows, neighbours)[0].cpu().numpy()
         return found
 
     def nearest(self, rows: torch.Tensor, neighbours: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,6 +90,9 @@ class TorchWords:
         Raises:
             torch.cuda.OutOfMemoryError: not even `LEAST_ROWS` rows fit.
         """
+        if not len(rows):
+            empty = torch.empty((0, neighbours), device=rows.device)
+            return empty.long(), empty
         while True:
             try:
                 found = [self._nearest(some, neighbours) for some in rows.split(self._rows)]
@@ -81,9 +103,6 @@ class TorchWords:
                 self._rows //= 2
                 torch.cuda.empty_cache()
                 logger.warning("the GPU's memory is short: words are found for %d descriptors at a time", self._rows)
-        if not found:
-            empty = torch.empty((0, neighbours), device=rows.device)
-            return empty.long(), empty
         labels, squared = zip(*found, strict=True)
         return torch.cat(labels), torch.cat(squared)
 
@@ -183,27 +202,31 @@ class TorchTraining:
         Returns:
             New centroids; the objective of those given (sum of squared distances); how many words were replaced.
         """
-        words = TorchWords(centroids, self.device)
         steps = STEPS / self.greatest
-        sums = torch.zeros(centroids.shape, dtype=torch.int64, device=self.device)
-        counts = torch.zeros(len(centroids), dtype=torch.int64, device=self.device)
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for _, rows in self.blocks():
-            labels, squared = words.nearest(rows)
-            total += squared.sum(dtype=torch.float64)
-            sums.index_add_(0, labels[:, 0], (rows * steps).round().long())
-            counts += torch.bincount(labels[:, 0], minlength=len(centroids))
-        found, new = counts.cpu().numpy(), np.array(centroids, np.float32)
-        filled = counts > 0
-        means = sums[filled].double() / (counts[filled, None] * steps)
-        new[filled.cpu().numpy()] = means.float().cpu().numpy()
+        new = np.array(centroids, np.float32)
+        with _told():
+            words = TorchWords(centroids, self.device)
+            sums = torch.zeros(centroids.shape, dtype=torch.int64, device=self.device)
+            counts = torch.zeros(len(centroids), dtype=torch.int64, device=self.device)
+            total = torch.zeros((), dtype=torch.float64, device=self.device)
+            for _, rows in self.blocks():
+                labels, squared = words.nearest(rows)
+                total += squared.sum(dtype=torch.float64)
+                sums.index_add_(0, labels[:, 0], (rows * steps).round().long())
+                counts += torch.bincount(labels[:, 0], minlength=len(centroids))
+            found = counts.cpu().numpy()
+            for start in range(0, len(new), WORDS):
+                some = slice(start, start + WORDS)
+                means = (sums[some].double() / (counts[some, None].clamp_min(1) * steps)).float().cpu().numpy()
+                new[some] = np.where(found[some, None] > 0, means, new[some])
         replaced = lloyd.replace_empty(new, found, np.random.default_rng(seed))
         return new, float(total), replaced
 
     def count(self, centroids: np.ndarray) -> np.ndarray:
         """(K,) int64: how many training descriptors are nearest to each of the centroids (K, D)."""
-        words = TorchWords(centroids, self.device)
-        counts = torch.zeros(len(centroids), dtype=torch.int64, device=self.device)
-        for _, rows in self.blocks():
-            counts += torch.bincount(words.nearest(rows)[0][:, 0], minlength=len(centroids))
-        return counts.cpu().numpy()
+        with _told():
+            words = TorchWords(centroids, self.device)
+            counts = torch.zeros(len(centroids), dtype=torch.int64, device=self.device)
+            for _, rows in self.blocks():
+                counts += torch.bincount(words.nearest(rows)[0][:, 0], minlength=len(centroids))
+            return counts.cpu().numpy()

@@ -213,7 +213,9 @@ class Service:
     def upload(self, name: str, data: bytes) -> Photograph:
         """Takes a photograph in; see `Uploads.add`."""
         opened = self.current()
-        return self.photograph(self.uploads.add(name, data, opened.retriever.config, opened.kind).id, opened)
+        return self.photograph(
+            self.uploads.add(name, data, opened.retriever.queries.describing, opened.kind).id, opened
+        )
 
     def search(
         self,
@@ -306,7 +308,7 @@ class Service:
             several = retriever.config.hamming.assignments if expand == "hqe" else int(signatures)
             features = photograph.upload.features
             if mirror:
-                features = self.uploads.mirrored(photograph.upload, retriever.config, opened.kind)
+                features = self.uploads.mirrored(photograph.upload, retriever.queries.describing, opened.kind)
             return retriever.queries.encode(features, box, several, mirror)
         except ImageError as error:
             raise RequestError(410, "the photograph's file, which is read again for this, cannot be used") from error

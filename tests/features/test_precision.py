@@ -20,6 +20,7 @@ from retrieval.features import extractor
 from retrieval.features.store import FeatureStore
 from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.storage.artefacts import PLAN
+from tests.web.web_client import make_client
 
 needs_int8 = pytest.mark.skipif(
     int8.obstacle(HardNet()) is not None, reason=f"no int8 on this machine: {int8.obstacle(HardNet())}"
@@ -154,6 +155,10 @@ def test_an_index_of_a_gpu_goes_on_in_float32_where_there_is_none(indexes, photo
     photo = photos / "scenes" / "coffee_0.jpg"
     assert Retriever.open(index).query(photo)[0].name == "coffee_0.jpg"
     assert "was described in float16, and goes on in float32" in caplog.text
+    with make_client(index) as client:
+        key = client.post("/api/uploads", files={"photograph": ("c.jpg", photo.read_bytes())}).json()["id"]
+        hits = client.post("/api/search", json={"id": key, "mirror": True}).json()["hits"]
+    assert hits[0]["name"] == "coffee_0.jpg"
     assert main(["add", str(index), str(photos / "cat.png")]) == 0
     capsys.readouterr()
     assert main(["info", str(index)]) == 0

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from retrieval.config import VocabularyConfig
+from retrieval.errors import RetrievalError
 from retrieval.vocabulary import gpu, kmeans, quantizer, torch_words
 from retrieval.vocabulary.encoded import Encoded
 from retrieval.vocabulary.kmeans import train
@@ -65,7 +66,9 @@ def test_of_equal_words_the_first():
 
 
 def test_no_descriptors():
-    assert TorchWords(WORDS, "cpu").search(POINTS[:0], 2).shape == (0, 2)
+    words = TorchWords(WORDS, "cpu")
+    assert words.search(POINTS[:0], 2).shape == (0, 2)
+    assert words.nearest(torch.empty((0, 24)))[0].shape == (0, 1)
 
 
 def test_short_memory_halves_the_rows(monkeypatch, caplog):
@@ -86,7 +89,7 @@ def test_short_memory_halves_the_rows(monkeypatch, caplog):
     assert "for 200 descriptors at a time" in caplog.text
     monkeypatch.setattr(torch_words, "LEAST_ROWS", 400)
     words._rows = 400
-    with pytest.raises(torch.cuda.OutOfMemoryError):
+    with pytest.raises(RetrievalError, match="CUDA_VISIBLE_DEVICES"):
         words.search(POINTS, 1)
 
 
