@@ -32,5 +32,9 @@ class ArtefactError(RetrievalError):
     """A stored artefact that is missing, damaged, or made with settings that do not fit."""
 
 
+class DeviceFullError(RetrievalError):
+    """A GPU whose memory does not hold what a photograph takes."""
+
+
 class DatasetError(RetrievalError):
     """A benchmark folder or a ground-truth file that is incomplete or malformed."""

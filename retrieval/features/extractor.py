@@ -22,7 +22,7 @@ from tqdm import tqdm
 import hardnet
 from retrieval import config as settings_module
 from retrieval.config import Config, DescriptorConfig
-from retrieval.errors import ArtefactError, ConfigError, ImageError, RetrievalError
+from retrieval.errors import ArtefactError, ConfigError, DeviceFullError, ImageError, RetrievalError
 from retrieval.features import store
 from retrieval.features.detector import detect_regions
 from retrieval.features.patches import cut_patches
@@ -204,7 +204,20 @@ def _detect(
     mirror: bool = False,
     box: Box | None = None,
 ) -> "tuple[ImageFeatures, np.ndarray | torch.Tensor]":
-    """Regions in original pixels (codes still empty) and the patches of a photograph, on the device if there is one."""
+    """Regions in original pixels (codes still empty) and the patches of a photograph.
+
+    On the device, if there is one; what its memory does not hold is done by the CPU.
+    """
+    try:
+        return _detect_on(device, decoded, config, patch_size, mirror, box)
+    except DeviceFullError as error:
+        logger.warning("%s: its regions are found on the CPU, as %s", decoded.name, error)
+    return _detect_on(None, decoded, config, patch_size, mirror, box)
+
+
+def _detect_on(
+    device: str | None, decoded: _Decoded, config: Config, patch_size: int, mirror: bool, box: Box | None
+) -> "tuple[ImageFeatures, np.ndarray | torch.Tensor]":
     image = decoded.image.mirrored() if mirror else decoded.image
     space = space_of(image.gray, config, device)
     found = detect_regions(space, config.detector)

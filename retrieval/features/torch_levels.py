@@ -17,7 +17,7 @@ import torch
 
 from hardnet.single_precision import single_precision
 from retrieval.config import DetectorConfig
-from retrieval.errors import RetrievalError
+from retrieval.errors import DeviceFullError
 from retrieval.features.scale_space import first_blur, level_blurs, smallest_octave, window_size
 
 BLOCK = 128  # pixels of a line that one product blurs
@@ -95,7 +95,7 @@ class Room:
             step: takes a piece.
 
         Raises:
-            RetrievalError: the memory does not hold a single item.
+            DeviceFullError: the memory does not hold a single item.
         """
         start = 0
         while start < count:
@@ -121,9 +121,9 @@ def room_of(device: str) -> Room:
     return Room(device)
 
 
-def out_of_memory(device: str) -> RetrievalError:
+def out_of_memory(device: str) -> DeviceFullError:
     """What a user is told when even the least does not fit."""
-    return RetrievalError(
+    return DeviceFullError(
         f"the memory of {device} does not hold what a photograph takes: end other programs that use it, set "
         "images.max_side lower, or set descriptor.device to cpu"
     )

@@ -26,7 +26,7 @@ class TorchScaleSpace(DeviceScaleSpace):
 
     Raises:
         ValueError: `gray` is no two-dimensional array.
-        RetrievalError: the device's memory does not hold it; its steps raise it, too.
+        DeviceFullError: the device's memory does not hold it; its steps raise it, too.
 
     Example:
         >>> from retrieval.config import DetectorConfig

@@ -16,7 +16,7 @@ from hardnet.descriptors.networks import HardNet
 from retrieval import config as settings
 from retrieval.config import DetectorConfig
 from retrieval.errors import RetrievalError
-from retrieval.features import detect_regions, extractor, torch_levels
+from retrieval.features import detect_regions, extractor, torch_levels, torch_regions
 from retrieval.features.orientation import dominant_orientations
 from retrieval.features.patches import cut_patches
 from retrieval.features.scale_space import blur, rescaled, scale_space
@@ -345,6 +345,28 @@ def test_full_memory_is_told_and_finished_shards_stay(images, by_device, tmp_pat
         with pytest.raises(RetrievalError, match=r"descriptor\.device: the memory"):
             extractor.extract_collection(images, tmp_path / "features", config)
     assert len(extractor.extract_collection(images, tmp_path / "features", config).names) == 4
+
+
+def test_a_photograph_too_large_for_the_device_is_taken_by_the_cpu(images, by_device, tmp_path, monkeypatch, caplog):
+    config = settings.load(None, [*HARDNET, "parallel.jobs=1"])
+    original, asked = torch_regions.TorchScaleSpace.candidates, []
+
+    def candidates(self, chosen):
+        asked.append(self.shape)
+        if len(asked) == 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return original(self, chosen)
+
+    def full(self, chosen):
+        with torch_regions._computing("cuda"):
+            return candidates(self, chosen)
+
+    monkeypatch.setattr(torch_regions.TorchScaleSpace, "candidates", full)
+    found = extractor.extract_collection(images, tmp_path / "features", config)
+    assert len(found.names) == 4
+    assert {failure.name for failure in found.failures} == {"cut.jpg", "notes.jpg"}  # which are none
+    assert len(asked) == 4
+    assert "its regions are found on the CPU, as the memory of cuda does not hold" in caplog.text
 
 
 def test_descriptors_without_a_gpu_keep_the_compiled_loops():
