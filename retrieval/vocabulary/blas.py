@@ -9,7 +9,8 @@ import contextlib
 import functools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from threadpoolctl import ThreadpoolController
@@ -77,3 +78,15 @@ def _none_within() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_none_within)
+
+
+def in_blocks(work: Callable[[int], None], count: int, size: int, threads: int) -> None:
+    """Calls ``work(start)`` for each block of `size` of `count` rows, in so many threads where there are several."""
+    starts = range(0, count, size)
+    if threads > 1 and len(starts) > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(work, starts):
+                pass
+    else:
+        for start in starts:
+            work(start)

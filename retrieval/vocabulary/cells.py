@@ -8,7 +8,6 @@ processor has instructions for it, cells are scanned in integers instead (`scan`
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.vocabulary import scan
-from retrieval.vocabulary.blas import one_thread
+from retrieval.vocabulary.blas import in_blocks, one_thread
 
 BLOCK = 1 << 14  # rows searched at a time, by one thread
 MOST = 1 << 24  # distances that a block of rows can meet, where several neighbours are asked for: it may keep them all
@@ -124,7 +123,7 @@ class Cells:
         scanned = self._scan if neighbours <= scan.NEIGHBOURS else None
         size = BLOCK
         if scanned is not None:
-            size = int(np.clip(-(-len(rows) // threads), scan.LEAST_BLOCK, BLOCK))
+            size = scan.block(len(rows), threads)
         elif neighbours > 1:
             met = probes * sum(map(len, self.points)) / len(self.points)
             size = int(np.clip(MOST / max(met, 1), 1, BLOCK))
@@ -141,15 +140,8 @@ class Cells:
             else:
                 found[block][left] = self._several(doubled[left], own[left], visited[left], neighbours)
 
-        starts = range(0, len(rows), size)
         with one_thread():
-            if threads > 1 and len(starts) > 1:
-                with ThreadPoolExecutor(threads) as pool:
-                    for _ in pool.map(search, starts):
-                        pass
-            else:
-                for start in starts:
-                    search(start)
+            in_blocks(search, len(rows), size, threads)
         return found
 
     @cached_property

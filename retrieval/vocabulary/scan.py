@@ -16,7 +16,6 @@ import logging
 import platform
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import llvmlite.binding
@@ -27,6 +26,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from hardnet.compiling import compiled
+from retrieval.vocabulary.blas import in_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class Scan:
         rows = np.ascontiguousarray(rows)
         found = np.full((len(rows), neighbours), -1, np.int64)
         left = np.zeros(len(rows), bool)
-        size = int(np.clip(-(-len(rows) // threads), LEAST_BLOCK, BLOCK))
+        size = block(len(rows), threads)
         needed = np.ones(len(self._sizes), bool)
         if visited is not None:
             needed[:] = False
@@ -137,14 +137,7 @@ class Scan:
             some = slice(start, start + size)
             left[some] = self._search(rows[some], None if visited is None else visited[some], found[some])
 
-        starts = range(0, len(rows), size)
-        if threads > 1 and len(starts) > 1:
-            with ThreadPoolExecutor(threads) as pool:
-                for _ in pool.map(search, starts):
-                    pass
-        else:
-            for start in starts:
-                search(start)
+        in_blocks(search, len(rows), size, threads)
         return found, np.flatnonzero(left)
 
     def _search(self, rows: np.ndarray, visited: np.ndarray | None, found: np.ndarray) -> np.ndarray:
@@ -180,6 +173,11 @@ class Scan:
             fours = self._codes[part].reshape(-1).view(np.int32)
             _pack(self._points, ids, self._origin, fours, self._halves[part], self._totals[part], self._facts[cell])
             self._ready[cell] = True
+
+
+def block(rows: int, threads: int) -> int:
+    """How many of so many rows a thread scans at a time."""
+    return int(np.clip(-(-rows // threads), LEAST_BLOCK, BLOCK))
 
 
 def _filled(size: Any, multiple: int) -> Any:
