@@ -4,6 +4,7 @@ The formulas are those of docs/scale.md. The times come from a short calibration
 described by as many processes as there will be, words are searched and learned, and a segment is made, all small.
 """
 
+import contextlib
 import logging
 import resource
 import tempfile
@@ -25,11 +26,13 @@ from retrieval.index import merging
 from retrieval.index.assembly import IndexedImage, build_segment
 from retrieval.index.building import SEGMENT_FEATURES, WORDS_AT_ONCE
 from retrieval.index.segment import Segment, open_segment, write_segment
+from retrieval.photographs.decoding import load_image
 from retrieval.photographs.folder import ImageSet
 from retrieval.vocabulary import kmeans, lloyd
 from retrieval.vocabulary.gpu import gpu
 from retrieval.vocabulary.kmeans import assignment_of
-from retrieval.vocabulary.quantizer import LINKS, Quantizer, cells_of, exact_words, search_kind, threads
+from retrieval.vocabulary.quantizer import LINKS, Quantizer, cells_of, exact_words, scanned, search_kind, threads
+from retrieval.vocabulary.scan import scan_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +83,7 @@ class Describing:
         photograph: seconds of one photograph in one of so many processes.
         features: of a photograph.
         memory: bytes of a process.
+        decoding: bytes of the processes that decode for a GPU, all of them; 0 without one.
     """
 
     jobs: int
@@ -87,6 +91,7 @@ class Describing:
     photograph: float = 0.0
     features: float = 0.0
     memory: float = 0.0
+    decoding: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -142,10 +147,11 @@ def stages(
     dimensions, kinds = machine.dimensions, len(config.index.signatures)
     bits = config.hamming.bits if "hamming" in config.index.signatures else 0
     vocabulary = vocabulary_bytes(config.vocabulary, dimensions, bits)
+    searched = vocabulary + searching_bytes(config.vocabulary, dimensions)
     lists = indexed * (BYTES_INDEXED + BYTES_SIGNED * kinds) + float(BYTES_LISTED * config.vocabulary.words)
     describing = machine.describing
     seconds = describing.start + described * describing.photograph / describing.jobs if described else 0.0
-    memory = machine.memory + describing.jobs * describing.memory if described else 0.0
+    memory = machine.memory + describing.jobs * describing.memory + describing.decoding if described else 0.0
     found = [Stage("features", seconds, memory, float(stored * (dimensions + BYTES_DESCRIBED)))]
     asked = float(indexed)
     if learned is not None:
@@ -154,17 +160,15 @@ def stages(
         memory = machine.memory + training_bytes(rows, config.vocabulary, dimensions)
         found.append(Stage("vocabulary", seconds, memory, vocabulary))
         asked += rows if bits else 0  # whose medians signatures are cut at
-    blocks = (
-        4.0 * dimensions * WORDS_AT_ONCE * 4
-    )  # descriptors whose words are found together, and what is made of them
-    found.append(Stage("words", asked * machine.word, machine.memory + vocabulary + blocks, 0.0))
+    blocks = 4 * 4.0 * dimensions * WORDS_AT_ONCE  # descriptors looked up together, and what becomes of them
+    found.append(Stage("words", asked * machine.word, machine.memory + searched + blocks, 0.0))
     seconds, memory = indexed * machine.segment, min(indexed, SEGMENT_FEATURES) * float(BYTES_BUILDING)
     scratch = 0.0
     if indexed > SEGMENT_FEATURES or passing:  # the segments that are merged, and what some at a time are merged into
         scratch = max(lists + lists * min(1.0, merging.FEATURES / max(indexed, 1)), passing)
         seconds, memory = seconds + indexed * machine.merged, max(memory, BYTES_MERGING)
-    found.append(Stage("index", seconds, machine.memory + memory + vocabulary, lists + vocabulary, scratch))
-    found.append(Stage("search", 0.0, machine.memory + lists + vocabulary, 0.0))
+    found.append(Stage("index", seconds, machine.memory + memory + searched, lists + vocabulary, scratch))
+    found.append(Stage("search", 0.0, machine.memory + lists + searched, 0.0))
     return tuple(found)
 
 
@@ -210,6 +214,13 @@ def vocabulary_bytes(config: VocabularyConfig, dimensions: int, bits: int = 0) -
     return float(size)
 
 
+def searching_bytes(config: VocabularyConfig, dimensions: int) -> float:
+    """What words take in memory beside the vocabulary once all of them have been met: codes that are scanned."""
+    if gpu() is not None or not scanned(search_kind(config, config.words), config.words):
+        return 0.0
+    return scan_bytes(config.words, dimensions)
+
+
 def training_bytes(descriptors: int, config: VocabularyConfig, dimensions: int) -> float:
     """What training words takes in memory: a code and `BYTES_ASSIGNED` a descriptor, and four times the centroids.
 
@@ -251,7 +262,8 @@ def describe(config: Config, images: ImageSet | None) -> Describing:
         DatasetError: none of the photographs that were tried can be used.
     """
     on_gpu = extractor.device_of(extractor.load_descriptor(config.descriptor)) is not None
-    jobs = 1 if on_gpu else joblib.effective_n_jobs(config.parallel.jobs)  # what a GPU does, one process asks for
+    processes = joblib.effective_n_jobs(config.parallel.jobs)
+    jobs = 1 if on_gpu else processes  # what a GPU does, one process asks for; the others decode
     count = max(CALIBRATION_IMAGES, 2 * jobs)
     if images is not None:
         sources: list[Path | np.ndarray] = [images.path(name) for name in evenly(images.names, count)]
@@ -265,7 +277,11 @@ def describe(config: Config, images: ImageSet | None) -> Describing:
         raise DatasetError("none of the photographs tried for the calibration can be used; see the run's failed.jsonl")
     seconds, features, memory = zip(*timed, strict=True)
     each = float(np.mean(seconds))
-    return Describing(jobs, max(first - each, 0.0), each, float(np.mean(features)), float(max(memory)))
+    decoding = 0.0
+    if on_gpu and processes > 1:
+        decoders = joblib.Parallel(n_jobs=processes)(joblib.delayed(_decode_one)(one, config) for one in sources)
+        decoding = float(processes * max(decoders))
+    return Describing(jobs, max(first - each, 0.0), each, float(np.mean(features)), float(max(memory)), decoding)
 
 
 def _time_one(source: Path | np.ndarray, config: Config) -> tuple[float, int, float] | None:
@@ -281,6 +297,13 @@ def _time_one(source: Path | np.ndarray, config: Config) -> tuple[float, int, fl
         return None
     seconds = time.perf_counter() - start
     return seconds, len(found.codes), _memory()
+
+
+def _decode_one(source: Path | np.ndarray, config: Config) -> float:
+    """Bytes that this process has had at most, when it has decoded a photograph."""
+    with contextlib.suppress(ImageError):
+        load_image(source, config.images, "calibration")
+    return _memory()
 
 
 def _memory() -> float:

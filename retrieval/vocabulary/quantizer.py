@@ -81,6 +81,11 @@ class Agreement:
         )
 
 
+def scanned(kind: str, words: int) -> bool:
+    """Whether a search of this kind scans so many words in integers, whose codes lie in memory beside them (`scan`)."""
+    return (kind == "ivf" or (kind == "exact" and words >= SCANNED)) and supported()
+
+
 class Quantizer:
     """Nearest visual words.
 
@@ -162,7 +167,7 @@ class Quantizer:
 
     @cached_property
     def _scan(self) -> Scan | None:
-        return Scan(self.centroids) if len(self.centroids) >= SCANNED and supported() else None
+        return Scan(self.centroids) if scanned(self.kind, len(self.centroids)) else None
 
     def _exact(self, descriptors: np.ndarray, neighbours: int) -> np.ndarray:
         """As `exact_words`, by a scan where that is faster."""

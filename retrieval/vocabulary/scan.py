@@ -80,7 +80,7 @@ def _has(*features: str) -> bool:
 class Scan:
     """Points in cells, or in none, that are rounded when their cell is first visited.
 
-    It takes D + 20 bytes of memory for a point that was visited (D a multiple of 64).
+    What it takes of memory: `scan_bytes`, and more where cells are filled up to `WORDS`.
 
     Args:
         points: (K, D) float32; may be memory-mapped, has to stay as it is.
@@ -173,6 +173,11 @@ class Scan:
             fours = self._codes[part].reshape(-1).view(np.int32)
             _pack(self._points, ids, self._origin, fours, self._halves[part], self._totals[part], self._facts[cell])
             self._ready[cell] = True
+
+
+def scan_bytes(points: int, dimensions: int) -> float:
+    """Memory that a scan takes beside so many points once all of them have been visited, but for cells filled up."""
+    return float(points) * (_filled(dimensions, CHUNK) + 8 + 4 + 4)  # code, id, half of the squared norm, total
 
 
 def block(rows: int, threads: int) -> int:

@@ -10,9 +10,10 @@ from retrieval.commands.cli import main
 from retrieval.config import Config, DescriptorConfig, IndexConfig, ParallelConfig, VocabularyConfig
 from retrieval.evaluation import costs, planning
 from retrieval.evaluation.pipeline import build_collection, obtain_index, obtain_vocabulary, training_sizes
+from retrieval.features import extractor
 from retrieval.features.extractor import extract_collection
 from retrieval.photographs.folder import list_images
-from retrieval.vocabulary import cells, kmeans, lloyd
+from retrieval.vocabulary import cells, kmeans, lloyd, quantizer
 
 CONFIG = Config(descriptor=DescriptorConfig(name="rootsift"), parallel=ParallelConfig(jobs=1))
 MACHINE = costs.Machine(costs.Describing(2, 3.0, 0.5, 1000.0, 7e8), 5e8, 128, 1e-4, 60.0, 1e-11, 2e-11, 2e-6, 1e-6)
@@ -75,6 +76,30 @@ def test_stages_by_hand():
     apart = costs.stages(0, 0, 10**7, None, config, MACHINE, 1e9)[-2]
     assert apart.scratch == 1e9  # photographs that pass by, beside the segments
     assert larger["index"].memory - larger["search"].memory < costs.SEGMENT_FEATURES * costs.BYTES_BUILDING
+
+
+@pytest.mark.parametrize("words", [4000, 5000])
+def test_codes_of_a_scan_are_counted_where_there_are_any(words, monkeypatch):
+    config = replace(CONFIG, vocabulary=VocabularyConfig(words=words, search="exact"))
+    found = []
+    for supported in (False, True):
+        monkeypatch.setattr(quantizer, "supported", lambda supported=supported: supported)
+        found.append(costs.stages(0, 0, 10**6, None, config, MACHINE))
+    codes = words * (128 + 16) if words >= quantizer.SCANNED else 0
+    more = {one.name: two.memory - one.memory for one, two in zip(*found, strict=True)}
+    assert more == {"features": 0, "words": codes, "index": codes, "search": codes}
+
+
+def test_processes_that_decode_for_a_gpu_are_counted(photos, monkeypatch):
+    """Here torch's CPU stands for the GPU."""
+    monkeypatch.setattr(extractor, "device_of", lambda _: "cpu")
+    monkeypatch.setattr(costs, "CALIBRATION_IMAGES", 2)
+    config = replace(CONFIG, descriptor=DescriptorConfig(name="hardnet"), parallel=ParallelConfig(jobs=2))
+    timed = costs.describe(config, list_images(photos / "scenes"))
+    assert timed.jobs == 1
+    assert timed.decoding > 2 * 2e7  # each has a Python and OpenCV
+    features = costs.stages(1, 1, 1, None, config, replace(MACHINE, describing=timed))[0]
+    assert features.memory == 5e8 + timed.memory + timed.decoding
 
 
 def test_approximate_search_is_made_and_measured():

@@ -138,6 +138,14 @@ def test_a_quantizer_finds_the_same_with_a_scan_and_without(neighbours, monkeypa
     np.testing.assert_array_equal(words[found[0]], words[before.assign(rows[:1], neighbours)[0]])
 
 
+@pytest.mark.parametrize(("points", "dimension"), [(2048, 128), (64, 100), (32, 1)])
+def test_the_memory_of_a_scan(points, dimension):
+    """Of cells that need not be filled up."""
+    made = Scan(np.zeros((points, dimension), np.float32), np.split(np.arange(points), 2))
+    arrays = (made._codes, made._ids, made._halves, made._totals)
+    assert scan.scan_bytes(points, dimension) == sum(array.nbytes for array in arrays)
+
+
 def test_rows_in_the_midst_of_the_points():
     """Rows that are nearly the origin would give scores beyond 32 bits."""
     points = clustered(1100, 128)
