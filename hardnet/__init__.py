@@ -10,9 +10,11 @@
 from hardnet.descriptors.descriptor import PatchDescriptor, dequantise, quantise
 from hardnet.descriptors.loading import load
 from hardnet.errors import DeviceMemoryError, HardnetError, PatchSetError, PrecisionError, TrainingError, WeightsError
+from hardnet.shapes.estimators import Estimator, load_estimator
 
 __all__ = [
     "DeviceMemoryError",
+    "Estimator",
     "HardnetError",
     "PatchDescriptor",
     "PatchSetError",
@@ -21,5 +23,6 @@ __all__ = [
     "WeightsError",
     "dequantise",
     "load",
+    "load_estimator",
     "quantise",
 ]

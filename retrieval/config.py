@@ -53,8 +53,13 @@ class DetectorConfig:
     threshold: float = 16.0 / 3.0  # squared against the sigma^4-normalised det(Hessian); Mishchuk et al. 2017
     max_features: int | None = None  # strongest responses kept; off, as in the published experiments
     # "upright": the gravity-vector assumption (Perdoch et al. 2009, section 3); "dominant": turned to the one or two
-    # dominant gradient orientations (Lowe 2004, section 5), for what is photographed at any angle
+    # dominant gradient orientations (Lowe 2004, section 5), for what is photographed at any angle; "learned": turned as
+    # OriNet says (Mishkin et al. 2018)
     orientation: str = "upright"
+    orientation_weights: str = "orinet"  # of "learned": a name of `hardnet weights`, or a path
+    # "baumberg": Baumberg's iteration; "affnet": AffNet (Mishkin et al. 2018); "none": circles
+    shape: str = "baumberg"
+    shape_weights: str = "affnet"  # of "affnet": a name of `hardnet weights`, or a path
     scales_per_octave: int = 3
     initial_sigma: float = 1.6
     input_sigma: float = 0.5  # blur assumed in the input photograph
@@ -68,7 +73,8 @@ class DetectorConfig:
     max_anisotropy: float = 6.0  # ratio of the axes beyond which a region is dropped
 
     def __post_init__(self) -> None:
-        _one_of("detector.orientation", self.orientation, ("upright", "dominant"))
+        _one_of("detector.orientation", self.orientation, ("upright", "dominant", "learned"))
+        _one_of("detector.shape", self.shape, ("baumberg", "affnet", "none"))
         _at_least("detector.threshold", self.threshold, 0.0)
         _at_least("detector.max_features", self.max_features, 1)
         _at_least("detector.scales_per_octave", self.scales_per_octave, 1)
@@ -415,8 +421,14 @@ def differences(tree: Mapping[str, Any]) -> list[str]:
 def feature_settings(config: Config) -> dict[str, Any]:
     """The settings that decide what features a photograph has (for digests and for error messages)."""
     tree = to_tree(config)
-    descriptor = {"name": tree["descriptor"]["name"]}
-    return {"images": tree["images"], "detector": tree["detector"], "descriptor": descriptor}
+    descriptor, detector = {"name": tree["descriptor"]["name"]}, tree["detector"]
+    if detector["orientation"] != "learned":
+        del detector["orientation_weights"]
+    if detector["shape"] != "affnet":
+        del detector["shape_weights"]
+    if detector["shape"] == "baumberg":  # there was no other in earlier versions, which did not name it
+        del detector["shape"]
+    return {"images": tree["images"], "detector": detector, "descriptor": descriptor}
 
 
 def vocabulary_settings(config: Config) -> dict[str, Any]:

@@ -7,9 +7,8 @@ import torch
 
 from hardnet import forks
 from hardnet.descriptors import int8, networks, rounding
+from hardnet.descriptors.batches import Batches
 from hardnet.descriptors.descriptor import NETWORK_QUANTISATION, PatchDescriptor, unit_rows
-from hardnet.errors import DeviceMemoryError
-from hardnet.single_precision import single_precision
 
 _CPU_BATCH = {"float32": 64, "int8": 128}  # patches; measured, see docs/decisions/0030-int8-with-torch-alone.md
 
@@ -52,15 +51,20 @@ class NetworkDescriptor(PatchDescriptor):
         self.device = device
         self.precision = precision
         kind = torch.device(device).type
-        self.batch_size = min(batch_size, _CPU_BATCH[precision]) if kind == "cpu" else batch_size
+        size = min(batch_size, _CPU_BATCH[precision]) if kind == "cpu" else batch_size
         folded = networks.fold_batchnorm(network).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if precision == "int8":
-            folded = int8.quantised(folded, rounding.rounded_layers(folded, fingerprint), self.batch_size)
+            folded = int8.quantised(folded, rounding.rounded_layers(folded, fingerprint), size)
         elif kind == "cpu":
             folded = networks.for_cpu(folded)
-        self._network = folded
+        self._batches = Batches(folded, name, device, size, precision)
         hardware = torch.cuda.get_device_name(device) if kind == "cuda" else f"{torch.get_num_threads()} threads"
         _log.info("%s runs on %s (%s) in %s", name, device, hardware, precision)
+
+    @property
+    def batch_size(self) -> int:  # type: ignore[override]
+        """Patches described at once."""
+        return self._batches.size
 
     def describe(self, patches: np.ndarray | torch.Tensor) -> np.ndarray:
         """As `PatchDescriptor.describe`; a tensor on the network's device is described there, without a copy."""
@@ -80,32 +84,4 @@ class NetworkDescriptor(PatchDescriptor):
 
     def _in_batches(self, patches: torch.Tensor) -> np.ndarray:
         """Unit rows of patches, as many at once as the device's memory holds."""
-        parts = [torch.empty((0, self.dimensions))]
-        start = 0
-        while start < len(patches):
-            size = self.batch_size
-            try:
-                parts.append(self._forward(patches[start : start + size]))
-            except torch.cuda.OutOfMemoryError as error:
-                if size == 1:
-                    raise DeviceMemoryError(
-                        f"the memory of {self.device} does not hold one patch for {self.name}: end other programs that "
-                        "use it, or take the device cpu"
-                    ) from error
-            else:
-                start += size
-                continue
-            self.batch_size = max(1, min(size, len(patches) - start) // 2)  # behind the error, which holds tensors
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            _log.warning(
-                "the memory of %s is full: from now on %d patches are described at once", self.device, self.batch_size
-            )
-        return unit_rows(torch.cat([part.to("cpu") for part in parts]).numpy())
-
-    def _forward(self, patches: torch.Tensor) -> torch.Tensor:
-        """(n, D) float32 rows on the device of a batch (n, S, S) that may lie elsewhere."""
-        with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=self.precision == "float16"):
-            there = patches.to(self.device)[:, None].float()
-            with single_precision():
-                return self._network(there.contiguous(memory_format=torch.channels_last)).float()
+        return unit_rows(torch.cat([torch.empty((0, self.dimensions)), *self._batches.run(patches)]).numpy())

@@ -6,6 +6,7 @@ TFeat: Balntas et al. 2016, "Learning local feature descriptors with triplets an
 """
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -165,12 +166,15 @@ def for_cpu(folded: nn.Module) -> nn.Module:
     return folded
 
 
-def read_network(path: Path, network: str | None = None) -> tuple[str, nn.Module]:
+def read_network(
+    path: Path, network: str | None = None, known: Mapping[str, type[nn.Module]] = NETWORKS
+) -> tuple[str, nn.Module]:
     """Reads a weights file into a network in evaluation mode.
 
     Args:
         path: a file with one of `hardnet.weights.checkpoints.SUFFIXES`.
-        network: ``"hardnet"``, ``"l2net"`` or ``"tfeat"``; None to infer it.
+        network: one of `known`; None to infer it.
+        known: networks that will do, by name.
 
     Returns:
         The network's name and the module, on the CPU.
@@ -180,9 +184,9 @@ def read_network(path: Path, network: str | None = None) -> tuple[str, nn.Module
     """
     state, declared = checkpoints.read_state(path)
     kind = network or declared or checkpoints.infer_network(state, path)
-    if kind not in NETWORKS:
-        raise WeightsError(f"{path} says it holds a {kind!r} network; this program knows {', '.join(NETWORKS)}")
-    module = NETWORKS[kind]()
+    if kind not in known:
+        raise WeightsError(f"{path} holds a {kind!r} network; what is wanted here is {' or '.join(known)}")
+    module = known[kind]()
     expected = module.state_dict()
     for key, tensor in expected.items():
         counter = key.endswith("num_batches_tracked")  # unused in evaluation; files of early torch lack it

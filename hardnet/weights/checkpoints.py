@@ -28,7 +28,7 @@ State = dict[str, "torch.Tensor"]
 
 
 def read_state(path: Path) -> tuple[State, str | None]:
-    """The tensors of a weights file, keyed as in the state dicts of `hardnet.descriptors.networks`.
+    """The tensors of a weights file, keyed as in the state dicts of the networks here.
 
     Returns:
         The state dict (float32) and the network's name where the file states it, else None.
@@ -95,9 +95,13 @@ def infer_network(state: Mapping[str, Any], path: Path) -> str:
     if "descr.0.weight" in state:
         return "tfeat"
     if "features.19.weight" in state:
+        if "features.19.bias" in state:  # AffNet's and OriNet's last layer has a bias: it leaves a few numbers
+            return "affnet" if len(state["features.19.weight"]) == 3 else "orinet"
         return "l2net" if "pixel_mean" in state else "hardnet"
     keys = ", ".join(sorted(state)[:3]) or "none"
-    raise WeightsError(f"{path} holds no HardNet, L2-Net or TFeat (its keys: {keys}, ...); use another file")
+    raise WeightsError(
+        f"{path} holds no HardNet, L2-Net, TFeat, AffNet or OriNet (its keys: {keys}, ...); use another file"
+    )
 
 
 def _read_torch(path: Path) -> State:

@@ -15,6 +15,8 @@ from hardnet.errors import WeightsError
 from hardnet.weights import transfer
 
 _HARDNET = "Mishchuk et al. 2017, Working hard to know your neighbor's margins"
+_AFFNET = "Mishkin et al. 2018, Repeatability is not enough: learning affine regions via discriminability"
+_AFFNET_FOLDER = "https://github.com/ducha-aiki/affnet/raw/da7cf51/pretrained"
 _HARDNET_FOLDER = "https://github.com/DagnyT/hardnet/raw/master/pretrained"
 # The state of 2017-11-19, which was current when the retrieval table entered the repository's README (2017-12-02). In
 # January 2018 better Liberty weights took the same file names and the README's row was renamed "HardNetLibNIPS+".
@@ -31,8 +33,9 @@ class NamedWeights:
     """One row of the table.
 
     Attributes:
-        name: what `hardnet.load` takes.
-        network: ``hardnet``, ``l2net``, ``tfeat``, or ``rootsift``, which has no weights.
+        name: what `hardnet.load` takes, or `hardnet.load_estimator`.
+        network: ``hardnet``, ``l2net``, ``tfeat``, or ``rootsift``, which has no weights; ``affnet`` or ``orinet``,
+            which find shapes and orientations (`hardnet.load_estimator`).
         file_name: in the cache folder (or, for the bundled one, in the package); empty for `rootsift`.
         url: where it is published; empty for what is not downloaded.
         sha256: of the published file; None where it is not known.
@@ -62,7 +65,7 @@ class ResolvedWeights:
 
     Attributes:
         name: from the table, or the file name of a path.
-        network: ``hardnet``, ``l2net`` or ``tfeat``; None where the file's content decides.
+        network: as in `NamedWeights`; None where the file's content decides.
         path: the file.
         sha256: of its bytes; identifies the descriptor in artefacts.
     """
@@ -159,6 +162,26 @@ _ROWS = (
         "none stated",
         "Tian et al. 2017, L2-Net: deep learning of discriminative patch descriptor in Euclidean space",
         False,
+    ),
+    NamedWeights(
+        "affnet",
+        "affnet",
+        "AffNet.pth",
+        f"{_AFFNET_FOLDER}/AffNet.pth",
+        "65c8bb2cf71e913818522d09dcc4262bcbcef5d756baa86a41f28526c2d61160",
+        "MIT",
+        _AFFNET,
+        True,
+    ),
+    NamedWeights(
+        "orinet",
+        "orinet",
+        "OriNet.pth",
+        f"{_AFFNET_FOLDER}/OriNet.pth",
+        "030e7964ae3e136d00431c7e11c6b67df40ad299f02ac384fee0f1c3fd1dcb30",
+        "MIT",
+        _AFFNET,
+        True,
     ),
     NamedWeights(
         "rootsift",

@@ -42,22 +42,54 @@ def detect_regions(
     space: ScaleSpace | DeviceScaleSpace
     if isinstance(gray, DeviceScaleSpace):
         space = rescaled(gray, config)
-        points, shapes = space.candidates(config)
     else:
         if not isinstance(gray, ScaleSpace):
             gray = np.asarray(gray, np.float32)
             if gray.ndim != 2 or not np.isfinite(gray).all():
                 raise ValueError(f"expected a finite (H, W) image, got an array of shape {gray.shape}")
         space = scale_space(gray, config)
-        points, shapes = candidates(space, config)
+    points, shapes = _shaped(space, config)
     found = np.zeros((len(points), 6), np.float32)
     found[:, :2] = points[:, :2]
     found[:, 2:5] = upright(shapes) * points[:, 2:3]
     response = points[:, 3]
-    if config.orientation == "dominant":
-        return _turned(space, found, response, config.max_features)
+    if config.orientation != "upright":
+        return _turned(space, found, response, config)
     inside = measurement_inside(found, space.shape)
     return found[_strongest(inside, response, config.max_features)]
+
+
+def _shaped(space: ScaleSpace | DeviceScaleSpace, config: DetectorConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Points (N, 4) with a shape (N, 2, 2), as `candidates` returns them, by the configured way."""
+    on_device = isinstance(space, DeviceScaleSpace)
+    if config.shape == "baumberg":
+        return space.candidates(config) if on_device else candidates(space, config)
+    points = space.points(config) if on_device else hessian_points(space, config)
+    if config.shape == "none":
+        return points, np.broadcast_to(np.eye(2, dtype=np.float32), (len(points), 2, 2))
+    from retrieval.features import learned  # which loads torch
+
+    shapes, usable = learned.shapes_of(space, points, config)
+    return points[usable], shapes[usable]
+
+
+def hessian_points(space: ScaleSpace, config: DetectorConfig) -> np.ndarray:
+    """Hessian points, in order of octave, level, row, column.
+
+    Args:
+        space: in the scales of `config`.
+        config: detector settings.
+
+    Returns:
+        (N, 4) float32 x, y, scale in pixels of the photograph, and the signed response.
+    """
+    found = [np.empty((0, 4), np.float32)]
+    for octave in space.octaves:
+        points = find_points(octave, config)
+        rows = np.stack([points.x, points.y, points.scale, points.response], axis=1)
+        rows[:, :3] *= np.float32(2**octave.index)
+        found.append(rows)
+    return np.concatenate(found)
 
 
 def candidates(space: ScaleSpace, config: DetectorConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -92,20 +124,21 @@ def _strongest(usable: np.ndarray, response: np.ndarray, limit: int | None) -> n
 
 
 def _turned(
-    space: ScaleSpace | DeviceScaleSpace, regions: np.ndarray, response: np.ndarray, limit: int | None
+    space: ScaleSpace | DeviceScaleSpace, regions: np.ndarray, response: np.ndarray, config: DetectorConfig
 ) -> np.ndarray:
-    """Upright regions turned to their dominant orientations, those that lie inside; at most `limit`.
+    """Upright regions turned to their orientations, those that lie inside; at most `max_features`.
 
     The strongest are taken first, in rounds, since some leave the image or become two: what lies beyond the limit is
     not looked at.
     """
+    limit = config.max_features
     candidates = np.flatnonzero(ellipse_inside(regions, space.shape))
     candidates = candidates[np.argsort(-np.abs(response[candidates]), kind="stable")]
     parts, origins = [np.empty((0, 6), np.float32)], [np.empty(0, np.int64)]
     missing = len(candidates) * 2 if limit is None else limit
     while missing > 0 and len(candidates):
         now, candidates = candidates[:missing], candidates[missing:]
-        index, angle = dominant_orientations(space, regions[now])
+        index, angle = _angles(space, regions[now], config)
         turned = regions[now[index]]
         turned[:, 5] = angle
         inside = np.flatnonzero(measurement_inside(turned, space.shape))[:missing]
@@ -113,6 +146,17 @@ def _turned(
         origins.append(now[index[inside]])
         missing -= len(inside)
     return np.concatenate(parts)[np.argsort(np.concatenate(origins), kind="stable")]
+
+
+def _angles(
+    space: ScaleSpace | DeviceScaleSpace, regions: np.ndarray, config: DetectorConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `dominant_orientations`, by the configured way."""
+    if config.orientation == "dominant":
+        return dominant_orientations(space, regions)
+    from retrieval.features import learned  # which loads torch
+
+    return learned.orientations_of(space, regions, config)
 
 
 def upright(shapes: np.ndarray) -> np.ndarray:

@@ -147,6 +147,11 @@ def feature_settings(config: Config) -> dict[str, Any]:
     settings = settings_module.feature_settings(config)
     descriptor = load_descriptor(config.descriptor)
     settings["descriptor"] = {"name": descriptor.name, "fingerprint": descriptor.fingerprint}
+    if config.detector.shape == "affnet" or config.detector.orientation == "learned":
+        from retrieval.features import learned  # which loads torch
+
+        for setting, checksum in learned.fingerprints(config.detector).items():
+            settings["detector"][setting] = {"name": settings["detector"][setting], "fingerprint": checksum}
     return settings
 
 

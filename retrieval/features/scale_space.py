@@ -80,6 +80,7 @@ class DeviceScaleSpace(abc.ABC):
     Attributes:
         shape: height and width of the photograph, pixels.
         config: its scales per octave, blurs and border are those of the octaves.
+        device: of torch.
 
     Example:
         >>> from retrieval.config import DetectorConfig
@@ -91,6 +92,7 @@ class DeviceScaleSpace(abc.ABC):
 
     shape: tuple[int, int]
     config: DetectorConfig
+    device: str
 
     @abc.abstractmethod
     def rescaled(self, config: DetectorConfig) -> "DeviceScaleSpace":
@@ -99,6 +101,10 @@ class DeviceScaleSpace(abc.ABC):
     @abc.abstractmethod
     def candidates(self, config: DetectorConfig) -> tuple[np.ndarray, np.ndarray]:
         """As `detector.candidates`: Hessian points (N, 4) and their affine shapes (N, 2, 2)."""
+
+    @abc.abstractmethod
+    def points(self, config: DetectorConfig) -> np.ndarray:
+        """As `detector.hessian_points`: (N, 4)."""
 
     @abc.abstractmethod
     def patches(self, regions: np.ndarray, size: int, blur: float) -> "torch.Tensor":

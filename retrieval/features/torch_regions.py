@@ -56,11 +56,21 @@ class TorchScaleSpace(DeviceScaleSpace):
         with _computing(self.device):
             points = torch_points.find_points(self._levels, config)
             shapes, converged = torch_points.find_shapes(self._levels, points, config, self._room)
-            pixel = self._levels.pixels[points.level][:, None]
-            places = torch.cat([points.places, points.scale[:, None]], dim=1) * pixel
-            found = torch.cat([places, points.response[:, None], shapes.float().view(-1, 4)], dim=1)
+            found = torch.cat([self._rows(points), shapes.float().view(-1, 4)], dim=1)
             rows = found[converged].cpu().numpy()
         return np.ascontiguousarray(rows[:, :4]), rows[:, 4:].reshape(-1, 2, 2)
+
+    def points(self, config: DetectorConfig) -> np.ndarray:
+        """As `detector.hessian_points`: (N, 4)."""
+        with _computing(self.device):
+            rows: np.ndarray = self._rows(torch_points.find_points(self._levels, config)).cpu().numpy()
+        return rows
+
+    def _rows(self, points: torch_points.TorchPoints) -> torch.Tensor:
+        """(N, 4) float32 x, y, scale in pixels of the photograph, and the signed response."""
+        pixel = self._levels.pixels[points.level][:, None]
+        places = torch.cat([points.places, points.scale[:, None]], dim=1) * pixel
+        return torch.cat([places, points.response[:, None]], dim=1)
 
     def patches(self, regions: np.ndarray, size: int, blur: float) -> torch.Tensor:
         """As `patches.cut_patches`, of (N, 6) regions: (N, size, size) float32 on the device."""

@@ -262,14 +262,14 @@ def test_batches_that_do_not_fit_are_halved(kind, monkeypatch, caplog):
     patches = np.random.default_rng(0).uniform(0, 255, (150, 32, 32)).astype(np.float32)
     given = torch.from_numpy(patches) if kind == "tensor" else patches
     expected = descriptor.describe(patches)
-    monkeypatch.setattr(descriptor, "_forward", full_beyond(descriptor._forward, 20))
+    monkeypatch.setattr(descriptor._batches, "_forward", full_beyond(descriptor._batches._forward, 20))
     for _ in range(2):
         np.testing.assert_allclose(descriptor.describe(given), expected, atol=1e-6)
     assert descriptor.batch_size == 16
     told = warnings_in(caplog)
     assert [line.split(":")[0] for line in told] == ["the memory of cpu is full"] * 2
     assert "from now on 16 patches" in told[-1]
-    monkeypatch.setattr(descriptor, "_forward", none_fits)
+    monkeypatch.setattr(descriptor._batches, "_forward", none_fits)
     with pytest.raises(hardnet.DeviceMemoryError, match="take the device cpu"):
         descriptor.describe(given)
 

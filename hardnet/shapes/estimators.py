@@ -1,0 +1,137 @@
+"""Networks of `hardnet.shapes.networks` at work: patches in, shapes or angles out."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hardnet import forks
+from hardnet.descriptors.loading import choose_device
+from hardnet.errors import WeightsError
+from hardnet.weights import table
+
+if TYPE_CHECKING:
+    import torch
+
+LEAST = 1e-6  # product of a and c, below which a shape has collapsed
+
+_CPU_BATCH = 64  # patches; as HardNet's, whose activations are twice as large
+_log = logging.getLogger(__name__)
+
+
+class Estimator:
+    """A network of shapes or of orientations on one device, with batches as `hardnet.descriptors` has them.
+
+    Attributes:
+        name: weights name, or file name of the weights.
+        fingerprint: sha256 of the weights file.
+        network: ``"affnet"`` or ``"orinet"``.
+        device: a torch device.
+        patch_size: side of the square patches, in pixels.
+
+    Example:
+        >>> estimator = hardnet.load_estimator("affnet")  # doctest: +SKIP
+        >>> estimator.shapes(np.zeros((2, 32, 32), np.uint8)).shape  # doctest: +SKIP
+        (2, 3)
+    """
+
+    patch_size = 32
+
+    def __init__(
+        self,
+        module: "torch.nn.Module",
+        network: str,
+        name: str,
+        fingerprint: str,
+        device: str = "cpu",
+        batch_size: int = 512,
+    ) -> None:
+        import torch
+
+        from hardnet.descriptors import networks
+        from hardnet.descriptors.batches import Batches
+
+        forks.compute_alone_in_children()
+        self.name, self.network, self.fingerprint, self.device = name, network, fingerprint, device
+        on_cpu = torch.device(device).type == "cpu"
+        folded = networks.fold_batchnorm(module).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if on_cpu:
+            folded = networks.for_cpu(folded)
+        self._batches = Batches(folded, name, device, min(batch_size, _CPU_BATCH) if on_cpu else batch_size)
+        _log.info("%s runs on %s", name, device)
+
+    def shapes(self, patches: "np.ndarray | torch.Tensor") -> np.ndarray:
+        """The affine shapes of what patches show.
+
+        Args:
+            patches: (N, 32, 32), uint8 or floating point and finite; an array, or a tensor on any device.
+
+        Returns:
+            (N, 3) float32: a, b, c of ``[[a, 0], [b, c]]`` with determinant 1, which carries the shape that the patch
+            was cut with to the one that it should have. Nothing but zeros where it has collapsed.
+
+        Raises:
+            ValueError: the network is of another kind, or patches of another shape.
+        """
+        found = self._found(patches, "affnet")
+        product = found[:, 0] * found[:, 2]
+        usable = product > LEAST
+        root = np.sqrt(np.where(usable, product, 1)).astype(np.float32)
+        shapes: np.ndarray = np.where(usable[:, None], found / root[:, None], np.float32(0))
+        return shapes
+
+    def angles(self, patches: "np.ndarray | torch.Tensor") -> np.ndarray:
+        """The orientations of what patches show.
+
+        Args:
+            patches: as for `shapes`.
+
+        Returns:
+            (N,) float32 radians in [-pi, pi]: cut with its frame turned by that angle (from +x towards +y, down), a
+            patch shows its content upright.
+
+        Raises:
+            ValueError: the network is of another kind, or patches of another shape.
+        """
+        found = self._found(patches, "orinet")
+        return -np.arctan2(found[:, 0], found[:, 1])
+
+    def _found(self, patches: "np.ndarray | torch.Tensor", network: str) -> np.ndarray:
+        import torch
+
+        forks.compute_alone_in_children()
+        if self.network != network:
+            raise ValueError(f"{self.name} is of the network {self.network}, and not {network}")
+        side = self.patch_size
+        if len(patches.shape) != 3 or tuple(patches.shape[1:]) != (side, side):
+            raise ValueError(f"expected patches of shape (N, {side}, {side}), got {tuple(patches.shape)}")
+        given = patches if isinstance(patches, torch.Tensor) else torch.from_numpy(np.array(patches, order="C"))
+        outputs = {"affnet": 3, "orinet": 2}[network]
+        return torch.cat([torch.empty((0, outputs)), *self._batches.run(given)]).numpy()
+
+
+def load_estimator(name_or_path: str | Path, device: str = "auto", batch_size: int = 512) -> Estimator:
+    """Loads a network of shapes or orientations by name or by the path of a weights file.
+
+    Args:
+        name_or_path: ``"affnet"`` or ``"orinet"`` (published; fetched once), or a file with such a network.
+        device: as for `hardnet.load`.
+        batch_size: patches at once; the CPU takes less.
+
+    Raises:
+        WeightsError: unknown name, or a file that is missing, damaged or of another architecture.
+        ValueError: a device that does not exist, or a batch size below 1.
+    """
+    from hardnet.descriptors.networks import read_network
+    from hardnet.shapes.networks import NETWORKS
+
+    forks.compute_alone_in_children()
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    chosen = choose_device(device)
+    resolved = table.resolve(name_or_path)
+    if resolved.network is not None and resolved.network not in NETWORKS:
+        raise WeightsError(f"{name_or_path} describes patches: shapes and orientations take {', '.join(NETWORKS)}")
+    network, module = read_network(resolved.path, resolved.network, NETWORKS)
+    return Estimator(module, network, resolved.name, resolved.sha256, chosen, batch_size)

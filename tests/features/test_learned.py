@@ -1,0 +1,157 @@
+"""Learned shapes and orientations of regions: networks whose answer is known, and the published ones where they are."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+
+import hardnet
+from hardnet.shapes.networks import NETWORKS
+from hardnet.weights.checkpoints import write_network
+from retrieval.config import Config, DescriptorConfig, DetectorConfig
+from retrieval.errors import ConfigError
+from retrieval.features import detect_regions, learned
+from retrieval.features.detector import hessian_points, measurement_inside
+from retrieval.features.extractor import feature_settings
+from retrieval.features.patches import cut_patches
+from retrieval.features.scale_space import scale_space
+from retrieval.features.torch_regions import TorchScaleSpace
+
+CONSTANT = {"affnet": np.array([1.2, 0.5, 0.9]), "orinet": np.array([np.sin(0.4), np.cos(0.4)]) * 0.7}
+
+
+@pytest.fixture(scope="module")
+def photograph():
+    return skimage.data.astronaut()[:200, 100:400].astype(np.float32).mean(axis=2)
+
+
+@pytest.fixture(scope="module")
+def constant(tmp_path_factory):
+    """Weights of networks that say the same of every patch: name -> file."""
+
+    def made(network, values=None):
+        values = np.array(CONSTANT[network] if values is None else values, np.float64)
+        module = NETWORKS[network]()
+        module.features[-1].weight.data.zero_()
+        bias = np.arctanh(values - (1, 0, 1) if network == "affnet" else values)
+        module.features[-1].bias.data[:] = torch.from_numpy(bias)
+        path = tmp_path_factory.mktemp("weights") / f"{network}.safetensors"
+        write_network(path, module.eval(), network, {}, half=False)
+        return str(path)
+
+    return made
+
+
+def published(network):
+    data = os.environ.get("RETRIEVAL_REAL_DATA")
+    path = Path(data) / ".." / "weights" / {"affnet": "AffNet.pth", "orinet": "OriNet.pth"}[network] if data else None
+    if path is None or not path.is_file():
+        pytest.skip("RETRIEVAL_REAL_DATA is unset or has no published weights beside it")
+    return str(path)
+
+
+def test_without_shapes_points_are_circles(photograph):
+    found = detect_regions(photograph, DetectorConfig(shape="none"))
+    points = hessian_points(scale_space(photograph, DetectorConfig()), DetectorConfig())
+    circles = np.zeros((len(points), 6), np.float32)
+    circles[:, :2], circles[:, 2], circles[:, 4] = points[:, :2], points[:, 2], points[:, 2]
+    np.testing.assert_allclose(found, circles[measurement_inside(circles, photograph.shape)], rtol=1e-6)
+    places = {place.tobytes() for place in found[:, :2]}
+    shaped = detect_regions(photograph)
+    assert 50 < len(shaped) < len(found)
+    assert np.mean([place.tobytes() in places for place in shaped[:, :2]]) > 0.9  # some circles leave the image
+
+
+def test_shapes_are_what_the_network_says(photograph, constant):
+    config = DetectorConfig(shape="affnet", shape_weights=constant("affnet"))
+    found = detect_regions(photograph, config)
+    points = hessian_points(scale_space(photograph, config), config)
+    a, b, c = CONSTANT["affnet"] / np.sqrt(CONSTANT["affnet"][0] * CONSTANT["affnet"][2])
+    expected = np.zeros((len(points), 6), np.float32)
+    expected[:, :2] = points[:, :2]
+    expected[:, 2:5] = points[:, 2:3] * (a, b, c)
+    assert len(found) > 100
+    np.testing.assert_allclose(found, expected[measurement_inside(expected, photograph.shape)], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("stretch", "kept"), [(5.9, True), (6.1, False)])
+def test_shapes_beyond_the_limit_are_dropped(photograph, constant, stretch, kept):
+    longer, shorter = np.sqrt(stretch), 1 / np.sqrt(stretch)
+    values = np.array([longer, 0, shorter]) * (1.9 / longer)
+    found = detect_regions(photograph, DetectorConfig(shape="affnet", shape_weights=constant("affnet", values)))
+    assert bool(len(found)) == kept
+
+
+def test_orientations_are_what_the_network_says(photograph, constant):
+    config = DetectorConfig(orientation="learned", orientation_weights=constant("orinet"), max_features=80)
+    found = detect_regions(photograph, config)
+    assert len(found) == 80
+    np.testing.assert_allclose(found[:, 5], -0.4, atol=1e-6)
+    upright = {row.tobytes() for row in detect_regions(photograph)[:, :5]}
+    assert np.mean([row.tobytes() in upright for row in found[:, :5]]) > 0.9
+
+
+def test_a_device_finds_the_same(photograph, constant):
+    config = DetectorConfig(
+        shape="affnet",
+        shape_weights=constant("affnet"),
+        orientation="learned",
+        orientation_weights=constant("orinet"),
+    )
+    for one in (config, dataclasses.replace(config, shape="none")):
+        expected = detect_regions(photograph, one)
+        found = detect_regions(TorchScaleSpace(photograph, one, "cpu"), one)
+        assert abs(len(found) - len(expected)) <= 2
+        same = {tuple(np.rint(row[:2] * 10)) for row in expected}
+        assert np.mean([tuple(np.rint(row[:2] * 10)) in same for row in found]) > 0.98
+
+
+def test_a_photograph_without_points(constant):
+    config = DetectorConfig(shape="affnet", shape_weights=constant("affnet"))
+    assert detect_regions(np.full((64, 64), 128, np.float32), config).shape == (0, 6)
+
+
+def test_settings_know_the_weights_and_nothing_that_is_not_used(constant):
+    plain = feature_settings(Config(descriptor=DescriptorConfig(name="rootsift")))["detector"]
+    assert not {"shape", "shape_weights", "orientation_weights"} & set(plain)
+    path = constant("affnet")
+    learned_ = DetectorConfig(shape="affnet", shape_weights=path)
+    found = feature_settings(Config(descriptor=DescriptorConfig(name="rootsift"), detector=learned_))["detector"]
+    assert found["shape"] == "affnet"
+    assert found["shape_weights"] == {"name": path, "fingerprint": hardnet.load_estimator(path, "cpu").fingerprint}
+    assert "orientation_weights" not in found
+
+
+def test_weights_of_another_kind_are_refused(constant):
+    config = DetectorConfig(shape="affnet", shape_weights=constant("orinet"))
+    with pytest.raises(ConfigError, match=r"detector\.shape_weights: .* is of orinet, expected affnet"):
+        feature_settings(Config(detector=config))
+
+
+def test_published_networks_find_nothing_left_to_do(photograph):
+    """What was cut with its shape is round, and what was turned is upright."""
+    shapes, orientations = (learned.load_estimator(published(name), "cpu") for name in ("affnet", "orinet"))
+    circles = detect_regions(photograph, DetectorConfig(shape="none"))
+    upright = detect_regions(photograph, DetectorConfig(shape="affnet", shape_weights=published("affnet")))
+    turned = detect_regions(
+        photograph,
+        DetectorConfig(
+            shape="affnet",
+            shape_weights=published("affnet"),
+            orientation="learned",
+            orientation_weights=published("orinet"),
+        ),
+    )
+
+    def away(regions):
+        left = shapes.shapes(cut_patches(photograph, regions, 32))
+        return float(np.median(np.abs(left - (1, 0, 1)).max(axis=1)))
+
+    assert away(upright) < 0.5 * away(circles)
+    before = np.abs(orientations.angles(cut_patches(photograph, upright, 32)))
+    after = np.abs(orientations.angles(cut_patches(photograph, turned, 32)))
+    assert np.median(after) < 0.25 * np.median(before)
