@@ -117,7 +117,8 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 def extracted(work: Path, config: Config) -> FeatureStore:
     """Features of the real photographs, in ``work/features``, a folder for each descriptor."""
     benchmark = real_benchmark(record.real_data(), gate=False)
-    return extract_collection(benchmark.images, work / "features" / folder_name(config.descriptor.name), config)
+    label = folder_name(config.descriptor.name, config.detector.shape)
+    return extract_collection(benchmark.images, work / "features" / label, config)
 
 
 def collection_of(images: Iterator[IndexedImage], n_words: int, config: Config) -> Collection:

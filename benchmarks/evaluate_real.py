@@ -72,7 +72,7 @@ def main() -> int:
     }
     bars: dict[str, bool] = {}
     for name in arguments.descriptors:
-        descriptor = folder_name(name)
+        descriptor = folder_name(name, config.detector.shape)
         results = report["results"][descriptor]
         bow, verified = (results[row]["map"] for row in ("bow", "bow+sv"))
         described = replace(config, descriptor=replace(config.descriptor, name=name))

@@ -69,7 +69,7 @@ def main() -> int:
                     *arguments.overrides,
                 ],
             )
-            label = f"{folder_name(descriptor)}, {words:,} words"
+            label = f"{folder_name(descriptor, config.detector.shape)}, {words:,} words"
             cells = swept(config, arguments.work / str(words), arguments.features)
             figures[label] = cells
             print(table(label, cells))
@@ -84,7 +84,7 @@ def main() -> int:
 
 def swept(config: Config, work: Path, features: Path) -> Cells:
     """MAP of every variant, over all queries, those that settings were chosen on, the others, and those of each set."""
-    data, label = record.real_data(), folder_name(config.descriptor.name)
+    data, label = record.real_data(), folder_name(config.descriptor.name, config.detector.shape)
     found: dict[str, dict[str, float]] = {}  # variant -> query -> average precision
     halves: dict[str, str] = {}
     for name in SETS:

@@ -11,6 +11,7 @@ from retrieval import config as settings
 from retrieval.config import Config, DetectorConfig
 from retrieval.errors import ConfigError
 from retrieval.evaluation.published import published
+from retrieval.evaluation.reproduction import folder_name
 
 PUBLISHED_ROWS = ("rootsift", "hardnet++", "hardnet-lib+-nips", "hardnet-lib-nips", "tfeat-lib", "l2net-lib+")
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
@@ -59,7 +60,7 @@ def test_configurations_that_share_features_want_the_same():
         config = settings.load(path)
         if config.dataset.name != "demo" and re.match(r"r?(oxford5k|paris6k)", path.stem):
             wanted = {key: settings.to_tree(config)[key] for key in ("images", "detector")}
-            found.setdefault(config.descriptor.name, []).append(wanted)
+            found.setdefault(folder_name(config.descriptor.name, config.detector.shape), []).append(wanted)
     assert len(found["rootsift"]) >= 4
     for wanted in found.values():
         assert all(one == wanted[0] for one in wanted)
@@ -76,6 +77,19 @@ def test_every_published_row_has_a_configuration():
             assert config.descriptor.name == descriptor
             assert config.images.exif == "ignore"
             assert config.images.max_side is None
+
+
+def test_the_published_rows_of_affnet_have_their_configurations():
+    for name, row in (("oxford5k-affnet-hardnet++", "bow+sv"), ("oxford5k-affnet-hardnet++-hqe", "hqe+ma")):
+        config = settings.load(Path(CONFIGS[0]).parent / f"{name}.yaml")
+        plain = settings.load(Path(CONFIGS[0]).parent / f"{name.replace('affnet-', '')}.yaml")
+        assert dataclasses.replace(config, detector=plain.detector) == plain
+        assert config.detector == DetectorConfig(shape="affnet")
+        label = folder_name(config.descriptor.name, config.detector.shape)
+        better, worse = published("oxford5k", label, row), published("oxford5k", "hardnet++", row)
+        assert better is not None
+        assert worse is not None
+        assert better.map > worse.map
 
 
 @pytest.mark.parametrize(
@@ -95,7 +109,8 @@ def test_every_published_row_has_a_configuration():
         ("detector.threshold", ["key=value"]),
         ("seed.x=1", ["seed"]),
         ("descriptor.precision=half", ["descriptor.precision", "auto", "float32", "float16", "int8"]),
-        ("detector.orientation=sideways", ["detector.orientation", "upright", "dominant"]),
+        ("detector.orientation=sideways", ["detector.orientation", "upright", "dominant", "learned"]),
+        ("detector.shape=round", ["detector.shape", "baumberg", "affnet", "none"]),
     ],
 )
 def test_wrong_settings_are_named(override, words):

@@ -430,3 +430,4 @@ def test_published_values():
 def test_a_weights_path_is_known_by_its_stem():
     assert folder_name("weights/tfeat-liberty.params") == "tfeat-liberty"
     assert folder_name("hardnet++") == "hardnet++"
+    assert folder_name("weights/tfeat-liberty.params", "affnet") == "affnet+tfeat-liberty"

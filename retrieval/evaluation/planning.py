@@ -118,11 +118,11 @@ def plan(source: Source, config: Config, descriptors: Sequence[str], work: Path,
         machine = costs.measure(chosen, describing)
         calibrated = calibrated or describing.features
         features = [one.features or round(one.images * calibrated) for one in sets]
-        label = descriptor if source.features is None else "imported"
+        label = folder_name(descriptor, chosen.detector.shape) if source.features is None else "imported"
         to_do = 0 if source.features is not None else _to_do(sets, stores or work / "features", label)
         stored, passing, told = sum(features), 0.0, []
         if passed_by is not None:
-            target = work / "index" / folder_name(descriptor)
+            target = work / "index" / label
             left = [archive for archive in passed_by.archives if not finished(target, [archive])]
             each = _archive(passed_by, features[1], machine)
             to_do += round(each.photographs * len(left))
@@ -143,7 +143,7 @@ def plan(source: Source, config: Config, descriptors: Sequence[str], work: Path,
         }
         if source.features is not None:
             what["features"] = "imported"
-        lines += ["", f"{folder_name(descriptor)}:", *_table(found, what), *told]
+        lines += ["", f"{label}:", *_table(found, what), *told]
         total += sum(stage.seconds for stage in found)
         disk += sum(stage.disk for stage in found)
         scratch = max(scratch, *(stage.scratch for stage in found))
@@ -325,18 +325,18 @@ def _archive(one: _Set, features: int, machine: costs.Machine) -> _Archive:
     return _Archive(photographs, size, disk, seconds + features_each * (machine.word + machine.segment))
 
 
-def _to_do(sets: Sequence[_Set], stores: Path, descriptor: str) -> int:
+def _to_do(sets: Sequence[_Set], stores: Path, label: str) -> int:
     """Photographs that are still to be described, without those in archives."""
     counts: dict[str, int] = {}  # of every store
     for one in sets:
         if not one.archives:
             counts[one.store or one.name] = counts.get(one.store or one.name, 0) + one.images
-    return sum(count - _done(stores, name, count, descriptor) for name, count in counts.items())
+    return sum(count - _done(stores, name, count, label) for name, count in counts.items())
 
 
-def _done(stores: Path, name: str, images: int, descriptor: str) -> int:
+def _done(stores: Path, name: str, images: int, label: str) -> int:
     """Photographs of a store of so many whose shard is already there."""
-    folder = stores / name / folder_name(descriptor)
+    folder = stores / name / label
     if not (folder / artefacts.PLAN).exists():
         return 0
     facts = read_plan(folder)

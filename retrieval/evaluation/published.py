@@ -5,8 +5,11 @@ README of the released descriptor differs from the paper in one cell; the README
 given as a footnote. Table 5: Hamming query expansion with 65,536 words, single and multiple assignment (RootSIFT:
 Tolias & Jegou 2014); it does not say whether geometry was used, so a figure stands beside the rows with and without.
 
-Both are older than the Liberty weights that the repository has now (January 2018): the figures belong to the weights
-that were there before, `hardnet-lib-nips` and `hardnet-lib+-nips`. Today's `hardnet-lib` and `hardnet-lib+` have none.
+Shapes by AffNet stand before a descriptor ("affnet+"): Mishkin et al. 2018, Oxford5k.
+
+HardNet's tables are older than the Liberty weights that its repository has now (January 2018): the figures belong to
+the weights that were there before, `hardnet-lib-nips` and `hardnet-lib+-nips`. Today's `hardnet-lib` and `hardnet-lib+`
+have none.
 """
 
 from dataclasses import dataclass
@@ -36,6 +39,7 @@ _TABLE = {
         "hardnet-lib-nips": (59.0, 67.6, 83.2),
         "hardnet-lib+-nips": (59.8, 68.6, 83.0),
         "hardnet++": (60.8, 69.6, 84.5),
+        "affnet+hardnet++": (68.3, 77.8, 89.0),
     },
     "paris6k": {
         "tfeat-lib": (43.8, 51.8, 65.3),
@@ -48,7 +52,12 @@ _TABLE = {
 }
 # dataset -> descriptor -> mAP in percent of HQE with single and with multiple assignment
 _HQE: dict[str, dict[str, tuple[float | None, float]]] = {
-    "oxford5k": {"rootsift": (85.3, 88.0), "hardnet-lib+-nips": (None, 88.2), "hardnet++": (86.8, 88.3)},
+    "oxford5k": {
+        "rootsift": (85.3, 88.0),
+        "hardnet-lib+-nips": (None, 88.2),
+        "hardnet++": (86.8, 88.3),
+        "affnet+hardnet++": (None, 89.5),
+    },
     "paris6k": {"rootsift": (81.3, 82.8), "hardnet++": (82.8, 84.9)},
 }
 _HQE_ROWS = {"hqe": 0, "hqe+sv": 0, "hqe+ma": 1, "hqe+sv+ma": 1}

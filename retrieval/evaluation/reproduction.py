@@ -50,6 +50,7 @@ Rankings = dict[str, dict[str, list[str]]]  # row -> query name -> images as the
 Watch = Callable[[str, Rankings], None]
 
 RESULTS = "results.json"
+BAUMBERG = "baumberg"  # the shapes that go without saying
 PACKAGES = (
     "hardnet-retrieval",
     "torch",
@@ -162,7 +163,7 @@ def _runs(config: Config, descriptors: Sequence[str], imported: Path | None) -> 
         return {"imported": config}
     runs: dict[str, Config] = {}
     for descriptor in dict.fromkeys(descriptors):
-        label = folder_name(descriptor)
+        label = folder_name(descriptor, config.detector.shape)
         if label in runs:
             raise ConfigError(
                 f"the descriptors {runs[label].descriptor.name} and {descriptor} would share the folders called "
@@ -417,8 +418,16 @@ def assignment(vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def descriptor_name(retriever: Retriever) -> str:
-    """The name by which published figures are looked up: that of the indexed features; CTU's are read as RootSIFT."""
-    name = str(retriever.collection.settings["descriptor"]["name"])
+    """The name by which published figures are looked up: that of the indexed features; CTU's are read as RootSIFT.
+
+    Shapes that are not Baumberg's stand before it, by the name of their weights.
+    """
+    settings = retriever.collection.settings
+    name, detector = str(settings["descriptor"]["name"]), settings.get("detector") or {}
+    shape = detector.get("shape", BAUMBERG)
+    if shape != BAUMBERG:
+        weights = detector.get("shape_weights", {}).get("name")
+        return folder_name(name, shape if weights is None else folder_name(weights))
     return "rootsift" if name == CtuFiles.descriptor["name"] else name
 
 
@@ -445,10 +454,16 @@ def indexed_query(retriever: Retriever, name: str, box: Box | None) -> Benchmark
     return BenchmarkQuery(name, box, lambda: retriever.queries.described(retriever.collection.path(name)))
 
 
-def folder_name(descriptor: str) -> str:
-    """A descriptor's name as it appears in tables and folders: a weights path is known by its stem."""
+def folder_name(descriptor: str, shape: str = BAUMBERG) -> str:
+    """A descriptor's name as it appears in tables and folders: a weights path is known by its stem.
+
+    Args:
+        descriptor: name or path.
+        shape: `detector.shape`; another than Baumberg's stands before it.
+    """
     path = Path(descriptor)
-    return path.stem if path.suffix else descriptor
+    name = path.stem if path.suffix else descriptor
+    return name if shape == BAUMBERG else f"{shape}+{name}"
 
 
 def versions() -> dict[str, str]:
