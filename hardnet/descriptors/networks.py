@@ -3,11 +3,15 @@
 HardNet: Mishchuk et al. 2017, "Working hard to know your neighbor's margins" (layers of L2-Net).
 L2-Net: Tian et al. 2017, "Deep learning of discriminative patch descriptor in Euclidean space".
 TFeat: Balntas et al. 2016, "Learning local feature descriptors with triplets and shallow CNNs".
+HardTFeat: published with Mishkin et al. 2018, "Repeatability is not enough".
+Compact: the layers of Liu and Dong 2024, "Descriptor distillation: a teacher-student-regularized framework for
+learning local descriptors" (DesDis).
 """
 
 import copy
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -99,7 +103,87 @@ class TFeat(nn.Module):
         return self.descr(self.features(patches).flatten(1))
 
 
-NETWORKS: dict[str, type[nn.Module]] = {"hardnet": HardNet, "l2net": L2Net, "tfeat": TFeat}
+class HardTFeat(nn.Module):
+    """TFeat's convolutions, learned with HardNet's loss (published with AffNet, Mishkin et al. 2018).
+
+    Args:
+        dropout: probability before the last layer, for training.
+    """
+
+    def __init__(self, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 32, kernel_size=7),
+            nn.Tanh(),
+            nn.MaxPool2d(kernel_size=2, stride=2),
+            nn.Conv2d(32, 64, kernel_size=6),
+            nn.Tanh(),
+            nn.Dropout(dropout),
+            nn.Conv2d(64, DIMENSIONS, kernel_size=8),
+            nn.Tanh(),
+        )
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """Describes patches.
+
+        Args:
+            patches: (N, 1, 32, 32) floating point, any grey scale: each patch is standardised.
+
+        Returns:
+            (N, 128) rows of unit L2 norm.
+        """
+        return unit_rows(self.features(standardise(patches)).flatten(1))
+
+
+class Compact(nn.Module):
+    """Five convolutions, three of which halve the patch: an eighth of HardNet's work at a width of 32.
+
+    The layers of DesDis (Liu and Dong 2024, "Descriptor distillation").
+
+    Args:
+        width: channels of the first convolution.
+        dropout: probability before the last convolution, for training.
+    """
+
+    def __init__(self, width: int = 32, dropout: float = 0.1) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = (1, width, 2 * width, 4 * width, 4 * width)
+        for inputs, outputs, stride in zip(channels[:-1], channels[1:], (2, 2, 2, 1), strict=True):
+            layers += [
+                nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False),
+                nn.BatchNorm2d(outputs, affine=False),
+                nn.ReLU(),
+            ]
+        last = nn.Conv2d(4 * width, DIMENSIONS, kernel_size=4)
+        layers += [nn.Dropout(dropout), last, nn.BatchNorm2d(DIMENSIONS, affine=False)]
+        self.features = nn.Sequential(*layers)
+
+    @classmethod
+    def of(cls, state: Mapping[str, torch.Tensor]) -> "Compact":
+        """A network of the width that a state dict has."""
+        return cls(len(state["features.0.weight"]))
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """Describes patches.
+
+        Args:
+            patches: (N, 1, 32, 32) floating point, any grey scale: each patch is normalised.
+
+        Returns:
+            (N, 128) rows of unit L2 norm.
+        """
+        patches = nn.functional.instance_norm(patches.float())
+        return unit_rows(self.features(patches).flatten(1))
+
+
+NETWORKS: dict[str, type[nn.Module]] = {
+    "hardnet": HardNet,
+    "l2net": L2Net,
+    "tfeat": TFeat,
+    "hardtfeat": HardTFeat,
+    "compact": Compact,
+}
 
 
 def standardise(patches: torch.Tensor) -> torch.Tensor:
@@ -160,8 +244,9 @@ def for_cpu(folded: nn.Module) -> nn.Module:
     for layer in layers:
         if isinstance(layer, nn.ReLU):
             layer.inplace = True
-    if isinstance(layers[-1], nn.Conv2d) and layers[-1].kernel_size == (8, 8) and layers[-1].padding == (0, 0):
-        layers[-1] = _WholeConvolution(layers[-1])
+    last = layers[-1]
+    if isinstance(last, nn.Conv2d) and last.kernel_size in ((8, 8), (4, 4)) and last.padding == (0, 0):
+        layers[-1] = _WholeConvolution(last)
     folded.features = nn.Sequential(*layers)
     return folded
 
@@ -186,7 +271,8 @@ def read_network(
     kind = network or declared or checkpoints.infer_network(state, path)
     if kind not in known:
         raise WeightsError(f"{path} holds a {kind!r} network; what is wanted here is {' or '.join(known)}")
-    module = known[kind]()
+    network_class: Any = known[kind]
+    module: nn.Module = network_class.of(state) if hasattr(network_class, "of") else network_class()
     expected = module.state_dict()
     for key, tensor in expected.items():
         counter = key.endswith("num_batches_tracked")  # unused in evaluation; files of early torch lack it

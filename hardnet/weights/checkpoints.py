@@ -94,14 +94,17 @@ def infer_network(state: Mapping[str, Any], path: Path) -> str:
     """
     if "descr.0.weight" in state:
         return "tfeat"
+    if "features.6.bias" in state:
+        return "hardtfeat"
+    if "features.13.bias" in state:
+        return "compact"
     if "features.19.weight" in state:
         if "features.19.bias" in state:  # AffNet's and OriNet's last layer has a bias: it leaves a few numbers
             return "affnet" if len(state["features.19.weight"]) == 3 else "orinet"
         return "l2net" if "pixel_mean" in state else "hardnet"
     keys = ", ".join(sorted(state)[:3]) or "none"
-    raise WeightsError(
-        f"{path} holds no HardNet, L2-Net, TFeat, AffNet or OriNet (its keys: {keys}, ...); use another file"
-    )
+    known = "HardNet, L2-Net, TFeat, HardTFeat, DesDis, AffNet or OriNet"
+    raise WeightsError(f"{path} holds no {known} (its keys: {keys}, ...); use another file")
 
 
 def _read_torch(path: Path) -> State:
@@ -117,7 +120,22 @@ def _read_torch(path: Path) -> State:
         content = content["state_dict"]  # a training checkpoint: epoch, optimizer and so on lie beside it
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not a state dict; export it again")
-    return _float_state(path, content)
+    return _published_layout(_float_state(path, content))
+
+
+def _published_layout(state: State) -> State:
+    """The keys of files whose networks are laid out otherwise here.
+
+    DesDis has its layers in four parts, HardTFeat in two, beside the fixed filters of a SIFT.
+    """
+    parts = {"layer1.1": 0, "layer1.2": 1, "layer2.0": 3, "layer2.1": 4, "layer3.0": 6, "layer3.1": 7}
+    parts |= {"layer3.3": 9, "layer3.4": 10, "desc.1": 13, "desc.2": 14, "classifier.1": 6}
+    found = {}
+    for key, value in state.items():
+        part, _, name = key.rpartition(".")
+        if not key.startswith("SIFT."):
+            found[f"features.{parts[part]}.{name}" if part in parts else key] = value
+    return found
 
 
 def _read_safetensors(path: Path) -> tuple[State, str | None]:

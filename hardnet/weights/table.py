@@ -17,6 +17,12 @@ from hardnet.weights import transfer
 _HARDNET = "Mishchuk et al. 2017, Working hard to know your neighbor's margins"
 _AFFNET = "Mishkin et al. 2018, Repeatability is not enough: learning affine regions via discriminability"
 _AFFNET_FOLDER = "https://github.com/ducha-aiki/affnet/raw/da7cf51/pretrained"
+_DESDIS = {
+    8: "b6761e9f63b0e3af0973353b00066213d7c698e490ec906ffc188997a96b77b5",
+    16: "714b21738cbb0ce9c3131e75b20cc4a05b0bf4c26cb52a71559012e3be2517c3",
+    24: "1cdabdb8beebe8d29bc6e476ec078a6388a7c572d9c4af88872e1352cf798a16",
+    32: "51182e79f973f572e5ac5280ce4f220f3f7a24bea9c9ddd727adef01847c2a0d",
+}
 _HARDNET_FOLDER = "https://github.com/DagnyT/hardnet/raw/master/pretrained"
 # The state of 2017-11-19, which was current when the retrieval table entered the repository's README (2017-12-02). In
 # January 2018 better Liberty weights took the same file names and the README's row was renamed "HardNetLibNIPS+".
@@ -34,8 +40,8 @@ class NamedWeights:
 
     Attributes:
         name: what `hardnet.load` takes, or `hardnet.load_estimator`.
-        network: ``hardnet``, ``l2net``, ``tfeat``, or ``rootsift``, which has no weights; ``affnet`` or ``orinet``,
-            which find shapes and orientations (`hardnet.load_estimator`).
+        network: ``hardnet``, ``l2net``, ``tfeat``, ``hardtfeat``, ``compact``, or ``rootsift``, which has no weights;
+            ``affnet`` or ``orinet``, which find shapes and orientations (`hardnet.load_estimator`).
         file_name: in the cache folder (or, for the bundled one, in the package); empty for `rootsift`.
         url: where it is published; empty for what is not downloaded.
         sha256: of the published file; None where it is not known.
@@ -162,6 +168,30 @@ _ROWS = (
         "none stated",
         "Tian et al. 2017, L2-Net: deep learning of discriminative patch descriptor in Euclidean space",
         False,
+    ),
+    *(
+        NamedWeights(
+            f"desdis-{width}",
+            "compact",
+            f"DesDis-{width}.pth",
+            f"https://github.com/liuyuzhenn/DesDis/raw/6b4d162/weights/DesDis-{width}.pth",
+            sha256,
+            "MIT",
+            "Liu and Dong 2024, Descriptor distillation: a teacher-student-regularized framework for learning local "
+            "descriptors",
+            True,
+        )
+        for width, sha256 in _DESDIS.items()
+    ),
+    NamedWeights(
+        "hardtfeat",
+        "hardtfeat",
+        "HardTFeat.pth",
+        f"{_AFFNET_FOLDER}/HardTFeat.pth",
+        "cd935728293309b666c20525696c8d323be5ffdac07b3340f4c1c1314e0b6542",
+        "MIT",
+        _AFFNET,
+        True,
     ),
     NamedWeights(
         "affnet",

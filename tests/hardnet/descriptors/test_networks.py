@@ -50,6 +50,56 @@ def test_published_tfeat_equals_kornia():
         torch.testing.assert_close(network(PATCHES), peer(PATCHES), atol=1e-5, rtol=0)
 
 
+def published(name):
+    data = os.environ.get("RETRIEVAL_REAL_DATA")
+    path = Path(data) / ".." / "weights" / name if data else None
+    if path is None or not path.is_file():
+        pytest.skip(f"RETRIEVAL_REAL_DATA is unset or has no ../weights/{name}")
+    return path
+
+
+@pytest.mark.parametrize("width", [8, 16, 24, 32])
+def test_published_desdis_by_its_formula(width):
+    """Layer by layer from the file's own keys: instance norm, convolutions with batch norm and ReLU, unit rows."""
+    path = published(f"DesDis-{width}.pth")
+    kind, network = read_network(path)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    centred = PATCHES.double() - PATCHES.double().mean(dim=(2, 3), keepdim=True)
+    values = centred / torch.sqrt(centred.square().mean(dim=(2, 3), keepdim=True) + 1e-5)
+    plan = (("layer1.1", "layer1.2", 2), ("layer2.0", "layer2.1", 2), ("layer3.0", "layer3.1", 2))
+    for convolution, norm, stride in (*plan, ("layer3.3", "layer3.4", 1), ("desc.1", "desc.2", 1)):
+        weight = state[f"{convolution}.weight"].double()
+        last = convolution == "desc.1"
+        bias = state["desc.1.bias"].double() if last else None
+        values = torch.nn.functional.conv2d(values, weight, bias, stride, 0 if last else 1)
+        mean, variance = (state[f"{norm}.running_{one}"].double()[:, None, None] for one in ("mean", "var"))
+        values = (values - mean) / torch.sqrt(variance + 1e-5)
+        values = values if last else values.relu()
+    rows = torch.nn.functional.normalize(values.flatten(1))
+    assert kind == "compact"
+    with torch.inference_mode():
+        torch.testing.assert_close(network(PATCHES).double(), rows, atol=1e-5, rtol=0)
+
+
+def test_published_hardtfeat_by_its_formula():
+    """Of another file than TFeat's, but the same convolutions: kornia's TFeat has them."""
+    path = published("HardTFeat.pth")
+    kind, network = read_network(path)
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    peer = kornia.feature.TFeat(pretrained=False).eval()
+    peer.features[0] = torch.nn.Identity()
+    for ours, theirs in ((0, 1), (3, 4)):
+        peer.features[theirs].weight.data = state[f"features.{ours}.weight"]
+        peer.features[theirs].bias.data = state[f"features.{ours}.bias"]
+    peer.descr[0].weight.data = state["classifier.1.weight"].flatten(1)
+    peer.descr[0].bias.data = state["classifier.1.bias"]
+    deviation, mean = torch.std_mean(PATCHES, dim=(1, 2, 3), keepdim=True)
+    assert kind == "hardtfeat"
+    with torch.inference_mode():
+        expected = torch.nn.functional.normalize(peer((PATCHES - mean) / deviation))
+        torch.testing.assert_close(network(PATCHES), expected, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("kind", sorted(NETWORKS))
 def test_folding_keeps_the_output_and_the_original(kind):
     torch.manual_seed(2)

@@ -256,7 +256,7 @@ def test_wrong_content(tmp_path):
             read_network(path, network)
         return str(caught.value)
 
-    assert "no HardNet, L2-Net or TFeat" in error({"layer.weight": torch.zeros(2)})
+    assert "no HardNet, L2-Net, TFeat" in error({"layer.weight": torch.zeros(2)})
     assert "has no features.4.running_var" in error({k: v for k, v in state.items() if k != "features.4.running_var"})
     assert "has shape (8, 1, 3, 3)" in error(state | {"features.0.weight": torch.zeros(8, 1, 3, 3)})
     assert "unexpected features.30.weight" in error(state | {"features.30.weight": torch.zeros(1)})
