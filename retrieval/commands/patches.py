@@ -34,6 +34,7 @@ def add_parser(verbs: Any) -> None:
     _synthetic(kinds)
     _sequences(kinds)
     _multiview(kinds)
+    _colmap(kinds)
     _hpatches(kinds)
 
 
@@ -196,6 +197,26 @@ def _multiview(kinds: Any) -> None:
     )
 
 
+def _colmap(kinds: Any) -> None:
+    parser = add_kind(
+        kinds,
+        "colmap",
+        _run_colmap,
+        "Training patches of the points of a reconstruction by COLMAP.",
+        [
+            "retrieval patches colmap sparse/0 photographs/ -o train-mine",
+            "retrieval patches colmap sparse/0 photographs/ -o train-mine --limit 20000 --min-views 3",
+        ],
+    )
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help="folder of cameras, images and points3D, .bin or .txt"
+    )
+    parser.add_argument("photographs", type=Path, metavar="PHOTOS", help="folder that the model's photographs lie in")
+    parser.add_argument(
+        "--min-views", type=at_least(2), default=2, metavar="N", help="fewest photographs of a point (default 2)"
+    )
+
+
 def _hpatches(kinds: Any) -> None:
     parser = add_kind(
         kinds,
@@ -255,6 +276,19 @@ def _run_multiview(arguments: argparse.Namespace) -> int:
     patch_set = multiview_patches(arguments.folders, arguments.limit, arguments.seed, config, agreement)
     more = {"agreement": dataclasses.asdict(agreement)}
     return save(arguments, patch_set, "multiview", _names(arguments.folders), config, more)
+
+
+def _run_colmap(arguments: argparse.Namespace) -> int:
+    from retrieval.patchsets.multiview import Agreement
+    from retrieval.patchsets.reconstruction import reconstruction_patches
+
+    require_free(arguments.output)
+    config, agreement = settings_of(arguments), Agreement(min_views=arguments.min_views)
+    found = reconstruction_patches(
+        arguments.model, arguments.photographs, arguments.limit, arguments.seed, config, agreement
+    )
+    more = {"agreement": dataclasses.asdict(agreement)}
+    return save(arguments, found, "colmap", _names([arguments.model]), config, more)
 
 
 def _run_hpatches(arguments: argparse.Namespace) -> int:

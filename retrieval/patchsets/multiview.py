@@ -5,7 +5,7 @@ differ. Regions are matched by descriptor between near photographs, held to the 
 tracks, triangulated, and kept where the cameras and the regions' sizes agree with the 3-D point.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -135,19 +135,38 @@ def multiview_patches(
         }
         tracks = find_tracks(views, regions, matches, agreement)
         chosen = choose(np.arange(len(tracks.points)), limit, generator_of(seed, name))
-        taken = np.isin(tracks.track, chosen)
-        track, view_of, region_of = tracks.track[taken], tracks.view[taken], tracks.region[taken]
-        cut = np.empty((len(track), PATCH_SIDE, PATCH_SIDE), np.uint8)
-        for k, gray in enumerate(grays):
-            cut[view_of == k] = training_patches(gray, regions[k][region_of[view_of == k]])
+        cut, point = cut_tracks(tracks, chosen, grays.__getitem__, regions)
         patches.append(cut)
-        points.append(np.searchsorted(chosen, track) + total)
-        scenes.append(np.full(len(track), scene))
+        points.append(point + total)
+        scenes.append(np.full(len(point), scene))
         total += len(chosen)
     if total == 0:
         raise DatasetError("no point is seen in enough photographs: check the cameras, or lower detector.threshold")
     arrays = np.concatenate(patches), np.concatenate(points).astype(np.int32), np.concatenate(scenes).astype(np.int32)
     return PatchSet("multiview", *arrays, context=CONTEXT)
+
+
+def cut_tracks(
+    tracks: Tracks, chosen: np.ndarray, gray: Callable[[int], np.ndarray], regions: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The patches of some points.
+
+    Args:
+        tracks: from `find_tracks`.
+        chosen: (T,) int, increasing: the points.
+        gray: (H, W) float32 of a photograph, asked for one after another.
+        regions: (N_i, 6) float32 per photograph, in its pixels.
+
+    Returns:
+        patches: (N, S, S) uint8, ordered by point and photograph.
+        points: (N,) int32, which of the chosen ones each shows.
+    """
+    taken = np.isin(tracks.track, chosen)
+    track, view_of, region_of = tracks.track[taken], tracks.view[taken], tracks.region[taken]
+    cut = np.empty((len(track), PATCH_SIDE, PATCH_SIDE), np.uint8)
+    for k in np.unique(view_of).tolist():
+        cut[view_of == k] = training_patches(gray(k), regions[k][region_of[view_of == k]])
+    return cut, np.searchsorted(chosen, track).astype(np.int32)
 
 
 def neighbour_pairs(views: list[View], agreement: Agreement, neighbours: int) -> list[tuple[int, int]]:
