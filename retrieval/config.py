@@ -184,20 +184,22 @@ class HqeConfig:
     """Hamming query expansion (Tolias & Jegou 2014).
 
     Example:
-        >>> HqeConfig(depth=50).min_inliers
-        10
+        >>> HqeConfig(depth=50).min_matches
+        5
     """
 
     depth: int = 100  # images that may be reliable: the best of the first pass or, with geometry, of its verified list
     strict: int = 32  # bits; closer matches are counted for reliability
     min_matches: int = 5  # strict matches of a reliable image
-    min_inliers: int = 10  # with geometry: one-to-one inliers of a reliable image; no source, see docs/results.md
+    significance: float = 0.0  # with geometry: of a reliable image's inliers; measured, see docs/results.md
+    min_inliers: int = 4  # with geometry: fewest inliers of a reliable image, beside their significance
     new_words: float = 0.5  # words that expansion may add, in shares of the query's distinct words
 
     def __post_init__(self) -> None:
         _at_least("hqe.depth", self.depth, 1)
         _at_least("hqe.strict", self.strict, 0)
         _at_least("hqe.min_matches", self.min_matches, 1)
+        _at_least("hqe.significance", self.significance, 0.0)
         _at_least("hqe.min_inliers", self.min_inliers, 3)
         _at_least("hqe.new_words", self.new_words, 0.0)
 

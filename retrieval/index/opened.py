@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import numpy as np
+import yaml
 
 from retrieval import config as settings_module
-from retrieval.config import Config, ExpansionConfig
+from retrieval.config import Config
 from retrieval.errors import ArtefactError, ConfigError
 from retrieval.features.store import FAILED
 from retrieval.index.segment import Segment, open_segment, segment_content
@@ -32,7 +33,7 @@ from retrieval.vocabulary.store import Vocabulary, open_vocabulary
 logger = logging.getLogger(__name__)
 
 _ATTEMPTS = 100
-EARLIER_MIN_INLIERS = 21  # the default of `expansion.min_inliers` before there was `expansion.significance`
+EARLIER_MIN_INLIERS = {"expansion": 21, "hqe": 10}  # defaults of `min_inliers` before there was `significance`
 
 Index = TypeVar("Index", bound="OpenedIndex")
 
@@ -284,8 +285,9 @@ def _read(
 def stored_config(folder: Path) -> Config:
     """The configuration that an index was built with.
 
-    Versions before `descriptor.precision` described in float32. Versions before `expansion.significance` stored their
-    default of `expansion.min_inliers`, which is today's default then: no search depended on it when the index was made.
+    Versions before `descriptor.precision` described in float32. Versions before `expansion.significance` and
+    `hqe.significance` stored their defaults of `min_inliers`, which are today's then: no search depended on them when
+    the index was made.
 
     Raises:
         ArtefactError: its file is gone, damaged, or of settings that this program does not know.
@@ -299,11 +301,15 @@ def stored_config(folder: Path) -> Config:
         raise ArtefactError(told if str(path) in told else f"{path}: {told}") from error
     if config.descriptor.precision == "auto":
         config = replace(config, descriptor=replace(config.descriptor, precision="float32"))
-    old = config.expansion.min_inliers == EARLIER_MIN_INLIERS
-    if old and "significance:" not in text:
-        least = ExpansionConfig().min_inliers
-        logger.info("%s is of an earlier version: expansion.min_inliers is %d instead of its default", path, least)
-        config = replace(config, expansion=replace(config.expansion, min_inliers=least))
+    written = yaml.safe_load(text)
+    for section, earlier in EARLIER_MIN_INLIERS.items():
+        stored = getattr(config, section)
+        if stored.min_inliers == earlier and "significance" not in (written.get(section) or {}):
+            least = getattr(Config(), section).min_inliers
+            logger.info(
+                "%s is of an earlier version: %s.min_inliers is %d instead of its default", path, section, least
+            )
+            config = replace(config, **{section: replace(stored, min_inliers=least)})
     return config
 
 

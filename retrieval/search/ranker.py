@@ -26,6 +26,8 @@ from retrieval.search.ranking import Hit, Ranking, ranked
 
 logger = logging.getLogger(__name__)
 
+EVIDENCE = 4.0  # decimal, added to a significance, which is a bound and far from reached; measured, see docs/results.md
+
 
 class Ranker:
     """Ranks the images of a collection for a query.
@@ -61,7 +63,7 @@ class Ranker:
             ArtefactError: the index has no signatures.
         """
         votes = self._votes(query.paired, final=True)
-        return ranked(np.flatnonzero(votes.found), votes.scores, query, most)
+        return ranked(np.flatnonzero(votes.found), votes.scores, query, most, signed=True)
 
     def match(self, image: ImageFeatures, box: Sequence[float] | None = None) -> Ranking:
         """All images with a similar aggregate, by the selective match kernel (ASMK); ties by image id.
@@ -88,10 +90,15 @@ class Ranker:
         words, aggregates = scoring.aggregate(descriptors, assigned, vocabulary.centroids, config.binary)
         scores, found = collection.snapshot.kernel(words, aggregates, config)
         signatures = collection.snapshot.has_signatures  # verification compares them where there are any
-        return ranked(np.flatnonzero(found), scores, self.queries.encode(image, box, 1 if signatures else 0))
+        query = self.queries.encode(image, box, 1 if signatures else 0)
+        return ranked(np.flatnonzero(found), scores, query, signed=True)
 
     def verify(self, ranking: Ranking, divisor: float | None = None) -> Ranking:
-        """Verifies the first `verification.depth` images and puts the verified ones first, by inliers.
+        """Verifies the first `verification.depth` images and puts them in order again.
+
+        A list by words alone has the verified images first, by inliers (Philbin et al. 2007, section 5). Votes and
+        kernels tell photographs apart better than a few inliers do: they are multiplied by
+        ``1 + ln(1 + max(0, significance + EVIDENCE))``, and nothing else is changed.
 
         Args:
             ranking: by words or votes.
@@ -105,7 +112,12 @@ class Ranker:
         places[: len(ids)] = np.where(outcome.inliers > 0, np.arange(len(ids)), -1)
         scores = ranking.scores / (divisor or ranking.divisor) + inliers
         order = np.lexsort((np.arange(len(scores)), -ranking.scores, -inliers))
-        return Ranking(ranking.ids[order], scores[order], places[order], outcome, ranking.query)
+        if ranking.signed:
+            evidence = np.zeros(len(scores))
+            evidence[: len(ids)] = significance(outcome.inliers, outcome.pairs, self.config.verification) + EVIDENCE
+            scores = ranking.scores / (divisor or ranking.divisor) * (1 + np.log1p(np.maximum(evidence, 0)))
+            order = np.argsort(-scores, kind="stable")
+        return Ranking(ranking.ids[order], scores[order], places[order], outcome, ranking.query, ranking.signed)
 
     def _verified(self, query: QueryFeatures, ids: np.ndarray) -> Verified:
         """The outcome of verification for some images."""
@@ -164,7 +176,8 @@ class Ranker:
 
         Args:
             query: with signatures.
-            geometry: reliable images are those that verification confirms, and lend only what shows the query.
+            geometry: reliable images are those whose inliers chance does not explain, instead of those with many
+                strict matches.
             most: as in `ranked`.
 
         Raises:
@@ -175,24 +188,24 @@ class Ranker:
         if geometry:
             looked_at = max(self.config.verification.depth, config.depth)
             candidates = self.verify(ranked(np.flatnonzero(first.scores > 0), first.scores, query, looked_at))
-            rows = self._confirmed(candidates)
+            rows = hqe.features_of(index, self._confirmed(candidates))
         else:
             rows = hqe.features_of(index, hqe.reliable_images(first, config))
         if not len(rows):
             return self.vote(query, most)
         merged = hqe.expand(query.paired, index, rows, config, self.config.seed)
         votes = self._votes(merged, final=True)
-        return ranked(np.flatnonzero(votes.found), votes.scores, query, most)
+        return ranked(np.flatnonzero(votes.found), votes.scores, query, most, signed=True)
 
     def _confirmed(self, ranking: Ranking) -> np.ndarray:
-        """Rows of the features that show the query in verified images of at least `hqe.min_inliers` inliers."""
-        if ranking.verified is None:
+        """The ids of verified images with at least `hqe.min_inliers` inliers and `hqe.significance`."""
+        config, verified = self.config.hqe, ranking.verified
+        if verified is None:
             return np.empty(0, np.int64)
-        head = ranking.places[: self.config.hqe.depth]
-        kept = (head >= 0) & (ranking.verified.inliers[head] >= self.config.hqe.min_inliers)
-        images, transforms = ranking.ids[: len(head)][kept], ranking.verified.transforms[head[kept]]
-        query = ranking.query
-        return hqe.features_inside(self.collection.snapshot, images, transforms, query.box, query.size)
+        head = ranking.places[: config.depth]
+        sure = significance(verified.inliers, verified.pairs, self.config.verification)
+        kept = (head >= 0) & (verified.inliers[head] >= config.min_inliers) & (sure[head] >= config.significance)
+        return ranking.ids[: len(head)][kept]
 
     def _votes(self, words: QueryWords, final: bool) -> scoring.Votes:
         """Votes of all images; `final` ones are weighted by idf squared and divided by norms, others count strictly."""

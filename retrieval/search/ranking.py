@@ -16,8 +16,8 @@ class Hit(ByContents):
     Attributes:
         name: image name in the index.
         rank: 1 for the best.
-        score: higher is better: tf-idf cosine (0..1), votes or kernel, plus the number of inliers where verified; after
-            average query expansion plus their significance instead.
+        score: higher is better: tf-idf cosine (0..1), plus the number of inliers where verified; votes or kernel,
+            times what geometry says for them where verified; after average query expansion the significance of inliers.
         inliers: one-to-one inliers, 0 where not verified.
         transform: (2, 3) query -> image in original pixels, or None where not verified.
         matches: (m, 2, 6) float32 inlier regions: in the query photograph, in this image.
@@ -60,6 +60,7 @@ class Ranking:
         places: (n,) int64 position in `verified`, or -1.
         verified: outcome for the verified shortlist, or None.
         query: the features the list was made with.
+        signed: whether its scores compare signatures or aggregates, and not words alone.
     """
 
     ids: np.ndarray
@@ -67,6 +68,7 @@ class Ranking:
     places: np.ndarray
     verified: Verified | None
     query: QueryFeatures
+    signed: bool = False
 
     @property
     def divisor(self) -> float:
@@ -80,6 +82,7 @@ def ranked(
     query: QueryFeatures,
     most: int | None = None,
     always: np.ndarray | None = None,
+    signed: bool = False,
 ) -> Ranking:
     """Images by score, best first; ties by image id.
 
@@ -89,12 +92,13 @@ def ranked(
         query: what they are scores for.
         most: only so many of the best are put in order; None: all.
         always: image ids that stay whatever their score, where `most` is given.
+        signed: as in `Ranking`.
     """
     if most is not None and most < len(ids):
         kept = ids[best(scores[ids], most)]
         ids = np.sort(kept) if always is None else np.union1d(kept, np.intersect1d(always, ids))
     ids = ids[best(scores[ids])]
-    return Ranking(ids, scores[ids], np.full(len(ids), -1), None, query)
+    return Ranking(ids, scores[ids], np.full(len(ids), -1), None, query, signed)
 
 
 def best(scores: np.ndarray, most: int | None = None) -> np.ndarray:

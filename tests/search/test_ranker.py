@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import math
 import shutil
 
 import cv2
@@ -20,10 +21,12 @@ from retrieval.evaluation import reproduction
 from retrieval.evaluation.pipeline import build_collection, obtain_index, obtain_vocabulary
 from retrieval.evaluation.rows import ROWS, BenchmarkQuery, check_rows, rank, signatures_for
 from retrieval.features import extractor
+from retrieval.geometry.significance import significance
 from retrieval.geometry.verification import verify
 from retrieval.index.collection import Collection
 from retrieval.photographs.folder import list_images
 from retrieval.search import ranker
+from retrieval.search.expansion import hamming as hqe
 from retrieval.search.ranking import best, ranked
 from retrieval.search.retriever import Retriever
 from retrieval.vocabulary.store import open_vocabulary
@@ -89,6 +92,55 @@ def test_asmk_ranks_the_scene_first(retriever, photos):
     assert ranking.scores[0] <= 1 + 1e-6
     verified = retriever.ranker.verify(ranking)
     assert {retriever.collection.names[i] for i in verified.ids[:3]} == COFFEE
+
+
+def test_votes_and_kernels_are_multiplied_by_what_geometry_says(retriever, photos):
+    ranker_, path = retriever.ranker, photos / "scenes" / "coffee_0.jpg"
+    lists = [ranker_.vote(retriever.prepare(path, expand="hqe")), ranker_.match(retriever.queries.described(path))]
+    lists.append(ranker_.expand_votes(retriever.prepare(path, expand="hqe"), geometry=True))
+    for ranking in lists:
+        found = ranker_.verify(ranking)
+        before = dict(zip(ranking.ids.tolist(), (ranking.scores / ranking.divisor).tolist(), strict=True))
+        assert sorted(found.ids.tolist()) == sorted(before)
+        raised = 0
+        for image, score, place in zip(found.ids.tolist(), found.scores.tolist(), found.places.tolist(), strict=True):
+            evidence = 0.0
+            if place >= 0:
+                told = found.verified
+                few = told.inliers[place : place + 1], told.pairs[place : place + 1]
+                evidence = max(0.0, float(significance(*few, retriever.config.verification)[0]) + 4)
+            assert score == pytest.approx(before[image] * (1 + math.log(1 + evidence)))
+            raised += evidence > 0
+        assert raised >= 3
+        assert found.scores.tolist() == sorted(found.scores, reverse=True)
+
+
+def test_words_alone_go_by_inliers(retriever):
+    ranking = retriever.ranker.shortlist(retriever.prepare("scenes/coffee_0.jpg"))
+    found = retriever.ranker.verify(ranking)
+    told = np.append(found.verified.inliers, 0)[found.places]
+    assert told.tolist() == sorted(told, reverse=True)
+    assert found.scores == pytest.approx(told + found.scores % 1)
+
+
+def test_reliable_images_with_geometry_are_those_that_chance_does_not_explain(signed, photos, monkeypatch):
+    lent, features_of = [], hqe.features_of
+    monkeypatch.setattr(hqe, "features_of", lambda index, images: lent.append(images) or features_of(index, images))
+    base = Retriever.open(signed).config
+    for changed in ([], ["hqe.significance=40"], ["hqe.min_inliers=60"], ["hqe.depth=1"]):
+        retriever = Retriever.open(signed, settings.load(None, changed, base=base))
+        query = retriever.prepare(photos / "scenes" / "coffee_0.jpg", expand="hqe")
+        first = retriever.ranker._votes(query.paired, final=False)
+        candidates = retriever.ranker.verify(ranked(np.flatnonzero(first.scores > 0), first.scores, query))
+        told, config = candidates.verified, retriever.config.hqe
+        sure = significance(told.inliers, told.pairs, retriever.config.verification)
+        expected = []
+        for image, place in zip(candidates.ids.tolist()[: config.depth], candidates.places.tolist(), strict=False):
+            if place >= 0 and told.inliers[place] >= config.min_inliers and sure[place] >= config.significance:
+                expected.append(image)
+        retriever.ranker.expand_votes(query, geometry=True)
+        assert lent.pop().tolist() == expected
+    assert not lent
 
 
 def test_a_query_whose_expansion_finds_nothing_keeps_its_votes(signed):

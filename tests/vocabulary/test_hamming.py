@@ -478,19 +478,3 @@ def test_expansion_equals_loops(seed, share):
     assert merged.words.tolist() == list(by_loops)
     for signature, bits in zip(merged.signatures, by_loops.values(), strict=True):
         assert hamming.unpack(signature).tolist() == bits
-
-
-def test_only_what_shows_the_query_is_lent():
-    rng = np.random.default_rng(0)
-    regions = np.abs(rng.normal(10, 1, (40, 6))).astype(np.float32)
-    regions[:, :2] = rng.uniform(0, 299, (40, 2))
-    words = rng.integers(0, WORDS, 40).astype(np.int32)
-    signatures = rng.integers(0, 2**63, (40, 2), np.uint64)
-    segment = Segment(**build_segment([IndexedImage((300, 300), regions, words, signatures)], WORDS))
-    shift = np.array([[[1.0, 0.0, 50.0], [0.0, 1.0, 0.0]]])  # query -> image: 50 pixels to the right
-    rows = hqe.features_inside(Snapshot.of(segment), np.array([0]), shift, (20.0, 30.0, 120.0, 200.0), (300, 300))
-    stored = segment.regions(rows)
-    assert len(rows)
-    x, y = regions[:, 0] - 50, regions[:, 1]
-    assert len(rows) == ((x > 20) & (x < 120) & (y > 30) & (y < 200)).sum()
-    assert ((stored[:, 0] > 70) & (stored[:, 0] < 170)).all()

@@ -1,20 +1,18 @@
 """Hamming query expansion (Tolias & Jegou 2014): the query's words and signatures, refined by reliable images.
 
 A first pass votes without idf and without norms. Reliable images are those with enough matches under a strict
-threshold (or, with geometry, those that verification confirms). The words that most of them have are taken, whether the
-query has them or not, until enough new ones are among them; all signatures that a taken word has in the query and in
-the reliable images are merged into one by majority, bit by bit. Words of the query that were not taken keep their own.
-The second pass votes with the merged query. All this is what the authors' program does.
+threshold (or, with geometry, those whose inliers chance does not explain). The words that most of them have are taken,
+whether the query has them or not, until enough new ones are among them; all signatures that a taken word has in the
+query and in the reliable images are merged into one by majority, bit by bit. Words of the query that were not taken
+keep their own. The second pass votes with the merged query. Without geometry this is what the authors' program does.
 """
 
 import numpy as np
 
 from retrieval.config import HqeConfig
-from retrieval.geometry import frames
 from retrieval.geometry.putatives import QueryWords
 from retrieval.index.scoring import Votes
 from retrieval.index.snapshot import Snapshot
-from retrieval.search.queries import whole_box
 from retrieval.search.ranking import best
 from retrieval.vocabulary import hamming
 
@@ -37,33 +35,6 @@ def features_of(index: Snapshot, images: np.ndarray) -> np.ndarray:
     """(m,) int64 rows of all features of some images."""
     parts = [index.image_rows(int(image)) for image in images]
     return np.concatenate([np.empty(0, np.int64), *parts])
-
-
-def features_inside(
-    index: Snapshot,
-    images: np.ndarray,
-    transforms: np.ndarray,
-    box: tuple[float, float, float, float] | None,
-    size: tuple[int, int],
-) -> np.ndarray:
-    """Rows of the features of some images that show the query.
-
-    Args:
-        index: the index.
-        images: (r,) int image ids.
-        transforms: (r, 2, 3) query -> image, original pixels.
-        box: of the query object, or None for the whole photograph.
-        size: width, height of the query photograph, pixels.
-
-    Returns:
-        (m,) int64 rows whose centre, carried back into the query photograph, lies strictly inside the box.
-    """
-    found = [np.empty(0, np.int64)]
-    for image, transform in zip(images, transforms, strict=True):
-        rows = index.image_rows(int(image))
-        carried = frames.carry(frames.invert(transform), index.regions(rows))
-        found.append(rows[frames.inside_box(carried, whole_box(box, size))])
-    return np.concatenate(found)
 
 
 def expand(query: QueryWords, index: Snapshot, rows: np.ndarray, config: HqeConfig, seed: int) -> QueryWords:
