@@ -120,7 +120,9 @@ def test_words_alone_go_by_inliers(retriever):
     found = retriever.ranker.verify(ranking)
     told = np.append(found.verified.inliers, 0)[found.places]
     assert told.tolist() == sorted(told, reverse=True)
-    assert found.scores == pytest.approx(told + found.scores % 1)
+    left = found.scores - told  # their cosines
+    assert left.min() > 0
+    assert left.max() <= 1 + 1e-6
 
 
 def test_reliable_images_with_geometry_are_those_that_chance_does_not_explain(signed, photos, monkeypatch):
@@ -448,15 +450,17 @@ def test_near_copies_find_themselves_and_each_other(photos, config, tmp_path, fi
         rankings = dict(rank(retriever, asked, ROWS))
         for row in ROWS:
             found = [retriever.collection.names[i] for i in rankings[row].ids]
-            if row in ("hqe", "hqe+ma"):  # without geometry, the query has taken in what the other one shows
+            if row.startswith("hqe"):  # the query has taken in what the other one shows
                 assert sorted(found) == names, row
             else:
                 assert found == expected, row
             assert rankings[row].scores[0] > 0, row
-        for how in ({}, {"verify": False}, {"expand": "aqe"}, {"expand": "hqe"}):
+        for how in ({}, {"verify": False}, {"expand": "aqe"}):
             for query in (path, name):
                 assert [hit.name for hit in retriever.query(query, **how)] == expected, how
-        assert {hit.name for hit in retriever.query(path, verify=False, expand="hqe")} == set(names)
+        for verify_too in (True, False):
+            hits = retriever.query(path, verify=verify_too, expand="hqe")
+            assert {hit.name for hit in hits} == set(names)
         told = retriever.explain(path, name)
         assert told.cosine == pytest.approx(1)
         assert told.shared.contributions.sum() == pytest.approx(1)

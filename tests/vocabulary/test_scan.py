@@ -138,7 +138,7 @@ def test_a_quantizer_finds_the_same_with_a_scan_and_without(neighbours, monkeypa
     np.testing.assert_array_equal(words[found[0]], words[before.assign(rows[:1], neighbours)[0]])
 
 
-@pytest.mark.parametrize(("points", "dimension"), [(2048, 128), (64, 100), (32, 1)])
+@pytest.mark.parametrize(("points", "dimension"), [(2048, 128), (128, 100), (64, 1)])
 def test_the_memory_of_a_scan(points, dimension):
     """Of cells that need not be filled up."""
     made = Scan(np.zeros((points, dimension), np.float32), np.split(np.arange(points), 2))
