@@ -114,7 +114,7 @@ def test_a_forked_child_does_what_its_parent_did(index, photos, work):
     assert done.stdout.split() == ["0", "0", "0"], done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("work", thinned(FIRST, 2))
+@pytest.mark.parametrize("work", thinned(FIRST, 3))
 def test_a_forked_child_does_the_first_work(index, photos, work):
     """The parent has opened and loaded, and no more."""
     done = ran(work, index, photos, opened_only=True)

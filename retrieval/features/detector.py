@@ -61,10 +61,9 @@ def detect_regions(
 
 def _shaped(space: ScaleSpace | DeviceScaleSpace, config: DetectorConfig) -> tuple[np.ndarray, np.ndarray]:
     """Points (N, 4) with a shape (N, 2, 2), as `candidates` returns them, by the configured way."""
-    on_device = isinstance(space, DeviceScaleSpace)
     if config.shape == "baumberg":
-        return space.candidates(config) if on_device else candidates(space, config)
-    points = space.points(config) if on_device else hessian_points(space, config)
+        return space.candidates(config) if isinstance(space, DeviceScaleSpace) else candidates(space, config)
+    points = space.points(config) if isinstance(space, DeviceScaleSpace) else hessian_points(space, config)
     if config.shape == "none":
         return points, np.broadcast_to(np.eye(2, dtype=np.float32), (len(points), 2, 2))
     from retrieval.features import learned  # which loads torch

@@ -94,7 +94,8 @@ def test_processes_that_decode_for_a_gpu_are_counted(photos, monkeypatch):
     """Here torch's CPU stands for the GPU."""
     monkeypatch.setattr(extractor, "device_of", lambda _: "cpu")
     monkeypatch.setattr(costs, "CALIBRATION_IMAGES", 2)
-    config = replace(CONFIG, descriptor=DescriptorConfig(name="hardnet"), parallel=ParallelConfig(jobs=2))
+    monkeypatch.setattr(costs, "_time_one", lambda *_: (0.1, 100, 7e8))  # in this process: what a GPU's asks for
+    config = replace(CONFIG, parallel=ParallelConfig(jobs=2))
     timed = costs.describe(config, list_images(photos / "scenes"))
     assert timed.jobs == 1
     assert timed.decoding > 2 * 2e7  # each has a Python and OpenCV

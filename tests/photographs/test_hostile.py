@@ -37,9 +37,9 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
     selected = hostile.selected()
     assert len(selected) == hostile.COUNT
-    bad = hostile.write(folder, thinned(selected, 3))
+    bad = hostile.write(folder, thinned(selected, 6))
     good = hostile.write(folder, [("good", name, data) for name, data in GOOD.items()])
-    assert len(bad) == len(set(bad)) == len(thinned(selected, 3))
+    assert len(bad) == len(set(bad)) == len(thinned(selected, 6))
     return folder, bad, good
 
 

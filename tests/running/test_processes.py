@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from retrieval.running import processes
-from tests.depth import thinned
+from tests.depth import THOROUGH, thinned
 
 
 def process_of(item):
@@ -112,6 +112,7 @@ def test_a_death_stands_for_its_item():
     assert found == [processes.Death() if item in victims else item for item in range(30)]
 
 
+@pytest.mark.skipif(not THOROUGH, reason="starts many processes; .ci/run does")
 def test_who_dies_in_company_has_another_chance(tmp_path):
     found = list(processes.results(functools.partial(dies_in_company, folder=str(tmp_path)), range(12), 2))
     # the first death ends the company; what dies alone, for the first time, is taken for the culprit

@@ -107,6 +107,7 @@ def test_the_published_schedule():
     assert published.phases[0].views == ViewSettings(flips=True)
 
 
+@pytest.mark.skipif(not THOROUGH, reason="trains a whole recipe; .ci/run does")
 def test_the_papers_recipe_runs_on_a_generated_phototour_set(tmp_path, monkeypatch):
     write_phototour(tmp_path / "liberty")
     write_phototour(tmp_path / "notredame", seed=1)
