@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -418,6 +418,22 @@ def differences(tree: Mapping[str, Any]) -> list[str]:
         elif default.get(key) != value:
             found.append(f"{key}: {value}")
     return found
+
+
+DETECTOR_WEIGHTS = ("shape_weights", "orientation_weights")
+"""Settings of the detector that name weights, or a file of them."""
+
+
+def with_whole_paths(config: Config) -> Config:
+    """A configuration whose weights by path are found from any folder."""
+
+    def whole(name: str) -> str:
+        return str(Path(name).resolve()) if Path(name).is_file() else name
+
+    found: dict[str, Any] = {key: whole(getattr(config.detector, key)) for key in DETECTOR_WEIGHTS}
+    detector = replace(config.detector, **found)
+    descriptor = replace(config.descriptor, name=whole(config.descriptor.name))
+    return replace(config, detector=detector, descriptor=descriptor)
 
 
 def feature_settings(config: Config) -> dict[str, Any]:

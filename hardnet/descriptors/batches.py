@@ -57,7 +57,10 @@ class Batches:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             _log.warning(
-                "the memory of %s is full: from now on %d patches are described at once", self._device, self.size
+                "the memory of %s is full: from now on %d patches go through %s at once",
+                self._device,
+                self.size,
+                self._name,
             )
         return [part.to("cpu") for part in parts]
 

@@ -161,8 +161,9 @@ class Compact(nn.Module):
 
     @classmethod
     def of(cls, state: Mapping[str, torch.Tensor]) -> "Compact":
-        """A network of the width that a state dict has."""
-        return cls(len(state["features.0.weight"]))
+        """A network of the width that a state dict has; of the usual one if it has none."""
+        first = state.get("features.0.weight")
+        return cls() if first is None else cls(len(first))
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         """Describes patches.
@@ -270,7 +271,11 @@ def read_network(
     state, declared = checkpoints.read_state(path)
     kind = network or declared or checkpoints.infer_network(state, path)
     if kind not in known:
-        raise WeightsError(f"{path} holds a {kind!r} network; what is wanted here is {' or '.join(known)}")
+        hint = ": shapes and orientations are asked for by detector.shape_weights and detector.orientation_weights"
+        raise WeightsError(
+            f"{path} holds a {kind!r} network; what is wanted here is {' or '.join(known)}"
+            f"{hint if kind in ('affnet', 'orinet') else ''}"
+        )
     network_class: Any = known[kind]
     module: nn.Module = network_class.of(state) if hasattr(network_class, "of") else network_class()
     expected = module.state_dict()

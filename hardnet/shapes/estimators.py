@@ -132,6 +132,9 @@ def load_estimator(name_or_path: str | Path, device: str = "auto", batch_size: i
     chosen = choose_device(device)
     resolved = table.resolve(name_or_path)
     if resolved.network is not None and resolved.network not in NETWORKS:
-        raise WeightsError(f"{name_or_path} describes patches: shapes and orientations take {', '.join(NETWORKS)}")
+        raise WeightsError(
+            f"{name_or_path} describes patches: shapes and orientations take weights of {' or '.join(NETWORKS)} "
+            "(hardnet weights lists them)"
+        )
     network, module = read_network(resolved.path, resolved.network, NETWORKS)
     return Estimator(module, network, resolved.name, resolved.sha256, chosen, batch_size)

@@ -99,8 +99,9 @@ def infer_network(state: Mapping[str, Any], path: Path) -> str:
     if "features.13.bias" in state:
         return "compact"
     if "features.19.weight" in state:
-        if "features.19.bias" in state:  # AffNet's and OriNet's last layer has a bias: it leaves a few numbers
-            return "affnet" if len(state["features.19.weight"]) == 3 else "orinet"
+        few = {3: "affnet", 2: "orinet"}.get(len(state["features.19.weight"]))
+        if few is not None:  # numbers that the last layer leaves
+            return few
         return "l2net" if "pixel_mean" in state else "hardnet"
     keys = ", ".join(sorted(state)[:3]) or "none"
     known = "HardNet, L2-Net, TFeat, HardTFeat, DesDis, AffNet or OriNet"
@@ -128,8 +129,14 @@ def _published_layout(state: State) -> State:
 
     DesDis has its layers in four parts, HardTFeat in two, beside the fixed filters of a SIFT.
     """
-    parts = {"layer1.1": 0, "layer1.2": 1, "layer2.0": 3, "layer2.1": 4, "layer3.0": 6, "layer3.1": 7}
-    parts |= {"layer3.3": 9, "layer3.4": 10, "desc.1": 13, "desc.2": 14, "classifier.1": 6}
+    parts: dict[str, int] = {}
+    if "desc.1.weight" in state:
+        parts = {"layer1.1": 0, "layer1.2": 1, "layer2.0": 3, "layer2.1": 4, "layer3.0": 6, "layer3.1": 7}
+        parts |= {"layer3.3": 9, "layer3.4": 10, "desc.1": 13, "desc.2": 14}
+    elif "classifier.1.weight" in state and "features.6.weight" not in state:
+        parts = {"classifier.1": 6}
+    else:
+        return state
     found = {}
     for key, value in state.items():
         part, _, name = key.rpartition(".")

@@ -150,8 +150,8 @@ def feature_settings(config: Config) -> dict[str, Any]:
     if config.detector.shape == "affnet" or config.detector.orientation == "learned":
         from retrieval.features import learned  # which loads torch
 
-        for setting, checksum in learned.fingerprints(config.detector).items():
-            settings["detector"][setting] = {"name": settings["detector"][setting], "fingerprint": checksum}
+        for setting, estimator in learned.estimators(config.detector).items():
+            settings["detector"][setting] = {"name": estimator.name, "fingerprint": estimator.fingerprint}
     return settings
 
 

@@ -4,13 +4,15 @@ A point's patch is cut as one for its description would be, of a circle at its s
 lower-triangular frame makes it upright and round; one more says how what it shows is turned.
 """
 
+import contextlib
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 
 import hardnet
 from retrieval.config import DetectorConfig
-from retrieval.errors import ConfigError
+from retrieval.errors import ConfigError, DeviceFullError
 from retrieval.features.patches import cut_patches
 from retrieval.features.scale_space import DeviceScaleSpace, ScaleSpace
 
@@ -32,8 +34,9 @@ def shapes_of(
     circles = np.zeros((len(points), 6), np.float32)
     circles[:, :2] = points[:, :2]
     circles[:, 2] = circles[:, 4] = points[:, 2]
-    estimator = load_estimator(config.shape_weights, _device(space))
-    found = estimator.shapes(cut_patches(space, circles, estimator.patch_size))
+    with _on(space) as device:
+        estimator = load_estimator(config.shape_weights, device)
+        found = estimator.shapes(cut_patches(space, circles, estimator.patch_size))
     shapes = np.zeros((len(points), 2, 2), np.float32)
     shapes[:, 0, 0], shapes[:, 1, 0], shapes[:, 1, 1] = found.T
     # axes s and 1 / s of a frame of determinant 1: the sum of the squares of its numbers is s^2 + 1 / s^2
@@ -53,8 +56,9 @@ def orientations_of(
     """
     upright = np.array(regions, np.float32)
     upright[:, 5] = 0
-    estimator = load_estimator(config.orientation_weights, _device(space))
-    return np.arange(len(regions)), estimator.angles(cut_patches(space, upright, estimator.patch_size))
+    with _on(space) as device:
+        estimator = load_estimator(config.orientation_weights, device)
+        return np.arange(len(regions)), estimator.angles(cut_patches(space, upright, estimator.patch_size))
 
 
 @functools.lru_cache(maxsize=4)
@@ -67,8 +71,8 @@ def load_estimator(weights: str, device: str) -> hardnet.Estimator:
     return hardnet.load_estimator(weights, device)
 
 
-def fingerprints(config: DetectorConfig) -> dict[str, str]:
-    """The checksums of the weights that decide regions, by their setting; what is not learned has none.
+def estimators(config: DetectorConfig) -> dict[str, hardnet.Estimator]:
+    """The networks that decide regions, by the setting that names their weights; what is not learned has none.
 
     Raises:
         ConfigError: weights of another kind than the setting wants.
@@ -80,12 +84,19 @@ def fingerprints(config: DetectorConfig) -> dict[str, str]:
         wanted["orientation_weights"] = (config.orientation_weights, "orinet")
     found = {}
     for setting, (weights, network) in wanted.items():
-        estimator = load_estimator(weights, "cpu")
-        if estimator.network != network:
-            raise ConfigError(f"detector.{setting}: {weights} is of {estimator.network}, expected {network}")
-        found[setting] = estimator.fingerprint
+        found[setting] = load_estimator(weights, "cpu")
+        if found[setting].network != network:
+            raise ConfigError(f"detector.{setting}: {weights} is of {found[setting].network}, expected {network}")
     return found
 
 
-def _device(space: ScaleSpace | DeviceScaleSpace) -> str:
-    return space.device if isinstance(space, DeviceScaleSpace) else "cpu"
+@contextlib.contextmanager
+def _on(space: ScaleSpace | DeviceScaleSpace) -> Iterator[str]:
+    """The device that a network of the block runs on; what its memory does not hold, the CPU may do."""
+    import torch
+
+    device = space.device if isinstance(space, DeviceScaleSpace) else "cpu"
+    try:
+        yield device
+    except (hardnet.DeviceMemoryError, torch.cuda.OutOfMemoryError) as error:
+        raise DeviceFullError(str(error).splitlines()[0]) from error

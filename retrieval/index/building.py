@@ -102,10 +102,7 @@ def build_index(
         raise ArtefactError(f"{target} already exists: choose another folder or delete it")
     require_features(vocabulary, store.settings)
     settings = index_settings(store, vocabulary, config)
-    if Path(config.descriptor.name).is_file():  # weights by path must be found from any folder later
-        config = replace(
-            config, descriptor=replace(config.descriptor, name=str(Path(config.descriptor.name).resolve()))
-        )
+    config = settings_module.with_whole_paths(config)
     config = replace(config, vocabulary=replace(config.vocabulary, probes=vocabulary.config.probes))  # those chosen
     config = replace(config, descriptor=replace(config.descriptor, precision=store.precision))  # what ran
     with _parts(target, {**settings, "search": asdict(vocabulary.config)}) as parts:

@@ -1,7 +1,7 @@
 """Whether an index is whole: every checksum, and every rule that its arrays and its lines keep."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,12 +177,22 @@ def _config_rules(current: State) -> list[str]:
     if "source" in stored["images"]:  # features made elsewhere: no photograph is described for such an index
         return []
     for section in ("images", "detector"):
-        difference = settings_module.first_difference(stored[section], wanted[section])
+        ours, theirs = _by_name(stored[section]), _by_name(wanted[section])
+        difference = settings_module.first_difference(ours, theirs)
         if difference:
             return [
                 f"{current.folder / 'config.yaml'} asks for other features than the index has: {section}.{difference}"
             ]
     return []
+
+
+def _by_name(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with weights known by their name alone: an index has their checksum as well, ``config.yaml`` a path."""
+    found = dict(settings)
+    for key in settings_module.DETECTOR_WEIGHTS:
+        if key in found:
+            found[key] = Path(found[key]["name"] if isinstance(found[key], Mapping) else found[key]).name
+    return found
 
 
 def segment_rules(one: Segment, n_words: int) -> list[str]:

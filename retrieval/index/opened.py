@@ -301,13 +301,17 @@ def stored_config(folder: Path) -> Config:
         raise ArtefactError(told if str(path) in told else f"{path}: {told}") from error
     if config.descriptor.precision == "auto":
         config = replace(config, descriptor=replace(config.descriptor, precision="float32"))
-    written = yaml.safe_load(text)
+    written = yaml.safe_load(text) or {}
     for section, earlier in EARLIER_MIN_INLIERS.items():
         stored = getattr(config, section)
         if stored.min_inliers == earlier and "significance" not in (written.get(section) or {}):
             least = getattr(Config(), section).min_inliers
             logger.info(
-                "%s is of an earlier version: %s.min_inliers is %d instead of its default", path, section, least
+                "%s is of an earlier version: %s.min_inliers is %d instead of its default of then, %d",
+                path,
+                section,
+                least,
+                earlier,
             )
             config = replace(config, **{section: replace(stored, min_inliers=least)})
     return config

@@ -17,6 +17,7 @@ from retrieval.errors import DatasetError
 
 CORNER = 0.5  # COLMAP's coordinates of the centre of the top-left pixel
 FILES = ("cameras", "images", "points3D")
+FOLDED = 0.1  # pixels by which a straightened place, projected back, may miss its own
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,10 @@ class Camera:
         return np.asarray(projection(given, none, none, self.matrix, self.distortion)[0]).reshape(-1, 2)
 
     def straightened(self, pixels: np.ndarray) -> np.ndarray:
-        """(N, 2) float64: where a lens without distortion would have shown what lies at pixels (N, 2)."""
+        """(N, 2) float64: where a lens without distortion would have shown what lies at pixels (N, 2).
+
+        NaN where that is not known: projected back, it lies elsewhere (in corners, where a strong distortion folds).
+        """
         if not len(pixels) or not self.distortion.any():
             return np.array(pixels, np.float64)
         given = np.asarray(pixels, np.float64).reshape(-1, 1, 2)
@@ -92,7 +96,12 @@ class Camera:
             found = cv2.fisheye.undistortPoints(given, self.matrix, self.distortion, P=self.matrix, criteria=until)
         else:
             found = cv2.undistortPoints(given, self.matrix, self.distortion, P=self.matrix, criteria=until)
-        return np.asarray(found).reshape(-1, 2)
+        straight = np.array(found).reshape(-1, 2)
+        rays = (straight - self.matrix[:2, 2]) / np.diag(self.matrix)[:2]
+        usable = np.isfinite(rays).all(axis=1)
+        back = self.project(np.column_stack([np.where(usable[:, None], rays, 0), np.ones(len(rays))]))
+        straight[~usable | ~(np.abs(back - given[:, 0]).max(axis=1) < FOLDED)] = np.nan
+        return straight
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +189,8 @@ def _joined(
     ids, places, errors = points
     order = np.argsort(ids, kind="stable")
     ids, places, errors = ids[order], places[order], errors[order]
+    if not np.isfinite(places).all():
+        raise DatasetError(f"{folder}: points3D has places that are not finite; write the model again")
     seen = np.zeros(len(ids), np.int64)
     photographs = []
     for image in sorted(images, key=lambda one: one.name):
@@ -188,7 +199,7 @@ def _joined(
         rotation = _rotation(image.pose[:4])
         if rotation is None or not np.isfinite(image.pose).all():
             raise DatasetError(f"{folder}: the pose of {image.name} is none: {image.pose}")
-        kept = image.points >= 0
+        kept = (image.points >= 0) & np.isfinite(image.pixels).all(axis=1)
         row = np.searchsorted(ids, image.points[kept])
         if len(row) and (row.max() >= len(ids) or (ids[row] != image.points[kept]).any()):
             raise DatasetError(f"{folder}: {image.name} shows points that are not in points3D")

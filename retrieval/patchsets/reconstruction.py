@@ -55,10 +55,20 @@ def reconstruction_patches(
     model = read_model(folder)
     seen = model.photographs
     missing = [one.name for one in seen if not (photographs / one.name).is_file()]
-    if missing or len(seen) < 2:
+    if len(seen) < 2:
         raise DatasetError(
-            f"{folder} is of {len(seen)} photographs, {len(missing)} of which are not in {photographs}"
-            f"{f' ({missing[0]})' if missing else ''}: give the folder that COLMAP was given as --image_path"
+            f"{folder} is a model of {len(seen)} photographs, and points are seen in two or more: take another one of "
+            "the folders 0, 1, ... that COLMAP wrote, or more photographs of the place"
+        )
+    if missing:
+        raise DatasetError(
+            f"{folder} is of {len(seen)} photographs, {len(missing)} of which are not in {photographs} "
+            f"({missing[0]}): give the folder that COLMAP was given as --image_path"
+        )
+    if bent := next((one for one in seen if one.camera.fisheye), None):
+        raise DatasetError(
+            f"{bent.name} was taken with a fisheye lens ({bent.camera.model}), which bends regions too much: "
+            "`colmap image_undistorter` makes a model and photographs that will do"
         )
     name = Path(folder).resolve().name
     views: list[View] = []
@@ -69,8 +79,9 @@ def reconstruction_patches(
         image = _load(photographs / one.name, one, config)
         found = detect_regions(image.gray, config.detector)
         found = found[inside(found, image.gray.shape, CONTEXT)]
-        found = found[distinct(found)]
         to_original = working_to_original(image)
+        found = found[np.isfinite(_moved(one, found[:, :2], to_original)).all(axis=1)]
+        found = found[distinct(found)]
         view = View(
             photographs / one.name,
             np.linalg.solve(to_original, one.camera.matrix),
@@ -83,7 +94,8 @@ def reconstruction_patches(
         views.append(view)
         regions.append(found)
         straight.append(there)
-        surfaces.append(span(view, shown, model.points[one.points]))
+        known = np.isfinite(shown).all(axis=1)
+        surfaces.append(span(view, shown[known], model.points[one.points[known]]))
     matches = {
         (i, j): surface_matches(views[i], views[j], (surfaces[i], surfaces[j]), straight[i], straight[j])
         for i, j in tqdm(neighbours(model, views, agreement), desc=f"{name}: surface", unit="pair", disable=None)

@@ -96,8 +96,8 @@ class Ranker:
     def verify(self, ranking: Ranking, divisor: float | None = None) -> Ranking:
         """Verifies the first `verification.depth` images and puts them in order again.
 
-        A list by words alone has the verified images first, by inliers (Philbin et al. 2007, section 5). Votes and
-        kernels tell photographs apart better than a few inliers do: they are multiplied by
+        A list that is not `signed` has the verified images first, by inliers (Philbin et al. 2007, section 5). Votes
+        and kernels tell photographs apart better than a few inliers do: they are multiplied by
         ``1 + ln(1 + max(0, significance + EVIDENCE))``, and nothing else is changed.
 
         Args:
@@ -187,7 +187,9 @@ class Ranker:
         first = self._votes(query.paired, final=False)
         if geometry:
             looked_at = max(self.config.verification.depth, config.depth)
-            candidates = self.verify(ranked(np.flatnonzero(first.scores > 0), first.scores, query, looked_at))
+            # by inliers, although these are votes: they have neither idf nor norms yet
+            listed = ranked(np.flatnonzero(first.scores > 0), first.scores, query, looked_at, signed=False)
+            candidates = self.verify(listed)
             rows = hqe.features_of(index, self._confirmed(candidates))
         else:
             rows = hqe.features_of(index, hqe.reliable_images(first, config))

@@ -60,7 +60,7 @@ class Ranking:
         places: (n,) int64 position in `verified`, or -1.
         verified: outcome for the verified shortlist, or None.
         query: the features the list was made with.
-        signed: whether its scores compare signatures or aggregates, and not words alone.
+        signed: its scores are final votes or kernels, which geometry multiplies; otherwise inliers go before scores.
     """
 
     ids: np.ndarray
@@ -72,7 +72,7 @@ class Ranking:
 
     @property
     def divisor(self) -> float:
-        """Divides the scores to at most 1, so that one inlier outweighs them; votes may exceed 1."""
+        """Divides the scores to at most 1, so that one inlier outweighs those of words; votes may exceed 1."""
         return max(1.0, float(self.scores.max(initial=0.0)))
 
 

@@ -251,7 +251,5 @@ def _require_fixed(collection: Collection, config: Config) -> None:
 
 def _fixed_settings(config: Config) -> dict[str, Any]:
     """What an index was built with and a query cannot change."""
-    settings = settings_module.feature_settings(config)
-    descriptor = Path(config.descriptor.name)
-    settings["descriptor"] = str(descriptor.resolve()) if descriptor.is_file() else config.descriptor.name
+    settings = settings_module.feature_settings(settings_module.with_whole_paths(config))
     return {**settings, "vocabulary": settings_module.to_tree(config.vocabulary)}

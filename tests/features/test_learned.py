@@ -13,13 +13,17 @@ import hardnet
 from hardnet.shapes.networks import NETWORKS
 from hardnet.weights.checkpoints import write_network
 from retrieval.config import Config, DescriptorConfig, DetectorConfig
-from retrieval.errors import ConfigError
+from retrieval.errors import ArtefactError, ConfigError, DeviceFullError
+from retrieval.evaluation.pipeline import build_collection
 from retrieval.features import detect_regions, learned
 from retrieval.features.detector import hessian_points, measurement_inside
 from retrieval.features.extractor import feature_settings
 from retrieval.features.patches import cut_patches
 from retrieval.features.scale_space import scale_space
 from retrieval.features.torch_regions import TorchScaleSpace
+from retrieval.index.checking import check
+from retrieval.photographs.folder import list_images
+from retrieval.search.retriever import Retriever
 
 CONSTANT = {"affnet": np.array([1.2, 0.5, 0.9]), "orinet": np.array([np.sin(0.4), np.cos(0.4)]) * 0.7}
 
@@ -122,8 +126,38 @@ def test_settings_know_the_weights_and_nothing_that_is_not_used(constant):
     learned_ = DetectorConfig(shape="affnet", shape_weights=path)
     found = feature_settings(Config(descriptor=DescriptorConfig(name="rootsift"), detector=learned_))["detector"]
     assert found["shape"] == "affnet"
-    assert found["shape_weights"] == {"name": path, "fingerprint": hardnet.load_estimator(path, "cpu").fingerprint}
+    checksum = hardnet.load_estimator(path, "cpu").fingerprint
+    assert found["shape_weights"] == {"name": Path(path).name, "fingerprint": checksum}
     assert "orientation_weights" not in found
+
+
+def test_an_index_of_learned_shapes_is_whole_and_searched_from_any_folder(
+    photos, config, constant, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(Path(constant("affnet")).parent)
+    (tmp_path / "elsewhere").mkdir()
+    here = dataclasses.replace(config.detector, shape="affnet", shape_weights=next(iter(Path().iterdir())).name)
+    assert not Path(here.shape_weights).is_absolute()
+    chosen = dataclasses.replace(config, detector=here)
+    build_collection(list_images(photos / "scenes"), tmp_path / "index", chosen)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert check(tmp_path / "index").problems == ()
+    retriever = Retriever.open(tmp_path / "index")
+    assert retriever.query(photos / "scenes" / "coffee_0.jpg")[0].name == "coffee_0.jpg"
+    whole = Path(retriever.config.detector.shape_weights)
+    assert whole.is_absolute()
+    with pytest.raises(ArtefactError, match="shape"):
+        Retriever(retriever.collection, dataclasses.replace(retriever.config, detector=config.detector))
+
+
+def test_a_full_device_is_told_as_such(photograph, constant, monkeypatch):
+    def full(*_):
+        raise hardnet.DeviceMemoryError("the memory of cpu does not hold one patch")
+
+    config = DetectorConfig(shape="affnet", shape_weights=constant("affnet"))
+    monkeypatch.setattr(hardnet.Estimator, "shapes", full)
+    with pytest.raises(DeviceFullError, match="does not hold one patch"):
+        detect_regions(photograph, config)
 
 
 def test_weights_of_another_kind_are_refused(constant):

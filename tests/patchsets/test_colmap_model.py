@@ -162,6 +162,16 @@ def test_straightened_pixels_are_those_of_a_camera_without_distortion(model, tmp
     assert one.camera.straightened(np.empty((0, 2))).shape == (0, 2)
 
 
+def test_places_that_a_lens_folds_are_not_known():
+    """Beyond a radius that it reaches nowhere, the formula of this lens shows no place."""
+    camera = Camera(
+        "SIMPLE_RADIAL", SIZE, np.array([[300.0, 0, 320], [0, 300, 240], [0, 0, 1]]), np.array([-0.5, 0, 0, 0]), False
+    )
+    found = camera.straightened(np.array([[320.0, 240.0], [420.0, 240.0], [0.0, 0.0], [639.0, 479.0]]))
+    assert np.isfinite(found[:2]).all()
+    assert np.isnan(found[2:]).all()
+
+
 def test_photographs_without_points(tmp_path):
     found = read_model(write_text(tmp_path / "model", "PINHOLE", with_points=False))
     assert found.points.shape == (0, 3)

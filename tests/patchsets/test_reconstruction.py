@@ -119,6 +119,18 @@ def test_photographs_that_are_missing_or_others(scene, tmp_path):
         reconstruction_patches(scene[0], tmp_path)
 
 
+def test_a_fisheye_lens_and_a_single_photograph_are_refused(scene, tmp_path):
+    for path in scene[0].iterdir():
+        text = path.read_text().replace("SIMPLE_RADIAL", "SIMPLE_RADIAL_FISHEYE")
+        (tmp_path / path.name).write_text(text)
+    with pytest.raises(DatasetError, match=r"fisheye lens .*image_undistorter"):
+        reconstruction_patches(tmp_path, scene[1])
+    lines = (scene[0] / "images.txt").read_text().split("\n")
+    (tmp_path / "images.txt").write_text("\n".join(lines[:2]) + "\n")
+    with pytest.raises(DatasetError, match="a model of 1 photographs, and points are seen in two"):
+        reconstruction_patches(tmp_path, scene[1])
+
+
 def test_a_model_whose_points_nobody_sees_twice(scene, tmp_path):
     for path in scene[0].iterdir():
         text = path.read_text()
