@@ -9,7 +9,7 @@ learning local descriptors" (DesDis).
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,14 +147,7 @@ class Compact(nn.Module):
 
     def __init__(self, width: int = 32, dropout: float = 0.1) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        channels = (1, width, 2 * width, 4 * width, 4 * width)
-        for inputs, outputs, stride in zip(channels[:-1], channels[1:], (2, 2, 2, 1), strict=True):
-            layers += [
-                nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False),
-                nn.BatchNorm2d(outputs, affine=False),
-                nn.ReLU(),
-            ]
+        layers = blocks([(1, width, 2), (width, 2 * width, 2), (2 * width, 4 * width, 2), (4 * width, 4 * width, 1)])
         last = nn.Conv2d(4 * width, DIMENSIONS, kernel_size=4)
         layers += [nn.Dropout(dropout), last, nn.BatchNorm2d(DIMENSIONS, affine=False)]
         self.features = nn.Sequential(*layers)
@@ -187,17 +180,34 @@ NETWORKS: dict[str, type[nn.Module]] = {
 }
 
 
-def standardise(patches: torch.Tensor) -> torch.Tensor:
+def blocks(plan: Sequence[tuple[int, int, int]]) -> list[nn.Module]:
+    """Convolutions of 3 x 3, each followed by BatchNorm and ReLU.
+
+    Args:
+        plan: channels in, channels out and stride of each.
+    """
+    layers: list[nn.Module] = []
+    for inputs, outputs, stride in plan:
+        layers += [
+            nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False),
+            nn.BatchNorm2d(outputs, affine=False),
+            nn.ReLU(),
+        ]
+    return layers
+
+
+def standardise(patches: torch.Tensor, floor: float = _CONTRAST_FLOOR) -> torch.Tensor:
     """Brings each patch to mean 0 and (unbiased) standard deviation 1.
 
     Args:
         patches: (N, 1, S, S) floating point; computed in float32 even under autocast.
+        floor: added to the deviation.
 
     Returns:
         (N, 1, S, S) float32; a constant patch becomes 0.
     """
     deviation, mean = torch.std_mean(patches.float(), dim=(1, 2, 3), keepdim=True)
-    return (patches - mean) / (deviation + _CONTRAST_FLOOR)
+    return (patches - mean) / (deviation + floor)
 
 
 def unit_rows(descriptors: torch.Tensor) -> torch.Tensor:
@@ -309,13 +319,7 @@ def load_network(weights: ResolvedWeights) -> tuple[str, nn.Module]:
 def _features(dropout: float) -> nn.Sequential:
     """The layers of L2-Net that HardNet took over; indices and names as in the published state dicts."""
     plan = [(1, 32, 1), (32, 32, 1), (32, 64, 2), (64, 64, 1), (64, 128, 2), (128, 128, 1)]  # in, out, stride
-    layers: list[nn.Module] = []
-    for inputs, outputs, stride in plan:
-        layers += [
-            nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False),
-            nn.BatchNorm2d(outputs, affine=False),
-            nn.ReLU(),
-        ]
+    layers = blocks(plan)
     layers += [
         nn.Dropout(dropout),
         nn.Conv2d(128, DIMENSIONS, kernel_size=8, bias=False),

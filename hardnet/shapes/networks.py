@@ -7,7 +7,7 @@ half the channels, whose last convolution leaves the few numbers of a frame.
 import torch
 from torch import nn
 
-from hardnet.descriptors.networks import PATCH_SIZE
+from hardnet.descriptors.networks import PATCH_SIZE, blocks, standardise
 
 _CONTRAST_FLOOR = 1e-6  # added to the standard deviation of a patch (AffNet's released code)
 
@@ -34,7 +34,7 @@ class AffNet(nn.Module):
         Returns:
             (N, 3): a, b, c of ``[[a, 0], [b, c]]``, as the network leaves it: 0 <= a, c <= 2, -1 <= b <= 1.
         """
-        found = torch.tanh(self.features(_standardise(patches))).flatten(1)
+        found = torch.tanh(self.features(standardise(patches, _CONTRAST_FLOOR))).flatten(1)
         return found + torch.tensor([1.0, 0.0, 1.0], dtype=found.dtype, device=found.device)
 
 
@@ -61,27 +61,15 @@ class OriNet(nn.Module):
             (N, 2): sine and cosine, not normalised, of the angle by which the patch is turned, counter-clockwise as
             one sees it.
         """
-        return torch.tanh(self.features(_standardise(patches))).mean(dim=(2, 3))
+        return torch.tanh(self.features(standardise(patches, _CONTRAST_FLOOR))).mean(dim=(2, 3))
 
 
 NETWORKS: dict[str, type[nn.Module]] = {"affnet": AffNet, "orinet": OriNet}
 
 
-def _standardise(patches: torch.Tensor) -> torch.Tensor:
-    """Each patch with mean 0 and (unbiased) standard deviation 1; a constant patch becomes 0."""
-    deviation, mean = torch.std_mean(patches.float(), dim=(1, 2, 3), keepdim=True)
-    return (patches - mean) / (deviation + _CONTRAST_FLOOR)
-
-
 def _features(outputs: int, dropout: float, padding: int) -> nn.Sequential:
     """Indices and names as in the published state dicts, whose last two layers (tanh, mean) have no parameters."""
     plan = [(1, 16, 1), (16, 16, 1), (16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1)]  # in, out, stride
-    layers: list[nn.Module] = []
-    for inputs, channels, stride in plan:
-        layers += [
-            nn.Conv2d(inputs, channels, kernel_size=3, stride=stride, padding=1, bias=False),
-            nn.BatchNorm2d(channels, affine=False),
-            nn.ReLU(),
-        ]
+    layers = blocks(plan)
     layers += [nn.Dropout(dropout), nn.Conv2d(64, outputs, kernel_size=PATCH_SIZE // 4, padding=padding)]
     return nn.Sequential(*layers)

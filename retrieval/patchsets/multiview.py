@@ -172,8 +172,21 @@ def cut_tracks(
 def neighbour_pairs(views: list[View], agreement: Agreement, neighbours: int) -> list[tuple[int, int]]:
     """Pairs (i, j), i < j, of photographs that are near each other and look the same way."""
     centres = np.stack([view.centre for view in views])
+    return nearest_pairs(views, np.linalg.norm(centres[:, None] - centres[None], axis=2), agreement, neighbours)
+
+
+def nearest_pairs(
+    views: list[View], distance: np.ndarray, agreement: Agreement, neighbours: int
+) -> list[tuple[int, int]]:
+    """Pairs (i, j), i < j, of each photograph and those nearest to it that look the same way.
+
+    Args:
+        views: cameras.
+        distance: (V, V) float between photographs, of any kind; infinite for those that are no pair. It is changed.
+        agreement: `max_angle` counts.
+        neighbours: of each photograph, at most.
+    """
     axes = np.stack([view.rotation[2] for view in views])  # viewing direction in the world
-    distance = np.linalg.norm(centres[:, None] - centres[None], axis=2)
     distance[axes @ axes.T < np.cos(np.radians(agreement.max_angle))] = np.inf
     np.fill_diagonal(distance, np.inf)
     nearest = np.argsort(distance, axis=1, kind="stable")[:, :neighbours]

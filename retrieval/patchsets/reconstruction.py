@@ -8,6 +8,7 @@ differ as it makes them differ; of the model come cameras, lenses and the surfac
 from pathlib import Path
 
 import numpy as np
+from scipy import sparse
 from tqdm import tqdm
 
 from hardnet.patchsets.arrays import PatchSet
@@ -16,7 +17,7 @@ from retrieval.errors import DatasetError, ImageError
 from retrieval.features.detector import detect_regions
 from retrieval.patchsets.colmap_model import Model, Photograph, read_model
 from retrieval.patchsets.distinct import distinct
-from retrieval.patchsets.multiview import Agreement, cut_tracks, find_tracks
+from retrieval.patchsets.multiview import Agreement, cut_tracks, find_tracks, nearest_pairs
 from retrieval.patchsets.surface import Surface, span, surface_matches
 from retrieval.patchsets.transfer import inside
 from retrieval.patchsets.views import View
@@ -80,8 +81,11 @@ def reconstruction_patches(
         found = detect_regions(image.gray, config.detector)
         found = found[inside(found, image.gray.shape, CONTEXT)]
         to_original = working_to_original(image)
-        found = found[np.isfinite(_moved(one, found[:, :2], to_original)).all(axis=1)]
-        found = found[distinct(found)]
+        moved = _moved(one, found[:, :2], to_original)
+        known = np.isfinite(moved).all(axis=1)
+        found, moved = found[known], moved[known]
+        single = distinct(found)
+        found, moved = found[single], moved[single]
         view = View(
             photographs / one.name,
             np.linalg.solve(to_original, one.camera.matrix),
@@ -89,7 +93,7 @@ def reconstruction_patches(
             -one.rotation.T @ one.translation,
         )
         there = found.copy()
-        there[:, :2] = _moved(one, found[:, :2], to_original)
+        there[:, :2] = moved
         shown = _apply(np.linalg.inv(to_original), one.camera.straightened(one.pixels))
         views.append(view)
         regions.append(found)
@@ -123,8 +127,6 @@ def neighbours(model: Model, views: list[View], agreement: Agreement) -> list[tu
         views: of its photographs.
         agreement: `surface_neighbours` and `max_angle` count.
     """
-    from scipy import sparse
-
     count = len(model.photographs)
     rows = np.concatenate([np.full(len(one.points), i) for i, one in enumerate(model.photographs)])
     columns = np.concatenate([one.points for one in model.photographs])
@@ -132,12 +134,8 @@ def neighbours(model: Model, views: list[View], agreement: Agreement) -> list[tu
     of_photographs = sparse.csr_matrix((np.ones(len(rows), np.int64), (rows, columns)), shape=shape)
     of_photographs.data[:] = 1  # a photograph may see a point twice
     shared = (of_photographs @ of_photographs.T).toarray()
-    axes = np.stack([view.rotation[2] for view in views])
-    shared[axes @ axes.T < np.cos(np.radians(agreement.max_angle))] = 0
-    np.fill_diagonal(shared, 0)
-    nearest = np.argsort(-shared, axis=1, kind="stable")[:, : agreement.surface_neighbours]
-    pairs = {(min(i, int(j)), max(i, int(j))) for i, row in enumerate(nearest) for j in row if shared[i, j]}
-    return sorted(pairs)
+    distance = np.where(shared > 0, -shared, np.inf)
+    return nearest_pairs(views, distance, agreement, agreement.surface_neighbours)
 
 
 def _load(path: Path, one: Photograph, config: Config) -> LoadedImage:

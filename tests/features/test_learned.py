@@ -1,7 +1,6 @@
 """Learned shapes and orientations of regions: networks whose answer is known, and the published ones where they are."""
 
 import dataclasses
-import os
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from retrieval.features.torch_regions import TorchScaleSpace
 from retrieval.index.checking import check
 from retrieval.photographs.folder import list_images
 from retrieval.search.retriever import Retriever
+from tests.hardnet.patch_fixtures import published
 
 CONSTANT = {"affnet": np.array([1.2, 0.5, 0.9]), "orinet": np.array([np.sin(0.4), np.cos(0.4)]) * 0.7}
 
@@ -48,14 +48,6 @@ def constant(tmp_path_factory):
         return str(path)
 
     return made
-
-
-def published(network):
-    data = os.environ.get("RETRIEVAL_REAL_DATA")
-    path = Path(data) / ".." / "weights" / {"affnet": "AffNet.pth", "orinet": "OriNet.pth"}[network] if data else None
-    if path is None or not path.is_file():
-        pytest.skip("RETRIEVAL_REAL_DATA is unset or has no published weights beside it")
-    return str(path)
 
 
 def test_without_shapes_points_are_circles(photograph):
@@ -168,16 +160,18 @@ def test_weights_of_another_kind_are_refused(constant):
 
 def test_published_networks_find_nothing_left_to_do(photograph):
     """What was cut with its shape is round, and what was turned is upright."""
-    shapes, orientations = (learned.load_estimator(published(name), "cpu") for name in ("affnet", "orinet"))
+    shapes, orientations = (
+        learned.load_estimator(str(published(name)), "cpu") for name in ("AffNet.pth", "OriNet.pth")
+    )
     circles = detect_regions(photograph, DetectorConfig(shape="none"))
-    upright = detect_regions(photograph, DetectorConfig(shape="affnet", shape_weights=published("affnet")))
+    upright = detect_regions(photograph, DetectorConfig(shape="affnet", shape_weights=str(published("AffNet.pth"))))
     turned = detect_regions(
         photograph,
         DetectorConfig(
             shape="affnet",
-            shape_weights=published("affnet"),
+            shape_weights=str(published("AffNet.pth")),
             orientation="learned",
-            orientation_weights=published("orinet"),
+            orientation_weights=str(published("OriNet.pth")),
         ),
     )
 

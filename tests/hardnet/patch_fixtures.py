@@ -1,7 +1,11 @@
 """Small sets in the formats of PhotoTour and HPatches, and a descriptor that needs no weights."""
 
+import os
+from pathlib import Path
+
 import cv2
 import numpy as np
+import pytest
 import torch
 
 from hardnet.descriptors.descriptor import PatchDescriptor
@@ -23,6 +27,15 @@ class PixelDescriptor(PatchDescriptor):
         rows = batch.reshape(len(batch), -1).astype(np.float32)
         rows = rows - rows.mean(axis=1, keepdims=True) + 1e-3
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def published(name: str) -> Path:
+    """A published weights file beside the real photographs; the test is skipped where there are none."""
+    data = os.environ.get("RETRIEVAL_REAL_DATA")
+    path = Path(data) / ".." / "weights" / name if data else None
+    if path is None or not path.is_file():
+        pytest.skip(f"RETRIEVAL_REAL_DATA is unset or has no ../weights/{name}")
+    return path
 
 
 def random_network(kind):

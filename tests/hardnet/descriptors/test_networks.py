@@ -1,14 +1,12 @@
 """The networks against kornia's, which load the same published files."""
 
-import os
-from pathlib import Path
-
 import kornia.feature
 import numpy as np
 import pytest
 import torch
 
 from hardnet.descriptors.networks import NETWORKS, HardNet, L2Net, TFeat, fold_batchnorm, read_network, standardise
+from tests.hardnet.patch_fixtures import published
 
 PATCHES = torch.from_numpy(np.random.default_rng(0).uniform(0, 255, (8, 1, 32, 32)).astype(np.float32))
 
@@ -38,24 +36,13 @@ def test_same_keys_and_output_as_kornia(ours, theirs):
 
 
 def test_published_tfeat_equals_kornia():
-    data = os.environ.get("RETRIEVAL_REAL_DATA")
-    path = Path(data) / ".." / "weights" / "tfeat-liberty.params" if data else None
-    if path is None or not path.is_file():
-        pytest.skip("RETRIEVAL_REAL_DATA is unset or has no ../weights/tfeat-liberty.params")
+    path = published("tfeat-liberty.params")
     kind, network = read_network(path)
     assert kind == "tfeat"
     peer = kornia.feature.TFeat(pretrained=False).eval()
     peer.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     with torch.inference_mode():
         torch.testing.assert_close(network(PATCHES), peer(PATCHES), atol=1e-5, rtol=0)
-
-
-def published(name):
-    data = os.environ.get("RETRIEVAL_REAL_DATA")
-    path = Path(data) / ".." / "weights" / name if data else None
-    if path is None or not path.is_file():
-        pytest.skip(f"RETRIEVAL_REAL_DATA is unset or has no ../weights/{name}")
-    return path
 
 
 @pytest.mark.parametrize("width", [8, 16, 24, 32])

@@ -1,8 +1,5 @@
 """AffNet and OriNet against kornia's, which load the same published files."""
 
-import os
-from pathlib import Path
-
 import kornia.feature
 import numpy as np
 import pytest
@@ -14,6 +11,7 @@ from hardnet.errors import WeightsError
 from hardnet.shapes.estimators import Estimator, load_estimator
 from hardnet.shapes.networks import NETWORKS
 from hardnet.weights.checkpoints import write_network
+from tests.hardnet.patch_fixtures import published
 
 PATCHES = np.random.default_rng(0).uniform(0, 255, (70, 32, 32)).astype(np.float32)
 PEERS = {
@@ -21,14 +19,6 @@ PEERS = {
     "orinet": lambda: kornia.feature.OriNet(pretrained=False),
 }
 FILES = {"affnet": "AffNet.pth", "orinet": "OriNet.pth"}
-
-
-def published(network: str) -> Path:
-    data = os.environ.get("RETRIEVAL_REAL_DATA")
-    path = Path(data) / ".." / "weights" / FILES[network] if data else None
-    if path is None or not path.is_file():
-        pytest.skip(f"RETRIEVAL_REAL_DATA is unset or has no ../weights/{FILES[network]}")
-    return path
 
 
 def after_training(network: torch.nn.Module) -> torch.nn.Module:
@@ -48,7 +38,7 @@ def pair(request):
     def made(network):
         peer = PEERS[network]()
         if request.param == "published":
-            path = published(network)
+            path = published(FILES[network])
             peer.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
             return load_estimator(path, "cpu"), peer.eval()
         torch.manual_seed(0)
@@ -137,7 +127,9 @@ def test_the_wrong_kind_is_refused(tmp_path):
 
 def test_published_files_are_those_of_the_table():
     for network in NETWORKS:
-        kind, module = read_network(published(network), None, NETWORKS)
+        kind, module = read_network(published(FILES[network]), None, NETWORKS)
         assert kind == network
-        assert load_estimator(published(network), "cpu").fingerprint == hardnet.weights.table.TABLE[network].sha256
+        assert (
+            load_estimator(published(FILES[network]), "cpu").fingerprint == hardnet.weights.table.TABLE[network].sha256
+        )
         assert not module.training
