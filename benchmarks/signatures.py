@@ -147,7 +147,7 @@ def _embedding(photographs: Photographs, config: Config) -> Embedding:
     """Medians over all features of the photographs."""
     codes = np.concatenate([image.codes for image in photographs.images])
     projection = hamming.random_projection(codes.shape[1], config.hamming.bits, config.seed)
-    return hamming.train(projection, codes, photographs.words, WORDS, photographs.dequantised)
+    return hamming.train(projection, codes, photographs.words, photographs.quantizer.centroids, photographs.dequantised)
 
 
 def _collection(photographs: Photographs, embedding: Embedding, config: Config) -> Collection:

@@ -142,7 +142,7 @@ def with_signatures(vocabulary: Vocabulary, store: FeatureStore, folder: Path, c
         chunk = slice(start, start + ASSIGNED_AT_ONCE)
         assigned[chunk] = vocabulary.words_of(codes[chunk])
     projection = hamming.random_projection(vocabulary.centroids.shape[1], bits, config.seed)
-    embedding = hamming.train(projection, codes, assigned, words, vocabulary.descriptors_of)
+    embedding = hamming.train(projection, codes, assigned, vocabulary.centroids, vocabulary.descriptors_of)
     settings = {"vocabulary": vocabulary.fingerprint, "trained_on": store.digest, "bits": bits, "seed": config.seed}
     hamming.save_embedding(folder, embedding, settings)
     return replace(vocabulary, signer=folder)

@@ -2,7 +2,8 @@
 
 Jegou et al. 2008, section 4: a descriptor is projected by a random orthogonal matrix, and bit i says whether component
 i exceeds the median that the training descriptors of its word have there. Distances between signatures are counted
-bits. The parameters are those of Tolias & Jegou 2014.
+bits. The parameters are those of Tolias & Jegou 2014. The median of a few descriptors says little, and the only one of
+a word would be cut at itself: such words are cut at their centroid, which is their mean.
 
 An embedding lies in ``VOCABULARY/hamming/{manifest.json, projection.npy, medians.npy}``. Signatures of one embedding
 say nothing about another's: what stores them remembers the embedding's fingerprint.
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 KIND, VERSION = "hamming embedding", 0
 FOLDER = "hamming"  # inside the vocabulary's
+FEWEST = 5  # training descriptors of a word whose median is taken; measured, see docs/results.md
 _CHUNK = 1 << 16  # descriptors projected at a time
 
 
@@ -32,7 +34,7 @@ class Embedding:
 
     Attributes:
         projection: (bits, D) float32, orthonormal rows.
-        medians: (K, bits) float16; zero for a word without training descriptors.
+        medians: (K, bits) float16; what the word's centroid has there where training descriptors are few.
         empty_words: how many words had none.
         fingerprint: changes with projection and medians; "" before it is saved.
     """
@@ -115,7 +117,7 @@ def train(
     projection: np.ndarray,
     descriptors: np.ndarray,
     words: np.ndarray,
-    n_words: int,
+    centroids: np.ndarray,
     prepare: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
 ) -> Embedding:
     """Learns the medians of every word.
@@ -124,31 +126,38 @@ def train(
         projection: (bits, D) from `random_projection`.
         descriptors: (N, D) training descriptors, or their codes.
         words: (N,) int32 their words.
-        n_words: K.
+        centroids: (K, D) float32 of the words, prepared as the descriptors are.
         prepare: makes float32 descriptors of some rows of `descriptors`.
 
     Returns:
-        An embedding without fingerprint; words without a training descriptor are logged and keep median 0.
+        An embedding without fingerprint. Words with fewer than `FEWEST` training descriptors are cut at their centroid,
+        and are logged.
     """
-    bits = len(projection)
-    medians = np.zeros((n_words, bits), np.float16)
+    n_words = len(centroids)
+    medians = np.empty((n_words, len(projection)), np.float16)
     order = np.argsort(words, kind="stable")
     bounds = np.searchsorted(words[order], np.arange(n_words + 1))
+    counts = np.diff(bounds)
     first = 0
     while first < n_words:  # as many words at a time as have about _CHUNK descriptors
         last = max(first + 1, int(np.searchsorted(bounds, bounds[first] + _CHUNK, side="right")) - 1)
+        last = min(last, first + _CHUNK)
+        medians[first:last] = centroids[first:last] @ projection.T
         projected = prepare(descriptors[order[bounds[first] : bounds[last]]]) @ projection.T
-        for word in range(first, last):
+        for word in first + np.flatnonzero(counts[first:last] >= FEWEST):
             rows = projected[bounds[word] - bounds[first] : bounds[word + 1] - bounds[first]]
-            if len(rows):
-                medians[word] = np.median(rows, axis=0)
+            medians[word] = np.median(rows, axis=0)
         first = last
-    empty = int((np.diff(bounds) == 0).sum())
-    if empty:
-        logger.warning(
-            "%d of %d words have no training descriptor: their signatures are cut at 0, not at a median", empty, n_words
+    few = int((counts < FEWEST).sum())
+    if few:
+        logger.info(
+            "signatures of %d of %d words, with fewer than %d training descriptors, are cut at the centroid, not at a "
+            "median",
+            few,
+            n_words,
+            FEWEST,
         )
-    return Embedding(projection, medians, empty)
+    return Embedding(projection, medians, int((counts == 0).sum()))
 
 
 def save_embedding(folder: Path, embedding: Embedding, settings: Mapping[str, Any]) -> None:

@@ -140,27 +140,40 @@ def test_signatures_equal_loops(seed):
     words = rng.integers(0, 5, 60).astype(np.int32)
     projection = hamming.random_projection(D, BITS, seed)
     np.testing.assert_allclose(projection @ projection.T, np.eye(BITS), atol=1e-5)
-    embedding = hamming.train(projection, descriptors, words, 6)
+    centroids = rng.normal(size=(6, D)).astype(np.float32)
+    embedding = hamming.train(projection, descriptors, words, centroids)
     assert embedding.empty_words == 6 - len(set(words.tolist()))
     signatures = embedding.signatures(descriptors, words)
     projected = descriptors.astype(np.float64) @ projection.T.astype(np.float64)
     for i in range(60):
-        median = np.median(projected[words == words[i]], axis=0)
+        members = projected[words == words[i]]
+        median = np.median(members, axis=0) if len(members) >= hamming.FEWEST else projection @ centroids[words[i]]
         expected = projected[i] > median
         clear = np.abs(projected[i] - median) > 2e-3 + np.abs(median) * 1e-3  # medians are kept in half precision
         np.testing.assert_array_equal((hamming.unpack(signatures[i]) == 1)[clear], expected[clear])
-    assert (embedding.medians[5] == 0).all()
+    np.testing.assert_allclose(embedding.medians[5], projection @ centroids[5], atol=4e-3)
     both = embedding.signatures(descriptors, np.stack([words, (words + 1) % 6], axis=1))
     np.testing.assert_array_equal(both[:, 0], signatures)
 
 
-def test_words_without_training_descriptors_are_counted_and_told(caplog):
+def test_words_with_few_training_descriptors_are_cut_at_their_centroid(caplog):
+    """The only descriptor of a word would be cut at itself, and one beside it would have arbitrary bits."""
     rng = np.random.default_rng(0)
-    descriptors = rng.normal(size=(20, D)).astype(np.float32)
-    with caplog.at_level("WARNING"):
-        embedding = hamming.train(hamming.random_projection(D, 64, 0), descriptors, np.zeros(20, np.int32), 4)
-    assert embedding.empty_words == 3
-    assert "3 of 4 words have no training descriptor" in caplog.text
+    descriptors = rng.normal(size=(27, D)).astype(np.float32)
+    words = np.repeat([0, 1, 2], [20, hamming.FEWEST, 27 - 20 - hamming.FEWEST]).astype(np.int32)
+    centroids = rng.normal(size=(4, D)).astype(np.float32)
+    projection = hamming.random_projection(D, 64, 0)
+    with caplog.at_level("INFO"):
+        embedding = hamming.train(projection, descriptors, words, centroids)
+    assert embedding.empty_words == 1
+    assert "signatures of 2 of 4 words" in caplog.text
+    for word in (0, 1):
+        expected = np.median(descriptors[words == word] @ projection.T, axis=0)
+        np.testing.assert_allclose(embedding.medians[word], expected, atol=4e-3)
+    np.testing.assert_allclose(embedding.medians[2:], centroids[2:] @ projection.T, atol=4e-3)
+    near = descriptors[26:] + rng.normal(scale=0.05, size=(1, D)).astype(np.float32)
+    signatures = embedding.signatures(np.concatenate([descriptors[26:], near]), np.array([2, 2], np.int32))
+    assert np.bitwise_count(signatures[0] ^ signatures[1]).sum() < 12
 
 
 def test_medians_do_not_depend_on_the_size_of_a_chunk(monkeypatch):
@@ -168,9 +181,10 @@ def test_medians_do_not_depend_on_the_size_of_a_chunk(monkeypatch):
     descriptors = rng.normal(size=(300, D)).astype(np.float32)
     words = rng.integers(0, 20, 300).astype(np.int32)
     projection = hamming.random_projection(D, 64, 0)
-    whole = hamming.train(projection, descriptors, words, 20)
+    centroids = rng.normal(size=(20, D)).astype(np.float32)
+    whole = hamming.train(projection, descriptors, words, centroids)
     monkeypatch.setattr(hamming, "_CHUNK", 16)
-    parts = hamming.train(projection, descriptors, words, 20)
+    parts = hamming.train(projection, descriptors, words, centroids)
     np.testing.assert_allclose(whole.medians, parts.medians, atol=2e-3)
 
 
@@ -222,7 +236,7 @@ def test_an_embedding_is_read_back_and_knows_its_words(tmp_path):
     rng = np.random.default_rng(2)
     descriptors = rng.normal(size=(50, D)).astype(np.float32)
     words = rng.integers(0, 4, 50).astype(np.int32)
-    embedding = hamming.train(hamming.random_projection(D, BITS, 1), descriptors, words, 4)
+    embedding = hamming.train(hamming.random_projection(D, BITS, 1), descriptors, words, np.zeros((4, D), np.float32))
     hamming.save_embedding(tmp_path / "hamming", embedding, {"vocabulary": "abc"})
     opened = hamming.open_embedding(tmp_path / "hamming", "abc", verify=True)
     np.testing.assert_array_equal(opened.signatures(descriptors, words), embedding.signatures(descriptors, words))
