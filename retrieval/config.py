@@ -144,11 +144,13 @@ class IndexConfig:
     """What an index stores of each feature beside its word and its geometry.
 
     Example:
-        >>> IndexConfig(signatures=("hamming",)).signatures
-        ('hamming',)
+        >>> IndexConfig(signatures=("hamming", "asmk")).signatures
+        ('hamming', 'asmk')
     """
 
-    signatures: tuple[str, ...] = ()  # "hamming": 16 bytes a feature, for HQE; "asmk": 16 bytes a word of an image
+    # "hamming": 16 bytes a feature, for HQE, which searches by default take; "asmk": 16 bytes a word of an image. Of a
+    # benchmark's index the rows decide
+    signatures: tuple[str, ...] = ("hamming",)
 
     def __post_init__(self) -> None:
         for name in self.signatures:

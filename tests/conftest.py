@@ -20,7 +20,10 @@ from retrieval.evaluation.pipeline import build_collection, remove_partial
 from retrieval.photographs.folder import list_images
 
 ROOTSIFT = "descriptor.name=rootsift"  # quick; the default has tests of its own (vocabulary/test_bundled.py)
-OVERRIDES = [ROOTSIFT, "vocabulary.words=400", "vocabulary.iterations=5", "parallel.jobs=1", "parallel.shard_images=3"]
+OVERRIDES = [
+    ROOTSIFT, "vocabulary.words=400", "vocabulary.iterations=5", "index.signatures=[]", "parallel.jobs=1",
+    "parallel.shard_images=3",
+]  # fmt: skip
 
 
 LONGEST = (  # begun first, so that no process is left alone with one of them in the end

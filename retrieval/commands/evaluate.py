@@ -61,10 +61,10 @@ def add_parser(verbs: Any) -> None:
         "--rows",
         nargs="+",
         action=Listed,
-        default=["bow", "bow+sv", "bow+sv+qe"],
+        default=None,
         metavar="ROW",
-        help="of bow bow+sv bow+sv+qe (the default), and for an index with signatures hqe hqe+ma hqe+sv hqe+sv+ma asmk "
-        "asmk+sv",
+        help="of bow bow+sv bow+sv+qe, and for an index with signatures hqe hqe+ma hqe+sv (what `retrieval query` "
+        "does there) hqe+sv+ma asmk asmk+sv; default: bow bow+sv bow+sv+qe and, with signatures, hqe+sv",
     )
     parser.add_argument(
         "--worst",
@@ -90,7 +90,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from retrieval.evaluation.measures import worst_queries
     from retrieval.evaluation.rows import check_rows
 
-    rows = check_rows(arguments.rows)
+    rows = () if arguments.rows is None else check_rows(arguments.rows)
     if arguments.worst < 0:
         raise RetrievalError(f"--worst {arguments.worst}: expected at least 0")
     if not arguments.groundtruth.exists():
@@ -103,6 +103,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
         check_report_path(arguments.report)
     retriever, clock = open_retriever(arguments), reproduction.Clock()
+    if not rows:
+        signed = retriever.collection.snapshot.has_signatures
+        rows = ("bow", "bow+sv", "bow+sv+qe", "hqe+sv") if signed else ("bow", "bow+sv", "bow+sv+qe")
     rank = _rank_folder if arguments.groundtruth.is_dir() else _rank_own
     truth, ranked = rank(retriever, arguments.groundtruth, rows, clock)
     results = reproduction.summarise(ranked, truth, "folder", reproduction.descriptor_name(retriever))

@@ -15,7 +15,9 @@ from retrieval.search.as_json import explanation_tree, search_tree
 from retrieval.search.grades import mostly_stamped
 
 if TYPE_CHECKING:
-    from retrieval.search.explanation import Explanation, Placement, SharedWords
+    from retrieval.search.explanation import Expansion, Explanation, Placement, SharedWords
+
+_NAMED = 3  # photographs in a line
 
 
 def add_parser(verbs: Any) -> None:
@@ -29,16 +31,17 @@ def add_parser(verbs: Any) -> None:
         "query",
         _query,
         "Search an index with a photograph.",
-        "retrieval query holidays.index tower.jpg --box 120 40 420 600 --top 10 --expand aqe",
+        "retrieval query holidays.index tower.jpg --box 120 40 420 600 --top 10",
+        "retrieval query holidays.index tower.jpg --expand aqe --figure found.jpg",
     )
     _add_search(query)
     query.add_argument("--top", type=int, default=20, metavar="N", help="number of hits (default 20)")
-    query.add_argument("--no-verify", action="store_true", help="rank by visual words alone")
+    query.add_argument("--no-verify", action="store_true", help="rank by visual words alone, without geometry")
     query.add_argument(
         "--expand",
         choices=("aqe", "hqe"),
-        help="query expansion: aqe = average query expansion; hqe = Hamming query expansion, for an index made with "
-        "--set 'index.signatures=[hamming]'",
+        help="expand the query otherwise: aqe = average query expansion, by words; hqe = Hamming query expansion with "
+        "several words a feature, for which an indexed photograph is read again",
     )
     query.add_argument("--json", action="store_true", help="print one JSON object")
     query.add_argument("--matches", action="store_true", help="with --json: the inlier regions of every hit")
@@ -47,7 +50,7 @@ def add_parser(verbs: Any) -> None:
         verbs,
         "explain",
         _explain,
-        "Say why an indexed photograph gets its score for a query (searched with verification, not expanded).",
+        "Say why an indexed photograph gets its score for a query, searched as by default or with --fast.",
         "retrieval explain holidays.index tower.jpg old/tower_2.jpg --box 120 40 420 600 --words 20",
     )
     _add_search(explain)
@@ -70,6 +73,12 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         help="search for this part, original pixels",
     )
     parser.add_argument(
+        "--fast",
+        action="store_true",
+        help="search by words and geometry once; otherwise an index with signatures is searched by their votes, "
+        "expanded by what geometry confirms, which finds more and takes longer",
+    )
+    parser.add_argument(
         "--mirror",
         action="store_true",
         help="search with the mirror image of the photograph as well; the better of the two counts",
@@ -83,6 +92,8 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
 
 
 def _query(arguments: argparse.Namespace) -> int:
+    if arguments.fast and arguments.expand:
+        raise RetrievalError(f"--fast searches once: leave it out, or --expand {arguments.expand}")
     if arguments.no_verify and arguments.expand == "aqe":
         raise RetrievalError("--expand aqe takes in what geometry confirms: leave out --no-verify, or --expand")
     if arguments.matches and not arguments.json:
@@ -91,18 +102,20 @@ def _query(arguments: argparse.Namespace) -> int:
     retriever = open_retriever(arguments)
     if arguments.top < 1:
         raise RetrievalError(f"--top {arguments.top}: expected at least 1")
-    features = retriever.prepare(arguments.photo, arguments.box, arguments.expand)
+    verify, expand = not arguments.no_verify, arguments.expand or _default(arguments)
+    features = retriever.prepare(arguments.photo, arguments.box, expand)
     features.tell_of_none()
     mirrored = None
     if arguments.mirror:
-        mirrored = retriever.prepare(arguments.photo, arguments.box, arguments.expand, mirror=True)
-    hits = retriever.search(features, arguments.top, not arguments.no_verify, arguments.expand, mirrored)
+        mirrored = retriever.prepare(arguments.photo, arguments.box, expand, mirror=True)
+    hits = retriever.search(features, arguments.top, verify, expand, mirrored)
+    how = _searched(verify, retriever.resolved(verify, expand))
     if arguments.figure is not None:
-        draw_sheet(arguments, retriever, features, hits)
+        draw_sheet(arguments, retriever, features, hits, how)
     if arguments.json:
         print(json.dumps(search_tree(arguments.photo, features, hits, arguments.matches, arguments.mirror)))
         return 0
-    print(f"{_counted(len(features.words), 'query feature')}; {_counted(len(hits), 'hit')}")
+    print(f"{_counted(len(features.words), 'query feature')}; {_counted(len(hits), 'hit')}, {how}")
     print(f"{'rank':>4}  {'score':>9}  {'inliers':>7}  {'mirrored  ' if arguments.mirror else ''}name")
     for hit in hits:
         seen = f"{'yes' if hit.mirrored else 'no':>8}  " if arguments.mirror else ""
@@ -110,6 +123,22 @@ def _query(arguments: argparse.Namespace) -> int:
         inliers = "-" if arguments.no_verify else hit.inliers
         print(f"{hit.rank:>4}  {hit.score:>9.4f}  {inliers:>7}  {seen}{shown(hit.name)}{stamp}")
     return 0
+
+
+def _default(arguments: argparse.Namespace) -> str | None:
+    """The expansion where none is named."""
+    from retrieval.search.retriever import AUTO
+
+    return None if arguments.fast else AUTO
+
+
+def _searched(verify: bool, expand: str | None) -> str:
+    """How an index was searched, as a clause."""
+    if expand == "hqe":
+        return f"by votes of signatures, expanded by what {'geometry confirms' if verify else 'has many of them'}"
+    if expand == "aqe":
+        return "by words and geometry, expanded by what geometry confirms"
+    return "by words and geometry" if verify else "by words alone"
 
 
 def _counted(number: int, thing: str) -> str:
@@ -122,7 +151,8 @@ def _explain(arguments: argparse.Namespace) -> int:
     for option in ("words", "matches"):
         if getattr(arguments, option) < 0:
             raise RetrievalError(f"--{option} {getattr(arguments, option)}: expected at least 0")
-    explained = retriever.explain(arguments.photo, arguments.name, arguments.box, arguments.mirror)
+    expand = _default(arguments)
+    explained = retriever.explain(arguments.photo, arguments.name, arguments.box, arguments.mirror, expand)
     if arguments.figure is not None:
         draw_explanation(arguments, retriever, explained)
     if arguments.json:
@@ -144,11 +174,14 @@ def _print_explanation(one: "Explanation", words: int, matches: int) -> None:
         print(f"not found: {_reason(one)}")
         return
     print(one.total)
-    within = "within" if one.in_depth else "beyond"
-    print(f"rank {one.word_rank} of {one.candidates} by words alone, {within} the first {one.depth} that are verified")
+    verified = f"{'within' if one.in_depth else 'beyond'} the first {one.depth} that are verified"
+    if one.expansion is None:
+        print(f"rank {one.word_rank} of {one.candidates} by words alone, {verified}")
+    else:
+        print(f"rank {one.listed_rank} of {one.candidates} by votes of {_voters(one.expansion)}, {verified}")
+        print(f"{_rank(one.word_rank)} by words alone")
     if one.votes is not None:
-        rank = "no rank" if one.votes_rank is None else f"rank {one.votes_rank}"
-        print(f"{rank} by the votes of signatures: {one.votes:.4f}")
+        print(f"{_rank(one.votes_rank)} by the query's own votes: {one.votes:.4f}")
     _print_words(one.shared, one.cosine, words)
     print()
     if one.placement is None:
@@ -159,6 +192,19 @@ def _print_explanation(one: "Explanation", words: int, matches: int) -> None:
         print(one.stamp)
     _print_placement(one.placement, one.box is not None, one.mirrored)
     _print_matches(one, matches)
+
+
+def _rank(rank: int | None) -> str:
+    return "no rank" if rank is None else f"rank {rank}"
+
+
+def _voters(expansion: "Expansion") -> str:
+    """Whose signatures vote."""
+    if not expansion.sources:
+        return "the query alone, as geometry confirms no photograph"
+    named = ", ".join(shown(name) for name in expansion.sources[:_NAMED])
+    more = ", ..." if expansion.sources[_NAMED:] else ""
+    return f"the query with {_count(len(expansion.sources), 'photograph')} that geometry confirms ({named}{more})"
 
 
 def _print_words(shared: "SharedWords", cosine: float, count: int) -> None:
@@ -227,11 +273,13 @@ def _reason(one: "Explanation") -> str:
     left_out = "words with more pairs than verification.max_pairs_per_word are left out"
     if one.match_bits is not None:
         left_out = "all signatures differ in more bits than verification.max_hamming"
+    listed = "words" if one.expansion is None else "votes"
     return {
         "no query features": "the query has no features" if one.box is None else "no feature lies in the box",
         "no image features": "the image has no features",
         "no shared words": "the image shares no word with the query",
-        "beyond depth": f"not verified, as only the first {one.depth} by words are (verification.depth)",
+        "no similar signatures": "no signature of the image is similar to one of the query's",
+        "beyond depth": f"not verified, as only the first {one.depth} by {listed} are (verification.depth)",
         "no pairs": f"of {_count(one.shared.possible_pairs, 'possible pair')} none is left: {left_out}",
         "too few inliers": f"{_looked_at(one)}, but no transform holds for {one.min_inliers} of them "
         "(verification.min_inliers)",

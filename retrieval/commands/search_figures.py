@@ -31,9 +31,16 @@ def check_figure(path: Path | None) -> None:
 
 
 def draw_sheet(
-    arguments: argparse.Namespace, retriever: "Retriever", features: "QueryFeatures", hits: Sequence["Hit"]
+    arguments: argparse.Namespace, retriever: "Retriever", features: "QueryFeatures", hits: Sequence["Hit"], how: str
 ) -> None:
     """Draws and writes the figure of ``query``.
+
+    Args:
+        arguments: of the verb.
+        retriever: on the index.
+        features: of the query.
+        hits: best first.
+        how: the index was searched, as a clause.
 
     Raises:
         RetrievalError: it cannot be written.
@@ -42,13 +49,11 @@ def draw_sheet(
     from retrieval.reporting.pictures import indexed_photograph, query_photograph, write_figure
 
     collection, images = retriever.collection, retriever.config.images
-    how = "by words alone" if arguments.no_verify else "verified geometrically"
-    expanded = {None: "", "aqe": ", average query expansion", "hqe": ", Hamming query expansion"}[arguments.expand]
     if not len(features.words):
-        how, expanded = f"no feature lies in the {'photograph' if features.box is None else 'box'}", ""
+        how = f"no feature lies in the {'photograph' if features.box is None else 'box'}"
     header = (
         f"{len(hits) or 'no'} {'hit' if len(hits) == 1 else 'hits'} in an index of {len(collection.names)} photographs",
-        f"query features: {len(features.words)}; {how}{expanded}",
+        f"query features: {len(features.words)}; {how}",
     )
     sheet = query_sheet(
         _warned(query_photograph(collection, arguments.photo, images)),

@@ -108,7 +108,7 @@ def plan(source: Source, config: Config, descriptors: Sequence[str], work: Path,
     calibrated: float | None = None
     at_hand = next((one.present for one in sets if one.present), None)
     for descriptor in descriptors:
-        signatures = tuple(sorted({*config.index.signatures, *signatures_for(config.dataset.rows)}))
+        signatures = signatures_for(config.dataset.rows)
         chosen = replace(
             config,
             descriptor=replace(config.descriptor, name=descriptor),

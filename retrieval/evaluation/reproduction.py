@@ -80,7 +80,7 @@ def run(
     Args:
         benchmark: database, ground truth and vocabulary photographs.
         work: work folder; every artefact there is reused.
-        config: all settings but the descriptor's name; the index also stores what the rows need.
+        config: all settings but the descriptor's name and `index.signatures`: an index stores what the rows need.
         descriptors: descriptor names or weights paths; with `imported` they are not looked at.
         rows: row names.
         imported: folder of features made elsewhere (`retrieval.features.imported`); None extracts them.
@@ -96,8 +96,7 @@ def run(
         for query in benchmark.ground_truth.queries:
             if not protocol.skip_empty and not query.relevant(protocol)[0]:
                 raise DatasetError(f"the query {query.name} has no positive image, so its precision is undefined")
-    stored = tuple(dict.fromkeys((*config.index.signatures, *signatures_for(rows))))
-    config = replace(config, index=replace(config.index, signatures=stored))
+    config = replace(config, index=replace(config.index, signatures=signatures_for(rows)))
     stores = features or work / "features"
     results: dict[str, Any] = {}
     timings: dict[str, Any] = {}

@@ -59,8 +59,8 @@ def signatures_for(rows: Iterable[str]) -> tuple[str, ...]:
 
 
 def need_descriptors(rows: Iterable[str]) -> bool:
-    """Whether some rows take a query's descriptors, which an index does not keep."""
-    return any(not row.startswith("bow") for row in rows)
+    """Whether some rows take a query's descriptors, which an index does not keep; it keeps words and signatures."""
+    return any(row.startswith("asmk") or row.endswith("+ma") for row in rows)
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,7 @@ def rank(retriever: Retriever, query: BenchmarkQuery, rows: Iterable[str]) -> It
         the caller can time them.
     """
     rows = tuple(rows)
-    plain = None
-    if any(row.startswith("bow") for row in rows):
-        if query.name is None:
-            plain = retriever.queries.encode(query.features, query.box)
-        else:
-            plain = retriever.queries.features(query.name, query.box)
+    plain = _stored(retriever, query, signatures=False) if any(row.startswith("bow") for row in rows) else None
     if need_descriptors(rows):
         _ = query.features
     yield "", None
@@ -109,8 +104,11 @@ def rank(retriever: Retriever, query: BenchmarkQuery, rows: Iterable[str]) -> It
         yield from _bow(retriever, plain, rows)
     for row in rows:
         if row.startswith("hqe"):
-            words = retriever.config.hamming.assignments if row.endswith("+ma") else 1
-            entries = retriever.queries.encode(query.features, query.box, words)
+            if row.endswith("+ma"):
+                several = retriever.config.hamming.assignments
+                entries = retriever.queries.encode(query.features, query.box, several)
+            else:
+                entries = _stored(retriever, query, signatures=True)
             yield row, retriever.ranker.expand_hamming(entries, geometry="+sv" in row)
     if any(row.startswith("asmk") for row in rows):
         matched = retriever.ranker.match(query.features, query.box)
@@ -118,6 +116,13 @@ def rank(retriever: Retriever, query: BenchmarkQuery, rows: Iterable[str]) -> It
             yield "asmk", matched
         if "asmk+sv" in rows:
             yield "asmk+sv", retriever.ranker.verify(matched)
+
+
+def _stored(retriever: Retriever, query: BenchmarkQuery, signatures: bool) -> QueryFeatures:
+    """One word of every feature, from the index where it holds the photograph."""
+    if query.name is None:
+        return retriever.queries.encode(query.features, query.box, int(signatures))
+    return retriever.queries.features(query.name, query.box, signatures)
 
 
 def _bow(retriever: Retriever, query: QueryFeatures, rows: tuple[str, ...]) -> Iterator[tuple[str, Ranking]]:

@@ -341,8 +341,8 @@ def require_embedding(vocabulary: Vocabulary) -> Embedding:
     """
     if vocabulary.embedding is None:
         raise ArtefactError(
-            f"the vocabulary {vocabulary.folder} cannot make signatures: train it with "
-            "--set 'index.signatures=[hamming]'"
+            f"the vocabulary {vocabulary.folder} cannot make signatures: train it with hamming among its "
+            "index.signatures"
         )
     return vocabulary.embedding
 

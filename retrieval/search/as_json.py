@@ -80,10 +80,19 @@ def explanation_tree(one: "Explanation") -> dict[str, Any]:
         "cosine": round(one.cosine, 6),
         "divisor": round(one.divisor, 6),
         "word_rank": one.word_rank,
+        "listed_rank": one.listed_rank,
         "depth": one.depth,
         "in_depth": one.in_depth,
         "votes": None if one.votes is None else round(one.votes, 6),
         "votes_rank": one.votes_rank,
+        "expansion": None
+        if one.expansion is None
+        else {
+            "sources": list(one.expansion.sources),
+            "votes": round(one.expansion.votes, 6),
+            "significance": None if one.expansion.significance is None else round(one.expansion.significance, 6),
+            "factor": round(one.expansion.factor, 6),
+        },
         "words": [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)],
         "possible_pairs": shared.possible_pairs,
         "pairs": one.pairs,

@@ -1,7 +1,9 @@
-"""Why an indexed photograph gets its score for a query: shared words, correspondences, transform, and the sum.
+"""Why an indexed photograph gets its score for a query: shared words, votes, correspondences, transform, and the sum.
 
-Nothing is scored here. Ranks, scores and inliers come from the steps that `Retriever.search` takes, run on the whole
-collection; the parts of the cosine come from the vectors that `retrieval.index.scoring` multiplies.
+Two searches are accounted for: the one that votes with signatures and is expanded by what geometry confirms, and the
+one by words and geometry. Nothing is scored here. Ranks, scores and inliers come from the steps that `Retriever.search`
+takes, run on the whole collection; the parts of the cosine come from the vectors that `retrieval.index.scoring`
+multiplies.
 """
 
 from dataclasses import dataclass, field, replace
@@ -13,6 +15,7 @@ from retrieval.errors import RetrievalError
 from retrieval.geometry.contents import ByContents
 from retrieval.geometry.frames import Box, apply, mirror_box
 from retrieval.geometry.putatives import find_putatives
+from retrieval.geometry.significance import significance
 from retrieval.index import scoring
 from retrieval.index.collection import Collection
 from retrieval.index.snapshot import Snapshot
@@ -20,11 +23,17 @@ from retrieval.photographs.names import hint_for
 from retrieval.search.grades import SAYS, grade
 from retrieval.search.mirror import merge
 from retrieval.search.queries import QueryFeatures, corners, whole_box
-from retrieval.search.ranker import Ranker
+from retrieval.search.ranker import Ranker, factor
 from retrieval.search.ranking import Hit, Ranking
 
 Unverified = Literal[
-    "no query features", "no image features", "no shared words", "beyond depth", "no pairs", "too few inliers"
+    "no query features",
+    "no image features",
+    "no shared words",
+    "no similar signatures",
+    "beyond depth",
+    "no pairs",
+    "too few inliers",
 ]
 """Why there is no transform; the first that holds."""
 
@@ -85,6 +94,23 @@ class Placement(ByContents):
     corners: np.ndarray
 
 
+@dataclass(frozen=True)
+class Expansion:
+    """What a search by votes adds to the query, and what geometry does with the votes.
+
+    Attributes:
+        sources: names of the photographs whose signatures the query took in, best first.
+        votes: of the expanded query for the image, with idf squared and norms.
+        significance: of the image's inliers, decimal (`retrieval.geometry.significance`); None without inliers.
+        factor: what geometry multiplies votes by, at least 1 (`retrieval.search.ranker.factor`).
+    """
+
+    sources: tuple[str, ...]
+    votes: float
+    significance: float | None
+    factor: float
+
+
 @dataclass(frozen=True, eq=False)
 class Explanation(ByContents):
     """Everything that goes into one score.
@@ -97,14 +123,17 @@ class Explanation(ByContents):
         name: the indexed photograph.
         size: its width, height, pixels.
         features: how many it has.
-        candidates: images that share a word with the query; ranks are among these.
+        candidates: images that the search finds, those that share a word with the query or have votes; ranks are among
+            these.
+        listed_rank: rank in the list that is verified, from 1; None where the image is not in it. By words that is
+            `word_rank`.
         word_rank: rank by tf-idf cosine, from 1; None where no word is shared.
         cosine: tf-idf cosine, 0..1; 0 where no word is shared.
-        divisor: what verification divides cosines by: 1, or the best where rounding takes it beyond.
+        divisor: what verification divides cosines or votes by: 1, or the best where that is more.
         depth: `verification.depth`.
         min_inliers: `verification.min_inliers`.
         hit: what `Retriever.query` reports for the image; None where it does not find it. Its score is
-            ``hit.inliers + cosine / divisor``.
+            ``hit.inliers + cosine / divisor`` or, by votes, ``expansion.votes / divisor * expansion.factor``.
         shared: the words.
         pairs: putative pairs that verification looked at; 0 beyond its depth.
         hypotheses: transforms it tried: each pair is one, unless there are fewer than `min_inliers`.
@@ -112,9 +141,10 @@ class Explanation(ByContents):
         match_bits: (m,) int64 bits in which the signatures of each differ; None where the index has no signatures.
         placement: what ``hit.transform`` does; None where there is none.
         reason: why there is no transform; None where there is one.
-        votes: Hamming votes with idf squared and norms, of the query's one word a feature (``--expand hqe`` takes
-            several); None where the index has no signatures.
-        votes_rank: rank by votes, from 1; None where the image has none.
+        votes: Hamming votes with idf squared and norms, of the query's one word a feature as it is (``--expand hqe``
+            takes several); None where the index has no signatures.
+        votes_rank: rank by these votes, from 1; None where the image has none.
+        expansion: what the votes became; None for a search by words.
         mirrored: the query is the mirror image; box, hit and placement are in the photograph as it is.
 
     Example:
@@ -133,6 +163,7 @@ class Explanation(ByContents):
     size: tuple[int, int]
     features: int
     candidates: int
+    listed_rank: int | None
     word_rank: int | None
     cosine: float
     divisor: float
@@ -148,12 +179,13 @@ class Explanation(ByContents):
     reason: Unverified | None
     votes: float | None
     votes_rank: int | None
+    expansion: Expansion | None = None
     mirrored: bool = False
 
     @property
     def in_depth(self) -> bool:
-        """Whether the image stands high enough by words to be verified."""
-        return self.word_rank is not None and self.word_rank <= self.depth
+        """Whether the image stands high enough to be verified."""
+        return self.listed_rank is not None and self.listed_rank <= self.depth
 
     @property
     def stamp(self) -> str | None:
@@ -173,13 +205,14 @@ class Explanation(ByContents):
             return None
         divided = f" / {self.divisor:.4f}" if f"{self.divisor:.4f}" != "1.0000" else ""
         inliers = f"{self.hit.inliers} {'inlier' if self.hit.inliers == 1 else 'inliers'}"
-        return (
-            f"rank {self.hit.rank} of {self.candidates}: score {self.hit.score:.4f} = {inliers} + "
-            f"cosine {self.cosine:.4f}{divided}"
-        )
+        score = f"rank {self.hit.rank} of {self.candidates}: score {self.hit.score:.4f} = "
+        if self.expansion is None:
+            return f"{score}{inliers} + cosine {self.cosine:.4f}{divided}"
+        times = f" x {self.expansion.factor:.4f} for {inliers}" if self.expansion.factor > 1 else ""
+        return f"{score}votes {self.expansion.votes:.4f}{divided}{times}"
 
 
-def explain(ranker: Ranker, query: QueryFeatures, label: str, name: str) -> Explanation:
+def explain(ranker: Ranker, query: QueryFeatures, label: str, name: str, by_votes: bool = False) -> Explanation:
     """Accounts for the score that an indexed photograph gets for a query; takes as long as the search.
 
     Args:
@@ -187,6 +220,7 @@ def explain(ranker: Ranker, query: QueryFeatures, label: str, name: str) -> Expl
         query: from `Retriever.prepare`, one word a feature.
         label: what the query is called.
         name: of the indexed photograph.
+        by_votes: of the search that votes with signatures, which the query then has; otherwise of that by words.
 
     Raises:
         RetrievalError: no image has this name.
@@ -196,13 +230,15 @@ def explain(ranker: Ranker, query: QueryFeatures, label: str, name: str) -> Expl
     name = require_name(collection, name)
     image_id = collection.ids[name]
     by_words = ranker.shortlist(query)
-    verified = ranker.verify(by_words)
-    word_place, place = _place(by_words, image_id), _place(verified, image_id)
+    sources = ranker.reliable(query, geometry=True) if by_votes else np.empty(0, np.int64)
+    listed = ranker.vote_with(query, sources) if by_votes else by_words
+    verified = ranker.verify(listed)
+    word_place, listed_place, place = (_place(one, image_id) for one in (by_words, listed, verified))
     hit, pairs = None, 0
     match_rows, match_query = np.empty(0, np.int64), np.empty(0, np.int64)
-    if word_place is not None and place is not None:
+    if listed_place is not None and place is not None:
         hit = _hit(ranker, verified, place)
-        if word_place < config.depth:
+        if listed_place < config.depth:
             pairs = len(find_putatives(query.paired, np.array([image_id]), snapshot, config).row)
         if hit.transform is not None and verified.verified is not None:
             match_query, match_rows = verified.verified.matches[verified.places[place]].T
@@ -213,10 +249,19 @@ def explain(ranker: Ranker, query: QueryFeatures, label: str, name: str) -> Expl
     if query.assigned is not None and query.assigned.signatures is not None:
         # one word a feature, so the entries of `assigned` are the query's features
         bits = snapshot.distances(match_rows, query.assigned.signatures, match_query).astype(np.int64)
-        by_votes = ranker.vote(query)
-        votes_place = _place(by_votes, image_id)
-        votes = 0.0 if votes_place is None else float(by_votes.scores[votes_place])
+        by_own_votes = ranker.vote(query)
+        votes_place = _place(by_own_votes, image_id)
+        votes = 0.0 if votes_place is None else float(by_own_votes.scores[votes_place])
         votes_rank = None if votes_place is None else votes_place + 1
+    expansion = None
+    if by_votes:
+        sure = significance(np.array([hit.inliers if hit else 0]), np.array([pairs]), config)
+        expansion = Expansion(
+            sources=tuple(collection.names[one] for one in sources),
+            votes=0.0 if listed_place is None else float(listed.scores[listed_place]),
+            significance=float(sure[0]) if hit and hit.inliers else None,
+            factor=float(factor(sure)[0]),
+        )
     explained = Explanation(
         query=label,
         box=box,
@@ -225,10 +270,11 @@ def explain(ranker: Ranker, query: QueryFeatures, label: str, name: str) -> Expl
         name=name,
         size=(int(snapshot.sizes[image_id, 0]), int(snapshot.sizes[image_id, 1])),
         features=int(snapshot.counts[image_id]),
-        candidates=len(by_words.ids),
+        candidates=len(listed.ids),
+        listed_rank=None if listed_place is None else listed_place + 1,
         word_rank=None if word_place is None else word_place + 1,
         cosine=0.0 if word_place is None else float(by_words.scores[word_place]),
-        divisor=by_words.divisor,
+        divisor=listed.divisor,
         depth=config.depth,
         min_inliers=config.min_inliers,
         hit=hit,
@@ -241,6 +287,7 @@ def explain(ranker: Ranker, query: QueryFeatures, label: str, name: str) -> Expl
         reason=None,
         votes=votes,
         votes_rank=votes_rank,
+        expansion=expansion,
         mirrored=query.mirrored,
     )
     return replace(explained, reason=_reason(explained))
@@ -339,6 +386,8 @@ def _reason(explained: Explanation) -> Unverified | None:
         return "no image features"
     if explained.word_rank is None:
         return "no shared words"
+    if explained.listed_rank is None:
+        return "no similar signatures"
     if not explained.in_depth:
         return "beyond depth"
     return "too few inliers" if explained.pairs else "no pairs"

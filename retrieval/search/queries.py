@@ -322,8 +322,8 @@ class Queries:
         """
         if not self.collection.snapshot.has_signatures:
             raise ArtefactError(
-                f"the index {self.collection.folder} has no signatures: build it with "
-                "--set 'index.signatures=[hamming]'"
+                f"the index {self.collection.folder} has no signatures: build it anew without --no-signatures, with "
+                "hamming among its index.signatures"
             )
 
     def _require_same_features(self) -> None:

@@ -29,6 +29,15 @@ logger = logging.getLogger(__name__)
 EVIDENCE = 4.0  # decimal, added to a significance, which is a bound and far from reached; measured, see docs/results.md
 
 
+def factor(significance: np.ndarray) -> np.ndarray:
+    """What geometry multiplies votes and kernels by: ``1 + ln(1 + max(0, significance + EVIDENCE))``.
+
+    Args:
+        significance: (n,) float64 of inliers, decimal; ``-inf`` where there are none.
+    """
+    return 1 + np.log1p(np.maximum(significance + EVIDENCE, 0))
+
+
 class Ranker:
     """Ranks the images of a collection for a query.
 
@@ -97,8 +106,8 @@ class Ranker:
         """Verifies the first `verification.depth` images and puts them in order again.
 
         A list that is not `signed` has the verified images first, by inliers (Philbin et al. 2007, section 5). Votes
-        and kernels tell photographs apart better than a few inliers do: they are multiplied by
-        ``1 + ln(1 + max(0, significance + EVIDENCE))``, and nothing else is changed.
+        and kernels tell photographs apart better than a few inliers do: they are multiplied by `factor`, and nothing
+        else is changed.
 
         Args:
             ranking: by words or votes.
@@ -113,9 +122,9 @@ class Ranker:
         scores = ranking.scores / (divisor or ranking.divisor) + inliers
         order = np.lexsort((np.arange(len(scores)), -ranking.scores, -inliers))
         if ranking.signed:
-            evidence = np.zeros(len(scores))
-            evidence[: len(ids)] = significance(outcome.inliers, outcome.pairs, self.config.verification) + EVIDENCE
-            scores = ranking.scores / (divisor or ranking.divisor) * (1 + np.log1p(np.maximum(evidence, 0)))
+            factors = np.ones(len(scores))
+            factors[: len(ids)] = factor(significance(outcome.inliers, outcome.pairs, self.config.verification))
+            scores = ranking.scores / (divisor or ranking.divisor) * factors
             order = np.argsort(-scores, kind="stable")
         return Ranking(ranking.ids[order], scores[order], places[order], outcome, ranking.query, ranking.signed)
 
@@ -183,31 +192,64 @@ class Ranker:
         Raises:
             ArtefactError: the index has no signatures.
         """
-        index, config = self.collection.snapshot, self.config.hqe
+        return self.vote_with(query, self.reliable(query, geometry), most)
+
+    def reliable(self, query: QueryFeatures, geometry: bool) -> np.ndarray:
+        """(r,) int64 ids of the images that Hamming query expansion takes in, best first.
+
+        Args:
+            query: with signatures.
+            geometry: as in `expand_votes`.
+
+        Raises:
+            ArtefactError: the index has no signatures.
+        """
+        config = self.config.hqe
         first = self._votes(query.paired, final=False)
-        if geometry:
-            looked_at = max(self.config.verification.depth, config.depth)
-            # by inliers, although these are votes: they have neither idf nor norms yet
-            listed = ranked(np.flatnonzero(first.scores > 0), first.scores, query, looked_at, signed=False)
-            candidates = self.verify(listed)
-            rows = hqe.features_of(index, self._confirmed(candidates))
-        else:
-            rows = hqe.features_of(index, hqe.reliable_images(first, config))
+        if not geometry:
+            return hqe.reliable_images(first, config)
+        looked_at = max(self.config.verification.depth, config.depth)
+        # by inliers, although these are votes: they have neither idf nor norms yet
+        listed = ranked(np.flatnonzero(first.scores > 0), first.scores, query, looked_at, signed=False)
+        return self._confirmed(self.verify(listed))
+
+    def vote_with(self, query: QueryFeatures, images: np.ndarray, most: int | None = None) -> Ranking:
+        """The votes of a query that has taken in the signatures of some images, its own where there are none.
+
+        Args:
+            query: with signatures.
+            images: (r,) ids, from `reliable`.
+            most: as in `ranked`.
+        """
+        index = self.collection.snapshot
+        rows = hqe.features_of(index, images)
         if not len(rows):
             return self.vote(query, most)
-        merged = hqe.expand(query.paired, index, rows, config, self.config.seed)
+        merged = hqe.expand(query.paired, index, rows, self.config.hqe, self.config.seed)
         votes = self._votes(merged, final=True)
         return ranked(np.flatnonzero(votes.found), votes.scores, query, most, signed=True)
 
     def _confirmed(self, ranking: Ranking) -> np.ndarray:
-        """The ids of verified images with at least `hqe.min_inliers` inliers and `hqe.significance`."""
+        """The ids of verified images with at least `hqe.min_inliers` inliers and `hqe.significance`.
+
+        Inliers that a stamp explains do not count: photographs that have it would come in with all they show.
+        """
         config, verified = self.config.hqe, ranking.verified
         if verified is None:
             return np.empty(0, np.int64)
-        head = ranking.places[: config.depth]
-        sure = significance(verified.inliers, verified.pairs, self.config.verification)
-        kept = (head >= 0) & (verified.inliers[head] >= config.min_inliers) & (sure[head] >= config.significance)
-        return ranking.ids[: len(head)][kept]
+
+        def enough(inliers: np.ndarray, places: np.ndarray) -> np.ndarray:
+            sure = significance(inliers, verified.pairs[places], self.config.verification)
+            return (inliers >= config.min_inliers) & (sure >= config.significance)
+
+        ids, places = ranking.ids[: config.depth], ranking.places[: config.depth]
+        kept = (places >= 0) & enough(verified.inliers[places], places)
+        ids, places = ids[kept], places[kept]
+        stamped = [
+            np.count_nonzero(self._stamped(verified.matches[place], ranking.query, int(image_id)))
+            for image_id, place in zip(ids, places, strict=True)
+        ]
+        return ids[enough(verified.inliers[places] - np.array(stamped, np.int64), places)]
 
     def _votes(self, words: QueryWords, final: bool) -> scoring.Votes:
         """Votes of all images; `final` ones are weighted by idf squared and divided by norms, others count strictly."""
@@ -267,9 +309,10 @@ class Ranker:
             found.append(Source(verified.transforms[places[i]], words, regions))
         return found
 
-    def _stamped(self, matches: np.ndarray, query: QueryFeatures, image_id: int) -> np.ndarray:
-        """Which inliers (m, 2, 6) a stamp explains, (m,) bool: `Hit.stamped`."""
+    def _stamped(self, pairs: np.ndarray, query: QueryFeatures, image_id: int) -> np.ndarray:
+        """Which inliers (m, 2), of features of the query and rows of the index, a stamp explains, (m,) bool."""
         index = self.collection.snapshot
+        matches = np.stack([query.regions[pairs[:, 0]], index.regions(pairs[:, 1])], axis=1)
         size = (int(index.sizes[image_id, 0]), int(index.sizes[image_id, 1]))
         same = stamps.same_place(matches, query.size, size)
         if same.any():  # the others' regions need not be read
@@ -290,7 +333,7 @@ class Ranker:
                 inliers, transform = int(ranking.verified.inliers[place]), ranking.verified.transforms[place]
                 signed, regions = bool(ranking.verified.signed[place]), index.regions(pairs[:, 1])
                 matches = np.stack([query.regions[pairs[:, 0]], regions], axis=1)
-                explained = self._stamped(matches, query, int(image_id))
+                explained = self._stamped(pairs, query, int(image_id))
                 if query.mirrored:  # told in the photograph as it is
                     transform = mirror_query(transform, query.size[0])
                     matches[:, 0] = mirror_regions(matches[:, 0], query.size[0])

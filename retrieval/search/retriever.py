@@ -18,6 +18,8 @@ from retrieval.search.ranker import Ranker
 from retrieval.search.ranking import Hit
 from retrieval.storage import artefacts
 
+AUTO = "auto"
+
 
 class Retriever:
     """An opened index that answers queries.
@@ -95,19 +97,23 @@ class Retriever:
         box: Sequence[float] | None = None,
         top: int | None = 100,
         verify: bool = True,
-        expand: str | None = None,
+        expand: str | None = AUTO,
         mirror: bool = False,
     ) -> list[Hit]:
         """Finds the images that show what the query shows.
+
+        By default as finds most (docs/results.md): where the index keeps signatures, by their votes, expanded by what
+        geometry confirms (HQE + SV); otherwise by words and geometry.
 
         Args:
             image: name of an indexed image, path of a photograph, an (H, W) or (H, W, 3) array, a PIL image, or an
                 encoded photograph as bytes or as an opened binary file.
             box: x1, y1, x2, y2 in original pixels: only features whose centre lies strictly inside count.
             top: at most so many hits; None for all that share a word.
-            verify: verify the shortlist spatially.
-            expand: None, "aqe" (average query expansion, which verifies in any case) or "hqe" (Hamming query
-                expansion with multiple assignment; `verify` adds geometry).
+            verify: verify spatially; without, words alone rank, unless `expand` is named.
+            expand: "auto"; None (words, and geometry where `verify` is: the fastest); "aqe" (average query expansion,
+                which verifies in any case); or "hqe" (Hamming query expansion with multiple assignment, for which an
+                indexed photograph is read again; `verify` adds geometry).
             mirror: search with the photograph as a mirror shows it as well, and keep the better of the two for every
                 image. It takes twice as long, and an indexed photograph is read again.
 
@@ -132,7 +138,12 @@ class Retriever:
         return self.search(query, top, verify, expand, mirrored)
 
     def explain(
-        self, image: Photograph, name: str, box: Sequence[float] | None = None, mirror: bool = False
+        self,
+        image: Photograph,
+        name: str,
+        box: Sequence[float] | None = None,
+        mirror: bool = False,
+        expand: str | None = AUTO,
     ) -> Explanation:
         """Accounts for the score of an indexed photograph; takes as long as the search.
 
@@ -141,13 +152,14 @@ class Retriever:
             name: of the indexed photograph.
             box: as in `query`.
             mirror: as in `query`; accounts for the better of the two.
+            expand: "auto" or None, as in `query`.
 
         Returns:
-            What ``query(image, box, mirror=mirror)`` finds for `name`, and why; with `mirror`, ranks are those of the
-            one search that it accounts for.
+            What ``query(image, box, mirror=mirror, expand=expand)`` finds for `name`, and why; with `mirror`, ranks are
+            those of the one search that it accounts for.
 
         Raises:
-            RetrievalError: no image has this name; or as for `query`.
+            RetrievalError: no image has this name, another expansion; or as for `query`.
 
         Example:
             >>> told = Retriever.open("holidays.index").explain("tower.jpg", "old/tower_2.jpg")
@@ -156,10 +168,13 @@ class Retriever:
         """
         explanation.require_name(self.collection, name)  # a wrong name is told before the photograph is read
         label = label_of(image)
+        if expand not in (AUTO, None):
+            raise RetrievalError(f"a search with {expand!r} is not accounted for: only those of 'auto' and None are")
+        votes = expand == AUTO and self.collection.snapshot.has_signatures
         if not mirror:
-            return explanation.explain(self.ranker, self.prepare(image, box), label, name)
+            return explanation.explain(self.ranker, self.prepare(image, box), label, name, votes)
         plain, mirrored = (
-            explanation.explain(self.ranker, one, label, name) for one in self._both(image, box, expand=None)
+            explanation.explain(self.ranker, one, label, name, votes) for one in self._both(image, box, expand)
         )
         return explanation.better(plain, mirrored)
 
@@ -175,7 +190,7 @@ class Retriever:
         self,
         image: Photograph,
         box: Sequence[float] | None = None,
-        expand: str | None = None,
+        expand: str | None = AUTO,
         mirror: bool = False,
     ) -> QueryFeatures:
         """The query that `search` takes: with signatures where the index has some, several words each for "hqe".
@@ -206,7 +221,7 @@ class Retriever:
         query: QueryFeatures,
         top: int | None = 100,
         verify: bool = True,
-        expand: str | None = None,
+        expand: str | None = AUTO,
         mirrored: QueryFeatures | None = None,
     ) -> list[Hit]:
         """Like `query`, for features that are at hand (from `prepare`).
@@ -225,8 +240,9 @@ class Retriever:
         """
         if top is not None and top < 1:
             raise RetrievalError(f"top is {top}: expected at least 1, or None for all")
-        if expand not in (None, "aqe", "hqe"):
-            raise RetrievalError(f"unknown expansion {expand!r}: use 'aqe', 'hqe' or none")
+        if expand not in (AUTO, None, "aqe", "hqe"):
+            raise RetrievalError(f"unknown expansion {expand!r}: use 'auto', 'aqe', 'hqe' or none")
+        expand = self.resolved(verify, expand)
         ranker, queries = self.ranker, [query] if mirrored is None else [query, mirrored]
         verify = verify or expand == "aqe"
         most = top if top is None or not verify else max(top, self.config.verification.depth)
@@ -241,6 +257,17 @@ class Retriever:
             rankings = [ranker.expand(one, most) for one in rankings]
         hits = [ranker.hits(one, top) for one in rankings]
         return hits[0] if mirrored is None else merge(hits[0], hits[1], top)
+
+    def resolved(self, verify: bool, expand: str | None) -> str | None:
+        """The expansion that a search makes: of "auto", "hqe" where the index keeps signatures and geometry is wanted.
+
+        Example:
+            >>> Retriever.open("holidays.index").resolved(verify=False, expand="auto") is None
+            True
+        """
+        if expand != AUTO:
+            return expand
+        return "hqe" if verify and self.collection.snapshot.has_signatures else None
 
 
 def _require_fixed(collection: Collection, config: Config) -> None:

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from retrieval.errors import RetrievalError
+from retrieval.search.retriever import AUTO
 from retrieval.web import forms, openapi, pictures
 from retrieval.web.guard import Guard, Policy
 from retrieval.web.problems import RequestError
@@ -178,13 +179,15 @@ class _Routes:
         )
 
     async def explain(self, request: Request) -> Response:
-        given = _parameters(request, "query", "box", "hit", "mirror")
+        given = _parameters(request, "query", "box", "hit", "mirror", "expand")
         for key in ("query", "hit"):
             if key not in given:
                 raise RequestError(400, f"{key}: expected the id of a photograph")
         box = forms.box_of_text(given.get("box", ""))
         mirror = forms.truth(given.get("mirror", "false"), "mirror")
-        return answer(await self._searches.run(self.service.explain, given["query"], box, given["hit"], mirror))
+        expand = forms.expansion(given.get("expand", AUTO), AUTO, "none")
+        explain = self.service.explain
+        return answer(await self._searches.run(explain, given["query"], box, given["hit"], mirror, expand))
 
     async def _form(self, request: Request, share: forms.Share, others: str = "") -> bytes:
         """The body of a multipart request."""

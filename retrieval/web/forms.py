@@ -14,13 +14,14 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from retrieval.geometry.frames import Box
+from retrieval.search.retriever import AUTO
 from retrieval.web.problems import RequestError
 
 MAX_JSON = 16 << 10  # bytes
 MAX_TOP = 1000  # hits
 _MAX_PARTS, _MAX_HEADERS, _MAX_FIELD = 16, 8 << 10, 4 << 10  # of a form; bytes of a part's headers, of a field
 _PIECE_TIMEOUT, _BODY_TIMEOUT = 15.0, 120.0  # seconds for the next piece of a body, and for all of it
-_EXPANSIONS = ("aqe", "hqe")
+_EXPANSIONS = {AUTO: AUTO, "aqe": "aqe", "hqe": "hqe", "none": None}
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -47,7 +48,7 @@ class SearchRequest:
         box: x1, y1, x2, y2, original pixels, or None for the whole photograph.
         top: at most so many hits.
         verify: verify the shortlist spatially.
-        expand: None, "aqe" or "hqe".
+        expand: as in `Retriever.query`.
         matches: also the inlier regions of every hit.
         mirror: search with the mirror image as well.
     """
@@ -315,11 +316,20 @@ def _search(tree: Mapping[str, Any], file: File | None) -> SearchRequest:
     for key, value in (("verify", verify), ("matches", matches), ("mirror", mirror)):
         if not isinstance(value, bool):
             raise RequestError(400, f"{key}: expected true or false")
-    expand = tree.get("expand")
-    if expand is not None and expand not in _EXPANSIONS:
-        raise RequestError(400, "expand: expected aqe, hqe or nothing")
+    expand = None if (one := tree.get("expand", AUTO)) is None else expansion(one, *_EXPANSIONS)
     box = None if tree.get("box") is None else _box(tree["box"])
     return SearchRequest(tree.get("id"), file, box, top, verify, expand, matches, mirror)
+
+
+def expansion(value: Any, *known: str) -> str | None:
+    """An expansion as `Retriever.query` has it, of those that are known.
+
+    Raises:
+        RequestError: another one.
+    """
+    if not isinstance(value, str) or value not in known:
+        raise RequestError(400, f"expand: expected {', '.join(known[:-1])} or {known[-1]}")
+    return _EXPANSIONS[value]
 
 
 def _box(value: Any) -> Box:

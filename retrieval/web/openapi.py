@@ -54,9 +54,12 @@ def description(upload_bytes: int, root: str = "") -> dict[str, Any]:
         "verify": {"type": "boolean", "default": True, "description": "confirm the best candidates by geometry"},
         "expand": {
             "type": ["string", "null"],
-            "enum": ["aqe", "hqe", None],
-            "default": None,
-            "description": "search again with what was confirmed: average or Hamming query expansion",
+            "enum": ["auto", "aqe", "hqe", "none", None],
+            "default": "auto",
+            "description": "search again with what was confirmed: aqe, average query expansion; hqe, Hamming query "
+            "expansion with several words a feature; none (or null), only once, which is the fastest; auto: as finds "
+            "most, which is Hamming query expansion with one word a feature where the index keeps signatures and "
+            "verify is true",
         },
         "matches": {"type": "boolean", "default": False, "description": "also the matching regions of every hit"},
         "mirror": {
@@ -67,7 +70,7 @@ def description(upload_bytes: int, root: str = "") -> dict[str, Any]:
     }
     by_id = _object({"id": {**_ID_SCHEMA, "description": f"id {_INDEXED_OR_UPLOADED}"}, "box": _BOX, **options}, "id")
     file = {"type": "string", "contentMediaType": "application/octet-stream", "description": "JPEG, PNG, WebP, TIFF …"}
-    form_options = {**options, "expand": {"type": "string", "enum": ["aqe", "hqe"]}}
+    form_options = {**options, "expand": {"type": "string", "enum": ["auto", "aqe", "hqe", "none"]}}
     box_text = {"type": "string", "description": "x1,y1,x2,y2"}
     by_file = _object({"photograph": file, "box": box_text, **form_options}, "photograph")
     refused = ("400", "404", "410", "503")
@@ -144,12 +147,13 @@ def description(upload_bytes: int, root: str = "") -> dict[str, Any]:
             "/api/explain": {
                 "get": {
                     "summary": "Why a photograph of the index gets its score: words, matching regions, transform",
-                    "description": "Of the search with geometry and without expansion.",
+                    "description": "Of the search with geometry, expanded as by default or not at all.",
                     "parameters": [
                         _query("query", _ID_SCHEMA, f"id {_INDEXED_OR_UPLOADED}", required=True),
                         _query("hit", _ID_SCHEMA, "id of a photograph of the index", required=True),
                         _query("box", {"type": "string"}, "x1,y1,x2,y2"),
                         _query("mirror", {"type": "boolean", "default": False}, "of query and mirror image the better"),
+                        _query("expand", {"type": "string", "enum": ["auto", "none"], "default": "auto"}),
                     ],
                     "responses": _responses("The account", _ref("Explanation"), *refused),
                 }
@@ -233,6 +237,12 @@ def _schemas() -> dict[str, Any]:
         "grade": _GRADE,
         "mirrored": _MIRRORED,
         "cosine": {"type": "number"},
+        "listed_rank": {"type": ["integer", "null"], "description": "before geometry"},
+        "expansion": {
+            "type": ["object", "null"],
+            "description": "photographs whose signatures were taken in, votes, and what geometry multiplies them by; "
+            "null for a search by words",
+        },
         "words": {"type": "array", "items": {"type": "object"}},
         "reason": {"type": ["string", "null"], "description": "why there is no transform"},
         "transform": _TRANSFORM,
@@ -243,7 +253,7 @@ def _schemas() -> dict[str, Any]:
         "name": {"type": "string"},
         "images": {"type": "integer"},
         "features": {"type": "integer"},
-        "signatures": {"type": "boolean", "description": "whether expand: hqe is possible"},
+        "signatures": {"type": "boolean", "description": "whether there are votes, for expand: auto and hqe"},
         "grades": {
             "type": "object",
             "description": "once, aqe, hqe: inliers, less those stamped, from which hits are sure, or perhaps "

@@ -18,14 +18,14 @@ from retrieval.search import as_json
 from retrieval.search.explanation import Explanation, better, explain
 from retrieval.search.grades import grade, grades
 from retrieval.search.queries import QueryFeatures
-from retrieval.search.retriever import Retriever
+from retrieval.search.retriever import AUTO, Retriever
 from retrieval.web import pictures
 from retrieval.web.problems import RequestError
 from retrieval.web.uploads import Upload, Uploads
 
 logger = logging.getLogger(__name__)
 
-EXPLAINED = 1000  # rank by words up to which a single hit is verified, whatever the depth of searches
+EXPLAINED = 1000  # rank by words or votes up to which a single hit is verified, whatever the depth of searches
 CHECK_EVERY = 2.0  # seconds between looks at the index's manifest
 _ID = re.compile(r"[0-9a-f]{16}|[0-9a-f]{32}")
 
@@ -236,7 +236,7 @@ class Service:
             box: as in `Retriever.query`, like what follows.
             top: at most so many hits.
             verify: verify the shortlist spatially.
-            expand: None, "aqe" or "hqe".
+            expand: as in `Retriever.query`.
             matches: also the inlier regions of every hit.
             mirror: search with the mirror image as well.
 
@@ -259,8 +259,17 @@ class Service:
         depth = checked if verify or expand == "aqe" else 0
         return {**found, "depth": depth, "seconds": round(time.perf_counter() - start, 4)}
 
-    def explain(self, key: str, box: Box | None, hit: str, mirror: bool = False) -> dict[str, Any]:
+    def explain(
+        self, key: str, box: Box | None, hit: str, mirror: bool = False, expand: str | None = AUTO
+    ) -> dict[str, Any]:
         """What ``retrieval explain --json`` prints, with the ids; with `mirror` as for `search`.
+
+        Args:
+            key: as in `search`, like `box` and `mirror`.
+            box: in the query.
+            hit: id of a photograph of the index.
+            mirror: of the query and its mirror image the better.
+            expand: "auto" or None.
 
         Raises:
             RequestError: as for `search`, or the hit is no photograph of the index.
@@ -269,23 +278,31 @@ class Service:
         photograph, found = self.photograph(key, opened), self.photograph(hit, opened)
         if found.upload is not None:
             raise RequestError(404, "the hit is an uploaded photograph: only those of the index are found")
-        explained = self._explained(opened, photograph, box, found.name)
+        by_votes = opened.retriever.resolved(verify=True, expand=expand) is not None
+        explained = self._explained(opened, photograph, box, found.name, by_votes)
         if mirror:
-            explained = better(explained, self._explained(opened, photograph, box, found.name, mirror=True))
+            mirrored = self._explained(opened, photograph, box, found.name, by_votes, mirror=True)
+            explained = better(explained, mirrored)
         tree = as_json.explanation_tree(explained)
         tree["query"]["id"], tree["image"]["id"] = photograph.id, found.id
         return tree
 
     def _explained(
-        self, opened: Opened, photograph: Photograph, box: Box | None, name: str, mirror: bool = False
+        self,
+        opened: Opened,
+        photograph: Photograph,
+        box: Box | None,
+        name: str,
+        by_votes: bool,
+        mirror: bool = False,
     ) -> Explanation:
         features, retriever = self._features(opened, photograph, box, None, mirror), opened.retriever
-        explained = explain(retriever.ranker, features, photograph.name, name)
-        place = explained.word_rank
+        explained = explain(retriever.ranker, features, photograph.name, name, by_votes)
+        place = explained.listed_rank
         if explained.reason == "beyond depth" and place is not None and place <= EXPLAINED:  # expansion may find it
             verification = replace(retriever.config.verification, depth=place)
             deeper = Retriever(retriever.collection, replace(retriever.config, verification=verification))
-            explained = explain(deeper.ranker, features, photograph.name, name)
+            explained = explain(deeper.ranker, features, photograph.name, name, by_votes)
         return explained
 
     def _indexed(self, opened: Opened, name: str) -> Photograph:
@@ -323,9 +340,8 @@ def warm_up(retriever: Retriever) -> None:
         return
     name = max(collection.names, key=lambda one: int(collection.snapshot.counts[collection.ids[one]]))
     query = retriever.prepare(name)
-    retriever.search(query, 1)
-    if query.assigned is not None and query.assigned.signatures is not None:
-        retriever.ranker.vote(query)
+    for expand in (AUTO, None):
+        retriever.search(query, 1, expand=expand)
 
 
 def _opened(retriever: Retriever) -> Opened:

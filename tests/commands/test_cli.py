@@ -10,7 +10,9 @@ from retrieval import config as settings
 from retrieval.evaluation.pipeline import build_collection
 from retrieval.features.extractor import extract_collection
 from retrieval.photographs.folder import list_images
+from retrieval.search.retriever import Retriever
 from tests.command import error_line, run
+from tests.conftest import ROOTSIFT
 
 
 def test_query_prints_the_pinned_object(capsys, index, photos):
@@ -36,6 +38,41 @@ def test_matches_only_when_asked(capsys, index):
     assert len(hit["matches"]) == hit["inliers"]
     assert set(hit["matches"][0]) == {"query", "image"}
     assert len(hit["matches"][0]["query"]) == 6
+
+
+def test_a_query_is_searched_as_finds_most(capsys, signed, index):
+    """By votes that geometry expands where there are signatures; --fast and an index without them: words, geometry."""
+    retriever, name = Retriever.open(signed), "scenes/astronaut_1.jpg"
+    for options, expand, how in (
+        ((), "auto", "by votes of signatures, expanded by what geometry confirms"),
+        (("--fast",), None, "by words and geometry"),
+        (("--expand", "hqe"), "hqe", "by votes of signatures, expanded by what geometry confirms"),
+        (("--expand", "aqe"), "aqe", "by words and geometry, expanded by what geometry confirms"),
+    ):
+        code, out, _ = run(capsys, "query", signed, name, *options)
+        assert code == 0
+        assert out.splitlines()[0].endswith(f", {how}")
+        code, out, _ = run(capsys, "query", signed, name, *options, "--json")
+        hits = [(hit["name"], hit["score"]) for hit in json.loads(out)["hits"]]
+        assert hits == [(hit.name, round(hit.score, 6)) for hit in retriever.query(name, top=20, expand=expand)]
+    code, plain, _ = run(capsys, "query", index, name)
+    assert code == 0
+    assert plain == run(capsys, "query", index, name, "--fast")[1]
+    code, _, err = run(capsys, "query", signed, name, "--fast", "--expand", "aqe")
+    assert code == 2
+    assert "--fast searches once" in error_line(err)
+
+
+def test_signatures_are_kept_unless_told_otherwise(capsys, photos, tmp_path, index):
+    common = ("--vocabulary", index / "vocabulary", "--set", ROOTSIFT, "--set", "parallel.jobs=1")
+    for options, kept in (((), ["hamming"]), (("--no-signatures",), [])):
+        code, _, _ = run(capsys, "index", photos / "scenes", "-o", tmp_path / "x.index", *common, *options)
+        assert code == 0
+        code, out, _ = run(capsys, "info", tmp_path / "x.index", "--json")
+        facts = json.loads(out)
+        assert list(facts["signatures"]) == kept
+        assert 16 * len(kept) + 19 <= facts["bytes_per_feature"] < 16 * len(kept) + 24
+        shutil.rmtree(tmp_path / "x.index")
 
 
 def test_query_for_people(capsys, index):
@@ -123,7 +160,7 @@ def test_vocabulary_from_features(capsys, photos, config, tmp_path):
     assert "agreement: 1.0" in out
 
 
-def test_evaluate(capsys, index, tmp_path):
+def test_evaluate(capsys, index, signed, tmp_path):
     truth = tmp_path / "truth"
     truth.mkdir()
     lists = {"query": "coffee_0 20 20 460 380", "good": "coffee_0\ncoffee_1", "ok": "coffee_2", "junk": "cat"}
@@ -134,6 +171,11 @@ def test_evaluate(capsys, index, tmp_path):
     results = json.loads(out)
     assert set(results) == {"bow", "bow+sv", "bow+sv+qe"}
     assert results["bow+sv"]["map"] == 1.0
+    code, out, _ = run(capsys, "evaluate", signed, truth, "--json")
+    assert code == 0
+    results = json.loads(out)
+    assert list(results) == ["bow", "bow+sv", "bow+sv+qe", "hqe+sv"]
+    assert results["hqe+sv"]["map"] == 1.0
     code, out, _ = run(capsys, "evaluate", index, truth, "--rows", "bow")
     assert code == 0
     assert "mAP" in out

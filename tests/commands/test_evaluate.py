@@ -415,7 +415,7 @@ def test_every_row_takes_any_query(capsys, photos, index, tmp_path):
     assert "0 of 1  not found: scenes/coffee_0.jpg  none" in out
     # an indexed photograph that is needed again and is not what it was
     shutil.copy(photos / "brick.png", copy / "scenes" / "coffee_0.jpg")
-    code, _, err = run(capsys, "evaluate", signed, write(tmp_path, HEAD + lines[0]), "--rows", "hqe+sv")
+    code, _, err = run(capsys, "evaluate", signed, write(tmp_path, HEAD + lines[0]), "--rows", "hqe+sv+ma")
     assert code == 2
     assert "queries.csv, line 2" in error_line(err)
     assert "another photograph" in error_line(err)

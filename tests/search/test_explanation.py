@@ -14,9 +14,12 @@ from retrieval.errors import RetrievalError
 from retrieval.evaluation.pipeline import build_collection
 from retrieval.geometry import frames
 from retrieval.geometry.putatives import find_putatives
+from retrieval.geometry.significance import significance
 from retrieval.index import changes
 from retrieval.photographs.folder import list_images
+from retrieval.search.expansion import hamming
 from retrieval.search.explanation import place_box
+from retrieval.search.ranker import EVIDENCE
 from retrieval.search.retriever import Retriever
 from tests.command import run
 from tests.conftest import view
@@ -38,20 +41,30 @@ def changed(retriever, *overrides):
     return Retriever(retriever.collection, settings.load(None, list(overrides), base=retriever.config))
 
 
+@pytest.mark.parametrize("expand", ["auto", None])
 @pytest.mark.parametrize("box", [None, BOX])
-def test_every_image_has_the_hit_that_the_search_reports(retriever, box):
-    hits = {hit.name: hit for hit in retriever.query(QUERY, box, top=None)}
+def test_every_image_has_the_hit_that_the_search_reports(retriever, box, expand):
+    hits = {hit.name: hit for hit in retriever.query(QUERY, box, top=None, expand=expand)}
     cosines = {hit.name: hit for hit in retriever.query(QUERY, box, top=None, verify=False)}
-    assert len(hits) == 8
+    by_votes = expand == "auto" and retriever.collection.snapshot.has_signatures
+    assert len(cosines) == 8
+    assert 3 <= len(hits) <= 8 if by_votes else hits.keys() == cosines.keys()
     for name in retriever.collection.names:
-        one = retriever.explain(QUERY, name, box)
+        one = retriever.explain(QUERY, name, box, expand=expand)
+        assert (one.expansion is None) == (not by_votes)
         assert one.shared.contributions.sum() == pytest.approx(one.cosine, abs=1e-9)
         if name not in hits:
-            assert (one.hit, one.word_rank, one.cosine, one.pairs) == (None, None, 0, 0)
+            assert (one.hit, one.listed_rank, one.pairs) == (None, None, 0)
+            assert by_votes or (one.word_rank, one.cosine) == (None, 0)
             continue
         hit = hits[name]
         assert (one.hit.name, one.hit.rank, one.hit.score) == (hit.name, hit.rank, hit.score)  # exactly
-        assert one.hit.score == one.hit.inliers + one.cosine / one.divisor
+        if one.expansion is None:
+            assert one.hit.score == one.hit.inliers + one.cosine / one.divisor
+            assert one.listed_rank == one.word_rank
+        else:
+            assert one.hit.score == one.expansion.votes / one.divisor * one.expansion.factor
+            assert (one.expansion.factor > 1) == (hit.inliers > 0 and one.expansion.significance > -EVIDENCE)
         assert (one.cosine, one.word_rank) == (cosines[name].score, cosines[name].rank)
         np.testing.assert_array_equal(one.hit.matches, hit.matches)
         assert one.hit.inliers == hit.inliers == len(one.match_words)
@@ -145,7 +158,7 @@ def test_correspondences_have_their_words_and_bits(retriever):
     ids = retriever.ranker.shortlist(query).ids
     starts = find_putatives(query.paired, ids, snapshot, retriever.config.verification).starts
     for place, other in enumerate(ids):
-        explained = retriever.explain(QUERY, retriever.collection.names[other], BOX)
+        explained = retriever.explain(QUERY, retriever.collection.names[other], BOX, expand=None)
         assert explained.pairs == starts[place + 1] - starts[place]
         assert explained.hypotheses in (0, explained.pairs)
         assert explained.pairs <= explained.shared.possible_pairs
@@ -171,9 +184,34 @@ def test_votes_by_plain_loops(signed):
     assert (stranger.votes, stranger.votes_rank) == (0, None)
 
 
+def test_the_expanded_query_by_its_parts(signed):
+    """The sources are what geometry confirms in the first pass, and the votes those of the query that took them in."""
+    retriever = Retriever.open(signed)
+    one = retriever.explain(QUERY, IMAGE, BOX)
+    snapshot, names, config = retriever.collection.snapshot, retriever.collection.names, retriever.config
+    query = retriever.prepare(QUERY, BOX)
+    assert set(one.expansion.sources) == {name for name in names if "coffee" in name}
+    rows = np.concatenate([snapshot.image_rows(retriever.collection.ids[name]) for name in one.expansion.sources])
+    merged = hamming.expand(query.paired, snapshot, rows, config.hqe, config.seed)
+    votes = snapshot.votes(merged, config.hamming, final=True).scores
+    assert one.expansion.votes == votes[retriever.collection.ids[IMAGE]]
+    assert one.divisor == max(1.0, votes.max())
+    assert one.listed_rank == 1 + (votes > one.expansion.votes).sum()
+    sure = significance(np.array([one.hit.inliers]), np.array([one.pairs]), config.verification)[0]
+    assert one.expansion.significance == sure
+    assert one.expansion.factor == pytest.approx(1 + math.log(1 + max(0, sure + EVIDENCE)))
+    stranger = retriever.explain(QUERY, "ramp.png")
+    assert (stranger.expansion.votes, stranger.expansion.factor, stranger.expansion.significance) == (0, 1, None)
+
+
+def test_other_expansions_are_not_accounted_for(plain):
+    with pytest.raises(RetrievalError, match="'aqe' is not accounted for"):
+        plain.explain(QUERY, IMAGE, expand="aqe")
+
+
 def test_without_signatures_there_are_no_votes(plain):
     one = plain.explain(QUERY, IMAGE)
-    assert one.votes is one.votes_rank is one.match_bits is None
+    assert one.votes is one.votes_rank is one.match_bits is one.expansion is None
 
 
 @pytest.mark.parametrize(
@@ -312,9 +350,9 @@ def test_json(capsys, index, signed, photos, kind):
     found = json.loads(out)
     assert list(found) == [
         "query", "image", "candidates", "rank", "score", "inliers", "stamped", "grade", "cosine", "divisor",
-        "word_rank", "depth", "in_depth", "votes", "votes_rank", "words", "possible_pairs", "pairs", "hypotheses",
-        "min_inliers", "mirrored",
-        "reason", "transform", "placement", "matches",
+        "word_rank", "listed_rank", "depth", "in_depth", "votes", "votes_rank", "expansion", "words",
+        "possible_pairs", "pairs", "hypotheses", "min_inliers", "mirrored", "reason", "transform", "placement",
+        "matches",
     ]  # fmt: skip
     assert found["query"].keys() == {"name", "box", "size", "features"}
     assert found["query"]["name"] == str(path)
@@ -324,7 +362,12 @@ def test_json(capsys, index, signed, photos, kind):
         "word", "idf", "images", "query_count", "image_count", "contribution", "query_share", "image_share"
     }  # fmt: skip
     assert sum(word["contribution"] for word in found["words"]) == pytest.approx(found["cosine"], abs=1e-6)
-    assert found["score"] == pytest.approx(found["inliers"] + found["cosine"] / found["divisor"], abs=2e-6)
+    score = found["inliers"] + found["cosine"] / found["divisor"]
+    if kind == "signed":
+        assert found["expansion"].keys() == {"sources", "votes", "significance", "factor"}
+        score = found["expansion"]["votes"] / found["divisor"] * found["expansion"]["factor"]
+    assert found["score"] == pytest.approx(score, abs=2e-6)
+    assert (found["expansion"] is None) == (kind == "plain")
     assert found["placement"].keys() == {
         "scale", "rotation_clockwise", "stretch", "upright", "centre", "shift", "corners"
     }  # fmt: skip
@@ -368,7 +411,15 @@ def test_text(capsys, index, signed):
     code, out, _ = run(capsys, "explain", signed, QUERY, IMAGE, "--words", 0, "--matches", 0, "--box", *BOX)
     assert code == 0
     assert "box 100 80 400 350, " in out
-    assert "the votes of signatures" in out
+    assert "by votes of the query with 3 photographs that geometry confirms (" in out
+    assert "by the query's own votes" in out
+    explained = Retriever.open(signed).explain(QUERY, IMAGE, BOX)
+    found = explained.expansion
+    assert f" = votes {found.votes:.4f} / {explained.divisor:.4f} x {found.factor:.4f} for " in out
+    assert "sources" not in out
+    code, out, _ = run(capsys, "explain", signed, QUERY, IMAGE, "--words", 0, "--matches", 0, "--fast")
+    assert code == 0
+    assert "inliers + cosine" in out
     assert "adds to" not in out
     assert "more, rarest" not in out
     code, out, _ = run(capsys, "explain", index, QUERY, IMAGE, "--words", 10**6, "--matches", 10**6)
@@ -394,9 +445,15 @@ def test_text_says_why_there_is_no_transform(capsys, index, arguments, text):
 
 
 def test_text_says_that_signatures_differ(capsys, signed):
-    code, out, _ = run(capsys, "explain", signed, QUERY, "brick.png", "--set", "verification.max_hamming=0")
+    code, out, _ = run(capsys, "explain", signed, QUERY, "brick.png", "--set", "verification.max_hamming=0", "--fast")
     assert code == 0
     assert "all signatures differ in more bits" in out
+    retriever = Retriever.open(signed)
+    by_words = {hit.name for hit in retriever.query(QUERY, top=None, verify=False)}
+    stranger = min(by_words - {hit.name for hit in retriever.query(QUERY, top=None)})
+    code, out, _ = run(capsys, "explain", signed, QUERY, stranger)
+    assert code == 0
+    assert "not found: no signature of the image is similar to one of the query's" in out
 
 
 def test_odd_names_stay_on_one_line(capsys, photos, config, tmp_path):

@@ -50,7 +50,7 @@ def comes_from(hits, other):
 def test_a_hit_says_which_verification_it_comes_from(index, signed):
     """After average query expansion some are of the first, with signatures, and some of the second, without."""
     retriever, without = Retriever.open(signed), Retriever.open(index)
-    once, after = retriever.query(NAME, top=None), retriever.query(NAME, expand="aqe", top=None)
+    once, after = retriever.query(NAME, top=None, expand=None), retriever.query(NAME, expand="aqe", top=None)
     assert all(one.signed for one in once if one.transform is not None)
     assert [one.signed for one in after] == comes_from(after, once)
     verified = [one for one in after if one.transform is not None]

@@ -62,10 +62,10 @@ def test_what_is_found_is_told_in_the_photograph_as_it_is(retriever, flipped):
 
 def test_each_says_which_of_the_two_it_comes_from(retriever, photos):
     """For a photograph as it is nothing changes at the head: the two searches are those of either query alone."""
-    alone = retriever.query(photos / NAME, top=5)
-    mirrored = retriever.search(retriever.prepare(photos / NAME, mirror=True), 5)
+    alone = retriever.query(photos / NAME, top=5, expand=None)
+    mirrored = retriever.search(retriever.prepare(photos / NAME, mirror=True), 5, expand=None)
     assert all(hit.mirrored for hit in mirrored)
-    both = retriever.query(photos / NAME, top=5, mirror=True)
+    both = retriever.query(photos / NAME, top=5, expand=None, mirror=True)
     assert both[:3] == alone[:3]
     assert both == merge(alone, mirrored, 5)
 

@@ -46,7 +46,7 @@ def retriever(made):
 
 
 def found(retriever, query, name):
-    return next(hit for hit in retriever.query(query, top=None) if hit.name == name)
+    return next(hit for hit in retriever.query(query, top=None, expand=None) if hit.name == name)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -58,6 +58,17 @@ def test_a_shared_stamp_is_no_likeness(retriever, kind):
     assert hit.stamped.shape == (hit.inliers,)
     assert hit.counted == hit.inliers - hit.stamped.sum()
     assert int(hit.score) == hit.inliers  # ranks and scores do not change
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_shared_stamp_brings_nothing_into_the_query(retriever, kind):
+    """Expansion takes in what shows the cup, with whatever stamp, and no other photograph that shares the stamp."""
+    sources = retriever.explain(f"{kind}_cup.jpg", f"{kind}_woman.jpg").expansion.sources
+    assert {f"{kind}_cup.jpg", f"{kind}_cup_again.jpg", "plain_cup.jpg"} <= set(sources)
+    assert not [name for name in sources if "woman" in name]
+    hits = [hit.name for hit in retriever.query(f"{kind}_cup.jpg", top=None)]
+    strangers = [name for name in hits if "woman" in name]
+    assert hits[-len(strangers) :] == strangers
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -176,6 +176,23 @@ def test_hqe_where_there_are_signatures(client):
             found = search(signed, id=image_id(name), expand="hqe", verify=verify)
             hits = retriever.query(name, top=20, verify=verify, expand="hqe")
             assert [(hit["name"], hit["inliers"]) for hit in found["hits"]] == [(hit.name, hit.inliers) for hit in hits]
+        asked = [({}, "auto"), ({"expand": "auto"}, "auto"), ({"expand": "none"}, None), ({"expand": None}, None)]
+        for wanted, expand in asked:
+            found = search(signed, id=image_id(name), **wanted)
+            hits = retriever.query(name, top=20, expand=expand)
+            assert [(hit["name"], hit["score"]) for hit in found["hits"]] == [
+                (hit.name, round(hit.score, 6)) for hit in hits
+            ]
+            told = signed.get("/api/explain", params={"query": image_id(name), "hit": found["hits"][0]["id"], **wanted})
+            if expand is not None or wanted.get("expand"):
+                assert told.json()["score"] == found["hits"][0]["score"]
+                assert (told.json()["expansion"] is None) == (expand is None)
+        hits = retriever.query(name, top=20, verify=False, expand=None)
+        found = search(signed, id=image_id(name), verify=False)
+        assert [hit["name"] for hit in found["hits"]] == [hit.name for hit in hits]
+        wrong = signed.get("/api/explain", params={"query": image_id(name), "hit": image_id(name), "expand": "hqe"})
+        assert wrong.status_code == 400
+        assert wrong.json()["error"] == "expand: expected auto or none"
     refused = client.post("/api/search", json={"id": image_id("brick.png"), "expand": "hqe"})
     assert refused.status_code == 400
     assert "keeps no signatures" in refused.json()["error"]

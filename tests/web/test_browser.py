@@ -290,7 +290,7 @@ def test_with_the_keyboard_alone(open_page, address):
     page.fill("[name=x2]", "10")
     page.press("[name=x2]", "Enter")
     page.wait_for_selector("#problem:has-text('right must exceed left')")
-    for option in ("aqe", "hqe"):
+    for option in ("none", "aqe", "hqe"):
         page.check(f"[value={option}]")
         page.wait_for_url(f"**expand={option}**")
         finished(page)
@@ -309,6 +309,7 @@ def test_without_signatures_hqe_is_not_offered(open_page, index):
         finished(page)
         assert page.is_disabled("[value=hqe]")
         assert "no signatures" in page.inner_text("#hqe-note")
+        assert "no signatures" in page.inner_text("#auto-note")
 
 
 def test_under_a_path_of_a_proxy(open_page, index, photos, tmp_path):

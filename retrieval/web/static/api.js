@@ -44,9 +44,10 @@ export function search(wanted, signal) {
   return ask("api/search", { method: "POST", headers, body: JSON.stringify(wanted), signal });
 }
 
-export function explain(query, box, hit, mirror, signal) {
+export function explain(query, box, hit, mirror, expand, signal) {
   const parameters = new URLSearchParams({ query, hit });
   if (mirror) parameters.set("mirror", "true");
+  if (expand) parameters.set("expand", expand);
   if (box) parameters.set("box", box.join(","));
   return ask(`api/explain?${parameters}`, { signal });
 }

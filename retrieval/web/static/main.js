@@ -88,9 +88,10 @@ function returned(from, state) {
 function describe() {
   byId("about").textContent = `${plural(index.images, "photograph")} in ${shown(index.name)}`;
   byId("depth-note").textContent = `for the best ${index.depth} candidates`;
-  const hqe = tools.querySelector("[value=hqe]");
-  hqe.disabled = !index.signatures;
-  byId("hqe-note").textContent = index.signatures ? "Hamming query expansion" : "not possible: this index keeps no signatures";
+  tools.querySelector("[value=hqe]").disabled = !index.signatures;
+  const none = "this index keeps no signatures";
+  byId("auto-note").textContent = index.signatures ? "signatures vote, and what geometry confirms joins in" : `by words and geometry: ${none}`;
+  byId("hqe-note").textContent = index.signatures ? "Hamming query expansion, several words a detail" : `not possible: ${none}`;
 }
 
 async function browse(state, signal) {
@@ -107,7 +108,7 @@ async function instead(signal) {
 
 async function search(state, signal) {
   const key = address({ ...state, hit: null });
-  const wanted = { id: state.q, box: state.box, top: state.top, verify: state.verify, expand: state.expand || null, mirror: state.mirror };
+  const wanted = { id: state.q, box: state.box, top: state.top, verify: state.verify, expand: state.expand || "auto", mirror: state.mirror };
   const searched = last.key === key ? null : api.search(wanted, signal); // the photograph's facts come meanwhile
   searched?.catch(() => {}); // what went wrong is told where the answer is awaited
   if (last.photograph?.id !== state.q) {
@@ -135,7 +136,8 @@ async function explain(state, signal) {
   only("match");
   byId("match").replaceChildren();
   tell("");
-  const one = await api.explain(state.q, state.box, state.hit, state.mirror, signal);
+  const once = ["none", "aqe"].includes(state.expand) ? "none" : "";
+  const one = await api.explain(state.q, state.box, state.hit, state.mirror, once, signal);
   document.title = `${shown(one.image.name)} – ${TITLE}`;
   match.show(state, one, signal);
 }

@@ -29,7 +29,7 @@ export function show(state, one, signal) {
     html("p", {}, html("a", { class: "quiet-link", href: address({ ...state, hit: null }), "data-inner": true }, "← Back to what was found")),
     html("h1", { id: "match-title", tabindex: "-1" }, "Why this photograph?"),
     html("p", { class: "lead" }, sentence(one), one.transform && one.query.id !== one.image.id ? verdict(one) : null),
-    state.expand ? html("p", { class: "quiet" }, "This compares the two photographs alone; what searching again added is left out.") : null,
+    ["aqe", "hqe"].includes(state.expand) ? html("p", { class: "quiet" }, `This is how the search ${state.expand === "aqe" ? "once, by words and geometry," : "with one word a detail"} found it; what searching again added is left out.`) : null,
     html("p", { class: "quiet names" }, `${shown(one.query.name)} and ${shown(one.image.name)}`),
     figure,
     many ? html("p", {}, html("label", { class: "check" }, all, html("span", {}, `Show all ${one.matches.length} matching details, not just the ${FEW} rarest`))) : null,
@@ -61,6 +61,7 @@ function reason(one) {
     "no query features": `There are no distinctive details in the ${one.query.box ? "box" : "first photograph"}.`,
     "no image features": "The second photograph has no distinctive details.",
     "no shared words": "The two photographs have no similar details. Found again with others, it came by their way.",
+    "no similar signatures": "The two photographs have details that look alike from afar, but none that do from near.",
     "beyond depth": `It is not among the best ${one.depth} by similar details, which are those whose geometry is checked.`,
     "no pairs": "The similar details are too common to say anything.",
     "too few inliers": "There are similar details, but they do not lie in the same arrangement.",
@@ -99,10 +100,20 @@ function pair(one, box, wide, most) {
   );
 }
 
+function sum(one) {
+  const divided = one.divisor === 1 ? "" : ` / ${one.divisor.toFixed(4)}`, score = one.score.toFixed(4), inliers = plural(one.inliers, "matching detail");
+  if (!one.expansion) return `${score}: ${inliers} + similarity ${one.cosine.toFixed(4)}${divided}`;
+  return `${score}: votes ${one.expansion.votes.toFixed(4)}${divided} × ${one.expansion.factor.toFixed(4)} for ${inliers}`;
+}
+
 function numbers(one) {
   const rows = [
     ["Rank", one.rank === null ? "not found" : `${one.rank} of ${one.candidates}`],
-    ["Score", one.score === null ? "–" : `${one.score.toFixed(4)}: ${plural(one.inliers, "matching detail")} + similarity ${one.cosine.toFixed(4)}`],
+    ["Score", one.score === null ? "–" : sum(one)],
+    ...(one.expansion ? [
+      ["Photographs that joined in", one.expansion.sources.length ? one.expansion.sources.map(shown).join(", ") : "none"],
+      ["Rank by votes, before geometry", one.listed_rank ?? "–"],
+    ] : []),
     ["Rank by similar details alone", one.word_rank ?? "–"],
     ["Shared visual words", one.words.length],
     ["Pairs looked at", one.pairs],

@@ -7,7 +7,7 @@ export function read(search = location.search) {
     q: given.get("q"),
     box: box.length === 4 && box.every(Number.isFinite) ? box : null,
     verify: given.get("verify") !== "0",
-    expand: ["aqe", "hqe"].includes(given.get("expand")) ? given.get("expand") : "",
+    expand: ["aqe", "hqe", "none"].includes(given.get("expand")) ? given.get("expand") : "",
     mirror: given.get("mirror") === "1",
     top: Math.min(Math.max(Number.parseInt(given.get("top") ?? "24", 10) || 24, 1), 1000),
     hit: given.get("hit"),
