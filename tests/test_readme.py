@@ -79,7 +79,7 @@ def check(words):
         case "retrieval", _:
             given = cli._parser().parse_args(arguments)
             settings.load(getattr(given, "config", None), getattr(given, "overrides", ()))
-            check_rows(getattr(given, "rows", ["bow"]))
+            check_rows(getattr(given, "rows", None) or ["bow"])
         case "hardnet", _:
             given = hardnet_cli._parser().parse_args(arguments)
             if hasattr(given, "recipe"):

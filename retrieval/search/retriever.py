@@ -63,7 +63,8 @@ class Retriever:
     def refresh(self) -> bool:
         """Takes up what was added and removed since the index was opened; what has not changed is not read again.
 
-        Of an index that was built anew meanwhile, the `vocabulary.probes` that were chosen for its words are taken up.
+        Of an index that was built anew meanwhile, the `vocabulary.probes` that were chosen for its words and its `seed`
+        are taken up.
 
         Between searches, not while one runs in another thread; a server makes a second retriever of
         ``retriever.collection.newest()`` instead.
@@ -84,7 +85,8 @@ class Retriever:
         if newest is self.collection:
             return False
         probes = newest.config.vocabulary.probes
-        config = replace(self.config, vocabulary=replace(self.config.vocabulary, probes=probes))
+        vocabulary = replace(self.config.vocabulary, probes=probes)
+        config = replace(self.config, vocabulary=vocabulary, seed=newest.config.seed)
         _require_fixed(newest, config)
         self.collection, self.config = newest, config
         self.queries = Queries(newest, self.config)

@@ -298,7 +298,7 @@ def test_replace_takes_the_place_of_the_older_photograph(pool, index, tmp_path):
     done = add(index, [tmp_path / "a.png"], replace=True)
     assert done.names == done.replaced == ("a.png",)
     assert len(done.collection.names) == FIRST
-    hits = Retriever(done.collection).query(pool / "k.png")
+    hits = Retriever(done.collection).query(pool / "k.png", expand=None)
     assert hits[0].name == "a.png"
     assert hits[0].score == pytest.approx(hits[0].inliers + 1, abs=1e-6)
     assert not check(index).problems
