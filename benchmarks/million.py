@@ -15,10 +15,12 @@ and words are kept in the work folder; what is there is not made again.
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +31,14 @@ from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.evaluation.pipeline import CHECK_DESCRIPTORS
 from retrieval.features.extractor import extract_collection
-from retrieval.features.store import FeatureStore
+from retrieval.features.store import FeatureStore, ImageFeatures, codes_of
 from retrieval.index.building import WORDS_AT_ONCE
 from retrieval.photographs.folder import list_images
 from retrieval.vocabulary import kmeans
 from retrieval.vocabulary.store import check_vocabulary, open_vocabulary, save_vocabulary
 
 WORK = Path("runs/million")
-EXPECTED = 1_900  # descriptors of a view, from which their number is guessed
+EXPECTED = 1_900  # descriptors of a view, from which the number of the first part's is guessed
 HELD_OUT = 50  # of so many photographs one is not learned from
 OXFORD = 12_500_000  # descriptors of Oxford5k
 ITERATIONS, TIMED = 20, 2
@@ -79,39 +81,67 @@ def main() -> int:
     return record.report("million", figures, arguments.json, bars)
 
 
-def _views(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Photographs and views of them, as files."""
-    wanted = -(-arguments.descriptors // EXPECTED)
-    return {"photographs": views.made(arguments.work / "views", wanted, arguments.seed), "views": wanted}
-
-
 def _config(arguments: argparse.Namespace) -> Config:
     given = [f"vocabulary.words={arguments.words}", f"vocabulary.iterations={TIMED}", *arguments.overrides]
     return settings_module.load(None, given)
 
 
+@dataclass(frozen=True)
+class Features:
+    """The features of several parts, one behind the other."""
+
+    parts: tuple[FeatureStore, ...]
+
+    @classmethod
+    def open(cls, work: Path) -> "Features":
+        """Those that a work folder has."""
+        return cls(tuple(FeatureStore.open(part / "features") for part in sorted(work.glob("part-*"))))
+
+    @property
+    def images(self) -> list[ImageFeatures]:
+        """All pictures, in order."""
+        return [image for part in self.parts for image in part.images()]
+
+    def codes_at(self, rows: np.ndarray) -> np.ndarray:
+        """As `FeatureStore.codes_at`, over all parts."""
+        return codes_of([shard for part in self.parts for shard in part.shards], rows)
+
+
 def _features(arguments: argparse.Namespace) -> dict[str, Any]:
-    store = extract_collection(list_images(arguments.work / "views"), arguments.work / "features", _config(arguments))
-    return {"photographs and views": len(store.names), "descriptors": store.features, "precision": store.precision}
+    """Pictures and their features: a second part where the first has fewer than was guessed, and so on."""
+    wanted = arguments.descriptors * HELD_OUT / (HELD_OUT - 1)
+    count, pictures, descriptors = math.ceil(arguments.descriptors / EXPECTED), 0, 0
+    parts: list[FeatureStore] = []
+    while descriptors < wanted:
+        part = arguments.work / f"part-{len(parts)}"
+        photographs = views.made(part / "views", pictures, count, arguments.seed)
+        parts.append(extract_collection(list_images(part / "views"), part / "features", _config(arguments)))
+        pictures, descriptors = pictures + count, descriptors + parts[-1].features
+        count = math.ceil((wanted - descriptors) * pictures / descriptors)
+    return {
+        "photographs": photographs,
+        "photographs and views": pictures,
+        "descriptors": descriptors,
+        "precision": parts[0].precision,
+    }
 
 
-def _split(arguments: argparse.Namespace) -> tuple[FeatureStore, np.ndarray, np.ndarray]:
+def _split(arguments: argparse.Namespace) -> tuple[Features, np.ndarray, np.ndarray]:
     """The features, and rows of those that are held out and of those that words are learned from, increasing.
 
     Held out are features of every fiftieth photograph, as it is; its views are left out of the training as well.
     """
-    store = FeatureStore.open(arguments.work / "features")
-    sources = sorted({name.split("/", 1)[1] for name in store.names})
-    apart = set(sources[::HELD_OUT])
-    counts = [len(image.codes) for image in store.images()]
-    of_apart = np.array([name.split("/", 1)[1] in apart for name in store.names])
-    as_it_is = np.array([name.startswith("00/") for name in store.names])
+    features = Features.open(arguments.work)
+    names, counts = zip(*((image.name, len(image.codes)) for image in features.images), strict=True)
+    apart = set(sorted({name.split("/", 1)[1] for name in names})[::HELD_OUT])
+    of_apart = np.array([name.split("/", 1)[1] in apart for name in names])
+    as_it_is = np.array([name.startswith("00/") for name in names])
     rng = np.random.default_rng(arguments.seed)
     held_out = np.flatnonzero(np.repeat(of_apart & as_it_is, counts))
     held_out = np.sort(rng.choice(held_out, min(CHECK_DESCRIPTORS, len(held_out)), replace=False))
     training = np.flatnonzero(np.repeat(~of_apart, counts))
     training = np.sort(rng.choice(training, min(arguments.descriptors, len(training)), replace=False))
-    return store, held_out, training
+    return features, held_out, training
 
 
 def _training(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -119,8 +149,8 @@ def _training(arguments: argparse.Namespace) -> dict[str, Any]:
     facts = arguments.work / "training.json"
     if target.exists():
         return dict(json.loads(facts.read_text()))
-    store, held_out, rows = _split(arguments)
-    codes = store.codes_at(rows)
+    features, held_out, rows = _split(arguments)
+    codes, store = features.codes_at(rows), features.parts[0]
     start = time.perf_counter()
     trained = kmeans.train(codes, config.vocabulary, arguments.seed, store.quantisation)
     first, second = trained.statistics["iteration_seconds"]
@@ -137,9 +167,13 @@ def _training(arguments: argparse.Namespace) -> dict[str, Any]:
         "memory, GiB": record.greatest_memory() / 2**30,
     }
     del codes
-    settings = {**settings_module.vocabulary_settings(config), **store.settings, "trained_on": store.digest}
+    settings = {
+        **settings_module.vocabulary_settings(config),
+        **store.settings,
+        "trained_on": settings_module.digest({"parts": [part.digest for part in features.parts]}),
+    }
     start = time.perf_counter()
-    save_vocabulary(target, trained, settings, store.quantisation, config.vocabulary, store.codes_at(held_out))
+    save_vocabulary(target, trained, settings, store.quantisation, config.vocabulary, features.codes_at(held_out))
     figures["search structure and its probes, s"] = time.perf_counter() - start
     facts.write_text(json.dumps(figures))
     return figures
@@ -148,9 +182,9 @@ def _training(arguments: argparse.Namespace) -> dict[str, Any]:
 def _assignment(arguments: argparse.Namespace) -> dict[str, Any]:
     before = record.resident_memory() / 2**30
     vocabulary = open_vocabulary(arguments.work / "vocabulary")
-    store, _, rows = _split(arguments)
+    features, _, rows = _split(arguments)
     chosen = rows[:: max(1, len(rows) // arguments.assigned)][: arguments.assigned]
-    codes = store.codes_at(chosen)
+    codes = features.codes_at(chosen)
     resident = record.resident_memory() / 2**30
     vocabulary.words_of(codes[:WORDS_AT_ONCE])
     structure = record.resident_memory() / 2**30 - resident
@@ -176,7 +210,7 @@ def _parts(codes: np.ndarray) -> Iterator[np.ndarray]:
         yield codes[start : start + WORDS_AT_ONCE]
 
 
-STEPS = {"views": _views, "features": _features, "training": _training, "assignment": _assignment}
+STEPS = {"features": _features, "training": _training, "assignment": _assignment}
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def main() -> int:
     figures: dict[str, Any] = {"words": arguments.words}
     bars = {}
     for count in arguments.images:
-        views.made(arguments.work / "views", count, arguments.seed)
+        views.made(arguments.work / "views", 0, count, arguments.seed)
         for left in ("features", "vocabulary", "index"):
             shutil.rmtree(arguments.work / left, ignore_errors=True)
         found = {name: _in_child(name, count) for name in STEPS}

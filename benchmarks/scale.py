@@ -15,7 +15,6 @@ images takes part of the time of a build; what it took is printed, and taken off
 
 import argparse
 import json
-import mmap
 import os
 import re
 import shutil
@@ -44,6 +43,7 @@ from retrieval.index.assembly import IndexedImage
 from retrieval.index.changes import add, compact, remove
 from retrieval.index.collection import Collection
 from retrieval.search.retriever import Retriever
+from retrieval.storage import artefacts
 from retrieval.vocabulary import hamming
 from retrieval.vocabulary.hamming import Embedding
 from retrieval.vocabulary.store import Vocabulary, open_vocabulary, require_features
@@ -287,9 +287,7 @@ def _let_go(collection: Collection) -> None:
     """Gives back the pages of an index that this process maps, and asks the system to forget them."""
     for segment in collection.snapshot.segments:
         for array in vars(segment).values():
-            mapped = getattr(array, "_mmap", None)
-            if mapped is not None:
-                mapped.madvise(mmap.MADV_DONTNEED)
+            artefacts.let_go(array)
     for path in (collection.folder / state.SEGMENTS).glob("*/*.npy"):
         with path.open("rb") as stream:
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

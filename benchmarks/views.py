@@ -14,10 +14,10 @@ PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".ppm")
 SIDE = 1_024  # pixels, of a view
 
 
-def made(folder: Path, count: int, seed: int) -> int:
-    """Writes so many pictures to a folder; those that are there are not made again.
+def made(folder: Path, first: int, count: int, seed: int) -> int:
+    """Writes so many pictures to a folder, from the number `first` on; those that are there are not made again.
 
-    The first ones, in ``00/``, are the photographs in RETRIEVAL_REAL_DATA as they are.
+    Those of the lowest numbers, in ``00/``, are the photographs in RETRIEVAL_REAL_DATA as they are.
 
     Returns:
         How many photographs there are.
@@ -29,7 +29,7 @@ def made(folder: Path, count: int, seed: int) -> int:
         for one, path in ((one, data / one) for one in list_images(data).names)
         if path.suffix.lower() in PHOTOGRAPHS  # ground truth and cameras lie beside them
     ]
-    for number in tqdm(range(count), desc="views", unit="view", disable=None):
+    for number in tqdm(range(first, first + count), desc="views", unit="view", disable=None):
         turn, source = divmod(number, len(sources))
         name, path = sources[source]
         target = folder / f"{turn:02d}" / Path(name).with_suffix(".jpg")

@@ -177,12 +177,26 @@ class FeatureStore:
         Returns:
             (m, D) uint8.
         """
-        bounds = np.cumsum([0] + [len(shard.codes) for shard in self.shards])
-        cuts = np.searchsorted(rows, bounds)
-        codes = np.empty((len(rows), self.dimensions), np.uint8)  # filled in place: it may be most of the memory
-        for i, shard in enumerate(self.shards):
-            codes[cuts[i] : cuts[i + 1]] = shard.codes[rows[cuts[i] : cuts[i + 1]] - bounds[i]]
-        return codes
+        return codes_of(self.shards, rows)
+
+
+def codes_of(shards: Sequence[Shard], rows: np.ndarray) -> np.ndarray:
+    """The codes of some features of some shards.
+
+    Args:
+        shards: at least one.
+        rows: (m,) int64, increasing, in the order of the shards.
+
+    Returns:
+        (m, D) uint8. What was read of a shard's file does not stay in this process's memory.
+    """
+    bounds = np.cumsum([0] + [len(shard.codes) for shard in shards])
+    cuts = np.searchsorted(rows, bounds)
+    codes = np.empty((len(rows), shards[0].codes.shape[1]), np.uint8)  # filled in place: it may be most of the memory
+    for i, shard in enumerate(shards):
+        codes[cuts[i] : cuts[i + 1]] = shard.codes[rows[cuts[i] : cuts[i + 1]] - bounds[i]]
+        artefacts.let_go(shard.codes)
+    return codes
 
 
 def shard_folder(folder: Path, index: int) -> Path:

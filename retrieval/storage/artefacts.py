@@ -190,6 +190,13 @@ def read_arrays(folder: Path, manifest: Mapping[str, Any], verify: bool = False)
         raise ArtefactError(f"{folder / MANIFEST} is incomplete ({error}); rebuild {folder}") from error
 
 
+def let_go(array: np.ndarray) -> None:
+    """Gives back the memory that what was read of a memory-mapped array takes; it is read again when it is needed."""
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None:
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
 def damage(folder: Path, manifest: Mapping[str, Any]) -> Iterator[str | None]:
     """For each array of an artefact, after reading all of it, what is wrong with it, or None."""
     for name, entry in manifest["arrays"].items():
