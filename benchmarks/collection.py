@@ -66,7 +66,14 @@ def main() -> int:
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
     config = settings_module.load(
-        None, ["descriptor.name=rootsift", f"vocabulary.words={WORDS}", "parallel.jobs=1", "verification.depth=100"]
+        None,
+        [
+            "descriptor.name=rootsift",
+            f"vocabulary.words={WORDS}",
+            "index.signatures=[]",
+            "parallel.jobs=1",
+            "verification.depth=100",
+        ],
     )
     with tempfile.TemporaryDirectory(prefix="collection-") as folder:
         index = Path(folder) / "index"

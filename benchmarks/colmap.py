@@ -258,6 +258,7 @@ def main() -> int:
             "images.max_side=null",
             f"descriptor.name={DESCRIPTOR}",
             f"vocabulary.words={WORDS}",
+            "index.signatures=[]",
             f"seed={arguments.seed}",
             *arguments.overrides,
         ],

@@ -65,6 +65,7 @@ def main() -> int:
                     "images.max_side=null",
                     f"descriptor.name={descriptor}",
                     f"vocabulary.words={words}",
+                    "index.signatures=[]",
                     f"seed={arguments.seed}",
                     *arguments.overrides,
                 ],

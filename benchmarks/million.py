@@ -93,9 +93,12 @@ class Features:
     parts: tuple[FeatureStore, ...]
 
     @classmethod
-    def open(cls, work: Path) -> "Features":
-        """Those that a work folder has."""
-        return cls(tuple(FeatureStore.open(part / "features") for part in sorted(work.glob("part-*"))))
+    def open(cls, arguments: argparse.Namespace) -> "Features":
+        """As many parts as `_features` made for so many descriptors."""
+        parts: list[FeatureStore] = []
+        while sum(part.features for part in parts) < _wanted(arguments):
+            parts.append(FeatureStore.open(arguments.work / f"part-{len(parts)}" / "features"))
+        return cls(tuple(parts))
 
     @property
     def images(self) -> list[ImageFeatures]:
@@ -107,9 +110,14 @@ class Features:
         return codes_of([shard for part in self.parts for shard in part.shards], rows)
 
 
+def _wanted(arguments: argparse.Namespace) -> float:
+    """Descriptors of all pictures, those that are not learned from among them."""
+    return float(arguments.descriptors * HELD_OUT / (HELD_OUT - 1))
+
+
 def _features(arguments: argparse.Namespace) -> dict[str, Any]:
     """Pictures and their features: a second part where the first has fewer than was guessed, and so on."""
-    wanted = arguments.descriptors * HELD_OUT / (HELD_OUT - 1)
+    wanted = _wanted(arguments)
     count, pictures, descriptors = math.ceil(arguments.descriptors / EXPECTED), 0, 0
     parts: list[FeatureStore] = []
     while descriptors < wanted:
@@ -120,7 +128,7 @@ def _features(arguments: argparse.Namespace) -> dict[str, Any]:
         count = math.ceil((wanted - descriptors) * pictures / descriptors)
     return {
         "photographs": photographs,
-        "photographs and views": pictures,
+        "photographs and views": sum(len(part.names) for part in parts),
         "descriptors": descriptors,
         "precision": parts[0].precision,
     }
@@ -131,7 +139,7 @@ def _split(arguments: argparse.Namespace) -> tuple[Features, np.ndarray, np.ndar
 
     Held out are features of every fiftieth photograph, as it is; its views are left out of the training as well.
     """
-    features = Features.open(arguments.work)
+    features = Features.open(arguments)
     names, counts = zip(*((image.name, len(image.codes)) for image in features.images), strict=True)
     apart = set(sorted({name.split("/", 1)[1] for name in names})[::HELD_OUT])
     of_apart = np.array([name.split("/", 1)[1] in apart for name in names])

@@ -119,7 +119,7 @@ def _turned(source: Path, names: list[str], retriever: Retriever) -> dict[str, A
             first = 0
             for name, image in zip(names, tqdm(store.images(), desc=f"{degrees} degrees", disable=None), strict=True):
                 assert Path(image.name).stem == Path(name).stem
-                hits = retriever.search(retriever.queries.encode(image, None), top=1)
+                hits = retriever.search(retriever.queries.encode(image, None), top=1, expand=None)
                 first += bool(hits) and hits[0].name == name
         found[str(degrees)] = first / len(names)
     return {
@@ -133,7 +133,7 @@ def _negatives(demo: planar.PlanarSet, retriever: Retriever) -> dict[str, Any]:
     best = []
     for query in tqdm(read_groundtruth(demo.groundtruth_folder).queries, desc="negatives", disable=None):
         listed = {query.image}.union(*query.labels.values())
-        hits = retriever.query(f"{query.image}.jpg", box=query.box, top=None)
+        hits = retriever.query(f"{query.image}.jpg", box=query.box, top=None, expand=None)
         best.append(max((hit.inliers for hit in hits if Path(hit.name).stem not in listed), default=0))
     return {
         "queries": len(best),

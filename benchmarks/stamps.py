@@ -133,7 +133,7 @@ def pairs_of(collection: Collection, signatures: bool) -> dict[str, dict[str, An
             continue
         query = retriever.queries.features(name, signatures=signatures)
         partner = name.replace("-a.jpg", "-b.jpg")
-        hit = next((one for one in retriever.search(query, None) if one.name == partner), None)
+        hit = next((one for one in retriever.search(query, None, expand=None) if one.name == partner), None)
         one = found.setdefault(name[:-9], {"inliers": [], "counted": [], "before": Counter(), "after": Counter()})
         if hit is not None:
             one["inliers"].append(hit.inliers)
@@ -155,7 +155,7 @@ def true_pairs(benchmark: Benchmark, collection: Collection, signatures: bool) -
         positives, _ = query.relevant(benchmark.ground_truth.main)
         for box in (query.box, None):
             features = retriever.queries.features(stems[query.image], box, signatures)
-            for hit in retriever.search(features, None):
+            for hit in retriever.search(features, None, expand=None):
                 if hit.name == stems[query.image]:
                     itself += rule.of(hit.counted, hit.transform is not None) == "sure"
                 elif benchmark.label(hit.name) in positives:

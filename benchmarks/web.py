@@ -39,8 +39,8 @@ SIZE = (640, 480)
 NEW_BARS = {"rootsift": 0.2, "hardnet": 0.2}  # seconds, medians
 STORED_BAR = 0.1
 INDEXES: dict[str, list[str]] = {
-    "rootsift": ["descriptor.name=rootsift", "vocabulary.words=2000"],
-    "hardnet": ["descriptor.name=hardnet", "vocabulary.words=2000", "index.signatures=[hamming]"],
+    "rootsift": ["descriptor.name=rootsift", "vocabulary.words=2000", "index.signatures=[]"],
+    "hardnet": ["descriptor.name=hardnet", "vocabulary.words=2000"],
 }
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _UNTIL_DRAWN = """([kind, value]) => new Promise((resolve) => {

@@ -4,12 +4,18 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retrieval import config as settings_module
-from retrieval.commands.shared import SOME_FAILED, add_settings, add_verb, shown
+from retrieval.commands.shared import (
+    SOME_FAILED,
+    add_no_signatures,
+    add_settings,
+    add_verb,
+    shown,
+    without_signatures,
+)
 from retrieval.errors import RetrievalError
 from retrieval.features.store import FAILED, Failure
 from retrieval.search.grades import WITHOUT
@@ -46,11 +52,7 @@ def add_parser(verbs: Any) -> None:
         help="vocabulary folder; without it one is trained on the photographs themselves or, where they are few, "
         "the one that comes with this program is used",
     )
-    index.add_argument(
-        "--no-signatures",
-        action="store_true",
-        help="keep no signatures: 19 bytes a feature instead of 35, and searches by words and geometry alone",
-    )
+    add_no_signatures(index)
     add_settings(index)
 
     add = add_verb(
@@ -120,9 +122,7 @@ def _index(arguments: argparse.Namespace) -> int:
     from retrieval.evaluation import pipeline
     from retrieval.photographs.folder import list_images
 
-    config = settings_module.load(arguments.config, arguments.overrides)
-    if arguments.no_signatures:
-        config = replace(config, index=replace(config.index, signatures=()))
+    config = without_signatures(arguments, settings_module.load(arguments.config, arguments.overrides))
     images = list_images(arguments.photos)
     collection, failures = pipeline.build_collection(images, arguments.output, config, arguments.vocabulary)
     print(

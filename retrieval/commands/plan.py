@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval import config as settings_module
-from retrieval.commands.shared import add_settings, add_verb
+from retrieval.commands.shared import add_no_signatures, add_settings, add_verb, without_signatures
 from retrieval.errors import RetrievalError
 
 
@@ -34,6 +34,7 @@ def add_parser(verbs: Any) -> None:
     plan.add_argument("--images", type=int, metavar="N", help="plan for so many photographs like these")
     plan.add_argument("--vocabulary", type=Path, metavar="VOCAB", help="as for `retrieval index`")
     plan.add_argument("--json", action="store_true", help="print one JSON object, of seconds and bytes")
+    add_no_signatures(plan)
     add_settings(plan)
 
 
@@ -45,7 +46,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         raise RetrievalError("how many photographs? Give their folder, or their number with --images N")
     if arguments.images is not None and arguments.images < 1:
         raise RetrievalError(f"--images {arguments.images}: expected at least 1")
-    config = settings_module.load(arguments.config, arguments.overrides)
+    config = without_signatures(arguments, settings_module.load(arguments.config, arguments.overrides))
     images = None if arguments.photos is None else list_images(arguments.photos)
     count = arguments.images if arguments.images is not None else len(images.names) if images is not None else 0
     found = planning.plan_collection(images, count, config, arguments.vocabulary)

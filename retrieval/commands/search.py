@@ -36,7 +36,9 @@ def add_parser(verbs: Any) -> None:
     )
     _add_search(query)
     query.add_argument("--top", type=int, default=20, metavar="N", help="number of hits (default 20)")
-    query.add_argument("--no-verify", action="store_true", help="rank by visual words alone, without geometry")
+    query.add_argument(
+        "--no-verify", action="store_true", help="leave out geometry: without --expand visual words alone rank"
+    )
     query.add_argument(
         "--expand",
         choices=("aqe", "hqe"),
@@ -109,7 +111,7 @@ def _query(arguments: argparse.Namespace) -> int:
     if arguments.mirror:
         mirrored = retriever.prepare(arguments.photo, arguments.box, expand, mirror=True)
     hits = retriever.search(features, arguments.top, verify, expand, mirrored)
-    how = _searched(verify, retriever.resolved(verify, expand))
+    how = _searched(verify, expand, retriever.by_votes(verify, expand))
     if arguments.figure is not None:
         draw_sheet(arguments, retriever, features, hits, how)
     if arguments.json:
@@ -132,9 +134,9 @@ def _default(arguments: argparse.Namespace) -> str | None:
     return None if arguments.fast else AUTO
 
 
-def _searched(verify: bool, expand: str | None) -> str:
+def _searched(verify: bool, expand: str | None, by_votes: bool) -> str:
     """How an index was searched, as a clause."""
-    if expand == "hqe":
+    if by_votes:
         return f"by votes of signatures, expanded by what {'geometry confirms' if verify else 'has many of them'}"
     if expand == "aqe":
         return "by words and geometry, expanded by what geometry confirms"

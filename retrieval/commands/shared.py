@@ -9,10 +9,12 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import hardnet
 from retrieval import config as settings_module
+from retrieval.config import Config, IndexConfig
 from retrieval.errors import RetrievalError
 from retrieval.running import interrupts
 
@@ -91,6 +93,30 @@ def add_settings(parser: argparse.ArgumentParser, with_config: bool = True) -> N
         dest="overrides",
         help="override one setting, for example detector.threshold=4 (repeatable)",
     )
+
+
+def add_no_signatures(parser: argparse.ArgumentParser) -> None:
+    """``--no-signatures``, of the verbs that make an index or plan one."""
+    parser.add_argument(
+        "--no-signatures",
+        action="store_true",
+        help="keep no signatures: 19 bytes a feature instead of 35, and searches by words and geometry alone",
+    )
+
+
+def without_signatures(arguments: argparse.Namespace, config: Config) -> Config:
+    """The configuration, without signatures where ``--no-signatures`` says so.
+
+    Raises:
+        RetrievalError: the settings ask for some.
+    """
+    if not arguments.no_signatures:
+        return config
+    if config.index.signatures not in ((), IndexConfig().signatures):
+        raise RetrievalError(
+            f"--no-signatures, and index.signatures=[{','.join(config.index.signatures)}]: leave one of them out"
+        )
+    return replace(config, index=replace(config.index, signatures=()))
 
 
 class Listed(argparse.Action):

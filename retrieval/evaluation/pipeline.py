@@ -143,7 +143,13 @@ def with_signatures(vocabulary: Vocabulary, store: FeatureStore, folder: Path, c
         assigned[chunk] = vocabulary.words_of(codes[chunk])
     projection = hamming.random_projection(vocabulary.centroids.shape[1], bits, config.seed)
     embedding = hamming.train(projection, codes, assigned, vocabulary.centroids, vocabulary.descriptors_of)
-    settings = {"vocabulary": vocabulary.fingerprint, "trained_on": store.digest, "bits": bits, "seed": config.seed}
+    settings = {
+        "vocabulary": vocabulary.fingerprint,
+        "trained_on": store.digest,
+        "bits": bits,
+        "seed": config.seed,
+        "fewest": hamming.FEWEST,
+    }
     hamming.save_embedding(folder, embedding, settings)
     return replace(vocabulary, signer=folder)
 

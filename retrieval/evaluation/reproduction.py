@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from retrieval import config as settings_module
-from retrieval.config import Config
+from retrieval.config import Config, IndexConfig
 from retrieval.datasets import distractors
 from retrieval.datasets.benchmarks import Benchmark
 from retrieval.datasets.groundtruth import GroundTruth, Query
@@ -96,6 +96,8 @@ def run(
         for query in benchmark.ground_truth.queries:
             if not protocol.skip_empty and not query.relevant(protocol)[0]:
                 raise DatasetError(f"the query {query.name} has no positive image, so its precision is undefined")
+    if not set(config.index.signatures) <= {*IndexConfig().signatures, *signatures_for(rows)}:
+        logger.info("index.signatures is not looked at: an index of a benchmark keeps what its rows need")
     config = replace(config, index=replace(config.index, signatures=signatures_for(rows)))
     stores = features or work / "features"
     results: dict[str, Any] = {}

@@ -267,7 +267,8 @@ def _read(
     ids = np.full(len(names), -1, np.int32)
     ids[lines] = np.arange(len(lines), dtype=np.int32)
     snapshot = Snapshot(segments, tuple(ids[bounds[i] : bounds[i + 1]] for i in range(len(segments))))
-    config = stored_config(folder)
+    config = stored_config(folder)  # of which a version before `index` stored nothing, and defaults change
+    config = replace(config, index=replace(config.index, signatures=tuple(settings["signatures"])))
     if opened is not None and opened.config.vocabulary == config.vocabulary:
         vocabulary = opened.vocabulary
     else:  # of the same words another search may have been stored

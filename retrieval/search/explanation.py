@@ -6,6 +6,7 @@ takes, run on the whole collection; the parts of the cosine come from the vector
 multiplies.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -23,7 +24,7 @@ from retrieval.photographs.names import hint_for
 from retrieval.search.grades import SAYS, grade
 from retrieval.search.mirror import merge
 from retrieval.search.queries import QueryFeatures, corners, whole_box
-from retrieval.search.ranker import Ranker, factor
+from retrieval.search.ranker import Ranker, Sources, factor
 from retrieval.search.ranking import Hit, Ranking
 
 Unverified = Literal[
@@ -212,33 +213,70 @@ class Explanation(ByContents):
         return f"{score}votes {self.expansion.votes:.4f}{divided}{times}"
 
 
-def explain(ranker: Ranker, query: QueryFeatures, label: str, name: str, by_votes: bool = False) -> Explanation:
+def explain(
+    ranker: Ranker,
+    queries: Sequence[QueryFeatures],
+    label: str,
+    name: str,
+    by_votes: bool = False,
+    deepest: int = 0,
+) -> Explanation:
     """Accounts for the score that an indexed photograph gets for a query; takes as long as the search.
 
     Args:
         ranker: makes the rankings that are explained.
-        query: from `Retriever.prepare`, one word a feature.
+        queries: from `Retriever.prepare`, one word a feature: the query or, for a search with both, the query and that
+            of its mirror image, of which the one that finds the photograph better is accounted for.
         label: what the query is called.
         name: of the indexed photograph.
-        by_votes: of the search that votes with signatures, which the query then has; otherwise of that by words.
+        by_votes: of the search that votes with signatures, which the queries then have; otherwise of that by words.
+        deepest: down to this rank geometry looks at the photograph where `verification.depth` ends before; its score
+            and rank are then those of a search of that depth.
 
     Raises:
         RetrievalError: no image has this name.
     """
-    collection, config = ranker.collection, ranker.config.verification
-    snapshot = collection.snapshot
-    name = require_name(collection, name)
-    image_id = collection.ids[name]
+    image_id = ranker.collection.ids[require_name(ranker.collection, name)]
+    listings = [_listing(ranker, query, by_votes) for query in queries]
+    divisor = max(one.listed.divisor for one in listings)  # the search has both on one scale
+    found = [_explained(ranker, one, label, image_id, divisor, deepest) for one in listings]
+    return found[0] if len(found) == 1 else _better(*found)
+
+
+@dataclass(frozen=True, eq=False)
+class _Listing:
+    """What geometry is given by a search: by words or, with `sources`, by votes."""
+
+    query: QueryFeatures
+    by_words: Ranking
+    listed: Ranking
+    sources: Sources | None
+
+
+def _listing(ranker: Ranker, query: QueryFeatures, by_votes: bool) -> _Listing:
     by_words = ranker.shortlist(query)
-    sources = ranker.reliable(query, geometry=True) if by_votes else np.empty(0, np.int64)
-    listed = ranker.vote_with(query, sources) if by_votes else by_words
-    verified = ranker.verify(listed)
-    word_place, listed_place, place = (_place(one, image_id) for one in (by_words, listed, verified))
+    if not by_votes:
+        return _Listing(query, by_words, by_words, None)
+    sources = ranker.reliable(query, geometry=True)
+    return _Listing(query, by_words, ranker.vote_with(query, sources), sources)
+
+
+def _explained(
+    ranker: Ranker, listing: _Listing, label: str, image_id: int, divisor: float, deepest: int
+) -> Explanation:
+    collection, config, query = ranker.collection, ranker.config.verification, listing.query
+    snapshot, name = collection.snapshot, collection.names[image_id]
+    word_place, listed_place = (_place(one, image_id) for one in (listing.by_words, listing.listed))
+    depth = config.depth
+    if listed_place is not None and depth <= listed_place < deepest:
+        depth = listed_place + 1
+    verified = ranker.verify(listing.listed, divisor, depth)
+    place = _place(verified, image_id)
     hit, pairs = None, 0
     match_rows, match_query = np.empty(0, np.int64), np.empty(0, np.int64)
     if listed_place is not None and place is not None:
         hit = _hit(ranker, verified, place)
-        if listed_place < config.depth:
+        if listed_place < depth:
             pairs = len(find_putatives(query.paired, np.array([image_id]), snapshot, config).row)
         if hit.transform is not None and verified.verified is not None:
             match_query, match_rows = verified.verified.matches[verified.places[place]].T
@@ -254,11 +292,11 @@ def explain(ranker: Ranker, query: QueryFeatures, label: str, name: str, by_vote
         votes = 0.0 if votes_place is None else float(by_own_votes.scores[votes_place])
         votes_rank = None if votes_place is None else votes_place + 1
     expansion = None
-    if by_votes:
+    if listing.sources is not None:
         sure = significance(np.array([hit.inliers if hit else 0]), np.array([pairs]), config)
         expansion = Expansion(
-            sources=tuple(collection.names[one] for one in sources),
-            votes=0.0 if listed_place is None else float(listed.scores[listed_place]),
+            sources=tuple(collection.names[one] for one in listing.sources.images),
+            votes=0.0 if listed_place is None else float(listing.listed.scores[listed_place]),
             significance=float(sure[0]) if hit and hit.inliers else None,
             factor=float(factor(sure)[0]),
         )
@@ -270,12 +308,12 @@ def explain(ranker: Ranker, query: QueryFeatures, label: str, name: str, by_vote
         name=name,
         size=(int(snapshot.sizes[image_id, 0]), int(snapshot.sizes[image_id, 1])),
         features=int(snapshot.counts[image_id]),
-        candidates=len(listed.ids),
+        candidates=len(listing.listed.ids),
         listed_rank=None if listed_place is None else listed_place + 1,
         word_rank=None if word_place is None else word_place + 1,
-        cosine=0.0 if word_place is None else float(by_words.scores[word_place]),
-        divisor=listed.divisor,
-        depth=config.depth,
+        cosine=0.0 if word_place is None else float(listing.by_words.scores[word_place]),
+        divisor=divisor,
+        depth=depth,
         min_inliers=config.min_inliers,
         hit=hit,
         shared=_shared_words(snapshot, query, image_id),
@@ -293,7 +331,7 @@ def explain(ranker: Ranker, query: QueryFeatures, label: str, name: str, by_vote
     return replace(explained, reason=_reason(explained))
 
 
-def better(plain: Explanation, mirrored: Explanation) -> Explanation:
+def _better(plain: Explanation, mirrored: Explanation) -> Explanation:
     """Of a query and of its mirror image, the one whose hit `retrieval.search.mirror.merge` keeps."""
     hits = [one.hit for one in (plain, mirrored) if one.hit is not None]
     kept = merge(hits, [])
@@ -384,10 +422,8 @@ def _reason(explained: Explanation) -> Unverified | None:
         return "no query features"
     if not explained.features:
         return "no image features"
-    if explained.word_rank is None:
-        return "no shared words"
     if explained.listed_rank is None:
-        return "no similar signatures"
+        return "no shared words" if explained.word_rank is None else "no similar signatures"
     if not explained.in_depth:
         return "beyond depth"
     return "too few inliers" if explained.pairs else "no pairs"

@@ -5,6 +5,7 @@ Shortlist or votes or kernel, spatial verification, expansion; all on one snapsh
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -13,6 +14,7 @@ from hardnet.descriptors.loading import choose_device
 from retrieval.errors import ArtefactError, ConfigError, RetrievalError
 from retrieval.features.store import ImageFeatures
 from retrieval.geometry import stamps
+from retrieval.geometry.contents import ByContents
 from retrieval.geometry.frames import inside_box, mirror_query, mirror_regions
 from retrieval.geometry.putatives import QueryWords, find_putatives
 from retrieval.geometry.significance import significance
@@ -36,6 +38,19 @@ def factor(significance: np.ndarray) -> np.ndarray:
         significance: (n,) float64 of inliers, decimal; ``-inf`` where there are none.
     """
     return 1 + np.log1p(np.maximum(significance + EVIDENCE, 0))
+
+
+@dataclass(frozen=True, eq=False)
+class Sources(ByContents):
+    """What Hamming query expansion takes in.
+
+    Attributes:
+        images: (r,) int64 image ids, best first.
+        rows: (m,) int64 their features of the index, as far as they come in.
+    """
+
+    images: np.ndarray
+    rows: np.ndarray
 
 
 class Ranker:
@@ -102,8 +117,8 @@ class Ranker:
         query = self.queries.encode(image, box, 1 if signatures else 0)
         return ranked(np.flatnonzero(found), scores, query, signed=True)
 
-    def verify(self, ranking: Ranking, divisor: float | None = None) -> Ranking:
-        """Verifies the first `verification.depth` images and puts them in order again.
+    def verify(self, ranking: Ranking, divisor: float | None = None, depth: int | None = None) -> Ranking:
+        """Verifies the first images and puts them in order again.
 
         A list that is not `signed` has the verified images first, by inliers (Philbin et al. 2007, section 5). Votes
         and kernels tell photographs apart better than a few inliers do: they are multiplied by `factor`, and nothing
@@ -112,8 +127,9 @@ class Ranker:
         Args:
             ranking: by words or votes.
             divisor: of its scores, where other rankings are to be on one scale with it; None: its own.
+            depth: how many are verified; None: `verification.depth`.
         """
-        ids = ranking.ids[: self.config.verification.depth]
+        ids = ranking.ids[: depth or self.config.verification.depth]
         outcome = self._verified(ranking.query, ids)
         inliers = np.zeros(len(ranking.ids), np.int64)
         inliers[: len(ids)] = outcome.inliers
@@ -194,8 +210,8 @@ class Ranker:
         """
         return self.vote_with(query, self.reliable(query, geometry), most)
 
-    def reliable(self, query: QueryFeatures, geometry: bool) -> np.ndarray:
-        """(r,) int64 ids of the images that Hamming query expansion takes in, best first.
+    def reliable(self, query: QueryFeatures, geometry: bool) -> Sources:
+        """What Hamming query expansion takes in.
 
         Args:
             query: with signatures.
@@ -207,36 +223,36 @@ class Ranker:
         config = self.config.hqe
         first = self._votes(query.paired, final=False)
         if not geometry:
-            return hqe.reliable_images(first, config)
+            images = hqe.reliable_images(first, config)
+            return Sources(images, hqe.features_of(self.collection.snapshot, images))
         looked_at = max(self.config.verification.depth, config.depth)
         # by inliers, although these are votes: they have neither idf nor norms yet
         listed = ranked(np.flatnonzero(first.scores > 0), first.scores, query, looked_at, signed=False)
         return self._confirmed(self.verify(listed))
 
-    def vote_with(self, query: QueryFeatures, images: np.ndarray, most: int | None = None) -> Ranking:
-        """The votes of a query that has taken in the signatures of some images, its own where there are none.
+    def vote_with(self, query: QueryFeatures, sources: Sources, most: int | None = None) -> Ranking:
+        """The votes of a query that has taken in the signatures of sources, its own where there are none.
 
         Args:
             query: with signatures.
-            images: (r,) ids, from `reliable`.
+            sources: from `reliable`.
             most: as in `ranked`.
         """
-        index = self.collection.snapshot
-        rows = hqe.features_of(index, images)
-        if not len(rows):
+        if not len(sources.rows):
             return self.vote(query, most)
-        merged = hqe.expand(query.paired, index, rows, self.config.hqe, self.config.seed)
+        merged = hqe.expand(query.paired, self.collection.snapshot, sources.rows, self.config.hqe, self.config.seed)
         votes = self._votes(merged, final=True)
         return ranked(np.flatnonzero(votes.found), votes.scores, query, most, signed=True)
 
-    def _confirmed(self, ranking: Ranking) -> np.ndarray:
-        """The ids of verified images with at least `hqe.min_inliers` inliers and `hqe.significance`.
+    def _confirmed(self, ranking: Ranking) -> Sources:
+        """The verified images with at least `hqe.min_inliers` inliers and `hqe.significance`.
 
-        Inliers that a stamp explains do not count: photographs that have it would come in with all they show.
+        Inliers that a stamp explains do not count: photographs that have it would come in with all they show. Of the
+        query's own picture only what lies in the box comes in.
         """
         config, verified = self.config.hqe, ranking.verified
         if verified is None:
-            return np.empty(0, np.int64)
+            return Sources(np.empty(0, np.int64), np.empty(0, np.int64))
 
         def enough(inliers: np.ndarray, places: np.ndarray) -> np.ndarray:
             sure = significance(inliers, verified.pairs[places], self.config.verification)
@@ -249,15 +265,30 @@ class Ranker:
             np.count_nonzero(self._stamped(verified.matches[place], ranking.query, int(image_id)))
             for image_id, place in zip(ids, places, strict=True)
         ]
-        return ids[enough(verified.inliers[places] - np.array(stamped, np.int64), places)]
+        kept = enough(verified.inliers[places] - np.array(stamped, np.int64), places)
+        parts = [
+            self._lent(ranking, int(image_id), place) for image_id, place in zip(ids[kept], places[kept], strict=True)
+        ]
+        return Sources(ids[kept], np.concatenate([np.empty(0, np.int64), *parts]))
+
+    def _lent(self, ranking: Ranking, image_id: int, place: int) -> np.ndarray:
+        """Rows of what a source lends: all its features or, of the query's own picture, those in the box."""
+        index, query = self.collection.snapshot, ranking.query
+        rows = index.image_rows(image_id)
+        if query.box is None or not self._is_itself(ranking, place):
+            return rows
+        assert ranking.verified is not None
+        at, row = ranking.verified.matches[place].T
+        moved = np.median(index.regions(row)[:, :2] - query.regions[at][:, :2], axis=0)
+        regions = index.regions(rows).copy()
+        regions[:, :2] -= moved
+        return rows[inside_box(regions, query.box)]
 
     def _votes(self, words: QueryWords, final: bool) -> scoring.Votes:
         """Votes of all images; `final` ones are weighted by idf squared and divided by norms, others count strictly."""
         self.queries.require_signatures()
         if words.signatures is None:
-            raise RetrievalError(
-                "the query has no signatures: make it with Retriever.prepare(photograph, expand='hqe')"
-            )
+            raise RetrievalError("the query has no signatures: make it with Retriever.prepare(photograph)")
         strict = -1 if final else self.config.hqe.strict
         return self.collection.snapshot.votes(words, self.config.hamming, final, strict, self._distances)
 
@@ -302,12 +333,17 @@ class Ranker:
         for i in order[(inliers[order] >= config.min_inliers) & (sure[order] >= config.significance)]:
             if len(found) == config.max_images:
                 break
-            query, row = verified.matches[places[i]].T
-            if average.is_same_picture(ranking.query.regions[query], index.regions(row)):
+            if self._is_itself(ranking, places[i]):
                 continue
             words, regions = index.image(int(ranking.ids[at[i]]))
             found.append(Source(verified.transforms[places[i]], words, regions))
         return found
+
+    def _is_itself(self, ranking: Ranking, place: int) -> bool:
+        """Whether a verified image is the query's own picture."""
+        assert ranking.verified is not None
+        query, row = ranking.verified.matches[place].T
+        return average.is_same_picture(ranking.query.regions[query], self.collection.snapshot.regions(row))
 
     def _stamped(self, pairs: np.ndarray, query: QueryFeatures, image_id: int) -> np.ndarray:
         """Which inliers (m, 2), of features of the query and rows of the index, a stamp explains, (m,) bool."""

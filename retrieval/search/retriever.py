@@ -104,14 +104,14 @@ class Retriever:
     ) -> list[Hit]:
         """Finds the images that show what the query shows.
 
-        By default as finds most (docs/results.md): where the index keeps signatures, by their votes, expanded by what
-        geometry confirms (HQE + SV); otherwise by words and geometry.
+        By default by votes of signatures, where the index keeps some, expanded by what geometry confirms (HQE + SV),
+        which finds much more than words and geometry do; otherwise by these.
 
         Args:
             image: name of an indexed image, path of a photograph, an (H, W) or (H, W, 3) array, a PIL image, or an
                 encoded photograph as bytes or as an opened binary file.
             box: x1, y1, x2, y2 in original pixels: only features whose centre lies strictly inside count.
-            top: at most so many hits; None for all that share a word.
+            top: at most so many hits; None for all that share a word or, by votes, have a similar signature.
             verify: verify spatially; without, words alone rank, unless `expand` is named.
             expand: "auto"; None (words, and geometry where `verify` is: the fastest); "aqe" (average query expansion,
                 which verifies in any case); or "hqe" (Hamming query expansion with multiple assignment, for which an
@@ -172,13 +172,8 @@ class Retriever:
         label = label_of(image)
         if expand not in (AUTO, None):
             raise RetrievalError(f"a search with {expand!r} is not accounted for: only those of 'auto' and None are")
-        votes = expand == AUTO and self.collection.snapshot.has_signatures
-        if not mirror:
-            return explanation.explain(self.ranker, self.prepare(image, box), label, name, votes)
-        plain, mirrored = (
-            explanation.explain(self.ranker, one, label, name, votes) for one in self._both(image, box, expand)
-        )
-        return explanation.better(plain, mirrored)
+        queries = self._both(image, box, expand) if mirror else (self.prepare(image, box, expand),)
+        return explanation.explain(self.ranker, queries, label, name, self.by_votes(verify=True, expand=expand))
 
     def _both(
         self, image: Photograph, box: Sequence[float] | None, expand: str | None
@@ -229,7 +224,7 @@ class Retriever:
         """Like `query`, for features that are at hand (from `prepare`).
 
         Args:
-            query: of the photograph as it is.
+            query: of the photograph as it is; one of several words a feature is searched with all of them.
             top: as in `query`.
             verify: as in `query`.
             expand: as in `query`.
@@ -244,11 +239,11 @@ class Retriever:
             raise RetrievalError(f"top is {top}: expected at least 1, or None for all")
         if expand not in (AUTO, None, "aqe", "hqe"):
             raise RetrievalError(f"unknown expansion {expand!r}: use 'auto', 'aqe', 'hqe' or none")
-        expand = self.resolved(verify, expand)
+        by_votes = self.by_votes(verify, expand)
         ranker, queries = self.ranker, [query] if mirrored is None else [query, mirrored]
         verify = verify or expand == "aqe"
         most = top if top is None or not verify else max(top, self.config.verification.depth)
-        if expand == "hqe":
+        if by_votes:
             rankings = [ranker.expand_votes(one, verify, most) for one in queries]
         else:
             rankings = [ranker.shortlist(one, most) for one in queries]
@@ -260,16 +255,14 @@ class Retriever:
         hits = [ranker.hits(one, top) for one in rankings]
         return hits[0] if mirrored is None else merge(hits[0], hits[1], top)
 
-    def resolved(self, verify: bool, expand: str | None) -> str | None:
-        """The expansion that a search makes: of "auto", "hqe" where the index keeps signatures and geometry is wanted.
+    def by_votes(self, verify: bool, expand: str | None) -> bool:
+        """Whether a search votes with signatures: for "hqe", and for "auto" with geometry where there are any.
 
         Example:
-            >>> Retriever.open("holidays.index").resolved(verify=False, expand="auto") is None
-            True
+            >>> Retriever.open("holidays.index").by_votes(verify=False, expand="auto")
+            False
         """
-        if expand != AUTO:
-            return expand
-        return "hqe" if verify and self.collection.snapshot.has_signatures else None
+        return expand == "hqe" or (expand == AUTO and verify and self.collection.snapshot.has_signatures)
 
 
 def _require_fixed(collection: Collection, config: Config) -> None:

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 KIND, VERSION = "hamming embedding", 0
 FOLDER = "hamming"  # inside the vocabulary's
-FEWEST = 5  # training descriptors of a word whose median is taken; measured, see docs/results.md
+FEWEST = 5  # training descriptors of a word whose median is taken; measured, see docs/decisions/0044
 _CHUNK = 1 << 16  # descriptors projected at a time
 
 

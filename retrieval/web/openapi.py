@@ -57,9 +57,8 @@ def description(upload_bytes: int, root: str = "") -> dict[str, Any]:
             "enum": ["auto", "aqe", "hqe", "none", None],
             "default": "auto",
             "description": "search again with what was confirmed: aqe, average query expansion; hqe, Hamming query "
-            "expansion with several words a feature; none (or null), only once, which is the fastest; auto: as finds "
-            "most, which is Hamming query expansion with one word a feature where the index keeps signatures and "
-            "verify is true",
+            "expansion with several words a feature; none (or null), only once, which is the fastest; auto: Hamming "
+            "query expansion with one word a feature where the index keeps signatures and verify is true, else as none",
         },
         "matches": {"type": "boolean", "default": False, "description": "also the matching regions of every hit"},
         "mirror": {
@@ -256,7 +255,8 @@ def _schemas() -> dict[str, Any]:
         "signatures": {"type": "boolean", "description": "whether there are votes, for expand: auto and hqe"},
         "grades": {
             "type": "object",
-            "description": "once, aqe, hqe: inliers, less those stamped, from which hits are sure, or perhaps "
+            "description": "once, aqe, hqe (auto is as hqe where there are signatures, else as once): inliers, less "
+            "those stamped, from which hits are sure, or perhaps "
             "the same. For aqe those that were verified anew; the grade of a hit goes by its own verification",
             "additionalProperties": _object(
                 {"sure": {"type": "integer"}, "perhaps": {"type": "integer"}}, "sure", "perhaps"

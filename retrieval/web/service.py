@@ -15,7 +15,7 @@ from retrieval.geometry.frames import Box
 from retrieval.index.collection import Collection
 from retrieval.photographs.decoding import display_name
 from retrieval.search import as_json
-from retrieval.search.explanation import Explanation, better, explain
+from retrieval.search.explanation import explain
 from retrieval.search.grades import grade, grades
 from retrieval.search.queries import QueryFeatures
 from retrieval.search.retriever import AUTO, Retriever
@@ -278,32 +278,14 @@ class Service:
         photograph, found = self.photograph(key, opened), self.photograph(hit, opened)
         if found.upload is not None:
             raise RequestError(404, "the hit is an uploaded photograph: only those of the index are found")
-        by_votes = opened.retriever.resolved(verify=True, expand=expand) is not None
-        explained = self._explained(opened, photograph, box, found.name, by_votes)
-        if mirror:
-            mirrored = self._explained(opened, photograph, box, found.name, by_votes, mirror=True)
-            explained = better(explained, mirrored)
+        retriever = opened.retriever
+        ways = (False, True) if mirror else (False,)
+        queries = [self._features(opened, photograph, box, expand, one) for one in ways]
+        by_votes = retriever.by_votes(verify=True, expand=expand)
+        explained = explain(retriever.ranker, queries, photograph.name, found.name, by_votes, EXPLAINED)
         tree = as_json.explanation_tree(explained)
         tree["query"]["id"], tree["image"]["id"] = photograph.id, found.id
         return tree
-
-    def _explained(
-        self,
-        opened: Opened,
-        photograph: Photograph,
-        box: Box | None,
-        name: str,
-        by_votes: bool,
-        mirror: bool = False,
-    ) -> Explanation:
-        features, retriever = self._features(opened, photograph, box, None, mirror), opened.retriever
-        explained = explain(retriever.ranker, features, photograph.name, name, by_votes)
-        place = explained.listed_rank
-        if explained.reason == "beyond depth" and place is not None and place <= EXPLAINED:  # expansion may find it
-            verification = replace(retriever.config.verification, depth=place)
-            deeper = Retriever(retriever.collection, replace(retriever.config, verification=verification))
-            explained = explain(deeper.ranker, features, photograph.name, name, by_votes)
-        return explained
 
     def _indexed(self, opened: Opened, name: str) -> Photograph:
         collection = opened.retriever.collection

@@ -73,6 +73,10 @@ def test_signatures_are_kept_unless_told_otherwise(capsys, photos, tmp_path, ind
         assert list(facts["signatures"]) == kept
         assert 16 * len(kept) + 19 <= facts["bytes_per_feature"] < 16 * len(kept) + 24
         shutil.rmtree(tmp_path / "x.index")
+    for verb in (("index", photos, "-o", tmp_path / "x.index"), ("plan", "--images", 10)):
+        code, _, err = run(capsys, *verb, *common[2:], "--no-signatures", "--set", "index.signatures=[asmk]")
+        assert code == 2
+        assert "leave one of them out" in error_line(err)
 
 
 def test_query_for_people(capsys, index):

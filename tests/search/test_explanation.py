@@ -192,6 +192,8 @@ def test_the_expanded_query_by_its_parts(signed):
     query = retriever.prepare(QUERY, BOX)
     assert set(one.expansion.sources) == {name for name in names if "coffee" in name}
     rows = np.concatenate([snapshot.image_rows(retriever.collection.ids[name]) for name in one.expansion.sources])
+    own = snapshot.images_at(rows) == retriever.collection.ids[QUERY]
+    rows = rows[~own | frames.inside_box(snapshot.regions(rows), BOX)]  # of itself what lies in the box
     merged = hamming.expand(query.paired, snapshot, rows, config.hqe, config.seed)
     votes = snapshot.votes(merged, config.hamming, final=True).scores
     assert one.expansion.votes == votes[retriever.collection.ids[IMAGE]]

@@ -142,6 +142,16 @@ def test_explained(retriever, flipped):
     assert not retriever.explain(flipped, NAME).mirrored
 
 
+@pytest.mark.parametrize("expand", ["auto", None])
+def test_an_explanation_is_of_the_search_that_found_it(signed, photos, flipped, expand):
+    """Both queries are on one scale there, so here too."""
+    retriever = Retriever.open(signed)
+    for query in (flipped, photos / NAME, np.hstack([flipped, cv2.imread(str(photos / NAME))])):
+        for hit in retriever.query(query, top=None, mirror=True, expand=expand):
+            one = retriever.explain(query, hit.name, mirror=True, expand=expand).hit
+            assert (one.score, one.inliers, one.mirrored) == (hit.score, hit.inliers, hit.mirrored)
+
+
 def test_the_command_line(capsys, signed, photos, flipped, tmp_path):
     path = tmp_path / "flipped.png"
     cv2.imwrite(str(path), flipped)

@@ -125,9 +125,7 @@ def test_words_alone_go_by_inliers(retriever):
     assert left.max() <= 1 + 1e-6
 
 
-def test_reliable_images_with_geometry_are_those_that_chance_does_not_explain(signed, photos, monkeypatch):
-    lent, features_of = [], hqe.features_of
-    monkeypatch.setattr(hqe, "features_of", lambda index, images: lent.append(images) or features_of(index, images))
+def test_reliable_images_with_geometry_are_those_that_chance_does_not_explain(signed, photos):
     base = Retriever.open(signed).config
     for changed in ([], ["hqe.significance=40"], ["hqe.min_inliers=60"], ["hqe.depth=1"]):
         retriever = Retriever.open(signed, settings.load(None, changed, base=base))
@@ -140,9 +138,9 @@ def test_reliable_images_with_geometry_are_those_that_chance_does_not_explain(si
         for image, place in zip(candidates.ids.tolist()[: config.depth], candidates.places.tolist(), strict=False):
             if place >= 0 and told.inliers[place] >= config.min_inliers and sure[place] >= config.significance:
                 expected.append(image)
-        retriever.ranker.expand_votes(query, geometry=True)
-        assert lent.pop().tolist() == expected
-    assert not lent
+        found = retriever.ranker.reliable(query, geometry=True)
+        assert found.images.tolist() == expected
+        assert found.rows.tolist() == hqe.features_of(retriever.collection.snapshot, found.images).tolist()
 
 
 def test_a_query_whose_expansion_finds_nothing_keeps_its_votes(signed):
@@ -332,6 +330,29 @@ def test_a_vocabulary_without_signatures_learns_them_on_the_collection(index, ph
     assert not (index / "vocabulary" / "hamming").exists()  # what was given stays as it was
     hits = Retriever(collection).query("scenes/coffee_0.jpg", expand="hqe")
     assert {hit.name for hit in hits[:3]} == COFFEE
+
+
+def test_a_box_leaves_out_what_lies_outside(photos, config, tmp_path):
+    """Of a photograph of two things a box asks for one: expansion must not bring in the other with the photograph."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    both = [
+        cv2.resize(cv2.imread(str(photos / "scenes" / f"{name}_0.jpg")), (480, 400)) for name in ("coffee", "astronaut")
+    ]
+    cv2.imwrite(str(folder / "both.png"), np.hstack(both))
+    for name in ("cat.png", "brick.png"):
+        shutil.copy(photos / name, folder)
+    shutil.copy(photos / "scenes" / "astronaut_1.jpg", folder / "astronaut.jpg")
+    build_collection(
+        list_images(folder), tmp_path / "index", settings.load(None, ["index.signatures=[hamming]"], base=config)
+    )
+    retriever = Retriever.open(tmp_path / "index")
+    whole, box = retriever.explain("both.png", "astronaut.jpg"), (0, 0, 480, 400)
+    assert whole.hit.rank == 2
+    told = retriever.explain("both.png", "astronaut.jpg", box)
+    assert told.expansion.sources == ("both.png",)
+    assert told.expansion.votes < 0.1 * whole.expansion.votes
+    assert retriever.query("both.png", box)[0].name == "both.png"
 
 
 def test_the_command_line_expands_and_describes(signed, index, capsys):

@@ -342,24 +342,30 @@ def test_uploads_are_described_for_one_kind_of_index(photos, config):
     assert uploads.add("cat.png", data, config, "other") is not first
 
 
-def test_a_hit_beyond_the_depth_is_explained(index):
+def test_a_hit_beyond_the_depth_is_explained(index, signed):
     from dataclasses import replace
 
     from retrieval.search.retriever import Retriever
     from retrieval.web.service import Service
     from retrieval.web.uploads import Uploads
 
-    found = Retriever.open(index)
-    shallow = replace(found.config, verification=replace(found.config.verification, depth=1))
-    service = Service(Retriever(found.collection, shallow), Uploads(1 << 20, 24))
     keys = [image_id(f"scenes/coffee_{i}.jpg") for i in range(2)]
-    hits = service.search(keys[0], None, 9, True, None, False)
-    assert hits["depth"] == 1
-    assert [hit["inliers"] > 0 for hit in hits["hits"][:2]] == [True, False]
-    one = service.explain(keys[0], None, keys[1])
-    assert one["transform"] is not None
-    assert one["inliers"] > 20
-    assert one["depth"] > 1
+    for folder in (index, signed):
+        found = Retriever.open(folder)
+        shallow = replace(found.config, verification=replace(found.config.verification, depth=1))
+        retriever = Retriever(found.collection, shallow)
+        service = Service(retriever, Uploads(1 << 20, 24))
+        hits = service.search(keys[0], None, 9, True, "auto", False)
+        assert hits["depth"] == 1
+        assert [hit["inliers"] > 0 for hit in hits["hits"][:2]] == [True, False]
+        one, alone = (
+            service.explain(keys[0], None, keys[1]),
+            retriever.explain(*(f"scenes/coffee_{i}.jpg" for i in (0, 1))),
+        )
+        assert one["transform"] is not None
+        assert one["inliers"] > 20
+        assert one["depth"] == one["listed_rank"] == alone.listed_rank > 1  # of the search that was made
+        assert alone.hit.inliers == 0
 
 
 def test_what_cannot_be_found_is_told(client):

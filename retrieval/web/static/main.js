@@ -90,7 +90,7 @@ function describe() {
   byId("depth-note").textContent = `for the best ${index.depth} candidates`;
   tools.querySelector("[value=hqe]").disabled = !index.signatures;
   const none = "this index keeps no signatures";
-  byId("auto-note").textContent = index.signatures ? "signatures vote, and what geometry confirms joins in" : `by words and geometry: ${none}`;
+  byId("auto-note").textContent = index.signatures ? "signatures vote, and what geometry confirms joins in; without geometry, similar details alone" : `by words and geometry: ${none}`;
   byId("hqe-note").textContent = index.signatures ? "Hamming query expansion, several words a detail" : `not possible: ${none}`;
 }
 
@@ -136,7 +136,7 @@ async function explain(state, signal) {
   only("match");
   byId("match").replaceChildren();
   tell("");
-  const once = ["none", "aqe"].includes(state.expand) ? "none" : "";
+  const once = ["none", "aqe"].includes(state.expand) || (!state.expand && !state.verify) ? "none" : "";
   const one = await api.explain(state.q, state.box, state.hit, state.mirror, once, signal);
   document.title = `${shown(one.image.name)} – ${TITLE}`;
   match.show(state, one, signal);

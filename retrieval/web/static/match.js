@@ -62,7 +62,7 @@ function reason(one) {
     "no image features": "The second photograph has no distinctive details.",
     "no shared words": "The two photographs have no similar details. Found again with others, it came by their way.",
     "no similar signatures": "The two photographs have details that look alike from afar, but none that do from near.",
-    "beyond depth": `It is not among the best ${one.depth} by similar details, which are those whose geometry is checked.`,
+    "beyond depth": `It is not among the best ${one.depth} by ${one.expansion ? "votes" : "similar details"}, which are those whose geometry is checked.`,
     "no pairs": "The similar details are too common to say anything.",
     "too few inliers": "There are similar details, but they do not lie in the same arrangement.",
   }[one.reason] ?? "No arrangement of details fits both.";
