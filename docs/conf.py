@@ -61,7 +61,8 @@ nitpick_ignore_regex = [
     ("py:class", r"retrieval\.index\.(opened\.Index|snapshot\.Snapshot|state\.State)"),
     ("py:class", r"retrieval\.(vocabulary\.store\.Vocabulary|features\.store\.Failure)"),
     ("py:class", r"retrieval\.photographs\.(folder\.ImageSet|names\.Names)"),
-    ("py:class", r"retrieval\.(geometry\.putatives\.QueryWords|search\.explanation\.(SharedWords|Placement|Expansion))"),
+    ("py:class", r"retrieval\.geometry\.putatives\.QueryWords"),
+    ("py:class", r"retrieval\.search\.explanation\.(SharedWords|Placement|Expansion)"),
     ("py:class", r"retrieval\.evaluation\.measures\.Image"),
 ]
 
