@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from benchmarks import record
 from retrieval import config as settings_module
+from retrieval.config import IndexConfig
 from retrieval.datasets import planar
 from retrieval.datasets.oxford import read_groundtruth
 from retrieval.evaluation.pipeline import build_collection
@@ -58,7 +59,10 @@ def main() -> int:
     }
     for name in CONFIGS:
         config = settings_module.load(Path(__file__).parent.parent / "configs" / f"{name}.yaml")
-        config = replace(config, descriptor=replace(config.descriptor, name=arguments.descriptor))
+        described = replace(config.descriptor, name=arguments.descriptor)
+        config = replace(
+            config, descriptor=described, index=IndexConfig(signatures=())
+        )  # by words
         folder = arguments.work / f"{name}-{settings_module.digest(settings_module.to_tree(config))}"
         if not folder.exists():
             build_collection(list_images(demo.image_folder), folder, config)

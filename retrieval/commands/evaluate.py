@@ -104,8 +104,8 @@ def _run(arguments: argparse.Namespace) -> int:
         check_report_path(arguments.report)
     retriever, clock = open_retriever(arguments), reproduction.Clock()
     if not rows:
-        signed = retriever.collection.snapshot.has_signatures
-        rows = ("bow", "bow+sv", "bow+sv+qe", "hqe+sv") if signed else ("bow", "bow+sv", "bow+sv+qe")
+        by_votes = ("hqe+sv",) if retriever.collection.snapshot.has_signatures else ()
+        rows = ("bow", "bow+sv", "bow+sv+qe", *by_votes)
     rank = _rank_folder if arguments.groundtruth.is_dir() else _rank_own
     truth, ranked = rank(retriever, arguments.groundtruth, rows, clock)
     results = reproduction.summarise(ranked, truth, "folder", reproduction.descriptor_name(retriever))
