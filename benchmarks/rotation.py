@@ -60,9 +60,7 @@ def main() -> int:
     for name in CONFIGS:
         config = settings_module.load(Path(__file__).parent.parent / "configs" / f"{name}.yaml")
         described = replace(config.descriptor, name=arguments.descriptor)
-        config = replace(
-            config, descriptor=described, index=IndexConfig(signatures=())
-        )  # by words
+        config = replace(config, descriptor=described, index=IndexConfig(signatures=()))  # by words
         folder = arguments.work / f"{name}-{settings_module.digest(settings_module.to_tree(config))}"
         if not folder.exists():
             build_collection(list_images(demo.image_folder), folder, config)
