@@ -195,7 +195,9 @@ def write_index(case: Case, images: Iterator[IndexedImage]) -> None:
     def signatures(folder: Path) -> dict[str, Any]:
         return {"hamming": _embed(folder, vocabulary, planes, case.config.seed)} if planes else {}
 
-    config = replace(case.config, vocabulary=vocabulary.config, index=IndexConfig(("hamming",) if planes else ()))
+    descriptor = replace(case.config.descriptor, precision=case.store.precision)  # in which images are added
+    signed = IndexConfig(("hamming",) if planes else ())
+    config = replace(case.config, vocabulary=vocabulary.config, index=signed, descriptor=descriptor)
     features = {**case.store.settings, "features": "resampled"}
     drawn.write_index(case.index, images, vocabulary, features, config, "{0:04d}/{1:07d}.jpg", signatures)
 

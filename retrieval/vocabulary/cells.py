@@ -120,11 +120,19 @@ class Cells:
             (N, neighbours) int64, -1 where the visited cells hold fewer points.
         """
         found = np.empty((len(rows), neighbours), np.int64)
-        scanned = self._scan if neighbours <= scan.NEIGHBOURS else None
+        with one_thread():
+            if self._scan is None or neighbours > scan.NEIGHBOURS:
+                self._multiplied(rows, probes, found, threads)
+            else:
+                for start in range(0, len(rows), BLOCK):
+                    block = slice(start, start + BLOCK)
+                    self._scanned(self._scan, rows[block], probes, found[block], threads)
+        return found
+
+    def _multiplied(self, rows: np.ndarray, probes: int, found: np.ndarray, threads: int) -> None:
+        """Fills `found` by products of matrices."""
         size = BLOCK
-        if scanned is not None:
-            size = scan.block(len(rows), threads)
-        elif neighbours > 1:
+        if found.shape[1] > 1:
             met = probes * sum(map(len, self.points)) / len(self.points)
             size = int(np.clip(MOST / max(met, 1), 1, BLOCK))
 
@@ -132,17 +140,28 @@ class Cells:
             block = slice(start, start + size)
             doubled = np.float32(-2) * rows[block]
             own, visited = self._cells_near(doubled, probes)
-            left: slice | np.ndarray = slice(None)
-            if scanned is not None:
-                found[block], left = scanned.search(rows[block], neighbours, visited)
-            if neighbours == 1:
-                found[block][left, 0] = self._first(doubled[left], visited[left])
+            if found.shape[1] == 1:
+                found[block, 0] = self._first(doubled, visited)
             else:
-                found[block][left] = self._several(doubled[left], own[left], visited[left], neighbours)
+                found[block] = self._several(doubled, own, visited, found.shape[1])
 
-        with one_thread():
-            in_blocks(search, len(rows), size, threads)
-        return found
+        in_blocks(search, len(rows), size, threads)
+
+    def _scanned(self, scanning: scan.Scan, rows: np.ndarray, probes: int, found: np.ndarray, threads: int) -> None:
+        """Fills `found` by a scan; threads share the rows while their cells are chosen, and then the cells."""
+        visited = np.empty((len(rows), min(probes, len(self.centres))), np.int32)
+        size = scan.block(len(rows), threads)
+
+        def choose(start: int) -> None:
+            block = slice(start, start + size)
+            visited[block] = self._cells_near(np.float32(-2) * rows[block], probes)[1]
+
+        in_blocks(choose, len(rows), size, threads)
+        found[:], left = scanning.search(rows, found.shape[1], visited, threads)
+        if len(left):
+            some = np.empty((len(left), found.shape[1]), np.int64)
+            self._multiplied(rows[left], probes, some, 1)
+            found[left] = some
 
     @cached_property
     def _scan(self) -> scan.Scan | None:

@@ -117,7 +117,7 @@ class Scan:
             neighbours: points per row, nearest first, equally near ones in the order of their numbers; at most
                 `NEIGHBOURS`.
             visited: (N, P) int32, the cells of each row, each once; None where there are no cells.
-            threads: that scan blocks of rows; the result is the same.
+            threads: that share the cells, so that each is read once; the result is the same.
 
         Returns:
             (N, neighbours) int64; the rows (M,) int64 that are left over, for which there is no answer: those whose
@@ -126,22 +126,20 @@ class Scan:
         rows = np.ascontiguousarray(rows)
         found = np.full((len(rows), neighbours), -1, np.int64)
         left = np.zeros(len(rows), bool)
-        size = block(len(rows), threads)
         needed = np.ones(len(self._sizes), bool)
         if visited is not None:
             needed[:] = False
             needed[visited] = True
         self._prepare(needed)
-
-        def search(start: int) -> None:
-            some = slice(start, start + size)
-            left[some] = self._search(rows[some], None if visited is None else visited[some], found[some])
-
-        in_blocks(search, len(rows), size, threads)
+        for start in range(0, len(rows), BLOCK):
+            some = slice(start, start + BLOCK)
+            left[some] = self._search(rows[some], None if visited is None else visited[some], found[some], threads)
         return found, np.flatnonzero(left)
 
-    def _search(self, rows: np.ndarray, visited: np.ndarray | None, found: np.ndarray) -> np.ndarray:
+    def _search(self, rows: np.ndarray, visited: np.ndarray | None, found: np.ndarray, threads: int) -> np.ndarray:
         count, neighbours = found.shape
+        size = block(count, threads)
+        parts = -(-count // size)
         if visited is None:
             begins, ends = np.zeros(len(self._sizes), np.int64), np.full(len(self._sizes), count, np.int64)
             visitors = np.arange(count, dtype=np.int32)
@@ -152,16 +150,28 @@ class Scan:
         codes = np.full((count, self._codes.shape[1]), 128, np.uint8)
         norms, lost = np.empty(count, np.float32), np.empty(count, np.float32)
         _encode(rows, self._origin, step, codes, norms, lost)
-        upper = np.full((count, neighbours), np.inf, np.float32)
-        low = np.empty((count, KEPT + neighbours), np.float32)
+        upper = np.full((parts, count, neighbours), np.inf, np.float32)
+        low = np.empty((parts, count, KEPT + neighbours), np.float32)
         place = np.empty(low.shape, np.int32)
-        kept = np.zeros(count, np.int32)
+        kept = np.zeros((parts, count), np.int32)
+        bounds = _shared(ends - begins, self._sizes, parts)
         cells = (self._firsts, self._sizes, self._codes.reshape(-1), self._halves, self._totals, self._facts)
-        sums = _aligned((ROWS, WORDS), np.int32)
-        _scan(codes, norms, lost, step, begins, ends, visitors, *cells, upper, low, place, kept, sums, tiles())
+
+        def scan(part: int) -> None:
+            begin, end = bounds[part], bounds[part + 1]
+            sums = _aligned((ROWS, WORDS), np.int32)
+            own = (upper[part], low[part], place[part], kept[part], sums, tiles())
+            _scan(begin, end, codes, norms, lost, step, begins, ends, visitors, *cells, *own)
+
+        def compare(start: int) -> None:
+            some = slice(start, start + size)
+            met = (upper[:, some], low[:, some], place[:, some], kept[:, some])
+            _compare(rows[some], self._points, self._ids, *met, nearest[some], found[some])
+
+        in_blocks(scan, parts, 1, threads)
         nearest = np.full(found.shape, np.inf, np.float32)
-        _compare(rows, self._points, self._ids, upper, low, place, kept, nearest, found)
-        left: np.ndarray = (kept < 0) | (found < 0).any(axis=1)
+        in_blocks(compare, count, size, threads)
+        left: np.ndarray = np.logical_or((kept < 0).any(axis=0), (found < 0).any(axis=1))
         return left
 
     def _prepare(self, needed: np.ndarray) -> None:
@@ -181,8 +191,14 @@ def scan_bytes(points: int, dimensions: int) -> float:
 
 
 def block(rows: int, threads: int) -> int:
-    """How many of so many rows a thread scans at a time."""
+    """How many of so many rows a thread compares at a time."""
     return int(np.clip(-(-rows // threads), LEAST_BLOCK, BLOCK))
+
+
+def _shared(visitors: np.ndarray, sizes: np.ndarray, parts: int) -> np.ndarray:
+    """(parts + 1,) where parts of the cells begin and end that take about as long: tiles, and reading a cell."""
+    tiles = (_filled(visitors, ROWS) + ROWS * (visitors > 0)) * sizes
+    return np.searchsorted(np.cumsum(tiles), tiles.sum() * np.arange(parts + 1) / parts, side="right")
 
 
 def _filled(size: Any, multiple: int) -> Any:
@@ -307,6 +323,13 @@ def _products_of_tiles(builder: Any, pointer: Any, dimensions: Any) -> None:
         return ir.Constant(_BYTE, number)
 
     groups = range(WORDS // GROUP)
+    size = builder.mul(dimensions, _number(WORDS))
+    fetch = ir.FunctionType(_VOID, [_POINTER, _INT, _INT, _INT])
+    fetch = cgutils.get_or_insert_function(builder.module, fetch, "llvm.prefetch.p0i8")
+    how = [ir.Constant(_INT, value) for value in (0, 3, 1)]  # for reading, into the first cache, data
+    with cgutils.for_range(builder, builder.udiv(size, _number(CHUNK))) as loop:  # the next tile's points
+        place = builder.add(size, builder.mul(loop.index, _number(CHUNK)))
+        builder.call(fetch, [builder.gep(pointer["words"], [place]), *how])
     for group in groups:  # each row begins with the same norms
         norms = builder.gep(pointer["norms"], [_number(4 * GROUP * group)])
         _call(builder, "tileloadd64", _VOID, register(group), norms, _number(0))
@@ -326,28 +349,33 @@ def _products_of_tiles(builder: Any, pointer: Any, dimensions: Any) -> None:
 
 
 def _reached(builder: Any, pointer: Any, first: int, rows: int, sums: Any) -> Any:
-    """Writes the hits of rows, and their sums where there is one and they are not written yet."""
-    reached: Any = ir.Constant(_INT, 0)
+    """Whether a row has a hit; if so writes the hits of all, and their sums where these are not written yet."""
     groups = range(WORDS // GROUP)
 
     def place(row: int, group: int) -> Any:
         return _at(builder, pointer["sums"], 4 * (WORDS * (first + row) + GROUP * group), _LANES)
 
-    for row in range(rows):
+    def above(row: int, group: int) -> Any:
+        value = builder.load(place(row, group), align=4) if sums is None else builder.load(sums[row][group])
         limit = builder.load(_at(builder, pointer["limits"], 4 * (first + row), _INT), align=4)
-        mask: Any = ir.Constant(_INT, 0)
-        for group in groups:
-            value = builder.load(place(row, group), align=4) if sums is None else builder.load(sums[row][group])
-            above = builder.icmp_signed(">=", value, _everywhere(builder, limit))
-            bits = builder.zext(builder.bitcast(above, ir.IntType(GROUP)), _INT)
-            mask = builder.or_(mask, builder.shl(bits, ir.Constant(_INT, GROUP * group)))
-        builder.store(mask, _at(builder, pointer["hits"], 4 * (first + row), _INT), align=4)
-        reached = builder.or_(reached, mask)
-    if sums is not None:
-        with cgutils.if_unlikely(builder, builder.icmp_unsigned("!=", reached, ir.Constant(_INT, 0))):
-            for row in range(rows):
-                for group in groups:
+        return builder.icmp_signed(">=", value, _everywhere(builder, limit))
+
+    def bits(mask: Any) -> Any:
+        return builder.zext(builder.bitcast(mask, ir.IntType(GROUP)), _INT)
+
+    each = [above(row, group) for row in range(rows) for group in groups]
+    reached = bits(functools.reduce(builder.or_, each))
+    if sums is not None:  # other rows may reach their limits
+        none = ir.VectorType(_INT, rows)
+        builder.store(ir.Constant(none, [0] * rows), _at(builder, pointer["hits"], 4 * first, none), align=4)
+    with cgutils.if_unlikely(builder, builder.icmp_unsigned("!=", reached, ir.Constant(_INT, 0))):
+        for row in range(rows):
+            mask: Any = ir.Constant(_INT, 0)
+            for group in groups:
+                mask = builder.or_(mask, builder.shl(bits(above(row, group)), ir.Constant(_INT, GROUP * group)))
+                if sums is not None:
                     builder.store(builder.load(sums[row][group]), place(row, group), align=4)
+            builder.store(mask, _at(builder, pointer["hits"], 4 * (first + row), _INT), align=4)
     return reached
 
 
@@ -443,6 +471,8 @@ def _limit(upper: float, bound: float, unit: float) -> int:
 
 @compiled
 def _scan(
+    begin: int,
+    end: int,
     codes: np.ndarray,
     norms: np.ndarray,
     lost: np.ndarray,
@@ -463,7 +493,7 @@ def _scan(
     sums: np.ndarray,
     layout: np.ndarray | None,
 ) -> None:
-    """Keeps the points that may be among the nearest.
+    """Keeps the points of the cells from `begin` to `end` that may be among the nearest.
 
     Of a row: `upper` (neighbours,) ascending, no less than the least distances met; `low` and `place`, what the
     distances of points kept are at least and where they lie; `kept`, how many, -1 for too many.
@@ -475,7 +505,7 @@ def _scan(
     tile = np.empty((ROWS, width), np.uint8)
     limits, hits, bounds = np.empty(ROWS, np.int32), np.empty(ROWS, np.int32), np.empty(ROWS, np.float32)
     _start(layout)
-    for cell in range(len(sizes)):
+    for cell in range(begin, end):
         if ends[cell] == begins[cell]:
             continue
         first, size = firsts[cell], sizes[cell]
@@ -558,24 +588,26 @@ def _compare(
     nearest: np.ndarray,
     found: np.ndarray,
 ) -> None:
-    """The nearest of the points kept, by their distances in float32; equally near ones in the order of numbers."""
+    """The nearest of the points that any part kept, by their distances in float32; equally near ones by number."""
     neighbours = found.shape[1]
     for i in range(rows.shape[0]):
-        for c in range(kept[i]):
-            if low[i, c] > upper[i, neighbours - 1]:
-                continue
-            id_ = ids[place[i, c]]
-            distance = np.float32(0)
-            for d in range(rows.shape[1]):
-                distance += (rows[i, d] - points[id_, d]) ** 2
-            n = neighbours
-            while n > 0 and (
-                found[i, n - 1] < 0
-                or distance < nearest[i, n - 1]
-                or (distance == nearest[i, n - 1] and id_ < found[i, n - 1])
-            ):
+        limit = upper[:, i, neighbours - 1].min()
+        for part in range(len(kept)):
+            for c in range(kept[part, i]):
+                if low[part, i, c] > limit:
+                    continue
+                id_ = ids[place[part, i, c]]
+                distance = np.float32(0)
+                for d in range(rows.shape[1]):
+                    distance += (rows[i, d] - points[id_, d]) ** 2
+                n = neighbours
+                while n > 0 and (
+                    found[i, n - 1] < 0
+                    or distance < nearest[i, n - 1]
+                    or (distance == nearest[i, n - 1] and id_ < found[i, n - 1])
+                ):
+                    if n < neighbours:
+                        nearest[i, n], found[i, n] = nearest[i, n - 1], found[i, n - 1]
+                    n -= 1
                 if n < neighbours:
-                    nearest[i, n], found[i, n] = nearest[i, n - 1], found[i, n - 1]
-                n -= 1
-            if n < neighbours:
-                nearest[i, n], found[i, n] = distance, id_
+                    nearest[i, n], found[i, n] = distance, id_
