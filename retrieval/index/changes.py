@@ -20,7 +20,7 @@ from retrieval.config import Config
 from retrieval.errors import RetrievalError
 from retrieval.features.store import FAILED, Failure, ImageFeatures, write_failures
 from retrieval.index import arrivals, building, merging, state
-from retrieval.index.opened import Index, OpenedIndex, locate
+from retrieval.index.opened import Index, OpenedIndex, locate, open_state
 from retrieval.index.segment import Segment, open_segment, write_segment
 from retrieval.index.state import State
 from retrieval.photographs.names import Names, canonical
@@ -90,8 +90,7 @@ def add(
         collection = _opened(index, current)
         given = arrivals.named(photographs, Path(collection.root), prefix)
         chosen = config or collection.config
-        live = {name: current.entries[line].get("content") for name, line in current.lines.items()}
-        found = arrivals.compare(given, live, chosen, replace)
+        found = arrivals.compare(given, current.contents, chosen, replace)
         for failure in found.failures:
             logger.warning("skipped %s", failure.reason)
         images: list[ImageFeatures] = []
@@ -104,12 +103,14 @@ def add(
         known = [*found.known, *((path, first) for _, path, first in found.copies if first in added)]
         failures += [Failure(name, reasons[first]) for name, _, first in found.copies if first not in added]
         replaced = tuple(name for name in found.replaced if name in added)
+        newest = collection
         if images:
-            _commit_addition(current, collection, images, replaced, found.new)
+            committed = _commit_addition(current, collection, images, replaced, found.new)
+            newest = open_state(type(collection), committed, collection)
         fine = {name for name, _ in given}.difference(failure.name for failure in failures)
         _note_failures(current.folder, failures, fine)
-        newest = collection.newest()
-        arrivals.discard(current.folder, frozenset(newest.content(name) for name in newest.names))
+        contents = {**current.contents, **{image.name: image.content for image in images}}
+        arrivals.discard(current.folder, frozenset(contents.values()))
     return Added(newest, tuple(image.name for image in images), replaced, tuple(known), tuple(failures))
 
 
@@ -198,7 +199,7 @@ def compact(index: str | Path | OpenedIndex) -> OpenedIndex:
                 _write(current, names[-1], arrays)
         images = state.lines_of([current.entries[line] for line in order])
         none = np.empty(0, np.int32)
-        state.commit(current, images=images, removed=none, segments=tuple(names), same_content=True)
+        current = state.commit(current, images=images, removed=none, segments=tuple(names), same_content=True)
     return _opened(index, current)
 
 
@@ -207,9 +208,8 @@ def _folder(index: str | Path | OpenedIndex) -> Path:
 
 
 def _opened(index: str | Path | OpenedIndex, current: State) -> OpenedIndex:
-    """The index as it is on disk, of the class that was given."""
-    kind = type(index) if isinstance(index, OpenedIndex) else OpenedIndex
-    return kind.open(current.folder)
+    """The index in its current state, of the class that was given."""
+    return open_state(type(index) if isinstance(index, OpenedIndex) else OpenedIndex, current)
 
 
 def _commit_addition(
@@ -218,8 +218,8 @@ def _commit_addition(
     images: Sequence[ImageFeatures],
     replaced: Sequence[str],
     paths: Mapping[str, Path],
-) -> None:
-    """Writes the segments of new images and makes them part of the index."""
+) -> State:
+    """Writes the segments of new images and makes them part of the index: its new state."""
     removed = np.concatenate([current.removed, np.array([current.lines[name] for name in replaced], np.int32)])
     features = sum(len(image.codes) for image in images)
     segments = list(current.segments)
@@ -245,7 +245,7 @@ def _commit_addition(
         if paths[entry["name"]] != root / entry["name"]:
             entry["path"] = str(paths[entry["name"]])
     lines_now = current.images + state.lines_of(entries)
-    state.commit(current, images=lines_now, removed=removed, segments=(*segments, *written))
+    return state.commit(current, images=lines_now, removed=removed, segments=(*segments, *written))
 
 
 def _write(current: State, name: str, arrays: dict[str, np.ndarray]) -> None:

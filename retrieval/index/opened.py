@@ -5,9 +5,11 @@ change. What is opened stays as it is, whatever others add and remove meanwhile;
 """
 
 import contextlib
+import itertools
 import logging
+import operator
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -140,11 +142,8 @@ class OpenedIndex:
         return self._contents.get(name)
 
     @cached_property
-    def _contents(self) -> dict[str, str]:
-        if self.state is None:
-            return {}
-        live = (self.state.entries[line] for line in self.state.live)
-        return {entry["name"]: entry["content"] for entry in live if "content" in entry}
+    def _contents(self) -> Mapping[str, str | None]:
+        return {} if self.state is None else self.state.contents
 
     def newest(self) -> Self:
         """This index as it is on disk now: itself if nothing changed. Segments that stayed are not read again.
@@ -219,16 +218,37 @@ def _open(kind: type[Index], folder: str | Path, verify: bool, opened: Index | N
         )
     for _ in range(_ATTEMPTS):
         state = read_state(folder, verify)
-        if opened is not None and not _same_kind(opened.settings, state.manifest["settings"]):
-            opened = None
         try:
-            contents = tuple(segment_content(state.segment_folder(name)) for name in state.segments)
-            segments = _segments(state, contents, verify, opened)
-        except ArtefactError as error:
+            return open_state(kind, state, opened, verify)
+        except _SegmentError as error:
             require_moved(folder, state.manifest, error)
-            continue
-        return _read(kind, state, segments, contents, verify, opened)
     raise ArtefactError(f"{folder} changes faster than it can be read: try again")
+
+
+class _SegmentError(ArtefactError):
+    """A segment is not there any more, or damaged."""
+
+
+def open_state(kind: type[Index], state: State, opened: Index | None = None, verify: bool = False) -> Index:
+    """Opens an index in a state that was read; the one writer of an index knows that it stays.
+
+    Args:
+        kind: what is made of it.
+        state: of the index.
+        opened: the same index, opened earlier, see `_open`.
+        verify: compare every array with its checksum.
+
+    Raises:
+        ArtefactError: damaged, or of another version.
+    """
+    if opened is not None and not _same_kind(opened.settings, state.manifest["settings"]):
+        opened = None
+    try:
+        contents = tuple(segment_content(state.segment_folder(name)) for name in state.segments)
+        segments = _segments(state, contents, verify, opened)
+    except ArtefactError as error:
+        raise _SegmentError(str(error)) from error
+    return _read(kind, state, segments, contents, verify, opened)
 
 
 def _same_kind(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -262,8 +282,7 @@ def _read(
             f"{folder}: {len(names)} names, {bounds[-1]} images in the segments and {len(state.removed)} removals do "
             "not go together: make the index anew"
         )
-    spelled = names if all(map(str.isascii, names)) else list(map(os.fsencode, names))
-    lines = sorted(state.live, key=spelled.__getitem__)
+    lines = _by_name(names, state.live)
     ids = np.full(len(names), -1, np.int32)
     ids[lines] = np.arange(len(lines), dtype=np.int32)
     snapshot = Snapshot(segments, tuple(ids[bounds[i] : bounds[i + 1]] for i in range(len(segments))))
@@ -274,13 +293,17 @@ def _read(
     else:  # of the same words another search may have been stored
         vocabulary = open_vocabulary(folder / "vocabulary", verify=verify)
         require_vocabulary(folder, settings, vocabulary)
-    elsewhere: dict[str, str] = {}
-    if b'"path": ' in state.images:
-        entries = (state.entries[line] for line in lines)
-        elsewhere = {entry["name"]: entry["path"] for entry in entries if "path" in entry}
     root = state.facts["root"]
-    live_names = tuple(names[line] for line in lines)
-    return kind(folder, config, settings, live_names, snapshot, vocabulary, root, elsewhere, state, contents)
+    live_names = tuple(map(names.__getitem__, lines.tolist()))
+    return kind(folder, config, settings, live_names, snapshot, vocabulary, root, state.elsewhere, state, contents)
+
+
+def _by_name(names: Sequence[str], lines: np.ndarray) -> np.ndarray:
+    """Lines (n,) in the bytewise order of their names, which is mostly the order that they have."""
+    spelled: Sequence[Any] = names if all(map(str.isascii, names)) else list(map(os.fsencode, names))
+    if len(lines) == len(names) and all(map(operator.lt, spelled, itertools.islice(spelled, 1, None))):
+        return lines
+    return np.array(sorted(lines.tolist(), key=spelled.__getitem__), np.int64)
 
 
 def stored_config(folder: Path) -> Config:

@@ -38,6 +38,7 @@ KEPT = 128  # points that are kept for a row, and one more for each neighbour; a
 CELL = 1 << 10  # points scanned together where there are no cells: they stay in the second cache
 BLOCK, LEAST_BLOCK = 1 << 14, 1 << 8  # rows scanned at a time, by one thread
 SPREAD = 1.5  # rows are rounded up to so many times the median of their largest components
+TOGETHER = 1 << 6  # cells that a thread rounds at a time
 FAR = 1 << 28  # beyond every score; limits lie beyond it
 _LEAVE = (158, 0x1023, 18)  # Linux on x86-64: arch_prctl, ARCH_REQ_XCOMP_PERM, the state of the tile registers
 
@@ -130,7 +131,7 @@ class Scan:
         if visited is not None:
             needed[:] = False
             needed[visited] = True
-        self._prepare(needed)
+        self._prepare(needed, threads)
         for start in range(0, len(rows), BLOCK):
             some = slice(start, start + BLOCK)
             left[some] = self._search(rows[some], None if visited is None else visited[some], found[some], threads)
@@ -174,15 +175,20 @@ class Scan:
         left: np.ndarray = np.logical_or((kept < 0).any(axis=0), (found < 0).any(axis=1))
         return left
 
-    def _prepare(self, needed: np.ndarray) -> None:
+    def _prepare(self, needed: np.ndarray, threads: int) -> None:
         """Rounds the points of the cells that are needed, (G,) bool. Two threads that do so at once write the same."""
-        for cell in np.flatnonzero(needed & ~self._ready).tolist():
-            first, size = self._firsts[cell], self._sizes[cell]
-            part = slice(first, self._firsts[cell + 1])
-            ids = self._ids[first : first + size]
-            fours = self._codes[part].reshape(-1).view(np.int32)
-            _pack(self._points, ids, self._origin, fours, self._halves[part], self._totals[part], self._facts[cell])
-            self._ready[cell] = True
+        cells = np.flatnonzero(needed & ~self._ready)
+
+        def prepare(start: int) -> None:
+            for cell in cells[start : start + TOGETHER].tolist():
+                first, size = self._firsts[cell], self._sizes[cell]
+                part = slice(first, self._firsts[cell + 1])
+                ids = self._ids[first : first + size]
+                fours = self._codes[part].reshape(-1).view(np.int32)
+                _pack(self._points, ids, self._origin, fours, self._halves[part], self._totals[part], self._facts[cell])
+                self._ready[cell] = True
+
+        in_blocks(prepare, len(cells), TOGETHER, threads)
 
 
 def scan_bytes(points: int, dimensions: int) -> float:

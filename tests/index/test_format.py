@@ -145,14 +145,30 @@ def test_another_version_says_who_wrote_it(tmp_path, version, advice):
         Collection.open(tmp_path / "index")
 
 
-@given(st.lists(st.text(st.characters(categories=("L", "P", "S", "Zs", "Cc", "Cs", "Nd"))), max_size=8))
-def test_names_are_those_of_the_lines(names):
-    """They are taken out without reading the lines whole, whatever they are spelled with."""
-    entries = [{"name": name, "width": 3, "height": 2, "features": 1, "path": '{"name": "x"}\n'} for name in names]
-    read = state.State(Path(), {}, state.lines_of(entries), np.empty(0, np.int32))
-    assert read.names == names == [entry["name"] for entry in read.entries]
-    turned = b"".join(json.dumps(dict(reversed(entry.items()))).encode() + b"\n" for entry in entries)
-    assert state.State(Path(), {}, turned, np.empty(0, np.int32)).names == names
+TEXTS = st.text(st.characters(categories=("L", "P", "S", "Zs", "Cc", "Cs", "Nd"))) | st.sampled_from(
+    ['{"name": "x"}\n', '"content": "', '"path": "y"', '\\"', "\\"]
+)
+ENTRIES = st.fixed_dictionaries(
+    {"name": TEXTS, "width": st.just(3), "height": st.just(2), "features": st.just(1)},
+    optional={"content": st.text("0123456789abcdef", min_size=64, max_size=64), "path": TEXTS},
+)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@given(entries=st.lists(ENTRIES, max_size=8, unique_by=lambda entry: entry["name"]), data=st.data())
+def test_what_is_taken_out_of_lines_is_what_they_say(turned, entries, data):
+    """Names, contents and paths are taken out without reading lines whole, whatever they are spelled with."""
+    if turned:  # as nobody writes them
+        entries = [dict(reversed(entry.items())) for entry in entries]
+    removed = data.draw(st.sets(st.sampled_from(range(len(entries)))) if entries else st.just(set()))
+    written = b"".join(json.dumps(entry).encode() + b"\n" for entry in entries)
+    read = state.State(Path(), {}, written, np.array(sorted(removed), np.int32))
+    live = [entry for line, entry in enumerate(entries) if line not in removed]
+    assert turned or written == state.lines_of(entries)
+    assert read.names == [entry["name"] for entry in entries]
+    assert read.contents == {entry["name"]: entry.get("content") for entry in live}
+    assert read.elsewhere == {entry["name"]: entry["path"] for entry in live if "path" in entry}
+    assert read.lines == {entry["name"]: entries.index(entry) for entry in live}
 
 
 def test_the_last_line_may_lack_its_end():
