@@ -299,12 +299,15 @@ def commit(
         "settings": settings,
         "facts": facts,
     }
-    for name, content in data.items():
-        if files[name] != state.facts["files"][name]:
-            atomic.write_bytes(_next(folder, name), content)
+    changed = [name for name in data if files[name] != state.facts["files"][name]]
+    for name in changed:
+        atomic.write_bytes(_next(folder, name), data[name])
     artefacts.write_manifest(folder, manifest)  # from here on the new state is the index
-    with contextlib.suppress(OSError, ArtefactError):  # the rest tidies up; the next writer would do it as well
-        recover(folder)
+    with contextlib.suppress(OSError):  # the rest tidies up; the next writer would do it as well
+        for name in changed:
+            os.replace(_next(folder, name), folder / name)
+        atomic.sync_directory(folder)
+        _discard_leftovers(folder, manifest)
     after = State(folder, manifest, images, removed)
     if images.startswith(state.images):  # names are not read again
         vars(after)["names"] = state.names + State(folder, manifest, images[len(state.images) :], removed).names
@@ -333,6 +336,10 @@ def recover(folder: Path) -> list[str]:
             if _checksum(waiting.read_bytes()) == entry and not _matches(folder / name, entry):
                 os.replace(waiting, folder / name)
                 atomic.sync_directory(folder)
+    return _discard_leftovers(folder, manifest)
+
+
+def _discard_leftovers(folder: Path, manifest: dict[str, Any]) -> list[str]:
     dropped = leftovers(folder, manifest)
     for name in dropped:
         atomic.discard(folder / name)
