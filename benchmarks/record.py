@@ -1,13 +1,14 @@
 """What every benchmark shares: where the photographs are, the facts of the run, and the JSON it leaves."""
 
 import argparse
+import contextlib
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,15 +100,45 @@ def facts() -> dict[str, Any]:
     }
 
 
-def greatest_memory(children: bool = False) -> int:
-    """Bytes that this process, or the largest of its children that have ended, has had at most; mapped files count."""
-    return 1024 * resource.getrusage(resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF).ru_maxrss
+def greatest_memory() -> int:
+    """Bytes that this process has had at most; mapped files count."""
+    return _status("self", "VmHWM")
 
 
 def resident_memory() -> int:
     """Bytes that this process has, mapped files among them."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if "VmRSS" in line).split()[1])
+    return _status("self", "VmRSS")
+
+
+@contextlib.contextmanager
+def memory_of_children() -> Iterator[dict[str, int]]:
+    """Bytes that each child of this process has had at most, by its number, looked at ten times a second.
+
+    `getrusage` says of a child no less than what its parent had when it was started.
+    """
+    found: dict[str, int] = {}
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.1):
+            for path in Path("/proc/self/task").glob("*/children"):
+                with contextlib.suppress(OSError):
+                    for child in path.read_text().split():
+                        with contextlib.suppress(OSError, StopIteration):
+                            found[child] = max(found.get(child, 0), _status(child, "VmHWM"))
+
+    watching = threading.Thread(target=look)
+    watching.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        watching.join()
+
+
+def _status(process: str, key: str) -> int:
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if key in line).split()[1])
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -28,7 +28,7 @@ from retrieval.index.building import SEGMENT_FEATURES, WORDS_AT_ONCE
 from retrieval.index.segment import Segment, open_segment, write_segment
 from retrieval.photographs.decoding import load_image
 from retrieval.photographs.folder import ImageSet
-from retrieval.vocabulary import kmeans, lloyd
+from retrieval.vocabulary import hamming, kmeans, lloyd
 from retrieval.vocabulary.gpu import gpu
 from retrieval.vocabulary.kmeans import assignment_of
 from retrieval.vocabulary.quantizer import LINKS, Quantizer, cells_of, exact_words, scanned, search_kind, threads
@@ -108,6 +108,7 @@ class Machine:
         exact: the same for exact search.
         segment: seconds for a feature while a segment is made.
         merged: seconds for a feature while segments are merged.
+        signed: seconds for the Hamming signature of a feature; 0 where none are asked for.
     """
 
     describing: Describing
@@ -119,6 +120,7 @@ class Machine:
     exact: float
     segment: float
     merged: float
+    signed: float = 0.0
 
 
 def stages(
@@ -153,16 +155,18 @@ def stages(
     seconds = describing.start + described * describing.photograph / describing.jobs if described else 0.0
     memory = machine.memory + describing.jobs * describing.memory + describing.decoding if described else 0.0
     found = [Stage("features", seconds, memory, float(stored * (dimensions + BYTES_DESCRIBED)))]
-    asked = float(indexed)
+    asked, medians = float(indexed), 0.0
     if learned is not None:
         _, rows = training_sizes(learned, config.vocabulary)
         seconds = learning_seconds(rows, config.vocabulary, machine)
         memory = machine.memory + training_bytes(rows, config.vocabulary, dimensions)
         found.append(Stage("vocabulary", seconds, memory, vocabulary))
+        medians = float(rows * (dimensions + BYTES_ASSIGNED)) if bits else 0.0
         asked += rows if bits else 0  # whose medians signatures are cut at
     blocks = 4 * 4.0 * dimensions * WORDS_AT_ONCE  # descriptors looked up together, and what becomes of them
-    found.append(Stage("words", asked * machine.word, machine.memory + searched + blocks, 0.0))
-    seconds, memory = indexed * machine.segment, min(indexed, SEGMENT_FEATURES) * float(BYTES_BUILDING)
+    found.append(Stage("words", asked * machine.word, machine.memory + searched + max(blocks, medians), 0.0))
+    seconds = indexed * (machine.segment + machine.signed)
+    memory = min(indexed, SEGMENT_FEATURES) * float(BYTES_BUILDING)
     scratch = 0.0
     if indexed > SEGMENT_FEATURES or passing:  # the segments that are merged, and what some at a time are merged into
         scratch = max(lists + lists * min(1.0, merging.FEATURES / max(indexed, 1)), passing)
@@ -248,7 +252,8 @@ def measure(config: Config, describing: Describing) -> Machine:
     segment, merged = _indexing(config.seed)
     memory = _memory()
     product = _learning(config, dimensions)
-    return Machine(describing, memory, dimensions, word, structure, product, exact, segment, merged)
+    signed = _signing(config, dimensions)
+    return Machine(describing, memory, dimensions, word, structure, product, exact, segment, merged, signed)
 
 
 def describe(config: Config, images: ImageSet | None) -> Describing:
@@ -277,6 +282,10 @@ def describe(config: Config, images: ImageSet | None) -> Describing:
         raise DatasetError("none of the photographs tried for the calibration can be used; see the run's failed.jsonl")
     seconds, features, memory = zip(*timed, strict=True)
     each = float(np.mean(seconds))
+    if images is not None:  # it may be the one that takes the most memory
+        largest = max(images.names, key=lambda name: extractor.file_state(images.path(name))[0])
+        tried = parallel([joblib.delayed(_time_one)(images.path(largest), config)])
+        memory += tuple(found[2] for found in tried if found)
     decoding = 0.0
     if on_gpu and processes > 1:
         decoders = joblib.Parallel(n_jobs=processes)(joblib.delayed(_decode_one)(one, config) for one in sources)
@@ -362,6 +371,19 @@ def _learning(config: Config, dimensions: int) -> float:
     small = VocabularyConfig(words=words, iterations=1, search=search, exact_up_to=1)
     seconds, _ = _timed(lambda: kmeans.train(rows, small, config.seed))
     return seconds / learning_products(len(rows), small, dimensions)
+
+
+def _signing(config: Config, dimensions: int) -> float:
+    """Seconds for the Hamming signature of a descriptor; 0 where none are asked for."""
+    if "hamming" not in config.index.signatures:
+        return 0.0
+    words = min(config.vocabulary.words, CALIBRATION_WORDS)
+    projection = hamming.random_projection(dimensions, config.hamming.bits, config.seed)
+    embedding = hamming.Embedding(projection, np.zeros((words, config.hamming.bits), np.float16), 0)
+    rng = np.random.default_rng(config.seed)
+    descriptors = rng.normal(size=(WORDS_AT_ONCE, dimensions)).astype(np.float32)
+    words_of = rng.integers(0, words, WORDS_AT_ONCE, np.int32)
+    return _timed(lambda: embedding.signatures(descriptors, words_of))[0] / WORDS_AT_ONCE
 
 
 def _indexing(seed: int) -> tuple[float, float]:

@@ -312,6 +312,9 @@ def _segment_of(images: list[ImageFeatures], vocabulary: Vocabulary, config: Con
     def indexed() -> Iterator[IndexedImage]:
         for some in portions(images, lambda image: len(image.codes), WORDS_AT_ONCE):
             yield from _indexed(some, vocabulary, config)
+            for image in some:  # what was read of a store's files does not stay in memory
+                artefacts.let_go(image.codes)
+                artefacts.let_go(image.regions)
             bar.update(len(some))
 
     return build_segment(indexed(), len(vocabulary.centroids))
