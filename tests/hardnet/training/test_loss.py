@@ -11,15 +11,17 @@ def unit(rows):
     return rows / rows.norm(dim=1, keepdim=True)
 
 
-def loop_loss(anchors, positives, margin=1.0):
-    """The published formula, one pair at a time, in the type of its inputs."""
+def loop_loss(anchors, positives, margin=1.0, hold=False):
+    """The published formula, one pair at a time, in the type of its inputs; HardNegC where negatives are held."""
     count = len(anchors)
     total = anchors.new_zeros(())
     for i in range(count):
         candidates = []
         for j in range(count):
             if j != i:
-                for a, p in ((anchors[i], positives[j]), (anchors[j], positives[i])):
+                other_positive = positives[j].detach() if hold else positives[j]
+                other_anchor = anchors[j].detach() if hold else anchors[j]
+                for a, p in ((anchors[i], other_positive), (other_anchor, positives[i])):
                     distance = torch.sqrt(torch.clamp(2 - 2 * torch.dot(a, p), min=0) + 1e-6) + 1e-8
                     candidates.append(distance + 10 if distance.item() < 0.008 else distance)
         own = torch.sqrt(torch.clamp(2 - 2 * torch.dot(anchors[i], positives[i]), min=0) + 1e-6) + 1e-8
@@ -28,15 +30,15 @@ def loop_loss(anchors, positives, margin=1.0):
     return total / count
 
 
-@given(st.integers(2, 9), st.integers(2, 16), st.integers(0, 2**31), st.floats(0.1, 2.0))
+@given(st.integers(2, 9), st.integers(2, 16), st.integers(0, 2**31), st.floats(0.1, 2.0), st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_value_and_gradients_equal_a_plain_loop(count, dimensions, seed, margin):
+def test_value_and_gradients_equal_a_plain_loop(count, dimensions, seed, margin, hold):
     generator = torch.Generator().manual_seed(seed)
     raw = torch.randn((2, count, dimensions), generator=generator)
     ours = raw.clone().requires_grad_(True)
     theirs = raw.clone().requires_grad_(True)
-    loss = hardest_in_batch(unit(ours[0]), unit(ours[1]), margin)
-    expected = loop_loss(unit(theirs[0]), unit(theirs[1]), margin)
+    loss = hardest_in_batch(unit(ours[0]), unit(ours[1]), margin, hold)
+    expected = loop_loss(unit(theirs[0]), unit(theirs[1]), margin, hold)
     loss.backward()
     expected.backward()
     np.testing.assert_allclose(loss.item(), expected.item(), rtol=1e-4, atol=1e-5)
@@ -60,6 +62,21 @@ def test_the_anchor_swap_finds_the_nearer_negative():
     own = np.sqrt(2.0)
     expected = (2 * 1.0 + own + torch.linalg.vector_norm(anchors[1] - positives[1]).item() - 2 * near) / 2
     assert hardest_in_batch(anchors, positives).item() == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("hold", [False, True])
+def test_a_held_negative_is_not_moved(hold):
+    """The second pair is far enough from all others, so what moves it is that the first has it as its negative."""
+    other = torch.tensor([0.5, 0.75**0.5, 0.0])  # at 1 from the first anchor, whose positive is at 1.2
+    anchors = torch.stack([torch.tensor([1.0, 0.0, 0.0]), other]).requires_grad_(True)
+    positives = torch.stack([torch.tensor([0.28, 0.0, 0.96]), other]).requires_grad_(True)
+    loss = hardest_in_batch(anchors, positives, margin=0.1, hold=hold)
+    assert loss.item() == pytest.approx((0.1 + 1.2 - 1.0) / 2, abs=1e-4)
+    loss.backward()
+    assert not anchors.grad[1].any()
+    assert bool(positives.grad[1].any()) is not hold
+    away = -(positives[0] / 1.2 - positives[1]).detach() / 2  # from the positive's pull and the negative's push
+    np.testing.assert_allclose(anchors.grad[0].numpy(), away.numpy(), atol=1e-5)
 
 
 def test_a_batch_without_a_negative_is_refused():
