@@ -9,7 +9,7 @@ from pathlib import Path
 from hardnet.errors import TrainingError
 
 _TRAIN_HELP = """\
-Trains HardNet by a recipe, or goes on where an earlier call with the same --run stopped.
+Trains HardNet, or AffNet, by a recipe, or goes on where an earlier call with the same --run stopped.
 
 A run is a folder: checkpoint.pth while it goes, NAME.safetensors when it is done. It may be cut off at any time;
 the same command takes it up again from the last checkpoint and ends with the same weights.
@@ -20,6 +20,7 @@ examples:
   hardnet download liberty notredame -o data/patches
   hardnet train configs/hardnet/liberty.yaml --run runs/liberty        the paper's recipe
   hardnet train configs/hardnet/open.yaml --run runs/open --steps 500  500 steps now, the rest another time
+  hardnet train configs/hardnet/affnet.yaml --run runs/affnet          shapes of regions
   hardnet train configs/hardnet/liberty.yaml --run runs/small --set phases.0.batch=256 --set phases.0.pairs=1000000
   hardnet describe patches.png out.npy --descriptor runs/open/hardnet.safetensors"""
 
@@ -35,7 +36,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     """Adds the verbs."""
     train = verbs.add_parser(
         "train",
-        help="train HardNet by a recipe",
+        help="train HardNet or AffNet by a recipe",
         description=_TRAIN_HELP,
         epilog=_TRAIN_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -87,6 +88,9 @@ def _train(arguments: argparse.Namespace) -> int:
     print(f"step {outcome.step} of {outcome.steps}: loss {outcome.loss:.4f}{measured}")
     if outcome.weights is None:
         print(f"{outcome.checkpoint} holds the state; the same command goes on")
+    elif recipe.network == "affnet":
+        chosen = f"--set detector.shape=affnet --set detector.shape_weights={outcome.weights}"
+        print(f"{outcome.weights} holds the weights: retrieval index ... {chosen}")
     else:
         print(f"{outcome.weights} holds the weights: hardnet describe ... --descriptor {outcome.weights}")
     return 0

@@ -34,7 +34,7 @@ class AffNet(nn.Module):
         Returns:
             (N, 3): a, b, c of ``[[a, 0], [b, c]]``, as the network leaves it: 0 <= a, c <= 2, -1 <= b <= 1.
         """
-        found = torch.tanh(self.features(standardise(patches, _CONTRAST_FLOOR))).flatten(1)
+        found = torch.tanh(self.features(standardise(patches, _CONTRAST_FLOOR)).float()).flatten(1)
         return found + torch.tensor([1.0, 0.0, 1.0], dtype=found.dtype, device=found.device)
 
 

@@ -1,4 +1,4 @@
-"""Training HardNet (Mishchuk et al. 2017) in pieces that can be cut off anywhere and taken up again.
+"""Training HardNet (Mishchuk et al. 2017), or AffNet, in pieces that can be cut off anywhere and taken up again.
 
 Everything drawn at a step depends on the seed and the step's number alone: batch, views, dropout. So the state of a
 run is its weights, their average, the momentum and a step number, and a resumed run gives the same weights as one
@@ -8,6 +8,7 @@ Under ``torchrun`` each process describes its part of every batch; descriptors a
 negatives are still those of the whole batch.
 """
 
+import functools
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,15 +21,17 @@ import torch
 from tqdm import tqdm
 
 from hardnet.descriptors.loading import choose_device
-from hardnet.descriptors.networks import PATCH_SIZE, HardNet
+from hardnet.descriptors.networks import PATCH_SIZE
 from hardnet.errors import TrainingError
 from hardnet.patchsets import PatchSet, digest, read_arrays
+from hardnet.training.deformation import cut, draw_frames
 from hardnet.training.loss import hardest_in_batch
 from hardnet.training.recipe import Recipe, SetSettings, ValidationSettings, fingerprint
 from hardnet.training.sampling import PairSampler
+from hardnet.training.shapes import ShapeValidation, described_in_shape, load_descriptor
 from hardnet.training.state import State, diverged
 from hardnet.training.team import Team
-from hardnet.training.views import ViewSettings, draw_views, flip_alike
+from hardnet.training.views import ViewSettings, change_light, draw_views, flip_alike
 from hardnet.weights import checkpoints, table
 
 CHECKPOINT = "checkpoint.pth"
@@ -72,7 +75,7 @@ def train(
         stop_after: at most so many steps in this call; 0 for all that are left.
 
     Raises:
-        WeightsError: the recipe's first weights cannot be read.
+        WeightsError: the recipe's first weights, or those of the descriptor of shapes, cannot be read.
         TrainingError: nothing to train on, a checkpoint of another recipe or other patches, or a loss that is no
             number (the last checkpoint is kept).
         PatchSetError: a patch set that cannot be read.
@@ -83,8 +86,11 @@ def train(
     target = team.device or choose_device(device)
     if not recipe.sets:
         raise TrainingError("the recipe names no patch sets: add sets with their paths, or --set sets=[{path: DIR}]")
+    learns_shapes = recipe.network == "affnet"
+    if learns_shapes and team.size > 1:
+        raise TrainingError(f"affnet is trained in one process, torchrun started {team.size}: run hardnet train alone")
     patch_sets = [open_set(part) for part in recipe.sets]
-    disturbs = all(phase.views.disturbs for phase in recipe.phases)
+    disturbs = learns_shapes or all(phase.views.disturbs for phase in recipe.phases)
     shares = [part.share or 0.0 for part in recipe.sets] if recipe.sets[0].share is not None else None
     sampler = PairSampler(patch_sets, shares, recipe.seed, single=disturbs)
     for phase in recipe.phases:
@@ -97,6 +103,7 @@ def train(
         "precision": "bfloat16" if half else "single",
         "processes": team.size,
         "start": table.resolve(recipe.start).sha256 if recipe.start else "",
+        **({"descriptor": table.resolve(recipe.shapes.descriptor).sha256} if learns_shapes else {}),
     }
     state = State(recipe, target, surroundings)
     checkpoint = run / CHECKPOINT
@@ -106,13 +113,13 @@ def train(
         state.load(checkpoint)
         _log.info("%s: going on after step %d of %d", run, state.step, recipe.steps)
     run.mkdir(parents=True, exist_ok=True)
-    validation = _Validation(recipe.validation, recipe.seed) if team.leads and recipe.validation.path else None
+    validation = _validation(recipe) if team.leads and recipe.validation.path else None
     last = recipe.steps if stop_after == 0 else min(recipe.steps, state.step + stop_after)
     loss = _run_steps(recipe, state, patch_sets, sampler, team, half, last, checkpoint, logs, validation)
     finished = run / f"{recipe.name}.safetensors" if state.step == recipe.steps else None
     if finished is not None and team.leads:
         notes = {"recipe": fingerprint(recipe), "steps": str(recipe.steps), "seed": str(recipe.seed)}
-        checkpoints.write_network(finished, state.result(), "hardnet", notes)
+        checkpoints.write_network(finished, state.result(), recipe.network, notes)
     team.leave()
     return Outcome(finished, checkpoint, state.step, recipe.steps, loss, validation.last if validation else None)
 
@@ -160,7 +167,7 @@ class _Validation:
         self._patches = open_set(settings)
         self._pairs = draw_pairs(self._patches, settings.pairs, seed)
 
-    def measure(self, network: HardNet, device: str) -> float:
+    def measure(self, network: torch.nn.Module, device: str) -> float:
         """The share 0..1 of false matches."""
         from hardnet.benchmarks.brown import evaluate_brown
         from hardnet.descriptors.network import NetworkDescriptor
@@ -175,6 +182,13 @@ class _Validation:
         return self.last
 
 
+def _validation(recipe: Recipe) -> "_Validation | ShapeValidation":
+    chosen = recipe.validation
+    if recipe.network == "affnet":
+        return ShapeValidation(open_set(chosen), chosen.pairs, chosen.every, recipe.shapes, recipe.seed)
+    return _Validation(chosen, recipe.seed)
+
+
 def _run_steps(
     recipe: Recipe,
     state: State,
@@ -185,7 +199,7 @@ def _run_steps(
     last: int,
     checkpoint: Path,
     logs: str | Path | None,
-    validation: _Validation | None,
+    validation: _Validation | ShapeValidation | None,
 ) -> float:
     """Trains up to (not including) step `last`; the mean loss of the last steps."""
     writer = _writer(logs, recipe.name, state.step) if team.leads else None
@@ -229,6 +243,8 @@ def _run_steps(
 
 def _step(recipe: Recipe, state: State, team: Team, groups: Sequence[_Patches], half: bool) -> float:
     """One step; the loss."""
+    if recipe.network == "affnet":
+        return _shape_step(recipe, state, groups, half)
     phase, _ = recipe.phase_at(state.step)
     generator = torch.Generator().manual_seed(_seed(recipe.seed, state.step, 1))
     anchors, positives = _views(groups, phase.views, generator, state.device).chunk(2)
@@ -246,6 +262,41 @@ def _step(recipe: Recipe, state: State, team: Team, groups: Sequence[_Patches], 
     team.average_statistics(state.network)
     state.advance()
     return float(loss.detach())
+
+
+def _shape_step(recipe: Recipe, state: State, groups: Sequence[_Patches], half: bool) -> float:
+    """One step of a network of shapes; the loss."""
+    phase, _ = recipe.phase_at(state.step)
+    chosen = recipe.shapes
+    generator = torch.Generator().manual_seed(_seed(recipe.seed, state.step, 1))
+    tilt = chosen.tilt_at(state.step / recipe.steps)
+    frames = draw_frames(phase.batch, tilt, chosen.rotation, phase.views.flips, generator).to(state.device)
+    torch.manual_seed(_seed(recipe.seed, state.step, 2))  # dropout
+    state.network.train()
+    rows = described_in_shape(
+        functools.partial(_regions, groups, chosen.blur),
+        frames,
+        state.network,
+        load_descriptor(chosen.descriptor, state.device),
+        half,
+        lambda views: change_light(views, phase.views, generator),
+    )
+    anchors, positives = rows.chunk(2)
+    loss = hardest_in_batch(anchors, positives, recipe.margin, hold=True)
+    state.optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    state.advance()
+    return float(loss.detach())
+
+
+def _regions(groups: Sequence[_Patches], blur: float, frames: torch.Tensor) -> torch.Tensor:
+    """The regions of a batch in frames (2 N, 2, 2): (2 N, 32, 32) float32, 0..1, on their device."""
+    regions = torch.empty((len(frames), PATCH_SIZE, PATCH_SIZE), device=frames.device)
+    for group in groups:
+        places = group.places.to(frames.device)
+        patches = group.patches.to(frames.device, non_blocking=True)
+        regions[places] = cut(patches, group.contexts, frames[places], blur)
+    return regions
 
 
 def _views(groups: Sequence[_Patches], settings: ViewSettings, generator: torch.Generator, device: str) -> torch.Tensor:

@@ -11,11 +11,14 @@ from pathlib import Path
 
 from hardnet import settings as settings_module
 from hardnet.settings import at_least, one_of
+from hardnet.training.deformation import ShapeSettings
 from hardnet.training.views import ViewSettings
 
 # in a wheel, in a checkout
 _SHIPPED = (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs" / "hardnet")
 KINDS = ("arrays", "phototour", "hpatches")
+NETWORKS = ("hardnet", "affnet")
+OPTIMISERS = ("sgd", "adam")
 PRECISIONS = ("auto", "single", "bfloat16")
 
 
@@ -58,13 +61,15 @@ class PhaseSettings:
 
 @dataclass(frozen=True)
 class OptimiserSettings:
-    """Stochastic gradient descent."""
+    """How gradients become steps."""
 
-    momentum: float = 0.9  # released code
-    dampening: float = 0.9  # released code: the buffer averages gradients instead of adding them up
+    kind: str = "sgd"  # stochastic gradient descent, or "adam" (Kingma and Ba 2015)
+    momentum: float = 0.9  # released code; of adam the decay of mean gradients
+    dampening: float = 0.9  # released code: the buffer averages gradients instead of adding them up; not of adam
     weight_decay: float = 1e-4  # released code
 
     def __post_init__(self) -> None:
+        one_of("optimiser.kind", self.kind, OPTIMISERS)
         for key, value in (("momentum", self.momentum), ("dampening", self.dampening)):
             if not 0 <= value < 1:
                 raise settings_module.SettingsError(f"optimiser.{key}: expected 0 to below 1, got {value!r}")
@@ -96,16 +101,19 @@ class Recipe:
     phases: tuple[PhaseSettings, ...] = (PhaseSettings(),)
     optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
     validation: ValidationSettings = field(default_factory=ValidationSettings)
+    network: str = "hardnet"  # or "affnet", which learns shapes
     dropout: float = 0.3  # released code; the text says 0.1
-    start: str = ""  # weights of a HardNet to begin with, a name or a path; empty: orthogonal filters
+    start: str = ""  # weights of such a network to begin with, a name or a path; empty: orthogonal filters
     gain: float = 0.6  # of the orthogonal initialisation (released code)
     margin: float = 1.0  # of the loss
     averaging: float = 0.0  # decay per step of an exponential average of the weights; 0: the last weights count
     precision: str = "auto"  # bfloat16 where a GPU computes it, else single; or "single" | "bfloat16"
     checkpoint_every: int = 500  # steps
     seed: int = 0
+    shapes: ShapeSettings = field(default_factory=ShapeSettings)  # of affnet
 
     def __post_init__(self) -> None:
+        one_of("network", self.network, NETWORKS)
         one_of("precision", self.precision, PRECISIONS)
         at_least("checkpoint_every", self.checkpoint_every, 1)
         at_least("seed", self.seed, 0)
@@ -116,6 +124,11 @@ class Recipe:
         for key, value in (("dropout", self.dropout), ("averaging", self.averaging)):
             if not 0 <= value < 1:
                 raise settings_module.SettingsError(f"{key}: expected a number from 0 to below 1, got {value!r}")
+        if self.network == "affnet" and any(phase.views.moves for phase in self.phases):
+            raise settings_module.SettingsError(
+                "phases.views: affnet takes no rotation, shift, log_scale or anisotropy here; shapes.rotation and "
+                "shapes.tilt say how patches are turned and deformed"
+            )
         if len({part.share is None for part in self.sets}) > 1:
             raise settings_module.SettingsError("sets.share: give a share to every set or to none")
 
@@ -165,12 +178,18 @@ def load_recipe(path: str | Path | None, overrides: Iterable[str] = ()) -> Recip
 def fingerprint(recipe: Recipe) -> str:
     """Changes with every setting that changes the weights.
 
-    Left out: the name, how often is saved and validated, and where patches and first weights lie (a checkpoint knows
-    what they are).
+    Left out: the name, how often is saved and validated, and where patches, first weights and the descriptor of shapes
+    lie (a checkpoint knows what they are).
     """
     tree = settings_module.to_tree(recipe)
     for key in ("name", "checkpoint_every", "validation", "start"):
         tree.pop(key)
     for part in tree["sets"]:
         part.pop("path")
+    tree["shapes"].pop("descriptor")
+    if recipe.network == "hardnet":  # as before there was another, and another optimiser
+        tree.pop("network")
+        tree.pop("shapes")
+    if recipe.optimiser.kind == "sgd":
+        tree["optimiser"].pop("kind")
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]

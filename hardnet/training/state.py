@@ -10,16 +10,29 @@ from torch import nn
 from hardnet.descriptors.networks import HardNet, read_network
 from hardnet.errors import TrainingError
 from hardnet.files import replacing
+from hardnet.shapes.networks import AffNet
 from hardnet.training.recipe import Recipe, fingerprint
 from hardnet.weights import table
 
+NETWORKS: dict[str, type[nn.Module]] = {"hardnet": HardNet, "affnet": AffNet}
+ADAM_SQUARES = 0.999  # decay of mean squared gradients (Kingma and Ba 2015)
+ALMOST_ROUND = 0.01  # factor on AffNet's last filters: FPR95 after 100 steps of 64 pairs is 5 %, and 43 % without
+
 
 def initialise(network: nn.Module, gain: float, seed: int) -> None:
-    """Orthogonal filters (released code: gain 0.6), drawn from a generator of their own."""
+    """Orthogonal filters (released code: gain 0.6), drawn from a generator of their own; biases of 0.
+
+    An AffNet's first shapes are almost circles.
+    """
     generator = torch.Generator().manual_seed(seed)
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.orthogonal_(layer.weight, gain=gain, generator=generator)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    if isinstance(network, AffNet):
+        with torch.no_grad():
+            network.features[-1].weight.mul_(ALMOST_ROUND)  # type: ignore[operator]
 
 
 class State:
@@ -41,22 +54,16 @@ class State:
         self.surroundings = surroundings
         self.device = device
         self.step = 0
-        self.network = HardNet(recipe.dropout)
+        self.network = NETWORKS[recipe.network](recipe.dropout)
         if recipe.start:
             resolved = table.resolve(recipe.start)
-            self.network.load_state_dict(read_network(resolved.path, "hardnet")[1].state_dict())
+            start = read_network(resolved.path, known={recipe.network: NETWORKS[recipe.network]})[1]
+            self.network.load_state_dict(start.state_dict())
         else:
             initialise(self.network, recipe.gain, recipe.seed)
         self.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = {key: value.clone() for key, value in self._floats()} if recipe.averaging else {}
-        chosen = recipe.optimiser
-        self.optimiser = torch.optim.SGD(
-            self.network.parameters(),
-            lr=recipe.learning_rate(0),
-            momentum=chosen.momentum,
-            dampening=chosen.dampening,
-            weight_decay=chosen.weight_decay,
-        )
+        self.optimiser = _optimiser(self.network, recipe)
 
     def _floats(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Parameters and running statistics."""
@@ -75,9 +82,9 @@ class State:
             for key, value in self._floats():
                 self.average[key].lerp_(value, 1.0 - decay)
 
-    def result(self) -> HardNet:
+    def result(self) -> nn.Module:
         """The network to use: averaged weights where the recipe asks for them, on the CPU, in evaluation mode."""
-        network = HardNet(0.0)
+        network = NETWORKS[self.recipe.network](0.0)
         state = {key: value.detach().cpu() for key, value in self.network.state_dict().items()}
         state.update({key: value.detach().cpu() for key, value in self.average.items()})
         network.load_state_dict(state)
@@ -99,6 +106,8 @@ class State:
             "average": self.average,
             "momentum": [self.optimiser.state[p].get("momentum_buffer") for p in self.network.parameters()],
         }
+        if self.recipe.optimiser.kind == "adam":
+            content["momentum"] = [dict(self.optimiser.state[p]) for p in self.network.parameters()]
         with replacing(path) as temporary:
             torch.save(content, temporary)
 
@@ -126,7 +135,10 @@ class State:
             for key in self.average:
                 self.average[key].copy_(content["average"][key])
             for parameter, buffer in zip(self.network.parameters(), content["momentum"], strict=True):
-                if buffer is not None:
+                if isinstance(buffer, dict):
+                    counted = {"step": buffer["step"].cpu()}  # where adam wants it, whatever the device
+                    self.optimiser.state[parameter].update(buffer | counted)
+                elif buffer is not None:
                     self.optimiser.state[parameter]["momentum_buffer"] = buffer
         except TrainingError:
             raise
@@ -134,6 +146,24 @@ class State:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise TrainingError(f"{path} cannot be taken up ({reason}): remove it to start again") from error
         self.step = step
+
+
+def _optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    chosen = recipe.optimiser
+    if chosen.kind == "adam":
+        return torch.optim.Adam(
+            network.parameters(),
+            lr=recipe.learning_rate(0),
+            betas=(chosen.momentum, ADAM_SQUARES),
+            weight_decay=chosen.weight_decay,
+        )
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=recipe.learning_rate(0),
+        momentum=chosen.momentum,
+        dampening=chosen.dampening,
+        weight_decay=chosen.weight_decay,
+    )
 
 
 def diverged(step: int, checkpoint: Path) -> str:

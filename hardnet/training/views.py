@@ -57,6 +57,11 @@ class ViewSettings:
         amounts = (self.rotation, self.shift, self.log_scale, self.anisotropy, self.blur, self.gamma)
         return any(amounts) or any((self.gradient, self.noise, self.occlusion))
 
+    @property
+    def moves(self) -> bool:
+        """Whether two views of one patch differ in geometry."""
+        return any((self.rotation, self.shift, self.log_scale, self.anisotropy))
+
 
 def draw_views(
     patches: torch.Tensor, contexts: torch.Tensor, settings: ViewSettings, generator: torch.Generator
@@ -72,7 +77,20 @@ def draw_views(
     Returns:
         (N, 1, 32, 32) float32, grey values 0..255.
     """
-    views = _resample(patches, contexts, settings, generator)
+    return 255.0 * change_light(_resample(patches, contexts, settings, generator), settings, generator)[:, None]
+
+
+def change_light(views: torch.Tensor, settings: ViewSettings, generator: torch.Generator) -> torch.Tensor:
+    """Views with something in front, in other light, blurred and noisy; geometry stays.
+
+    Args:
+        views: (N, 32, 32) float32, grey values 0..1.
+        settings: how far views differ; geometric amounts do not count.
+        generator: CPU source of randomness.
+
+    Returns:
+        (N, 32, 32) float32, 0..1 but for noise.
+    """
     views = _occlude(views, settings, generator)
     views = _relight(views, settings, generator)
     views = _blur(views, settings, generator)
@@ -80,7 +98,7 @@ def draw_views(
         amount = _uniform((len(views), 1, 1), 0.0, settings.noise, generator)
         noise = (amount * torch.randn(views.shape, generator=generator)).to(views.device)
         views = views + noise * views.std(dim=(1, 2), keepdim=True).clamp(max=LOUDEST)
-    return 255.0 * views[:, None]
+    return views
 
 
 def flip_alike(anchors: torch.Tensor, positives: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, ...]:

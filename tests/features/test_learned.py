@@ -10,6 +10,7 @@ import torch
 
 import hardnet
 from hardnet.shapes.networks import NETWORKS
+from hardnet.training.deformation import ShapeSettings, cut
 from hardnet.weights.checkpoints import write_network
 from retrieval.config import Config, DescriptorConfig, DetectorConfig
 from retrieval.errors import ArtefactError, ConfigError, DeviceFullError
@@ -21,6 +22,8 @@ from retrieval.features.patches import cut_patches
 from retrieval.features.scale_space import scale_space
 from retrieval.features.torch_regions import TorchScaleSpace
 from retrieval.index.checking import check
+from retrieval.patchsets.transfer import inside
+from retrieval.patchsets.writing import training_patches
 from retrieval.photographs.folder import list_images
 from retrieval.search.retriever import Retriever
 from tests.hardnet.patch_fixtures import published
@@ -183,3 +186,24 @@ def test_published_networks_find_nothing_left_to_do(photograph):
     before = np.abs(orientations.angles(cut_patches(photograph, upright, 32)))
     after = np.abs(orientations.angles(cut_patches(photograph, turned, 32)))
     assert np.median(after) < 0.25 * np.median(before)
+
+
+def test_training_sees_regions_as_they_are_cut_here(photograph):
+    """A patch of the patch sets, cut again in a shape, is that of the region which the shape makes of its circle."""
+    circles = detect_regions(photograph, DetectorConfig(shape="none"))
+    circles = circles[inside(circles, photograph.shape, 2.0)]
+    circles = circles[np.argsort(-circles[:, 2])][:20]
+    patches, contexts = torch.from_numpy(training_patches(photograph, circles)), torch.full((len(circles),), 2.0)
+
+    def again(a, b, c):
+        frames = torch.tensor([[a, 0.0], [b, c]]).repeat(len(circles), 1, 1)
+        return 255 * cut(patches, contexts, frames, ShapeSettings().blur).numpy()
+
+    for a, b, c in ((1.0, 0.0, 1.0), (1.25, 0.0, 0.8), (1.0, 0.4, 1.0), (0.8, -0.4, 1.25)):
+        regions = circles.copy()
+        regions[:, 2:5] = circles[:, 2:3] * (a, b, c)
+        expected = cut_patches(photograph, regions, 32)
+        away = np.abs(again(a, b, c) - expected).mean()
+        assert away < 2
+        if (a, b) != (1, 0):
+            assert np.abs(again(c, -b, a) - expected).mean() > 4 * away  # the inverse

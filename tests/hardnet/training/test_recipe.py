@@ -1,9 +1,12 @@
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
 
 from hardnet.errors import SettingsError
 from hardnet.settings import build, to_tree
+from hardnet.training.deformation import ShapeSettings
 from hardnet.training.recipe import PhaseSettings, Recipe, fingerprint, load_recipe
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "hardnet"
@@ -50,6 +53,11 @@ def test_overrides_reach_into_lists_and_into_defaults(tmp_path):
         ("phases: [{views: {blur: -3}}]", r"views\.blur: expected at least 0"),
         ("optimiser: {momentum: 5}", r"optimiser\.momentum: expected 0 to below 1"),
         ("margin: -2", "margin: expected at least 0"),
+        ("network: affnet\nphases: [{views: {shift: 0.1}}]", r"phases\.views: affnet takes no rotation, shift"),
+        ("network: resnet", "network: expected one of hardnet, affnet"),
+        ("optimiser: {kind: lion}", r"optimiser\.kind: expected one of sgd, adam"),
+        ("shapes: {tilt: 0.5}", r"shapes\.tilt: expected at least 1"),
+        ("shapes: {blur: 4}", r"shapes\.blur: expected 0\.5 to 2 pixels"),
         ("phases: [{views: {flips: 1}}]", r"phases\.0\.views\.flips: expected bool, got 1"),
     ],
 )
@@ -78,9 +86,22 @@ def test_the_fingerprint_follows_what_changes_the_weights():
     assert fingerprint(plain) == fingerprint(Recipe(name="other", checkpoint_every=7))
     assert fingerprint(plain) != fingerprint(Recipe(seed=1))
     assert fingerprint(plain) != fingerprint(Recipe(phases=(PhaseSettings(batch=512),)))
+    assert fingerprint(plain) == fingerprint(Recipe(shapes=ShapeSettings(tilt=2)))  # counts for affnet only
+    shapes = Recipe(network="affnet")
+    assert fingerprint(shapes) != fingerprint(plain)
+    assert fingerprint(shapes) == fingerprint(Recipe(network="affnet", shapes=ShapeSettings(descriptor="other.pth")))
+    assert fingerprint(shapes) != fingerprint(Recipe(network="affnet", shapes=ShapeSettings(tilt=2)))
+
+
+def test_the_fingerprint_of_a_descriptor_is_that_of_versions_which_trained_nothing_else():
+    tree = to_tree(Recipe())
+    for key in ("name", "checkpoint_every", "validation", "start", "network", "shapes"):
+        tree.pop(key)
+    tree["optimiser"].pop("kind")
+    assert fingerprint(Recipe()) == hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def test_a_shipped_recipe_by_name():
     assert load_recipe("liberty") == load_recipe(CONFIGS / "liberty.yaml")
-    with pytest.raises(SettingsError, match="those are all, liberty, open-2, open"):
+    with pytest.raises(SettingsError, match="those are affnet, all, liberty, open-2, open"):
         load_recipe("freedom")
