@@ -1,8 +1,10 @@
-"""Training HardNet (Mishchuk et al. 2017), or AffNet, in pieces that can be cut off anywhere and taken up again.
+"""Training HardNet (Mishchuk et al. 2017) in pieces that can be cut off anywhere and taken up again.
 
 Everything drawn at a step depends on the seed and the step's number alone: batch, views, dropout. So the state of a
 run is its weights, their average, the momentum and a step number, and a resumed run gives the same weights as one
 that was left alone (same machine, same number of threads).
+
+A recipe of AffNet is trained in the same way, with steps of its own (`hardnet.training.shapes`).
 
 Under ``torchrun`` each process describes its part of every batch; descriptors are gathered, so the hardest
 negatives are still those of the whole batch.
