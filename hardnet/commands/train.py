@@ -9,7 +9,7 @@ from pathlib import Path
 from hardnet.errors import TrainingError
 
 _TRAIN_HELP = """\
-Trains HardNet, or AffNet, by a recipe, or goes on where an earlier call with the same --run stopped.
+Trains HardNet, a smaller network, or AffNet by a recipe, or goes on where an earlier call with the same --run stopped.
 
 A run is a folder: checkpoint.pth while it goes, NAME.safetensors when it is done. It may be cut off at any time;
 the same command takes it up again from the last checkpoint and ends with the same weights.
@@ -22,6 +22,7 @@ examples:
   hardnet train configs/hardnet/open.yaml --run runs/open --steps 500  500 steps now, the rest another time
   hardnet train configs/hardnet/affnet.yaml --run runs/affnet          shapes of regions
   hardnet train configs/hardnet/liberty.yaml --run runs/small --set phases.0.batch=256 --set phases.0.pairs=1000000
+  hardnet train configs/hardnet/small.yaml --run runs/hardnet-small    a smaller network, from the bundled one
   hardnet describe patches.png out.npy --descriptor runs/open/hardnet.safetensors"""
 
 _DOWNLOAD_HELP = """\
@@ -36,7 +37,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     """Adds the verbs."""
     train = verbs.add_parser(
         "train",
-        help="train HardNet or AffNet by a recipe",
+        help="train HardNet, a smaller network or AffNet by a recipe",
         description=_TRAIN_HELP,
         epilog=_TRAIN_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -180,6 +180,17 @@ NETWORKS: dict[str, type[nn.Module]] = {
 }
 
 
+def untrained(network: str, dropout: float) -> nn.Module:
+    """A network to train.
+
+    Args:
+        network: ``"hardnet"``, or ``"compact-<width>"``.
+        dropout: probability before the last convolution.
+    """
+    kind, _, width = network.partition("-")
+    return Compact(int(width), dropout) if kind == "compact" else HardNet(dropout)
+
+
 def blocks(plan: Sequence[tuple[int, int, int]]) -> list[nn.Module]:
     """Convolutions of 3 x 3, each followed by BatchNorm and ReLU.
 

@@ -1,4 +1,4 @@
-"""Training HardNet (Mishchuk et al. 2017) in pieces that can be cut off anywhere and taken up again.
+"""Training HardNet (Mishchuk et al. 2017), or a network with its loss, in pieces that can be taken up again anywhere.
 
 Everything drawn at a step depends on the seed and the step's number alone: batch, views, dropout. So the state of a
 run is its weights, their average, the momentum and a step number, and a resumed run gives the same weights as one
@@ -22,11 +22,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from hardnet.descriptors.descriptor import PatchDescriptor
 from hardnet.descriptors.loading import choose_device
 from hardnet.descriptors.networks import PATCH_SIZE
 from hardnet.errors import TrainingError
 from hardnet.patchsets import PatchSet, digest, read_arrays
 from hardnet.training.deformation import cut, draw_frames
+from hardnet.training.distillation import load_teacher, regression, taught
 from hardnet.training.loss import hardest_in_batch
 from hardnet.training.recipe import Recipe, SetSettings, ValidationSettings, fingerprint
 from hardnet.training.sampling import PairSampler
@@ -77,7 +79,7 @@ def train(
         stop_after: at most so many steps in this call; 0 for all that are left.
 
     Raises:
-        WeightsError: the recipe's first weights, or those of the descriptor of shapes, cannot be read.
+        WeightsError: the recipe's first weights, its teacher, or the descriptor of shapes cannot be read.
         TrainingError: nothing to train on, a checkpoint of another recipe or other patches, or a loss that is no
             number (the last checkpoint is kept).
         PatchSetError: a patch set that cannot be read.
@@ -100,6 +102,7 @@ def train(
         if phase.batch % team.size:
             raise TrainingError(f"a batch of {phase.batch} cannot be divided among {team.size} processes")
     half = _half(recipe.precision, target)
+    teacher = load_teacher(recipe.teacher, target, half) if recipe.teacher else None
     surroundings = {
         "data": [digest(patch_set) for patch_set in patch_sets],
         "precision": "bfloat16" if half else "single",
@@ -107,6 +110,8 @@ def train(
         "start": table.resolve(recipe.start).sha256 if recipe.start else "",
         **({"descriptor": table.resolve(recipe.shapes.descriptor).sha256} if learns_shapes else {}),
     }
+    if teacher is not None:
+        surroundings["teacher"] = f"{teacher.fingerprint} in {teacher.precision}"
     state = State(recipe, target, surroundings)
     checkpoint = run / CHECKPOINT
     for stale in run.glob(f".{CHECKPOINT}.*.tmp"):  # of a run that was killed while it wrote
@@ -117,11 +122,13 @@ def train(
     run.mkdir(parents=True, exist_ok=True)
     validation = _validation(recipe) if team.leads and recipe.validation.path else None
     last = recipe.steps if stop_after == 0 else min(recipe.steps, state.step + stop_after)
-    loss = _run_steps(recipe, state, patch_sets, sampler, team, half, last, checkpoint, logs, validation)
+    loss = _run_steps(recipe, state, patch_sets, sampler, team, teacher, half, last, checkpoint, logs, validation)
     finished = run / f"{recipe.name}.safetensors" if state.step == recipe.steps else None
     if finished is not None and team.leads:
         notes = {"recipe": fingerprint(recipe), "steps": str(recipe.steps), "seed": str(recipe.seed)}
-        checkpoints.write_network(finished, state.result(), recipe.network, notes)
+        if teacher is not None:
+            notes["teacher"] = teacher.fingerprint
+        checkpoints.write_network(finished, state.result(), state.kind, notes)
     team.leave()
     return Outcome(finished, checkpoint, state.step, recipe.steps, loss, validation.last if validation else None)
 
@@ -197,6 +204,7 @@ def _run_steps(
     patch_sets: Sequence[PatchSet],
     sampler: PairSampler,
     team: Team,
+    teacher: PatchDescriptor | None,
     half: bool,
     last: int,
     checkpoint: Path,
@@ -205,7 +213,7 @@ def _run_steps(
 ) -> float:
     """Trains up to (not including) step `last`; the mean loss of the last steps."""
     writer = _writer(logs, recipe.name, state.step) if team.leads else None
-    smooth = float("nan")
+    smooth = {"loss": float("nan")}
     bar = tqdm(total=recipe.steps, initial=state.step, unit="step", desc=recipe.name, disable=None)
     with bar, ThreadPoolExecutor(1) as background:
 
@@ -218,33 +226,42 @@ def _run_steps(
             groups = waiting.pop(0).result()
             if step + _AHEAD < last:
                 waiting.append(background.submit(prepare, step + _AHEAD))
-            value = _step(recipe, state, team, groups, half)
-            if not np.isfinite(value):
+            values = _step(recipe, state, team, teacher, groups, half)
+            if not np.isfinite(values["loss"]):
                 raise TrainingError(diverged(step, checkpoint))
-            smooth = value if np.isnan(smooth) else smooth + 0.02 * (value - smooth)
+            smooth = values if np.isnan(smooth["loss"]) else {k: v + 0.02 * (values[k] - v) for k, v in smooth.items()}
             done = state.step
             if team.leads and (done % recipe.checkpoint_every == 0 or done == last):
                 state.save(checkpoint)
             if writer is not None and done % LOG_EVERY == 0:
-                writer.add_scalar("loss", smooth, done)
+                for key, mean in smooth.items():
+                    writer.add_scalar(key, mean, done)
                 writer.add_scalar("learning rate", recipe.learning_rate(step), done)
             if validation is not None and (done % validation.every == 0 or done == recipe.steps):
                 found = validation.measure(state.result(), state.device)
-                _log.info("step %d of %d: loss %.4f, validation FPR95 %.4f", done, recipe.steps, smooth, found)
+                means = ", ".join(f"{key} {mean:.4f}" for key, mean in smooth.items())
+                _log.info("step %d of %d: %s, validation FPR95 %.4f", done, recipe.steps, means, found)
                 if writer is not None:
                     writer.add_scalar("validation FPR95", found, done)
             bar.update()
-            shown = {"loss": f"{smooth:.4f}"}
+            shown = {key: f"{mean:.4f}" for key, mean in smooth.items()}
             if validation is not None and validation.last is not None:
                 shown["FPR95"] = f"{100 * validation.last:.2f}%"
             bar.set_postfix(shown, refresh=False)
     if writer is not None:
         writer.close()
-    return smooth
+    return smooth["loss"]
 
 
-def _step(recipe: Recipe, state: State, team: Team, groups: Sequence[_Patches], half: bool) -> float:
-    """One step; the loss."""
+def _step(
+    recipe: Recipe,
+    state: State,
+    team: Team,
+    teacher: PatchDescriptor | None,
+    groups: Sequence[_Patches],
+    half: bool,
+) -> dict[str, float]:
+    """One step; the loss and, with a teacher, the parts that it is made of."""
     if recipe.network == "affnet":
         return _shape_step(recipe, state, groups, half)
     phase, _ = recipe.phase_at(state.step)
@@ -257,16 +274,21 @@ def _step(recipe: Recipe, state: State, team: Team, groups: Sequence[_Patches], 
     with torch.autocast(torch.device(state.device).type, torch.bfloat16, enabled=half):
         descriptors = state.network(mine)
     anchors, positives = (team.gather(rows.contiguous()) for rows in descriptors.chunk(2))
-    loss = hardest_in_batch(anchors, positives, recipe.margin)
+    loss = triplet = hardest_in_batch(anchors, positives, recipe.margin)
+    parts = {}
+    if teacher is not None:
+        targets = torch.cat([team.gather(rows.contiguous()) for rows in taught(teacher, mine).chunk(2)])
+        parts = {"triplet": triplet, "regression": regression(torch.cat([anchors, positives]), targets)}
+        loss = recipe.losses.triplet * triplet + recipe.losses.regression * parts["regression"]
     state.optimiser.zero_grad(set_to_none=True)
     loss.backward()
     team.sum_gradients(state.network)
     team.average_statistics(state.network)
     state.advance()
-    return float(loss.detach())
+    return {key: float(value.detach()) for key, value in {"loss": loss, **parts}.items()}
 
 
-def _shape_step(recipe: Recipe, state: State, groups: Sequence[_Patches], half: bool) -> float:
+def _shape_step(recipe: Recipe, state: State, groups: Sequence[_Patches], half: bool) -> dict[str, float]:
     """One step of a network of shapes; the loss."""
     phase, _ = recipe.phase_at(state.step)
     chosen = recipe.shapes
@@ -288,7 +310,7 @@ def _shape_step(recipe: Recipe, state: State, groups: Sequence[_Patches], half: 
     state.optimiser.zero_grad(set_to_none=True)
     loss.backward()
     state.advance()
-    return float(loss.detach())
+    return {"loss": float(loss.detach())}
 
 
 def _regions(groups: Sequence[_Patches], blur: float, frames: torch.Tensor) -> torch.Tensor:

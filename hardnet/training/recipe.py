@@ -5,6 +5,7 @@ The defaults are those of the released HardNet code (Mishchuk et al. 2017); conf
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,6 @@ from hardnet.training.views import ViewSettings
 # in a wheel, in a checkout
 _SHIPPED = (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs" / "hardnet")
 KINDS = ("arrays", "phototour", "hpatches")
-NETWORKS = ("hardnet", "affnet")
 OPTIMISERS = ("sgd", "adam")
 PRECISIONS = ("auto", "single", "bfloat16")
 
@@ -77,6 +77,18 @@ class OptimiserSettings:
 
 
 @dataclass(frozen=True)
+class LossSettings:
+    """The loss is the sum of its parts, each times its weight."""
+
+    triplet: float = 1.0  # the hardest in batch (Mishchuk et al. 2017)
+    regression: float = 0.0  # 1 - cosine to the teacher's descriptor of the same view
+
+    def __post_init__(self) -> None:
+        at_least("losses.triplet", self.triplet, 0)
+        at_least("losses.regression", self.regression, 0)
+
+
+@dataclass(frozen=True)
 class ValidationSettings:
     """Pairs that tell how the run goes; their patches must not be trained on."""
 
@@ -101,11 +113,13 @@ class Recipe:
     phases: tuple[PhaseSettings, ...] = (PhaseSettings(),)
     optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
     validation: ValidationSettings = field(default_factory=ValidationSettings)
-    network: str = "hardnet"  # or "affnet", which learns shapes
+    network: str = "hardnet"  # or "compact-<width>", such as compact-32: the layers of DesDis; or "affnet": shapes
     dropout: float = 0.3  # released code; the text says 0.1
     start: str = ""  # weights of such a network to begin with, a name or a path; empty: orthogonal filters
     gain: float = 0.6  # of the orthogonal initialisation (released code)
-    margin: float = 1.0  # of the loss
+    margin: float = 1.0  # of the triplets
+    teacher: str = ""  # weights of the network whose descriptors are learned, too, a name or a path; empty: none
+    losses: LossSettings = field(default_factory=LossSettings)
     averaging: float = 0.0  # decay per step of an exponential average of the weights; 0: the last weights count
     precision: str = "auto"  # bfloat16 where a GPU computes it, else single; or "single" | "bfloat16"
     checkpoint_every: int = 500  # steps
@@ -113,12 +127,23 @@ class Recipe:
     shapes: ShapeSettings = field(default_factory=ShapeSettings)  # of affnet
 
     def __post_init__(self) -> None:
-        one_of("network", self.network, NETWORKS)
         one_of("precision", self.precision, PRECISIONS)
         at_least("checkpoint_every", self.checkpoint_every, 1)
         at_least("seed", self.seed, 0)
         at_least("margin", self.margin, 0)
         at_least("gain", self.gain, 1e-3)
+        if not re.fullmatch("hardnet|affnet|compact-[1-9][0-9]{0,2}", self.network):
+            raise settings_module.SettingsError(
+                f"network: expected hardnet, affnet, or compact-<width> such as compact-32, got {self.network!r}"
+            )
+        if self.network == "affnet" and self.teacher:
+            raise settings_module.SettingsError("teacher: affnet has none; shapes.descriptor is what it learns through")
+        if bool(self.teacher) != (self.losses.regression > 0):
+            raise settings_module.SettingsError(
+                "a teacher and losses.regression, the weight of what it says, go together: give both or neither"
+            )
+        if not self.teacher and self.losses.triplet != 1:
+            raise settings_module.SettingsError("losses.triplet: without a teacher it is 1; change the learning rate")
         if not self.phases:
             raise settings_module.SettingsError("phases: expected at least one")
         for key, value in (("dropout", self.dropout), ("averaging", self.averaging)):
@@ -178,18 +203,22 @@ def load_recipe(path: str | Path | None, overrides: Iterable[str] = ()) -> Recip
 def fingerprint(recipe: Recipe) -> str:
     """Changes with every setting that changes the weights.
 
-    Left out: the name, how often is saved and validated, and where patches, first weights and the descriptor of shapes
-    lie (a checkpoint knows what they are).
+    Left out: the name, how often is saved and validated, and where patches, first weights, teacher and the descriptor
+    of shapes lie (a checkpoint knows what they are). Without a teacher, a HardNet's is that of versions which knew
+    nothing else.
     """
     tree = settings_module.to_tree(recipe)
-    for key in ("name", "checkpoint_every", "validation", "start"):
+    for key in ("name", "checkpoint_every", "validation", "start", "teacher"):
         tree.pop(key)
+    if not recipe.teacher:
+        tree.pop("losses")
     for part in tree["sets"]:
         part.pop("path")
     tree["shapes"].pop("descriptor")
+    if recipe.network != "affnet":
+        tree.pop("shapes")
     if recipe.network == "hardnet":  # as before there was another, and another optimiser
         tree.pop("network")
-        tree.pop("shapes")
     if recipe.optimiser.kind == "sgd":
         tree["optimiser"].pop("kind")
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]

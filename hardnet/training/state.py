@@ -7,14 +7,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from hardnet.descriptors.networks import HardNet, read_network
-from hardnet.errors import TrainingError
+from hardnet.descriptors import networks as descriptors
+from hardnet.descriptors.networks import read_network, untrained
+from hardnet.errors import TrainingError, WeightsError
 from hardnet.files import replacing
+from hardnet.shapes import networks as shapes
 from hardnet.shapes.networks import AffNet
 from hardnet.training.recipe import Recipe, fingerprint
 from hardnet.weights import table
 
-NETWORKS: dict[str, type[nn.Module]] = {"hardnet": HardNet, "affnet": AffNet}
 ADAM_SQUARES = 0.999  # decay of mean squared gradients (Kingma and Ba 2015)
 ALMOST_ROUND = 0.01  # factor on AffNet's last filters: FPR95 after 100 steps of 64 pairs is 5 %, and 43 % without
 
@@ -45,6 +46,7 @@ class State:
 
     Attributes:
         network: in training.
+        kind: its name among the networks of descriptors or of shapes.
         average: exponential averages of parameters and running statistics; empty where the recipe wants none.
         step: steps done.
     """
@@ -54,16 +56,23 @@ class State:
         self.surroundings = surroundings
         self.device = device
         self.step = 0
-        self.network = NETWORKS[recipe.network](recipe.dropout)
+        self.kind = recipe.network.partition("-")[0]
+        self.network = self._untrained(recipe.dropout)
         if recipe.start:
-            resolved = table.resolve(recipe.start)
-            start = read_network(resolved.path, known={recipe.network: NETWORKS[recipe.network]})[1]
-            self.network.load_state_dict(start.state_dict())
+            path = table.resolve(recipe.start).path
+            known = shapes.NETWORKS if self.kind == "affnet" else descriptors.NETWORKS
+            start = read_network(path, self.kind, known)[1].state_dict()
+            if any(start[key].shape != value.shape for key, value in self.network.state_dict().items()):
+                raise WeightsError(f"{path} is no {recipe.network}, but of another width: change network or start")
+            self.network.load_state_dict(start)
         else:
             initialise(self.network, recipe.gain, recipe.seed)
         self.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = {key: value.clone() for key, value in self._floats()} if recipe.averaging else {}
         self.optimiser = _optimiser(self.network, recipe)
+
+    def _untrained(self, dropout: float) -> nn.Module:
+        return AffNet(dropout) if self.kind == "affnet" else untrained(self.recipe.network, dropout)
 
     def _floats(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Parameters and running statistics."""
@@ -84,7 +93,7 @@ class State:
 
     def result(self) -> nn.Module:
         """The network to use: averaged weights where the recipe asks for them, on the CPU, in evaluation mode."""
-        network = NETWORKS[self.recipe.network](0.0)
+        network = self._untrained(0.0)
         state = {key: value.detach().cpu() for key, value in self.network.state_dict().items()}
         state.update({key: value.detach().cpu() for key, value in self.average.items()})
         network.load_state_dict(state)

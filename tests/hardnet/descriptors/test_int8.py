@@ -60,7 +60,7 @@ def test_rows_are_those_of_the_float_network(dtype):
 
 
 @needs_int8
-@pytest.mark.parametrize("kind", ["hardnet", "l2net"])
+@pytest.mark.parametrize("kind", ["hardnet", "l2net", "compact"])
 def test_other_weights_and_networks_of_convolutions(tmp_path, kind):
     network = random_network(kind)
     if kind == "l2net":

@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 import torch
 
-from hardnet.descriptors.networks import NETWORKS, HardNet, L2Net, TFeat, fold_batchnorm, read_network, standardise
+from hardnet.descriptors.networks import (
+    NETWORKS,
+    HardNet,
+    L2Net,
+    TFeat,
+    fold_batchnorm,
+    read_network,
+    standardise,
+    untrained,
+)
 from tests.hardnet.patch_fixtures import published
 
 PATCHES = torch.from_numpy(np.random.default_rng(0).uniform(0, 255, (8, 1, 32, 32)).astype(np.float32))
@@ -66,6 +75,33 @@ def test_published_desdis_by_its_formula(width):
     assert kind == "compact"
     with torch.inference_mode():
         torch.testing.assert_close(network(PATCHES).double(), rows, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("network", "layers", "millions"),
+    [
+        (
+            "hardnet",  # places x size of a filter x channels in x channels out
+            [
+                *(1024 * 9 * 32, 1024 * 9 * 32 * 32, 256 * 9 * 32 * 64, 256 * 9 * 64 * 64),
+                *(64 * 9 * 64 * 128, 64 * 9 * 128 * 128, 64 * 128 * 128),
+            ],
+            39.1,
+        ),
+        ("compact-32", [256 * 9 * 32, 64 * 9 * 32 * 64, 16 * 9 * 64 * 128, 16 * 9 * 128 * 128, 16 * 128 * 128], 5.1),
+    ],
+)
+def test_multiplications_of_a_patch(network, layers, millions):
+    products = []
+    module = untrained(network, 0.1).eval()
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.register_forward_hook(
+                lambda layer, _, output: products.append(output[0, 0].numel() * layer.weight.numel())
+            )
+    module(PATCHES[:1])
+    assert products == layers
+    assert round(sum(products) / 1e6, 1) == millions
 
 
 def test_published_hardtfeat_by_its_formula():

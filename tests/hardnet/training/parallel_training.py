@@ -7,28 +7,36 @@ import torch
 
 from hardnet.descriptors.networks import unit_rows
 from hardnet.training import loop
+from hardnet.training.distillation import regression
 from hardnet.training.loss import hardest_in_batch
-from hardnet.training.recipe import PhaseSettings, Recipe, SetSettings
+from hardnet.training.recipe import LossSettings, PhaseSettings, Recipe, SetSettings
 
 
 def gradients(team):
     """Of a small layer over a batch that the processes share, and over the whole batch."""
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn((2, 8, 6), generator=generator)
+    targets = unit_rows(torch.randn((16, 4), generator=generator))
     layer = torch.nn.Linear(6, 4, bias=False)
     layer.weight.data.copy_(torch.randn((4, 6), generator=generator))
+
+    def loss(anchors, positives):
+        return hardest_in_batch(anchors, positives) + 2 * regression(torch.cat([anchors, positives]), targets)
+
     part = team.part(8)
-    hardest_in_batch(*(team.gather(unit_rows(layer(inputs[k][part]))) for k in (0, 1))).backward()
+    loss(*(team.gather(unit_rows(layer(inputs[k][part]))) for k in (0, 1))).backward()
     team.sum_gradients(layer)
     shared = layer.weight.grad.clone()
     layer.weight.grad = None
-    hardest_in_batch(*(unit_rows(layer(inputs[k])) for k in (0, 1))).backward()
+    loss(*(unit_rows(layer(inputs[k])) for k in (0, 1))).backward()
     return {"gradient": shared, "expected": layer.weight.grad}
 
 
 def main(patches, folder):
     phase = PhaseSettings(pairs=48, batch=16, learning_rate=5.0)
-    recipe = Recipe(name="toy", sets=(SetSettings(patches),), phases=(phase,), precision="single", averaging=0.9)
+    distilled = {"network": "compact-8", "teacher": "hardnet", "losses": LossSettings(regression=2.0)}
+    sets = (SetSettings(patches),)
+    recipe = Recipe(name="toy", sets=sets, phases=(phase,), precision="single", averaging=0.9, **distilled)
     run_steps = loop._run_steps
 
     def observed(recipe, state, patch_sets, sampler, team, *rest):

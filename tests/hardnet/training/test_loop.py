@@ -15,12 +15,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import hardnet
 from hardnet.benchmarks.brown import draw_pairs, evaluate_brown
 from hardnet.commands.cli import main
+from hardnet.descriptors import int8
 from hardnet.descriptors.network import NetworkDescriptor
-from hardnet.descriptors.networks import HardNet, read_network
+from hardnet.descriptors.networks import Compact, HardNet, read_network
 from hardnet.errors import PatchSetError, SettingsError, TrainingError, WeightsError
 from hardnet.patchsets import PatchSet, write_arrays
 from hardnet.training.loop import CHECKPOINT, train
-from hardnet.training.recipe import OptimiserSettings, PhaseSettings, Recipe, SetSettings, load_recipe
+from hardnet.training.recipe import LossSettings, OptimiserSettings, PhaseSettings, Recipe, SetSettings, load_recipe
 from hardnet.training.state import initialise
 from hardnet.training.views import ViewSettings
 from tests.depth import THOROUGH, thinned
@@ -58,6 +59,9 @@ def recipe(path, steps=20, batch=16, phase=None, **changes):
     chosen = PhaseSettings(**{"pairs": steps * batch, "batch": batch, "learning_rate": 5.0, **(phase or {})})
     settings = {"name": "toy", "sets": (SetSettings(str(path)),), "phases": (chosen,), "dropout": 0.1}
     return Recipe(**{**settings, "precision": "single", **changes})
+
+
+STUDENT = {"network": "compact-8", "teacher": "hardnet", "losses": LossSettings(regression=4.0)}
 
 
 def weights_of(path):
@@ -153,9 +157,10 @@ def test_every_recipe_can_be_read():
         assert load_recipe(path).steps > 1000
 
 
-def test_pieces_give_the_same_weights_as_one_run(toy, tmp_path):
+@pytest.mark.parametrize("changes", [{}, STUDENT], ids=["hardnet", "student"])
+def test_pieces_give_the_same_weights_as_one_run(toy, tmp_path, changes):
     views = ViewSettings(rotation=10, noise=0.1)
-    chosen = recipe(toy, steps=12, averaging=0.9, checkpoint_every=5, phase={"views": views})
+    chosen = recipe(toy, steps=12, averaging=0.9, checkpoint_every=5, phase={"views": views}, **changes)
     whole = train(chosen, tmp_path / "whole", "cpu", None)
     for _ in range(3):
         pieces = train(chosen, tmp_path / "pieces", "cpu", None, stop_after=5)
@@ -164,13 +169,18 @@ def test_pieces_give_the_same_weights_as_one_run(toy, tmp_path):
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_a_killed_run_gives_the_same_weights_as_one_left_alone(toy, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "student",
+    thinned(["network: compact-8\nteacher: hardnet\nlosses: {regression: 4.0}\n", ""], 2),
+    ids=thinned(["student", "hardnet"], 2),
+)
+def test_a_killed_run_gives_the_same_weights_as_one_left_alone(toy, tmp_path, monkeypatch, student):
     other = write_arrays(tmp_path / "other", hidden_identity(40, seed=5))
     text = (
         "name: toy\nprecision: bfloat16\ncheckpoint_every: 3\naveraging: 0.9\n"
         f"sets: [{{path: '{toy}', share: 0.7}}, {{path: '{other}', share: 0.3}}]\n"
         "phases: [{pairs: 320, batch: 8, learning_rate: 5.0, views: {rotation: 10, noise: 0.2}}]\n"
-    )
+    ) + student
     (tmp_path / "toy.yaml").write_text(text)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "hardnet.commands.cli", "train", "toy.yaml", "--device", "cpu", "--run"]
@@ -182,7 +192,7 @@ def test_a_killed_run_gives_the_same_weights_as_one_left_alone(toy, tmp_path, mo
     running = start("killed", "first.log")
     checkpoint = tmp_path / "killed" / CHECKPOINT
     deadline = time.monotonic() + 600
-    while not checkpoint.exists() and time.monotonic() < deadline:
+    while not checkpoint.exists() and running.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     running.send_signal(signal.SIGKILL)
     running.wait()
@@ -293,6 +303,54 @@ def test_a_run_can_start_from_weights(toy, tmp_path):
     assert all(torch.equal(one[key], other[key]) for key in one if key.endswith("weight"))
     with pytest.raises(WeightsError, match="nothing"):
         train(recipe(toy, start=str(tmp_path / "nothing.safetensors")), tmp_path / "third", "cpu", None)
+
+
+def test_a_student_comes_near_its_teacher(toy, tmp_path):
+    """And is written under its network's name, read by `hardnet.load`, and computed in int8."""
+    teacher = hardnet.load("hardnet", "cpu", precision="float32")
+    patches = hidden_identity(30, seed=7).patches  # of points that are not trained on
+    told = teacher.describe(patches)
+    phase = {"learning_rate": 0.5, "views": ViewSettings(flips=False)}
+    student = {**STUDENT, "losses": LossSettings(triplet=0.5, regression=4.0)}
+    cosines, losses = [], []
+    for steps in (1, 40):
+        chosen = recipe(toy, steps=steps, batch=32, phase=phase, dropout=0.0, **student)
+        outcome = train(chosen, tmp_path / str(steps), "cpu", tmp_path / "logs")
+        rows = hardnet.load(outcome.weights, "cpu", precision="float32").describe(patches)
+        cosines.append(np.einsum("nd,nd->n", rows, told).mean())
+        losses.append(outcome.loss)
+    assert cosines[1] > cosines[0] + 0.15
+    assert losses[1] < losses[0] - 0.5
+    kind, network = read_network(outcome.weights)
+    assert kind == "compact"
+    assert isinstance(network, Compact)
+    with safe_open(outcome.weights, framework="pt") as stream:
+        assert stream.metadata()["network"] == "compact"
+        assert stream.metadata()["teacher"] == teacher.fingerprint
+    events = EventAccumulator(str(tmp_path / "logs" / "toy"))
+    events.Reload()
+    curves = {name: [event.value for event in events.Scalars(name)][-1] for name in ("loss", "triplet", "regression")}
+    assert curves["loss"] == pytest.approx(0.5 * curves["triplet"] + 4 * curves["regression"], rel=1e-4)
+    if int8.obstacle(network) is None:
+        integers = hardnet.load(outcome.weights, "cpu", precision="int8").describe(patches)
+        assert np.einsum("nd,nd->n", integers, rows).mean() > 0.999
+
+
+def test_the_teacher_is_that_of_the_checkpoint(toy, tmp_path):
+    other = train(recipe(toy, steps=1), tmp_path / "other", "cpu", None).weights
+    train(recipe(toy, steps=4, **STUDENT), tmp_path / "run", "cpu", None, stop_after=2)
+    with pytest.raises(TrainingError, match="was made with other teacher"):
+        train(recipe(toy, steps=4, **{**STUDENT, "teacher": str(other)}), tmp_path / "run", "cpu", None)
+    with pytest.raises(TrainingError, match="teacher: rootsift is no network"):
+        train(recipe(toy, steps=4, **{**STUDENT, "teacher": "rootsift"}), tmp_path / "run", "cpu", None)
+
+
+def test_first_weights_of_another_width_are_refused(toy, tmp_path):
+    first = train(recipe(toy, steps=1, network="compact-8"), tmp_path / "first", "cpu", None).weights
+    assert train(recipe(toy, steps=1, network="compact-8", start=str(first)), tmp_path / "second", "cpu", None).weights
+    for network, message in (("compact-9", "is no compact-9, but of another width"), ("hardnet", "is no hardnet")):
+        with pytest.raises(WeightsError, match=message):
+            train(recipe(toy, steps=1, network=network, start=str(first)), tmp_path / network, "cpu", None)
 
 
 @pytest.mark.skipif(not THOROUGH, reason="starts three programs; .ci/run does")

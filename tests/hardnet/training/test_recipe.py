@@ -1,13 +1,13 @@
-import hashlib
-import json
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
 from hardnet.errors import SettingsError
 from hardnet.settings import build, to_tree
 from hardnet.training.deformation import ShapeSettings
-from hardnet.training.recipe import PhaseSettings, Recipe, fingerprint, load_recipe
+from hardnet.training.recipe import LossSettings, PhaseSettings, Recipe, fingerprint, load_recipe
+from hardnet.weights import table
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "hardnet"
 
@@ -54,10 +54,17 @@ def test_overrides_reach_into_lists_and_into_defaults(tmp_path):
         ("optimiser: {momentum: 5}", r"optimiser\.momentum: expected 0 to below 1"),
         ("margin: -2", "margin: expected at least 0"),
         ("network: affnet\nphases: [{views: {shift: 0.1}}]", r"phases\.views: affnet takes no rotation, shift"),
-        ("network: resnet", "network: expected one of hardnet, affnet"),
         ("optimiser: {kind: lion}", r"optimiser\.kind: expected one of sgd, adam"),
         ("shapes: {tilt: 0.5}", r"shapes\.tilt: expected at least 1"),
         ("shapes: {blur: 4}", r"shapes\.blur: expected 0\.5 to 2 pixels"),
+        ("network: compact", "network: expected hardnet, affnet, or compact-<width> such as compact-32, got 'compact'"),
+        ("network: compact-0", "network: expected hardnet"),
+        ("network: l2net", "network: expected hardnet"),
+        ("teacher: hardnet", r"a teacher and losses\.regression, .*, go together: give both or neither"),
+        ("network: affnet\nteacher: hardnet\nlosses: {regression: 1.0}", "teacher: affnet has none"),
+        ("losses: {regression: 1.0}", "give both or neither"),
+        ("losses: {triplet: 0.5}", r"losses\.triplet: without a teacher it is 1"),
+        ("losses: {regression: -1.0}", r"losses\.regression: expected at least 0"),
         ("phases: [{views: {flips: 1}}]", r"phases\.0\.views\.flips: expected bool, got 1"),
     ],
 )
@@ -93,15 +100,27 @@ def test_the_fingerprint_follows_what_changes_the_weights():
     assert fingerprint(shapes) != fingerprint(Recipe(network="affnet", shapes=ShapeSettings(tilt=2)))
 
 
-def test_the_fingerprint_of_a_descriptor_is_that_of_versions_which_trained_nothing_else():
-    tree = to_tree(Recipe())
-    for key in ("name", "checkpoint_every", "validation", "start", "network", "shapes"):
-        tree.pop(key)
-    tree["optimiser"].pop("kind")
-    assert fingerprint(Recipe()) == hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+def test_fingerprints_of_earlier_versions_stay():
+    """The bundled weights carry their recipe's; a checkpoint of an earlier version is taken up."""
+    with safe_open(table.location("hardnet"), framework="pt") as stream:
+        assert fingerprint(load_recipe("open-2")) == stream.metadata()["recipe"]
+
+
+def test_the_fingerprint_of_a_student_follows_network_and_weights_of_losses():
+    student = Recipe(network="compact-32", teacher="hardnet", losses=LossSettings(regression=4.0))
+    assert fingerprint(student) == fingerprint(
+        Recipe(network="compact-32", teacher="moved.safetensors", losses=LossSettings(regression=4.0))
+    )
+    others = [
+        Recipe(network="compact-32"),
+        Recipe(network="compact-24", teacher="hardnet", losses=LossSettings(regression=4.0)),
+        Recipe(network="compact-32", teacher="hardnet", losses=LossSettings(regression=2.0)),
+        Recipe(network="compact-32", teacher="hardnet", losses=LossSettings(triplet=0.0, regression=4.0)),
+    ]
+    assert len({fingerprint(recipe) for recipe in [student, Recipe(), *others]}) == 6
 
 
 def test_a_shipped_recipe_by_name():
     assert load_recipe("liberty") == load_recipe(CONFIGS / "liberty.yaml")
-    with pytest.raises(SettingsError, match="those are affnet, all, liberty, open-2, open"):
+    with pytest.raises(SettingsError, match="those are affnet, all, liberty, open-2, open, small"):
         load_recipe("freedom")
