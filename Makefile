@@ -24,7 +24,7 @@ ifndef RETRIEVAL_REAL_DATA
 RETRIEVAL_REAL_DATA := $(abspath $(wildcard ../shared/data))
 endif
 
-.PHONY: help demo test test-web soak lint wheel docs evaluate-real real-data bench open-patches train clean
+.PHONY: help demo test test-web soak lint wheel docs evaluate-real real-data bench open-patches train train-small clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do \
@@ -128,6 +128,9 @@ open-patches: $(addprefix $(PATCHES)/,sf300 views sequences multiview fountain h
 train: open-patches ## Train the bundled weights again (two hours on 2 cores): runs/open, then runs/open-2
 	$(BIN)/hardnet train configs/hardnet/open.yaml --run runs/open
 	$(BIN)/hardnet train configs/hardnet/open-2.yaml --run runs/open-2
+
+train-small: open-patches ## Train the smaller network from the bundled weights (80 minutes on 2 cores): runs/hardnet-small
+	$(BIN)/hardnet train configs/hardnet/small.yaml --run runs/hardnet-small
 
 clean: ## Remove caches and build files; keeps .venv, data and runs
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
