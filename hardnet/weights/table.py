@@ -17,6 +17,9 @@ from hardnet.weights import transfer
 _HARDNET = "Mishchuk et al. 2017, Working hard to know your neighbor's margins"
 _AFFNET = "Mishkin et al. 2018, Repeatability is not enough: learning affine regions via discriminability"
 _AFFNET_FOLDER = "https://github.com/ducha-aiki/affnet/raw/da7cf51/pretrained"
+_DESDIS_PAPER = (
+    "Liu and Dong 2024, Descriptor distillation: a teacher-student-regularized framework for learning local descriptors"
+)
 _DESDIS = {
     8: "b6761e9f63b0e3af0973353b00066213d7c698e490ec906ffc188997a96b77b5",
     16: "714b21738cbb0ce9c3131e75b20cc4a05b0bf4c26cb52a71559012e3be2517c3",
@@ -42,7 +45,7 @@ class NamedWeights:
         name: what `hardnet.load` takes, or `hardnet.load_estimator`.
         network: ``hardnet``, ``l2net``, ``tfeat``, ``hardtfeat``, ``compact``, or ``rootsift``, which has no weights;
             ``affnet`` or ``orinet``, which find shapes and orientations (`hardnet.load_estimator`).
-        file_name: in the cache folder (or, for the bundled one, in the package); empty for `rootsift`.
+        file_name: in the cache folder (or, for bundled ones, in the package); empty for `rootsift`.
         url: where it is published; empty for what is not downloaded.
         sha256: of the published file; None where it is not known.
         licence: as the publisher states it.
@@ -91,6 +94,16 @@ _ROWS = (
         "62bb19549c48191ab9654ed2ad9a12ff56fb1d36fff9d64f70d0f2ecaf61eb75",
         "MIT",
         _HARDNET,
+        True,
+    ),
+    NamedWeights(
+        "hardnet-small",  # trained by this project: configs/hardnet/small.yaml
+        "compact",
+        "hardnet-small.safetensors",
+        "",
+        None,
+        "MIT",
+        _DESDIS_PAPER,
         True,
     ),
     NamedWeights(
@@ -177,8 +190,7 @@ _ROWS = (
             f"https://github.com/liuyuzhenn/DesDis/raw/6b4d162/weights/DesDis-{width}.pth",
             sha256,
             "MIT",
-            "Liu and Dong 2024, Descriptor distillation: a teacher-student-regularized framework for learning local "
-            "descriptors",
+            _DESDIS_PAPER,
             True,
         )
         for width, sha256 in _DESDIS.items()
@@ -264,7 +276,7 @@ def resolve(name_or_path: str | Path, fetch: bool = True) -> ResolvedWeights:
             if not TABLE[name_or_path].url:
                 raise WeightsError(
                     f"the bundled weights {path} do not exist in this version; "
-                    "use hardnet++, tfeat-lib, rootsift or the path of a weights file"
+                    "use another name (hardnet weights lists them) or the path of a weights file"
                 )
             if not fetch:
                 raise WeightsError(f"{_by_hand(name_or_path)}, or run: hardnet weights --download {name_or_path}")
