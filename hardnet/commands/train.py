@@ -21,7 +21,7 @@ examples:
   hardnet train configs/hardnet/liberty.yaml --run runs/liberty        the paper's recipe
   hardnet train configs/hardnet/open.yaml --run runs/open --steps 500  500 steps now, the rest another time
   hardnet train configs/hardnet/affnet.yaml --run runs/affnet          shapes of regions
-  hardnet train configs/hardnet/liberty.yaml --run runs/small --set phases.0.batch=256 --set phases.0.pairs=1000000
+  hardnet train configs/hardnet/liberty.yaml --run runs/short --set phases.0.batch=256 --set phases.0.pairs=1000000
   hardnet train configs/hardnet/small.yaml --run runs/hardnet-small    a smaller network, from the bundled one
   hardnet describe patches.png out.npy --descriptor runs/open/hardnet.safetensors"""
 

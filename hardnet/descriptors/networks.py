@@ -186,9 +186,16 @@ def untrained(network: str, dropout: float) -> nn.Module:
     Args:
         network: ``"hardnet"``, or ``"compact-<width>"``.
         dropout: probability before the last convolution.
+
+    Raises:
+        ValueError: another network.
     """
     kind, _, width = network.partition("-")
-    return Compact(int(width), dropout) if kind == "compact" else HardNet(dropout)
+    if kind == "compact" and width.isdecimal():
+        return Compact(int(width), dropout)
+    if network != "hardnet":
+        raise ValueError(f"{network!r} is not trained here: expected hardnet, or compact-<width>")
+    return HardNet(dropout)
 
 
 def blocks(plan: Sequence[tuple[int, int, int]]) -> list[nn.Module]:
@@ -231,7 +238,7 @@ def fold_batchnorm(network: nn.Module) -> nn.Module:
     """A copy of a network for evaluation, with BatchNorm folded into the convolutions and dropout removed.
 
     Running statistics turn BatchNorm into y = (x - mean) / sigma, so a convolution before it takes filters
-    w / sigma and bias (b - mean) / sigma. Gradients and training make no sense on the copy.
+    w / sigma and bias (b - mean) / sigma. Gradients of its weights make no sense on the copy.
 
     Args:
         network: a module whose `features` is a Sequential (`HardNet`, `L2Net`, `TFeat`); it is not changed.

@@ -14,11 +14,10 @@ import torch
 from hardnet.descriptors.networks import PATCH_SIZE
 from hardnet.errors import SettingsError
 from hardnet.settings import at_least
+from hardnet.shapes.estimators import LEAST
 
-CONTEXT = (
-    2.0  # sides of the measurement region that a patch shows at least: of those of PhotoTour, the inner half is used
-)
-LEAST = 1e-6  # product of a and c, below which a shape has collapsed (as in `hardnet.shapes.estimators`)
+# sides of the measurement region that a patch shows at least: of those of PhotoTour, the inner half is used
+CONTEXT = 2.0
 _FINER = 2  # samples to a pixel: a stretch by the root of the largest tilt takes 1.2 pixels of a patch at a time
 _MARGIN = 4  # pixels beyond the outermost ones that the blur reaches
 

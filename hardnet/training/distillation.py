@@ -6,11 +6,14 @@ triplets that it learns from anyway. Liu and Dong 2024, "Descriptor distillation
 together instead; rows that agree have the same distances, so this asks for more, and more is told of each patch.
 """
 
+from pathlib import Path
+
 import torch
 
 from hardnet.descriptors.descriptor import PatchDescriptor
 from hardnet.descriptors.loading import load
 from hardnet.errors import TrainingError
+from hardnet.training.team import Team
 
 
 def load_teacher(name_or_path: str, device: str, half: bool) -> PatchDescriptor:
@@ -26,10 +29,9 @@ def load_teacher(name_or_path: str, device: str, half: bool) -> PatchDescriptor:
         TrainingError: RootSIFT, or an ONNX file.
         WeightsError: unknown, unreadable or of another architecture.
     """
-    teacher = load(name_or_path, device, precision="auto" if half else "float32")
-    if not teacher.takes_tensors:
+    if name_or_path == "rootsift" or Path(name_or_path).suffix == ".onnx":
         raise TrainingError(f"teacher: {name_or_path} is no network that torch runs; name the weights of one")
-    return teacher
+    return load(name_or_path, device, precision="auto" if half else "float32")
 
 
 def taught(teacher: PatchDescriptor, views: torch.Tensor) -> torch.Tensor:
@@ -43,6 +45,20 @@ def taught(teacher: PatchDescriptor, views: torch.Tensor) -> torch.Tensor:
         (N, 128) float32 unit rows there, without gradients.
     """
     return torch.from_numpy(teacher.describe(views[:, 0])).to(views.device)
+
+
+def taught_by_all(team: Team, teacher: PatchDescriptor, mine: torch.Tensor) -> torch.Tensor:
+    """What the teacher says of a batch that the processes of a run share.
+
+    Args:
+        team: the processes.
+        teacher: from `load_teacher`.
+        mine: (2 M, 1, 32, 32) views of this process, anchors before positives.
+
+    Returns:
+        (2 N, 128) float32 unit rows of all processes, anchors before positives.
+    """
+    return torch.cat([team.gather(rows.contiguous()) for rows in taught(teacher, mine).chunk(2)])
 
 
 def regression(rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

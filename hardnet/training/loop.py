@@ -1,4 +1,4 @@
-"""Training HardNet (Mishchuk et al. 2017), or a network with its loss, in pieces that can be taken up again anywhere.
+"""Training HardNet (Mishchuk et al. 2017), or another network by its loss, cut off anywhere and taken up again.
 
 Everything drawn at a step depends on the seed and the step's number alone: batch, views, dropout. So the state of a
 run is its weights, their average, the momentum and a step number, and a resumed run gives the same weights as one
@@ -12,7 +12,7 @@ negatives are still those of the whole batch.
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from hardnet.descriptors.networks import PATCH_SIZE
 from hardnet.errors import TrainingError
 from hardnet.patchsets import PatchSet, digest, read_arrays
 from hardnet.training.deformation import cut, draw_frames
-from hardnet.training.distillation import load_teacher, regression, taught
+from hardnet.training.distillation import load_teacher, regression, taught_by_all
 from hardnet.training.loss import hardest_in_batch
 from hardnet.training.recipe import Recipe, SetSettings, ValidationSettings, fingerprint
 from hardnet.training.sampling import PairSampler
@@ -103,15 +103,20 @@ def train(
             raise TrainingError(f"a batch of {phase.batch} cannot be divided among {team.size} processes")
     half = _half(recipe.precision, target)
     teacher = load_teacher(recipe.teacher, target, half) if recipe.teacher else None
-    surroundings = {
+    judge = load_descriptor(recipe.shapes.descriptor, target) if learns_shapes else None
+    surroundings: dict[str, Any] = {
         "data": [digest(patch_set) for patch_set in patch_sets],
         "precision": "bfloat16" if half else "single",
         "processes": team.size,
         "start": table.resolve(recipe.start).sha256 if recipe.start else "",
-        **({"descriptor": table.resolve(recipe.shapes.descriptor).sha256} if learns_shapes else {}),
     }
+    learned_from: dict[str, str] = {}
     if teacher is not None:
-        surroundings["teacher"] = f"{teacher.fingerprint} in {teacher.precision}"
+        learned_from["teacher"] = teacher.fingerprint
+        surroundings["precision of the teacher"] = teacher.precision
+    if judge is not None:
+        learned_from["descriptor"] = table.resolve(recipe.shapes.descriptor).sha256
+    surroundings |= learned_from
     state = State(recipe, target, surroundings)
     checkpoint = run / CHECKPOINT
     for stale in run.glob(f".{CHECKPOINT}.*.tmp"):  # of a run that was killed while it wrote
@@ -120,15 +125,17 @@ def train(
         state.load(checkpoint)
         _log.info("%s: going on after step %d of %d", run, state.step, recipe.steps)
     run.mkdir(parents=True, exist_ok=True)
-    validation = _validation(recipe) if team.leads and recipe.validation.path else None
+    validation = _validation(recipe, judge) if team.leads and recipe.validation.path else None
+    if judge is None:
+        step = functools.partial(_step, recipe, state, team, teacher, half)
+    else:
+        step = functools.partial(_shape_step, recipe, state, judge, half)
     last = recipe.steps if stop_after == 0 else min(recipe.steps, state.step + stop_after)
-    loss = _run_steps(recipe, state, patch_sets, sampler, team, teacher, half, last, checkpoint, logs, validation)
+    loss = _run_steps(recipe, state, patch_sets, sampler, team, step, last, checkpoint, logs, validation)
     finished = run / f"{recipe.name}.safetensors" if state.step == recipe.steps else None
     if finished is not None and team.leads:
         notes = {"recipe": fingerprint(recipe), "steps": str(recipe.steps), "seed": str(recipe.seed)}
-        if teacher is not None:
-            notes["teacher"] = teacher.fingerprint
-        checkpoints.write_network(finished, state.result(), state.kind, notes)
+        checkpoints.write_network(finished, state.result(), state.kind, {**notes, **learned_from})
     team.leave()
     return Outcome(finished, checkpoint, state.step, recipe.steps, loss, validation.last if validation else None)
 
@@ -164,6 +171,10 @@ class _Patches:
     patches: torch.Tensor
     contexts: torch.Tensor
 
+    def on(self, device: str) -> "_Patches":
+        """Places and patches on a device; contexts, a number each, stay."""
+        return _Patches(self.places.to(device), self.patches.to(device, non_blocking=True), self.contexts)
+
 
 class _Validation:
     """FPR at 95 % recall on pairs that were drawn once."""
@@ -191,10 +202,10 @@ class _Validation:
         return self.last
 
 
-def _validation(recipe: Recipe) -> "_Validation | ShapeValidation":
+def _validation(recipe: Recipe, judge: torch.nn.Module | None) -> "_Validation | ShapeValidation":
     chosen = recipe.validation
-    if recipe.network == "affnet":
-        return ShapeValidation(open_set(chosen), chosen.pairs, chosen.every, recipe.shapes, recipe.seed)
+    if judge is not None:
+        return ShapeValidation(open_set(chosen), judge, chosen.pairs, chosen.every, recipe.shapes, recipe.seed)
     return _Validation(chosen, recipe.seed)
 
 
@@ -204,14 +215,13 @@ def _run_steps(
     patch_sets: Sequence[PatchSet],
     sampler: PairSampler,
     team: Team,
-    teacher: PatchDescriptor | None,
-    half: bool,
+    take: Callable[[Sequence[_Patches]], dict[str, float]],
     last: int,
     checkpoint: Path,
     logs: str | Path | None,
     validation: _Validation | ShapeValidation | None,
 ) -> float:
-    """Trains up to (not including) step `last`; the mean loss of the last steps."""
+    """Trains up to (not including) step `last`; the mean loss of the last steps. `take` takes one and says its loss."""
     writer = _writer(logs, recipe.name, state.step) if team.leads else None
     smooth = {"loss": float("nan")}
     bar = tqdm(total=recipe.steps, initial=state.step, unit="step", desc=recipe.name, disable=None)
@@ -226,7 +236,7 @@ def _run_steps(
             groups = waiting.pop(0).result()
             if step + _AHEAD < last:
                 waiting.append(background.submit(prepare, step + _AHEAD))
-            values = _step(recipe, state, team, teacher, groups, half)
+            values = take(groups)
             if not np.isfinite(values["loss"]):
                 raise TrainingError(diverged(step, checkpoint))
             smooth = values if np.isnan(smooth["loss"]) else {k: v + 0.02 * (values[k] - v) for k, v in smooth.items()}
@@ -258,12 +268,10 @@ def _step(
     state: State,
     team: Team,
     teacher: PatchDescriptor | None,
-    groups: Sequence[_Patches],
     half: bool,
+    groups: Sequence[_Patches],
 ) -> dict[str, float]:
     """One step; the loss and, with a teacher, the parts that it is made of."""
-    if recipe.network == "affnet":
-        return _shape_step(recipe, state, groups, half)
     phase, _ = recipe.phase_at(state.step)
     generator = torch.Generator().manual_seed(_seed(recipe.seed, state.step, 1))
     anchors, positives = _views(groups, phase.views, generator, state.device).chunk(2)
@@ -277,7 +285,7 @@ def _step(
     loss = triplet = hardest_in_batch(anchors, positives, recipe.margin)
     parts = {}
     if teacher is not None:
-        targets = torch.cat([team.gather(rows.contiguous()) for rows in taught(teacher, mine).chunk(2)])
+        targets = taught_by_all(team, teacher, mine)
         parts = {"triplet": triplet, "regression": regression(torch.cat([anchors, positives]), targets)}
         loss = recipe.losses.triplet * triplet + recipe.losses.regression * parts["regression"]
     state.optimiser.zero_grad(set_to_none=True)
@@ -288,7 +296,9 @@ def _step(
     return {key: float(value.detach()) for key, value in {"loss": loss, **parts}.items()}
 
 
-def _shape_step(recipe: Recipe, state: State, groups: Sequence[_Patches], half: bool) -> dict[str, float]:
+def _shape_step(
+    recipe: Recipe, state: State, judge: torch.nn.Module, half: bool, groups: Sequence[_Patches]
+) -> dict[str, float]:
     """One step of a network of shapes; the loss."""
     phase, _ = recipe.phase_at(state.step)
     chosen = recipe.shapes
@@ -298,10 +308,10 @@ def _shape_step(recipe: Recipe, state: State, groups: Sequence[_Patches], half: 
     torch.manual_seed(_seed(recipe.seed, state.step, 2))  # dropout
     state.network.train()
     rows = described_in_shape(
-        functools.partial(_regions, groups, chosen.blur),
+        functools.partial(_regions, [group.on(state.device) for group in groups], chosen.blur),
         frames,
         state.network,
-        load_descriptor(chosen.descriptor, state.device),
+        judge,
         half,
         lambda views: change_light(views, phase.views, generator),
     )
@@ -314,12 +324,10 @@ def _shape_step(recipe: Recipe, state: State, groups: Sequence[_Patches], half: 
 
 
 def _regions(groups: Sequence[_Patches], blur: float, frames: torch.Tensor) -> torch.Tensor:
-    """The regions of a batch in frames (2 N, 2, 2): (2 N, 32, 32) float32, 0..1, on their device."""
+    """The regions of a batch in frames (2 N, 2, 2), all on one device: (2 N, 32, 32) float32, 0..1."""
     regions = torch.empty((len(frames), PATCH_SIZE, PATCH_SIZE), device=frames.device)
     for group in groups:
-        places = group.places.to(frames.device)
-        patches = group.patches.to(frames.device, non_blocking=True)
-        regions[places] = cut(patches, group.contexts, frames[places], blur)
+        regions[group.places] = cut(group.patches, group.contexts, frames[group.places], blur)
     return regions
 
 
@@ -327,9 +335,8 @@ def _views(groups: Sequence[_Patches], settings: ViewSettings, generator: torch.
     """Views of a batch of pairs: (2 N, 1, 32, 32) float32, anchors before positives."""
     count = sum(len(group.places) for group in groups) // 2
     views = torch.empty((2 * count, 1, PATCH_SIZE, PATCH_SIZE), device=device)
-    for group in groups:
-        patches = group.patches.to(device, non_blocking=True)
-        views[group.places.to(device)] = draw_views(patches, group.contexts, settings, generator)
+    for group in (group.on(device) for group in groups):
+        views[group.places] = draw_views(group.patches, group.contexts, settings, generator)
     if not settings.flips:
         return views
     return torch.cat(flip_alike(views[:count], views[count:], generator))

@@ -20,6 +20,7 @@ _SHIPPED = (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "
 KINDS = ("arrays", "phototour", "hpatches")
 OPTIMISERS = ("sgd", "adam")
 PRECISIONS = ("auto", "single", "bfloat16")
+COLLAPSE = 0.01  # learning rate of stochastic gradient descent from which on AffNet's shapes all became one
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class Recipe:
     precision: str = "auto"  # bfloat16 where a GPU computes it, else single; or "single" | "bfloat16"
     checkpoint_every: int = 500  # steps
     seed: int = 0
-    shapes: ShapeSettings = field(default_factory=ShapeSettings)  # of affnet
+    shapes: ShapeSettings = field(default_factory=ShapeSettings)  # of affnet alone, which takes adam (affnet.yaml)
 
     def __post_init__(self) -> None:
         one_of("precision", self.precision, PRECISIONS)
@@ -136,6 +137,8 @@ class Recipe:
             raise settings_module.SettingsError(
                 f"network: expected hardnet, affnet, or compact-<width> such as compact-32, got {self.network!r}"
             )
+        if self.network != "affnet" and self.shapes != ShapeSettings():
+            raise settings_module.SettingsError(f"shapes: those of network: affnet, not of {self.network}")
         if self.network == "affnet" and self.teacher:
             raise settings_module.SettingsError("teacher: affnet has none; shapes.descriptor is what it learns through")
         if bool(self.teacher) != (self.losses.regression > 0):
@@ -153,6 +156,12 @@ class Recipe:
             raise settings_module.SettingsError(
                 "phases.views: affnet takes no rotation, shift, log_scale or anisotropy here; shapes.rotation and "
                 "shapes.tilt say how patches are turned and deformed"
+            )
+        fastest = max((phase.learning_rate for phase in self.phases), default=0.0)
+        if self.network == "affnet" and self.optimiser.kind == "sgd" and fastest >= COLLAPSE:
+            raise settings_module.SettingsError(
+                f"phases.learning_rate: with sgd and {COLLAPSE:g} or more affnet gives every patch one shape; set "
+                "optimiser.kind=adam and 0.0003, as configs/hardnet/affnet.yaml"
             )
         if len({part.share is None for part in self.sets}) > 1:
             raise settings_module.SettingsError("sets.share: give a share to every set or to none")
@@ -217,8 +226,7 @@ def fingerprint(recipe: Recipe) -> str:
     tree["shapes"].pop("descriptor")
     if recipe.network != "affnet":
         tree.pop("shapes")
-    if recipe.network == "hardnet":  # as before there was another, and another optimiser
+    if recipe.network == "hardnet":  # as before there was another
         tree.pop("network")
-    if recipe.optimiser.kind == "sgd":
-        tree["optimiser"].pop("kind")
+    tree["optimiser"].pop("kind" if recipe.optimiser.kind == "sgd" else "dampening")  # as before there was adam
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]

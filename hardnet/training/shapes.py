@@ -6,8 +6,8 @@ loss on descriptors reaches the network through the coordinates of that cut.
 """
 
 import functools
-import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import nn
 
 from hardnet.benchmarks.brown import draw_pairs, fpr95, pair_distances
 from hardnet.descriptors.networks import fold_batchnorm, load_network, unit_rows
+from hardnet.errors import TrainingError
 from hardnet.patchsets import PatchSet
 from hardnet.training.deformation import ShapeSettings, cut, draw_frames, frames_of
 from hardnet.weights import table
@@ -22,20 +23,21 @@ from hardnet.weights import table
 Views = Callable[[torch.Tensor], torch.Tensor]  # (N, 2, 2) frames to (N, 32, 32) grey values 0..1
 
 _TOGETHER = 512  # patches measured at once
-_log = logging.getLogger(__name__)
 
 
-@functools.lru_cache(maxsize=2)
 def load_descriptor(name_or_path: str, device: str) -> nn.Module:
-    """A network that describes patches, for evaluation, with gradients to its patches alone; loaded once per process.
+    """A network that describes patches, for evaluation, with gradients to its patches alone.
 
     Args:
         name_or_path: weights of a descriptor.
         device: a torch device that exists.
 
     Raises:
+        TrainingError: RootSIFT, or an ONNX file.
         WeightsError: unknown, unreadable, or no network that describes patches.
     """
+    if name_or_path == "rootsift" or Path(name_or_path).suffix == ".onnx":
+        raise TrainingError(f"shapes.descriptor: {name_or_path} is no network that torch runs; name the weights of one")
     network = fold_batchnorm(load_network(table.resolve(name_or_path))[1])
     return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -78,6 +80,7 @@ class ShapeValidation:
 
     Args:
         patch_set: never trained on.
+        descriptor: from `load_descriptor`.
         count: pairs.
         every: steps between measurements.
         settings: of the training; tilts are those of its end.
@@ -88,11 +91,14 @@ class ShapeValidation:
         last: what was measured last, 0..1.
     """
 
-    def __init__(self, patch_set: PatchSet, count: int, every: int, settings: ShapeSettings, seed: int) -> None:
+    def __init__(
+        self, patch_set: PatchSet, descriptor: nn.Module, count: int, every: int, settings: ShapeSettings, seed: int
+    ) -> None:
         self.every = every
         self.last: float | None = None
         self._patches = patch_set
-        self._settings = settings
+        self._descriptor = descriptor
+        self._blur = settings.blur
         left, right, self._match = draw_pairs(patch_set, count, seed)
         self._needed, places = np.unique(np.concatenate([left, right]), return_inverse=True)
         self._left, self._right = places[:count], places[count:]
@@ -101,17 +107,17 @@ class ShapeValidation:
         self._frames = drawn[: len(self._needed)]
 
     def measure(self, network: nn.Module, device: str) -> float:
-        """The share 0..1 of false matches; the network is in evaluation mode."""
+        """The share 0..1 of false matches; the network is in evaluation mode, the descriptor on the same device."""
         network = network.to(device)
-        descriptor = load_descriptor(self._settings.descriptor, device)
         rows = []
         for start in range(0, len(self._needed), _TOGETHER):
             chosen = slice(start, start + _TOGETHER)
             patches = torch.from_numpy(self._patches.patches[self._needed[chosen]]).to(device)
             contexts = torch.full((len(patches),), self._patches.context)
-            views = functools.partial(cut, patches, contexts, blur=self._settings.blur)
+            views = functools.partial(cut, patches, contexts, blur=self._blur)
+            frames = self._frames[chosen].to(device)
             with torch.no_grad():
-                rows.append(described_in_shape(views, self._frames[chosen].to(device), network, descriptor).cpu())
+                rows.append(described_in_shape(views, frames, network, self._descriptor).cpu())
         found = torch.cat(rows).numpy()
         self.last = fpr95(pair_distances(found, self._left, found, self._right), self._match)
         return self.last

@@ -16,6 +16,7 @@ from hardnet.shapes.networks import AffNet
 from hardnet.training.recipe import Recipe, fingerprint
 from hardnet.weights import table
 
+_NETWORKS = {**descriptors.NETWORKS, **shapes.NETWORKS}
 ADAM_SQUARES = 0.999  # decay of mean squared gradients (Kingma and Ba 2015)
 ALMOST_ROUND = 0.01  # factor on AffNet's last filters: FPR95 after 100 steps of 64 pairs is 5 %, and 43 % without
 
@@ -60,8 +61,7 @@ class State:
         self.network = self._untrained(recipe.dropout)
         if recipe.start:
             path = table.resolve(recipe.start).path
-            known = shapes.NETWORKS if self.kind == "affnet" else descriptors.NETWORKS
-            start = read_network(path, self.kind, known)[1].state_dict()
+            start = read_network(path, known={self.kind: _NETWORKS[self.kind]})[1].state_dict()
             if any(start[key].shape != value.shape for key, value in self.network.state_dict().items()):
                 raise WeightsError(f"{path} is no {recipe.network}, but of another width: change network or start")
             self.network.load_state_dict(start)

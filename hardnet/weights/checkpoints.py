@@ -54,8 +54,9 @@ def write_network(
 
     Args:
         path: a ``.safetensors`` file; one that exists is replaced when the new one is complete.
-        module: a network of `hardnet.descriptors.networks`, on any device; it is not changed.
-        network: its name there: ``"hardnet"``, ``"l2net"`` or ``"tfeat"``.
+        module: a network of `hardnet.descriptors.networks` or `hardnet.shapes.networks`, on any device; it is not
+            changed.
+        network: its name there, such as ``"hardnet"``.
         metadata: more texts for the file's header, beside ``network``.
         half: whether trained parameters are rounded to half precision (HardNet: 2.7 MB instead of 5.3 MB, and
             entries of descriptors change by up to 5e-4).

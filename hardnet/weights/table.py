@@ -97,16 +97,6 @@ _ROWS = (
         True,
     ),
     NamedWeights(
-        "hardnet-small",  # trained by this project: configs/hardnet/small.yaml
-        "compact",
-        "hardnet-small.safetensors",
-        "",
-        None,
-        "MIT",
-        _DESDIS_PAPER,
-        True,
-    ),
-    NamedWeights(
         "hardnet++",
         "hardnet",
         "HardNet++.pth",

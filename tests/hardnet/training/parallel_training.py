@@ -7,7 +7,7 @@ import torch
 
 from hardnet.descriptors.networks import unit_rows
 from hardnet.training import loop
-from hardnet.training.distillation import regression
+from hardnet.training.distillation import load_teacher, regression, taught, taught_by_all
 from hardnet.training.loss import hardest_in_batch
 from hardnet.training.recipe import LossSettings, PhaseSettings, Recipe, SetSettings
 
@@ -29,7 +29,11 @@ def gradients(team):
     shared = layer.weight.grad.clone()
     layer.weight.grad = None
     loss(*(unit_rows(layer(inputs[k])) for k in (0, 1))).backward()
-    return {"gradient": shared, "expected": layer.weight.grad}
+    views = 255 * torch.rand((2, 8, 1, 32, 32), generator=generator)
+    teacher = load_teacher("hardnet", "cpu", half=False)
+    told = taught_by_all(team, teacher, torch.cat([views[0][part], views[1][part]]))
+    taught_alone = taught(teacher, views.flatten(0, 1))
+    return {"gradient": shared, "expected": layer.weight.grad, "told": told, "taught": taught_alone}
 
 
 def main(patches, folder):

@@ -58,7 +58,8 @@ def test_the_teacher_says_what_kornias_network_does(tmp_path):
 
 
 def test_what_is_no_teacher(tmp_path):
-    with pytest.raises(TrainingError, match="teacher: rootsift is no network that torch runs; name the weights of one"):
-        load_teacher("rootsift", "cpu", half=False)
+    for name in ("rootsift", str(tmp_path / "mine.onnx")):
+        with pytest.raises(TrainingError, match=f"teacher: {name} is no network that torch runs; name the weights of"):
+            load_teacher(name, "cuda", half=False)
     with pytest.raises(WeightsError, match="is no file and no weights name"):
         load_teacher(str(tmp_path / "nothing.safetensors"), "cpu", half=False)

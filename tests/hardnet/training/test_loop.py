@@ -348,7 +348,10 @@ def test_the_teacher_is_that_of_the_checkpoint(toy, tmp_path):
 def test_first_weights_of_another_width_are_refused(toy, tmp_path):
     first = train(recipe(toy, steps=1, network="compact-8"), tmp_path / "first", "cpu", None).weights
     assert train(recipe(toy, steps=1, network="compact-8", start=str(first)), tmp_path / "second", "cpu", None).weights
-    for network, message in (("compact-9", "is no compact-9, but of another width"), ("hardnet", "is no hardnet")):
+    for network, message in (
+        ("compact-9", "is no compact-9, but of another width"),
+        ("hardnet", "what is wanted here is hardnet"),
+    ):
         with pytest.raises(WeightsError, match=message):
             train(recipe(toy, steps=1, network=network, start=str(first)), tmp_path / network, "cpu", None)
 
@@ -366,4 +369,6 @@ def test_processes_share_a_batch_and_end_with_one_network(toy, tmp_path):
         assert all(torch.equal(first[kind][key], second[kind][key]) for key in first[kind])
     torch.testing.assert_close(first["gradient"], first["expected"], rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(second["gradient"], first["expected"], rtol=1e-4, atol=1e-7)
+    for one in (first, second):
+        torch.testing.assert_close(one["told"], one["taught"], rtol=0, atol=1e-5)
     assert (tmp_path / "run" / "toy.safetensors").is_file()

@@ -6,7 +6,7 @@ from safetensors import safe_open
 from hardnet.errors import SettingsError
 from hardnet.settings import build, to_tree
 from hardnet.training.deformation import ShapeSettings
-from hardnet.training.recipe import LossSettings, PhaseSettings, Recipe, fingerprint, load_recipe
+from hardnet.training.recipe import LossSettings, OptimiserSettings, PhaseSettings, Recipe, fingerprint, load_recipe
 from hardnet.weights import table
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "hardnet"
@@ -54,6 +54,8 @@ def test_overrides_reach_into_lists_and_into_defaults(tmp_path):
         ("optimiser: {momentum: 5}", r"optimiser\.momentum: expected 0 to below 1"),
         ("margin: -2", "margin: expected at least 0"),
         ("network: affnet\nphases: [{views: {shift: 0.1}}]", r"phases\.views: affnet takes no rotation, shift"),
+        ("network: affnet", r"learning_rate: with sgd and 0\.01 or more affnet gives every patch one shape"),
+        ("shapes: {tilt: 2}", "shapes: those of network: affnet, not of hardnet"),
         ("optimiser: {kind: lion}", r"optimiser\.kind: expected one of sgd, adam"),
         ("shapes: {tilt: 0.5}", r"shapes\.tilt: expected at least 1"),
         ("shapes: {blur: 4}", r"shapes\.blur: expected 0\.5 to 2 pixels"),
@@ -93,11 +95,14 @@ def test_the_fingerprint_follows_what_changes_the_weights():
     assert fingerprint(plain) == fingerprint(Recipe(name="other", checkpoint_every=7))
     assert fingerprint(plain) != fingerprint(Recipe(seed=1))
     assert fingerprint(plain) != fingerprint(Recipe(phases=(PhaseSettings(batch=512),)))
-    assert fingerprint(plain) == fingerprint(Recipe(shapes=ShapeSettings(tilt=2)))  # counts for affnet only
-    shapes = Recipe(network="affnet")
+    taught = {"network": "affnet", "optimiser": OptimiserSettings("adam")}
+    shapes = Recipe(**taught)
     assert fingerprint(shapes) != fingerprint(plain)
-    assert fingerprint(shapes) == fingerprint(Recipe(network="affnet", shapes=ShapeSettings(descriptor="other.pth")))
-    assert fingerprint(shapes) != fingerprint(Recipe(network="affnet", shapes=ShapeSettings(tilt=2)))
+    assert fingerprint(shapes) == fingerprint(Recipe(**taught, shapes=ShapeSettings(descriptor="other.pth")))
+    assert fingerprint(shapes) != fingerprint(Recipe(**taught, shapes=ShapeSettings(tilt=2)))
+    assert fingerprint(shapes) == fingerprint(
+        Recipe(network="affnet", optimiser=OptimiserSettings("adam", dampening=0.5))
+    )
 
 
 def test_fingerprints_of_earlier_versions_stay():

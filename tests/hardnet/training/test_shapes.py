@@ -15,6 +15,7 @@ from hardnet.descriptors.networks import HardNet, read_network
 from hardnet.errors import TrainingError, WeightsError
 from hardnet.patchsets import PatchSet, write_arrays
 from hardnet.shapes.networks import NETWORKS, AffNet
+from hardnet.training import loop
 from hardnet.training import state as state_module
 from hardnet.training.deformation import ShapeSettings, cut, draw_frames, frames_of
 from hardnet.training.loop import CHECKPOINT, train
@@ -180,8 +181,19 @@ def test_sets_of_several_sizes_make_one_batch(toy, tmp_path):
     assert np.isfinite(outcome.loss)
 
 
+def test_every_patch_is_cut_by_its_own_frame_and_context():
+    first, second = torch.from_numpy(rings(3).patches), torch.from_numpy(rings(2, seed=3).patches[:, ::2, ::2].copy())
+    one = loop._Patches(torch.tensor([3, 0, 4]), first, torch.tensor([2.0, 3.0, 2.5]))
+    other = loop._Patches(torch.tensor([1, 2]), second, torch.tensor([4.0, 2.0]))
+    frames = draw_frames(3, 3.0, 180.0, False, torch.Generator().manual_seed(0))[:5]
+    found = loop._regions([one, other], 1.3, frames)
+    for group in (one, other):
+        for place, patch, context in zip(group.places, group.patches, group.contexts, strict=True):
+            alone = cut(patch[None], context[None], frames[place][None], 1.3)
+            torch.testing.assert_close(found[place], alone[0])
+
+
 def test_the_file_is_loaded_by_path_and_is_as_half_precision_says(toy, tmp_path, capsys):
-    assert main(["weights", "--json"]) == 0
     (tmp_path / "toy.yaml").write_text(
         f"name: toy\nnetwork: affnet\nsets: [{{path: '{toy}'}}]\noptimiser: {{kind: adam}}\n"
         "phases: [{pairs: 16, batch: 8, learning_rate: 0.0003}]\n"
@@ -199,7 +211,8 @@ def test_the_file_is_loaded_by_path_and_is_as_half_precision_says(toy, tmp_path,
 
 def test_validation_tells_good_shapes_from_circles(tmp_path):
     patch_set = rings(40, per_point=2)
-    validation = ShapeValidation(patch_set, 200, 5, ShapeSettings(tilt=1.0, final_tilt=5.8), 0)
+    descriptor = load_descriptor("hardnet", "cpu")
+    validation = ShapeValidation(patch_set, descriptor, 200, 5, ShapeSettings(tilt=1.0, final_tilt=5.8), 0)
 
     class Circles(torch.nn.Module):
         def forward(self, seen):
@@ -233,7 +246,7 @@ def test_another_descriptor_is_another_run(toy, tmp_path):
 
 
 def test_wrong_use_is_told_in_one_line(toy, tmp_path, monkeypatch):
-    with pytest.raises(WeightsError, match="rootsift"):
+    with pytest.raises(TrainingError, match=r"shapes\.descriptor: rootsift is no network that torch runs; name the"):
         train(recipe(toy, shapes=ShapeSettings(descriptor="rootsift")), tmp_path / "run", "cpu", None)
     module = AffNet()
     state_module.initialise(module, 0.8, 0)

@@ -8,12 +8,9 @@ import threading
 import pytest
 import torch
 
-import hardnet
 from hardnet.descriptors.networks import TFeat, load_network
 from hardnet.errors import WeightsError
 from hardnet.weights import table
-from hardnet.weights.checkpoints import write_network
-from tests.hardnet.patch_fixtures import random_network
 
 CONTENT = hashlib.sha256(b"seed").digest() * 10_000  # 320 kB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -78,7 +75,7 @@ def publish(server, monkeypatch):
 
 def test_table_has_the_promised_names():
     names = {"hardnet", "hardnet++", "hardnet-lib+", "hardnet-lib", "tfeat-lib", "l2net-lib+", "rootsift"}
-    names |= {"hardnet-small", "hardnet-lib+-nips", "hardnet-lib-nips", "affnet", "orinet", "hardtfeat"}
+    names |= {"hardnet-lib+-nips", "hardnet-lib-nips", "affnet", "orinet", "hardtfeat"}
     names |= {f"desdis-{width}" for width in (8, 16, 24, 32)}
     assert set(table.TABLE) == names
     for row in table.TABLE.values():
@@ -238,18 +235,6 @@ def test_bundled_weights(tmp_path, monkeypatch):
     assert table.resolve("hardnet").sha256 == SHA256
     with pytest.raises(WeightsError, match="part of this package"):
         table.download("hardnet")
-
-
-def test_a_bundled_network_of_another_kind(tmp_path, monkeypatch):
-    monkeypatch.setattr(table, "__file__", str(tmp_path / "weights" / "table.py"))
-    with pytest.raises(WeightsError, match=r"bundled weights .*hardnet-small\.safetensors do not exist"):
-        table.resolve("hardnet-small")
-    path = tmp_path / "pretrained" / "hardnet-small.safetensors"
-    write_network(path, random_network("compact"), "compact", {})
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setitem(table.TABLE, "hardnet-small", dataclasses.replace(table.TABLE["hardnet-small"], sha256=sha256))
-    descriptor = hardnet.load("hardnet-small", "cpu")
-    assert (descriptor.name, descriptor.fingerprint, descriptor.dimensions) == ("hardnet-small", sha256, 128)
 
 
 def test_paths_and_unknown_names(tmp_path):
