@@ -6,6 +6,7 @@ images as alike, as in real photographs.
 """
 
 import argparse
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -166,7 +167,9 @@ def write_index(
             for image in portion:
                 number, (width, height) = len(entries), image.size
                 called = name.format(number // 1000, number)
-                entries.append({"name": called, "width": width, "height": height, "features": len(image.words)})
+                content = hashlib.sha256(called.encode()).hexdigest()  # as long as a photograph's
+                known = {"width": width, "height": height, "features": len(image.words), "content": content}
+                entries.append({"name": called, **known})
             arrays = build_segment(portion, len(vocabulary.centroids))
             write_segment(parts / names[-1], arrays, building.segment_settings(settings))
         segments = building.merge_parts(parts, names, folder, settings)

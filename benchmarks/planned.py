@@ -58,9 +58,7 @@ def main() -> int:
             shutil.rmtree(arguments.work / left, ignore_errors=True)
         found = {name: _in_child(name, count) for name in STEPS}
         stages = found.pop("plan")["stages"]
-        found["index"]["seconds"] -= found["words"]["seconds"] - found["words"].pop(
-            "medians"
-        )  # it finds the words, too
+        found["words"]["seconds"] += found["index"].pop("words")
         table = {}
         for name, came in found.items():
             planned = stages[name]
@@ -101,7 +99,7 @@ def _features(arguments: argparse.Namespace, count: int) -> dict[str, float]:
         extract_collection(_images(arguments, count), arguments.work / "features", config)
     seconds = time.perf_counter() - start
     memory = record.greatest_memory()
-    return {"seconds": seconds, "memory": memory + sum(children.values()), "disk": _size(arguments.work / "features")}
+    return {"seconds": seconds, "memory": memory + children[0], "disk": _size(arguments.work / "features")}
 
 
 def _vocabulary(arguments: argparse.Namespace, count: int) -> dict[str, float]:
@@ -129,14 +127,14 @@ def _index(arguments: argparse.Namespace, count: int) -> dict[str, float]:
     words = 0.0
     assign = Quantizer.assign
 
-    def timed(*given: Any) -> np.ndarray:
+    def timed(*given: Any, **named: Any) -> np.ndarray:
         nonlocal words
         begun = time.perf_counter()
-        found = assign(*given)
+        found = assign(*given, **named)
         words += time.perf_counter() - begun
         return found
 
-    Quantizer.assign = timed  # type: ignore[method-assign, assignment]
+    Quantizer.assign = timed  # type: ignore[method-assign]
     start = time.perf_counter()
     build_index(arguments.work / "index", store, vocabulary, _config(arguments), arguments.work / "views")
     seconds = time.perf_counter() - start - words

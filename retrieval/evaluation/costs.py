@@ -164,7 +164,7 @@ def stages(
         medians = float(rows * (dimensions + BYTES_ASSIGNED)) if bits else 0.0
         asked += rows if bits else 0  # whose medians signatures are cut at
     blocks = 4 * 4.0 * dimensions * WORDS_AT_ONCE  # descriptors looked up together, and what becomes of them
-    found.append(Stage("words", asked * machine.word, machine.memory + searched + max(blocks, medians), 0.0))
+    found.append(Stage("words", asked * machine.word, machine.memory + searched + blocks + medians, 0.0))
     seconds = indexed * (machine.segment + machine.signed)
     memory = min(indexed, SEGMENT_FEATURES) * float(BYTES_BUILDING)
     scratch = 0.0
@@ -284,7 +284,8 @@ def describe(config: Config, images: ImageSet | None) -> Describing:
     each = float(np.mean(seconds))
     if images is not None:  # it may be the one that takes the most memory
         largest = max(images.names, key=lambda name: extractor.file_state(images.path(name))[0])
-        tried = parallel([joblib.delayed(_time_one)(images.path(largest), config)])
+        apart = joblib.Parallel(n_jobs=2)  # not in this process, whose memory counts in every stage
+        tried = apart([joblib.delayed(_time_one)(images.path(largest), config)])
         memory += tuple(found[2] for found in tried if found)
     decoding = 0.0
     if on_gpu and processes > 1:
@@ -383,6 +384,7 @@ def _signing(config: Config, dimensions: int) -> float:
     rng = np.random.default_rng(config.seed)
     descriptors = rng.normal(size=(WORDS_AT_ONCE, dimensions)).astype(np.float32)
     words_of = rng.integers(0, words, WORDS_AT_ONCE, np.int32)
+    embedding.signatures(descriptors, words_of)  # the first product starts threads
     return _timed(lambda: embedding.signatures(descriptors, words_of))[0] / WORDS_AT_ONCE
 
 

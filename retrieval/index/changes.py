@@ -244,7 +244,8 @@ def _commit_addition(
     for entry in entries:
         if paths[entry["name"]] != root / entry["name"]:
             entry["path"] = str(paths[entry["name"]])
-    lines_now = current.images + state.lines_of(entries)
+    ended = b"" if current.images.endswith(b"\n") or not current.images else b"\n"
+    lines_now = current.images + ended + state.lines_of(entries)
     return state.commit(current, images=lines_now, removed=removed, segments=(*segments, *written))
 
 

@@ -81,13 +81,14 @@ class State:
         Raises:
             ArtefactError: as `entries`.
         """
-        if self._rests is None:
+        rests = self._rests()
+        if rests is None:
             return [entry["name"] for entry in self.entries]
-        names = [rest.partition('"')[0] for rest in self._rests]
+        names = [rest.partition('"')[0] for rest in rests]
         if b"\\" in self.images:  # a character of a name that is not ASCII, perhaps, or a quote
             for line, name in enumerate(names):
                 if "\\" in name:
-                    names[line] = self._entry(line)["name"]
+                    names[line] = _parsed(_NAME + rests[line], self.folder)["name"]
         return names
 
     @cached_property
@@ -101,10 +102,12 @@ class State:
         found: list[str | None] = [None] * len(names)
         if _CONTENT.encode() in self.images:
             found = [rest.partition('"')[0] for rest in self.images.decode().split(_CONTENT)[1:]]
-            if len(found) != len(names) and self._rests is not None:
-                found = [rest.partition(_CONTENT)[2].partition('"')[0] or None for rest in self._rests]
-            elif len(found) != len(names):
-                found = [entry.get("content") for entry in self.entries]
+            if len(found) != len(names):  # some have none
+                rests = self._rests()
+                if rests is None:
+                    found = [entry.get("content") for entry in self.entries]
+                else:
+                    found = [rest.partition(_CONTENT)[2].partition('"')[0] or None for rest in rests]
         if not len(self.removed):
             return dict(zip(names, found, strict=True))
         return {names[line]: found[line] for line in self.live.tolist()}
@@ -120,13 +123,13 @@ class State:
         line, begin, end = 0, 0, -1
         while (place := self.images.find(_PATH, end + 1)) >= 0:
             line += self.images.count(b"\n", begin, place)
-            begin, end = self.images.rfind(b"\n", 0, place) + 1, self.images.index(b"\n", place)
+            begin, end = self.images.rfind(b"\n", 0, place) + 1, self.images.find(b"\n", place)
+            end = len(self.images) if end < 0 else end
             entry = _parsed(self.images[begin:end], self.folder)
             if "path" in entry and line not in gone:
                 found[entry["name"]] = entry["path"]
         return found
 
-    @cached_property
     def _rests(self) -> list[str] | None:
         """What follows the opening quote of each line's name; None where a line is not as `lines_of` writes it.
 
@@ -138,14 +141,10 @@ class State:
         if not text:
             return []
         rests = text.removesuffix("\n").split("\n" + _NAME)
-        if not text.startswith(_NAME) or not text.endswith("}\n") or text.count("\n") != len(rests):
+        if not text.startswith(_NAME) or not text.count("}\n") == text.count("\n") == len(rests):
             return None
         rests[0] = rests[0][len(_NAME) :]
         return rests
-
-    def _entry(self, line: int) -> dict[str, Any]:
-        assert self._rests is not None
-        return _parsed(_NAME + self._rests[line], self.folder)
 
     @cached_property
     def live(self) -> np.ndarray:
@@ -302,7 +301,7 @@ def commit(
     changed = [name for name in data if files[name] != state.facts["files"][name]]
     for name in changed:
         atomic.write_bytes(_next(folder, name), data[name])
-    artefacts.write_manifest(folder, manifest)  # from here on the new state is the index
+    manifest = artefacts.write_manifest(folder, manifest)  # from here on the new state is the index
     with contextlib.suppress(OSError):  # the rest tidies up; the next writer would do it as well
         for name in changed:
             os.replace(_next(folder, name), folder / name)

@@ -81,11 +81,14 @@ def fill_artefact(
     write_manifest(folder, manifest)
 
 
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Replaces a folder's manifest, atomically; it gets a checksum of its own."""
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Replaces a folder's manifest, atomically; it gets a checksum of its own. What a reader finds."""
     content = {key: value for key, value in manifest.items() if key != "checksum"}
     content["checksum"] = settings_module.digest(content)
-    atomic.write_text(folder / MANIFEST, json.dumps(content, indent=1, sort_keys=True) + "\n")
+    text = json.dumps(content, indent=1, sort_keys=True)
+    atomic.write_text(folder / MANIFEST, text + "\n")
+    written: dict[str, Any] = json.loads(text)
+    return written
 
 
 def intact(manifest: Mapping[str, Any]) -> bool:

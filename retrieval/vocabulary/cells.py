@@ -17,7 +17,7 @@ import numpy as np
 from retrieval.vocabulary import scan
 from retrieval.vocabulary.blas import in_blocks, one_thread
 
-BLOCK = 1 << 14  # rows searched at a time, by one thread
+BLOCK = 1 << 14  # rows searched at a time, as products by one thread
 MOST = 1 << 24  # distances that a block of rows can meet, where several neighbours are asked for: it may keep them all
 TOWARDS = 1 << 22  # distances from rows to centres of cells at a time, 12 bytes each
 EXACT_BLOCK = 1 << 11  # rows compared with all points at a time
@@ -121,12 +121,13 @@ class Cells:
         """
         found = np.empty((len(rows), neighbours), np.int64)
         with one_thread():
-            if self._scan is None or neighbours > scan.NEIGHBOURS:
+            scanning = self._scan if neighbours <= scan.NEIGHBOURS else None
+            if scanning is None:
                 self._multiplied(rows, probes, found, threads)
             else:
                 for start in range(0, len(rows), BLOCK):
                     block = slice(start, start + BLOCK)
-                    self._scanned(self._scan, rows[block], probes, found[block], threads)
+                    self._scanned(scanning, rows[block], probes, found[block], threads)
         return found
 
     def _multiplied(self, rows: np.ndarray, probes: int, found: np.ndarray, threads: int) -> None:

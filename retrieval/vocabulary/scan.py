@@ -36,8 +36,9 @@ LANE_ROWS = 8  # rows whose sums stay in vector registers (VNNI)
 GROUP, CHUNK = 16, 64  # points that lie together, four dimensions after four; dimensions are filled up to a multiple
 KEPT = 128  # points that are kept for a row, and one more for each neighbour; a row that needs more is left over
 CELL = 1 << 10  # points scanned together where there are no cells: they stay in the second cache
-BLOCK, LEAST_BLOCK = 1 << 14, 1 << 8  # rows scanned at a time, by one thread
+BLOCK, LEAST_BLOCK = 1 << 14, 1 << 8  # rows scanned at a time; at least so many are compared by a thread
 SPREAD = 1.5  # rows are rounded up to so many times the median of their largest components
+PARTS = 8  # of the cells, at most: each keeps points for every row
 TOGETHER = 1 << 6  # cells that a thread rounds at a time
 FAR = 1 << 28  # beyond every score; limits lie beyond it
 _LEAVE = (158, 0x1023, 18)  # Linux on x86-64: arch_prctl, ARCH_REQ_XCOMP_PERM, the state of the tile registers
@@ -140,7 +141,7 @@ class Scan:
     def _search(self, rows: np.ndarray, visited: np.ndarray | None, found: np.ndarray, threads: int) -> np.ndarray:
         count, neighbours = found.shape
         size = block(count, threads)
-        parts = -(-count // size)
+        parts = min(-(-count // size), PARTS)
         if visited is None:
             begins, ends = np.zeros(len(self._sizes), np.int64), np.full(len(self._sizes), count, np.int64)
             visitors = np.arange(count, dtype=np.int32)
@@ -165,9 +166,8 @@ class Scan:
             _scan(begin, end, codes, norms, lost, step, begins, ends, visitors, *cells, *own)
 
         def compare(start: int) -> None:
-            some = slice(start, start + size)
-            met = (upper[:, some], low[:, some], place[:, some], kept[:, some])
-            _compare(rows[some], self._points, self._ids, *met, nearest[some], found[some])
+            stop = min(start + size, count)
+            _compare(start, stop, rows, self._points, self._ids, upper, low, place, kept, nearest, found)
 
         in_blocks(scan, parts, 1, threads)
         nearest = np.full(found.shape, np.inf, np.float32)
@@ -584,6 +584,8 @@ def _dropped(upper: float, low: np.ndarray, place: np.ndarray, kept: np.ndarray,
 
 @compiled
 def _compare(
+    start: int,
+    stop: int,
     rows: np.ndarray,
     points: np.ndarray,
     ids: np.ndarray,
@@ -594,9 +596,12 @@ def _compare(
     nearest: np.ndarray,
     found: np.ndarray,
 ) -> None:
-    """The nearest of the points that any part kept, by their distances in float32; equally near ones by number."""
+    """The nearest of the points that any part kept for the rows from `start` to `stop`, by their distances in float32.
+
+    Equally near ones are taken by number.
+    """
     neighbours = found.shape[1]
-    for i in range(rows.shape[0]):
+    for i in range(start, stop):
         limit = upper[:, i, neighbours - 1].min()
         for part in range(len(kept)):
             for c in range(kept[part, i]):

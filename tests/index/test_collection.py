@@ -204,9 +204,11 @@ def test_any_sequence_of_changes_equals_a_fresh_build(pool, first, monkeypatch, 
 
 
 def test_compacting_gives_the_bytes_of_a_fresh_build(pool, index):
-    add(index, [pool])
+    added = add(index, [pool]).collection
+    assert added.newest() is added
     remove(index, ["c.png", "f*"])
     collection = compact(index)
+    assert collection.newest() is collection
     store = extractor.extract_collection(collection.images, index.parent / "features", collection.config)
     build_index(index.parent / "fresh", store, collection.vocabulary, collection.config, collection.root)
     fresh = Collection.open(index.parent / "fresh")

@@ -174,9 +174,13 @@ def test_what_is_taken_out_of_lines_is_what_they_say(turned, entries, data):
 def test_the_last_line_may_lack_its_end():
     read = state.State(Path("x"), {}, b'{"name": "a"}\n{"name": "b"}', np.empty(0, np.int32))
     assert read.names == ["a", "b"]
+    read = state.State(Path("x"), {}, b'{"name": "a"}\n{"name": "b", "path": "/c"}', np.empty(0, np.int32))
+    assert (read.names, read.elsewhere) == (["a", "b"], {"b": "/c"})
 
 
-@pytest.mark.parametrize("line", [b"{}", b'{"name": "a"', b"[]", b'{"nam": "a"}', b"", rb'{"name": "\x"}'])
+@pytest.mark.parametrize(
+    "line", [b"{}", b'{"name": "a"', b'{"name": "a"\n{"name": "b"}', b"[]", b'{"nam": "a"}', b"", rb'{"name": "\x"}']
+)
 def test_a_line_without_a_name_is_told(line):
     read = state.State(Path("x"), {}, b'{"name": "a"}\n' + line + b"\n", np.empty(0, np.int32))
     with pytest.raises(ArtefactError, match=r"images\.jsonl cannot be read"):
