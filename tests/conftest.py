@@ -46,6 +46,17 @@ def view(picture, scale, angle, shift=(0.0, 0.0), size=(480, 400)):
     return cv2.warpAffine(picture, transform, size, flags=cv2.INTER_AREA, borderValue=(127, 127, 127)), transform
 
 
+@pytest.fixture
+def one_thread():
+    """Of torch: batches of a few patches gain nothing from more, and lose on a busy machine."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def _no_log_left_behind():
     """A command run in the tests' own process logs to the stream that pytest closes behind it."""

@@ -6,13 +6,11 @@ triplets that it learns from anyway. Liu and Dong 2024, "Descriptor distillation
 together instead; rows that agree have the same distances, so this asks for more, and more is told of each patch.
 """
 
-from pathlib import Path
-
 import torch
 
 from hardnet.descriptors.descriptor import PatchDescriptor
 from hardnet.descriptors.loading import load
-from hardnet.errors import TrainingError
+from hardnet.training.recipe import require_network
 from hardnet.training.team import Team
 
 
@@ -29,8 +27,7 @@ def load_teacher(name_or_path: str, device: str, half: bool) -> PatchDescriptor:
         TrainingError: RootSIFT, or an ONNX file.
         WeightsError: unknown, unreadable or of another architecture.
     """
-    if name_or_path == "rootsift" or Path(name_or_path).suffix == ".onnx":
-        raise TrainingError(f"teacher: {name_or_path} is no network that torch runs; name the weights of one")
+    require_network("teacher", name_or_path)
     return load(name_or_path, device, precision="auto" if half else "float32")
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hardnet import settings as settings_module
+from hardnet.errors import TrainingError
 from hardnet.settings import at_least, one_of
 from hardnet.training.deformation import ShapeSettings
 from hardnet.training.views import ViewSettings
@@ -207,6 +208,20 @@ def load_recipe(path: str | Path | None, overrides: Iterable[str] = ()) -> Recip
     tree = settings_module.to_tree(recipe)  # with the defaults, so that elements of default lists can be changed
     settings_module.override(tree, overrides)
     return settings_module.build(Recipe, tree)
+
+
+def require_network(key: str, name_or_path: str) -> None:
+    """Refuses what a recipe cannot learn from.
+
+    Args:
+        key: of the recipe.
+        name_or_path: what stands there.
+
+    Raises:
+        TrainingError: RootSIFT, or an ONNX file.
+    """
+    if name_or_path == "rootsift" or Path(name_or_path).suffix == ".onnx":
+        raise TrainingError(f"{key}: {name_or_path} is no network that torch runs; name the weights of one")
 
 
 def fingerprint(recipe: Recipe) -> str:

@@ -7,7 +7,6 @@ loss on descriptors reaches the network through the coordinates of that cut.
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,9 +14,9 @@ from torch import nn
 
 from hardnet.benchmarks.brown import draw_pairs, fpr95, pair_distances
 from hardnet.descriptors.networks import fold_batchnorm, load_network, unit_rows
-from hardnet.errors import TrainingError
 from hardnet.patchsets import PatchSet
 from hardnet.training.deformation import ShapeSettings, cut, draw_frames, frames_of
+from hardnet.training.recipe import require_network
 from hardnet.weights import table
 
 Views = Callable[[torch.Tensor], torch.Tensor]  # (N, 2, 2) frames to (N, 32, 32) grey values 0..1
@@ -36,8 +35,7 @@ def load_descriptor(name_or_path: str, device: str) -> nn.Module:
         TrainingError: RootSIFT, or an ONNX file.
         WeightsError: unknown, unreadable, or no network that describes patches.
     """
-    if name_or_path == "rootsift" or Path(name_or_path).suffix == ".onnx":
-        raise TrainingError(f"shapes.descriptor: {name_or_path} is no network that torch runs; name the weights of one")
+    require_network("shapes.descriptor", name_or_path)
     network = fold_batchnorm(load_network(table.resolve(name_or_path))[1])
     return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

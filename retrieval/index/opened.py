@@ -139,11 +139,7 @@ class OpenedIndex:
             >>> len(Collection.open("holidays.index").content("tower.jpg"))
             64
         """
-        return self._contents.get(name)
-
-    @cached_property
-    def _contents(self) -> Mapping[str, str | None]:
-        return {} if self.state is None else self.state.contents
+        return None if self.state is None else self.state.contents.get(name)
 
     def newest(self) -> Self:
         """This index as it is on disk now: itself if nothing changed. Segments that stayed are not read again.

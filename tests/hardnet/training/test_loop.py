@@ -27,6 +27,8 @@ from hardnet.training.views import ViewSettings
 from tests.depth import THOROUGH, thinned
 from tests.hardnet.patch_fixtures import write_hpatches, write_phototour
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CONFIGS = Path(__file__).parents[3] / "configs" / "hardnet"
 
 
@@ -39,15 +41,6 @@ def hidden_identity(points, per_point=4, seed=0):
     patches = 127 + 14 * np.repeat(smooth, per_point, axis=0) + 28 * noise
     ids = np.repeat(np.arange(points), per_point).astype(np.int32)
     return PatchSet("hidden", np.clip(patches, 0, 255).astype(np.uint8), ids, np.zeros(len(ids), np.int32))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Batches of a few patches gain nothing from more, and lose on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

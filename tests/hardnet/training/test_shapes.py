@@ -26,16 +26,9 @@ from hardnet.training.views import ViewSettings
 from hardnet.weights.checkpoints import write_network
 from tests.hardnet.patch_fixtures import published
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PLAIN = ViewSettings()
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Batches of a few patches gain nothing from more, and lose on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def rings(points, per_point=1, seed=0):
