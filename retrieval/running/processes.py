@@ -140,8 +140,8 @@ def _pool(jobs: int) -> ProcessPoolExecutor:
 
 @contextlib.contextmanager
 def _interrupt_later() -> Iterator[None]:
-    """Ctrl-C waits until the block is over; processes that are started in it never see it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Ctrl-C and SIGTERM wait until the block is over; processes that are started in it never see them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
@@ -150,8 +150,13 @@ def _interrupt_later() -> Iterator[None]:
 
 @functools.cache
 def _settle(parent: int) -> None:
-    """Once in each worker: it leaves when its parent is gone, and Ctrl-C is the parent's affair."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Once in each worker: it leaves when its parent is gone, and Ctrl-C and SIGTERM are the parent's affair.
+
+    A whole group may be told to end (a terminal, systemd): a worker that dies of it while it sends a result leaves the
+    parent waiting for the rest of it for ever.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_leave_after, args=(parent,), daemon=True).start()
 
 
