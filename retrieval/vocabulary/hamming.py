@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 KIND, VERSION = "hamming embedding", 0
 FOLDER = "hamming"  # inside the vocabulary's
 FEWEST = 5  # training descriptors of a word whose median is taken; measured, see docs/decisions/0044
-_CHUNK = 1 << 16  # descriptors projected at a time
+_CHUNK = 1 << 14  # descriptors projected at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class Embedding:
         return len(self.projection)
 
     def signatures(self, descriptors: np.ndarray, words: np.ndarray) -> np.ndarray:
-        """Signatures of descriptors.
+        """Signatures of descriptors, the same whatever others they are made beside.
 
         Args:
             descriptors: (N, D) float32, prepared like those that the words were learned from.
@@ -60,9 +60,10 @@ class Embedding:
             (N, bits / 64) or (N, m, bits / 64) uint64.
         """
         found = np.empty((*words.shape, self.bits // 64), np.uint64)
+        projection = self.projection.T.astype(np.float64)  # float32's last digits depend on the shapes of matrices
         for start in range(0, len(descriptors), _CHUNK):
             chunk = slice(start, start + _CHUNK)
-            projected = descriptors[chunk] @ self.projection.T
+            projected = (descriptors[chunk].astype(np.float64) @ projection).astype(np.float32)
             if words.ndim == 2:
                 projected = projected[:, None]
             found[chunk] = pack(projected > self.medians[words[chunk]])

@@ -90,6 +90,19 @@ def weights_of(segment, images):
     return squared, scoring.binary_norms(segment, squared)
 
 
+@pytest.mark.parametrize("beside", [1, 7, 300])
+def test_signatures_do_not_depend_on_what_they_are_made_beside(beside):
+    """A descriptor that is its word's centroid lies on every median, where the last digit would decide."""
+    projection = hamming.random_projection(D, BITS, 0)
+    descriptors = np.random.default_rng(0).standard_normal((300, D)).astype(np.float32)
+    medians = np.array([[math.fsum(a * b for a, b in zip(row, axis, strict=True)) for axis in projection.tolist()]
+                        for row in descriptors.tolist()])  # fmt: skip
+    embedding = hamming.Embedding(projection, medians.astype(np.float32), 0)
+    for start in range(0, 300, beside):
+        some = np.arange(start, min(start + beside, 300))
+        assert not embedding.signatures(descriptors[some], some.astype(np.int32)).any()
+
+
 @settings(deadline=None, max_examples=60)
 @given(seed=seeds, several=st.integers(1, 3))
 def test_votes_equal_loops(seed, several):
