@@ -27,8 +27,10 @@ from retrieval.features.store import FeatureStore
 from retrieval.index import building, state
 from retrieval.index.assembly import IndexedImage, build_segment
 from retrieval.index.collection import Collection
+from retrieval.index.lines import lines_of
 from retrieval.index.segment import Segment, write_segment
 from retrieval.index.snapshot import Snapshot
+from retrieval.index.state import State
 from retrieval.storage import atomic
 from retrieval.vocabulary.quantizer import Quantizer
 from retrieval.vocabulary.store import Vocabulary, copy_vocabulary
@@ -125,9 +127,10 @@ def extracted(work: Path, config: Config) -> FeatureStore:
 def collection_of(images: Iterator[IndexedImage], n_words: int, config: Config) -> Collection:
     """An index in memory, without a vocabulary: queries bring their words."""
     segment = Segment(**build_segment(images, n_words))
-    names = tuple(str(number) for number in range(len(segment.sizes)))
+    lines = lines_of({"name": f"{number:09d}"} for number in range(len(segment.sizes)))
+    state = State(Path(), {}, lines, np.empty(0, np.int32))
     no_vocabulary = Vocabulary(Path(), np.empty((0, 0)), np.empty(0), {}, None, "", {}, VocabularyConfig(), np.empty(0))
-    return Collection(Path(), config, {}, names, Snapshot.of(segment), no_vocabulary, "", {})
+    return Collection(Path(), config, {}, Snapshot.of(segment), no_vocabulary, "", state, state.live)
 
 
 def write_index(
@@ -176,4 +179,4 @@ def write_index(
         shutil.rmtree(parts)
         atomic.write_text(folder / "config.yaml", settings_module.to_yaml(config))
         facts = {"root": str(target.parent.resolve()), "images": len(entries), "failed": "failed.jsonl"}
-        state.initial_manifest(folder, settings, segments, state.lines_of(entries), facts)
+        state.initial_manifest(folder, settings, segments, lines_of(entries), facts)

@@ -184,7 +184,7 @@ def _write_report(
         "timings": {
             descriptor: {
                 "seconds": clock.laps,
-                "images": len(collection.names),
+                "images": collection.snapshot.images,
                 "features": collection.features,
                 "words": len(collection.vocabulary.centroids),
                 "queries": len(truth.queries),

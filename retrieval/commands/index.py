@@ -126,7 +126,7 @@ def _index(arguments: argparse.Namespace) -> int:
     images = list_images(arguments.photos)
     collection, failures = pipeline.build_collection(images, arguments.output, config, arguments.vocabulary)
     print(
-        f"{arguments.output}: {len(collection.names)} photographs, {collection.features} features, "
+        f"{arguments.output}: {collection.snapshot.images} photographs, {collection.features} features, "
         f"{len(collection.vocabulary.centroids)} words"
     )
     _tell_of_few(_few(collection, collection.names))
@@ -145,7 +145,7 @@ def _add(arguments: argparse.Namespace) -> int:
     if arguments.json:
         facts = {
             "index": str(arguments.index),
-            "images": len(done.collection.names),
+            "images": done.collection.snapshot.images,
             "added": list(done.names),
             "replaced": list(done.replaced),
             "known": [{"path": str(path), "name": name} for path, name in done.known],
@@ -163,7 +163,7 @@ def _add(arguments: argparse.Namespace) -> int:
     print(
         f"{arguments.index}: {_photographs(len(done.names) - len(done.replaced))} added{replaced}, "
         f"{len(done.known)} there already, "
-        f"{len(done.failures)} failed; {len(done.collection.names)} in all"
+        f"{len(done.failures)} failed; {done.collection.snapshot.images} in all"
     )
     _tell_of_few(_few(done.collection, done.names))
     return _told(done.failures, done.collection.folder)

@@ -52,7 +52,8 @@ def draw_sheet(
     if not len(features.words):
         how = f"no feature lies in the {'photograph' if features.box is None else 'box'}"
     header = (
-        f"{len(hits) or 'no'} {'hit' if len(hits) == 1 else 'hits'} in an index of {len(collection.names)} photographs",
+        f"{len(hits) or 'no'} {'hit' if len(hits) == 1 else 'hits'} in an index of {collection.snapshot.images} "
+        "photographs",
         f"query features: {len(features.words)}; {how}",
     )
     sheet = query_sheet(

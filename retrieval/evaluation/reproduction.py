@@ -132,7 +132,7 @@ def run(
         published_as[label] = descriptor_name(retriever)
         timings[label] = {
             "seconds": clock.laps,
-            "images": len(collection.names),
+            "images": collection.snapshot.images,
             "features": collection.features,
             "precision": database.precision,
             "words": len(vocabulary.centroids),

@@ -21,6 +21,7 @@ from retrieval.errors import ArtefactError, DatasetError, ImageError, RetrievalE
 from retrieval.features import store as features
 from retrieval.features.store import Failure, ImageFeatures, Shard
 from retrieval.index.opened import OpenedIndex
+from retrieval.index.state import State
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.storage import artefacts, atomic
@@ -88,14 +89,12 @@ def _below(path: Path, root: Path, prefix: str) -> Iterator[tuple[str, Path]]:
         yield (file.relative_to(root).as_posix() if file.is_relative_to(root) else prefix + name), file
 
 
-def compare(
-    given: Sequence[tuple[str, Path]], live: Mapping[str, str | None], config: Config, replacing: bool
-) -> Arrivals:
+def compare(given: Sequence[tuple[str, Path]], current: State, config: Config, replacing: bool) -> Arrivals:
     """Reads every photograph once, to see by its content whether it is in the index already.
 
     Args:
         given: from `named`.
-        live: name -> content of the live images, None where it is not known.
+        current: the index.
         config: the limits of a photograph's file.
         replacing: a photograph takes the place of a live image of its name with other content.
     """
@@ -106,6 +105,8 @@ def compare(
             read.append((name, path, hashlib.sha256(read_photograph(path, config.images)).hexdigest()))
         except ImageError as error:
             failures.append(Failure(name, str(error)))
+    lines = current.having([name for name, _, _ in read], [content for _, _, content in read])
+    live = {current.lines.name(line): current.lines.content(line) for line in lines}
     leaving = {name for name, _, content in read if replacing and name in live and live[name] != content}
     known_as = {content: name for name, content in live.items() if content is not None and name not in leaving}
     new: dict[str, Path] = {}
@@ -171,17 +172,14 @@ def extract(
     return [found[name] for name in names if name in found], failures
 
 
-def discard(folder: Path, contents: frozenset[str | None]) -> None:
-    """Removes waiting features whose photographs are all in the index, and what a killed addition was removing.
-
-    Args:
-        folder: of the index.
-        contents: of its live images.
-    """
+def discard(current: State) -> None:
+    """Removes waiting features whose photographs are all in the index, and what a killed addition was removing."""
+    folder = current.folder
     for path in [*(folder / ADDING).glob("*"), *(folder / ADDING).glob(".*.tmp")]:
         with contextlib.suppress(ArtefactError):
-            waiting = {image.content for shard in _shards(path) for image in shard.images()}
-            if path.suffix != ".tmp" and not waiting <= contents:
+            waiting = {image.content for shard in _shards(path) for image in shard.images() if image.content}
+            known = {current.lines.content(line) for line in current.having((), waiting)}
+            if path.suffix != ".tmp" and not waiting <= known:
                 continue  # another addition's, which was stopped
         atomic.discard(path)
     with contextlib.suppress(OSError):

@@ -21,6 +21,7 @@ from retrieval.errors import ArtefactError
 from retrieval.features.store import FAILED, Failure, FeatureStore, ImageFeatures, write_failures
 from retrieval.index import merging, scoring, state
 from retrieval.index.assembly import IndexedImage, build_segment
+from retrieval.index.lines import lines_of
 from retrieval.index.opened import require_embedding
 from retrieval.index.segment import VERSION, open_segment, write_segment
 from retrieval.storage import artefacts, atomic, lock
@@ -221,7 +222,7 @@ def _record(parts: Path, name: str) -> Path:
 def _indexed_of(
     features: str, segments: list[str], entries: list[dict[str, Any]], failures: tuple[Failure, ...]
 ) -> _Indexed:
-    lines = state.lines_of(entries).splitlines(keepends=True)
+    lines = lines_of(entries).splitlines(keepends=True)
     return _Indexed(features, segments, lines, [entry["name"] for entry in entries], failures)
 
 

@@ -7,7 +7,6 @@ extracted waits for the next one (`retrieval.index.arrivals`).
 import difflib
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from retrieval.config import Config
 from retrieval.errors import RetrievalError
 from retrieval.features.store import FAILED, Failure, ImageFeatures, write_failures
 from retrieval.index import arrivals, building, merging, state
+from retrieval.index.lines import lines_of
 from retrieval.index.opened import Index, OpenedIndex, locate, open_state
 from retrieval.index.segment import Segment, open_segment, write_segment
 from retrieval.index.state import State
@@ -90,7 +90,7 @@ def add(
         collection = _opened(index, current)
         given = arrivals.named(photographs, Path(collection.root), prefix)
         chosen = config or collection.config
-        found = arrivals.compare(given, current.contents, chosen, replace)
+        found = arrivals.compare(given, current, chosen, replace)
         for failure in found.failures:
             logger.warning("skipped %s", failure.reason)
         images: list[ImageFeatures] = []
@@ -109,8 +109,7 @@ def add(
             newest = open_state(type(collection), committed, collection)
         fine = {name for name, _ in given}.difference(failure.name for failure in failures)
         _note_failures(current.folder, failures, fine)
-        contents = {**current.contents, **{image.name: image.content for image in images}}
-        arrivals.discard(current.folder, frozenset(contents.values()))
+        arrivals.discard(newest.state)
     return Added(newest, tuple(image.name for image in images), replaced, tuple(known), tuple(failures))
 
 
@@ -140,15 +139,14 @@ def remove(index: str | Path | OpenedIndex, patterns: Sequence[str], *, dry_run:
         return _fitting(state.read_state(_folder(index)), patterns)
     with state.changing(_folder(index)) as current:
         names = _fitting(current, patterns)
-        removed = np.concatenate([current.removed, np.array([current.lines[name] for name in names], np.int32)])
+        removed = np.concatenate([current.removed, current.having(names)])
         state.commit(current, removed=removed)
     return names
 
 
 def _fitting(current: State, patterns: Sequence[str]) -> tuple[str, ...]:
     """The live names that patterns mean, sorted."""
-    lines = current.lines
-    names = sorted(lines, key=os.fsencode)
+    names = current.lines.names(current.lines.in_order(current.live))
     typed = Names(names)
     found: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
@@ -184,20 +182,20 @@ def compact(index: str | Path | OpenedIndex) -> OpenedIndex:
         0
     """
     with state.changing(_folder(index)) as current:
-        order = [current.lines[name] for name in sorted(current.lines, key=os.fsencode)]
-        counts = [entry["features"] for entry in current.entries]
+        order, entries = current.lines.in_order(current.live).tolist(), current.lines.entries
+        counts = [entry["features"] for entry in entries]
         groups = list(building.portions(order, counts.__getitem__, merging.FEATURES))
-        if order == list(range(len(current.entries))) and len(groups) == len(current.segments):
+        if order == list(range(len(entries))) and len(groups) == len(current.segments):
             return _opened(index, current)
         segments = [open_segment(current.segment_folder(name), verify=True) for name in current.segments]
         names: list[str] = []
         for group in tqdm(groups, desc="compact", unit="segment", disable=None):
-            ids = np.full(len(current.entries), -1, np.int32)
+            ids = np.full(len(entries), -1, np.int32)
             ids[group] = np.arange(len(group))
             names.append(state.next_segment(current, len(names)))
             with merging.merged(_parts(segments, ids), current.folder) as arrays:
                 _write(current, names[-1], arrays)
-        images = state.lines_of([current.entries[line] for line in order])
+        images = lines_of(entries[line] for line in order)
         none = np.empty(0, np.int32)
         current = state.commit(current, images=images, removed=none, segments=tuple(names), same_content=True)
     return _opened(index, current)
@@ -220,7 +218,7 @@ def _commit_addition(
     paths: Mapping[str, Path],
 ) -> State:
     """Writes the segments of new images and makes them part of the index: its new state."""
-    removed = np.concatenate([current.removed, np.array([current.lines[name] for name in replaced], np.int32)])
+    removed = np.concatenate([current.removed, current.having(replaced)])
     features = sum(len(image.codes) for image in images)
     segments = list(current.segments)
     small: list[Segment] = []
@@ -245,7 +243,7 @@ def _commit_addition(
         if paths[entry["name"]] != root / entry["name"]:
             entry["path"] = str(paths[entry["name"]])
     ended = b"" if current.images.endswith(b"\n") or not current.images else b"\n"
-    lines_now = current.images + ended + state.lines_of(entries)
+    lines_now = current.images + ended + lines_of(entries)
     return state.commit(current, images=lines_now, removed=removed, segments=(*segments, *written))
 
 

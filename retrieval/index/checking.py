@@ -153,7 +153,7 @@ def _rules(current: State) -> list[str]:
         difference = settings_module.first_difference(stored, building.segment_settings(manifest["settings"]))
         if difference:
             problems.append(f"{folder} was made with other settings than the index: {difference}")
-    lines = [[entry["width"], entry["height"], entry["features"]] for entry in current.entries]
+    lines = [[entry["width"], entry["height"], entry["features"]] for entry in current.lines.entries]
     theirs = np.column_stack([np.concatenate(sizes), np.concatenate(counts)])
     if not np.array_equal(np.array(lines, np.int64).reshape(-1, 3), theirs):
         problems.append(f"{current.folder / state.IMAGES} and the segments do not tell of the same images")
@@ -161,7 +161,7 @@ def _rules(current: State) -> list[str]:
     if len(removed) and (removed[0] < 0 or removed[-1] >= len(lines) or (np.diff(removed) <= 0).any()):
         problems.append(f"{current.folder / state.REMOVED} does not hold increasing line numbers")
         return problems
-    live = [current.entries[line]["name"] for line in current.live]
+    live = current.lines.names(current.live)
     if len(set(live)) != len(live):
         problems.append(f"{current.folder / state.IMAGES} has a name twice")
     facts = current.facts

@@ -5,11 +5,9 @@ change. What is opened stays as it is, whatever others add and remove meanwhile;
 """
 
 import contextlib
-import itertools
 import logging
-import operator
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -48,12 +46,11 @@ class OpenedIndex:
         folder: where it lies.
         config: the configuration it was built with.
         settings: the feature and vocabulary settings of its content.
-        names: names of the live images, sorted bytewise; the position in this tuple is the image id.
         snapshot: postings, geometry and scores.
         vocabulary: the words.
         root: the folder that names are relative to.
-        elsewhere: name -> path, for photographs that do not lie where their names say.
         state: what was read from disk.
+        order: (n,) int64 the line of `state` that each image id stands for, in the bytewise order of names.
         contents: of each segment what tells it from any other: the checksum of its manifest.
 
     No example: `Collection` is what a program opens.
@@ -62,12 +59,11 @@ class OpenedIndex:
     folder: Path
     config: Config
     settings: dict[str, Any]
-    names: tuple[str, ...]
     snapshot: Snapshot
     vocabulary: Vocabulary
     root: str
-    elsewhere: Mapping[str, str]
-    state: State | None = None
+    state: State
+    order: np.ndarray
     contents: tuple[str, ...] = ()
 
     @classmethod
@@ -88,7 +84,27 @@ class OpenedIndex:
         return _open(cls, folder, verify, None)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.folder)!r}, {len(self.names)} images, {self.features} features)"
+        return f"{type(self).__name__}({str(self.folder)!r}, {self.snapshot.images} images, {self.features} features)"
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of the live images, sorted bytewise; the position in this tuple is the image id."""
+        return self.state.lines.names(self.order)
+
+    def name(self, image_id: int) -> str:
+        """The name of one image, without those of all others.
+
+        Example:
+            >>> Collection.open("holidays.index").name(4)
+            'tower.jpg'
+        """
+        return self.state.lines.name(self.order[image_id])
+
+    @cached_property
+    def elsewhere(self) -> dict[str, str]:
+        """Name -> path, for photographs that do not lie where their names say."""
+        live = set(self.order.tolist())
+        return {entry["name"]: entry["path"] for line, entry in self.state.lines.placed() if line in live}
 
     @cached_property
     def ids(self) -> dict[str, int]:
@@ -139,7 +155,8 @@ class OpenedIndex:
             >>> len(Collection.open("holidays.index").content("tower.jpg"))
             64
         """
-        return None if self.state is None else self.state.contents.get(name)
+        lines = self.state.having([name])
+        return self.state.lines.content(lines[0]) if len(lines) else None
 
     def newest(self) -> Self:
         """This index as it is on disk now: itself if nothing changed. Segments that stayed are not read again.
@@ -153,7 +170,7 @@ class OpenedIndex:
             True
         """
         manifest = artefacts.read_manifest(self.folder, KIND, VERSION)
-        if self.state is not None and manifest == self.state.manifest:
+        if manifest == self.state.manifest:
             return self
         return _open(type(self), self.folder, False, self)
 
@@ -166,7 +183,6 @@ class OpenedIndex:
             (5, 20000, 'hardnet')
         """
         snapshot, state = self.snapshot, self.state
-        assert state is not None
         stored = sum(segment.features for segment in snapshot.segments)
         size = sum(segment.feature_bytes for segment in snapshot.segments)
         counts = snapshot.counts
@@ -175,7 +191,7 @@ class OpenedIndex:
             "format": VERSION,
             "generation": state.facts["generation"],
             "written_by": state.manifest.get("written_by"),
-            "images": len(self.names),
+            "images": snapshot.images,
             "removed": len(state.removed),
             "features": self.features,
             "features_per_image": {
@@ -271,16 +287,15 @@ def _read(
     opened: Index | None,
 ) -> Index:
     folder, settings = state.folder, state.manifest["settings"]
-    names = state.names
     bounds = np.cumsum([0] + [len(segment.sizes) for segment in segments])
-    if bounds[-1] != len(names) or (len(state.removed) and state.removed[-1] >= len(names)):
+    if bounds[-1] != len(state.lines) or (len(state.removed) and state.removed[-1] >= bounds[-1]):
         raise ArtefactError(
-            f"{folder}: {len(names)} names, {bounds[-1]} images in the segments and {len(state.removed)} removals do "
-            "not go together: make the index anew"
+            f"{folder}: {len(state.lines)} names, {bounds[-1]} images in the segments and {len(state.removed)} "
+            "removals do not go together: make the index anew"
         )
-    lines = _by_name(names, state.live)
-    ids = np.full(len(names), -1, np.int32)
-    ids[lines] = np.arange(len(lines), dtype=np.int32)
+    order = state.lines.in_order(state.live)
+    ids = np.full(bounds[-1], -1, np.int32)
+    ids[order] = np.arange(len(order), dtype=np.int32)
     snapshot = Snapshot(segments, tuple(ids[bounds[i] : bounds[i + 1]] for i in range(len(segments))))
     config = stored_config(folder)  # of which a version before `index` stored nothing, and defaults change
     config = replace(config, index=replace(config.index, signatures=tuple(settings["signatures"])))
@@ -290,16 +305,7 @@ def _read(
         vocabulary = open_vocabulary(folder / "vocabulary", verify=verify)
         require_vocabulary(folder, settings, vocabulary)
     root = state.facts["root"]
-    live_names = tuple(map(names.__getitem__, lines.tolist()))
-    return kind(folder, config, settings, live_names, snapshot, vocabulary, root, state.elsewhere, state, contents)
-
-
-def _by_name(names: Sequence[str], lines: np.ndarray) -> np.ndarray:
-    """Lines (n,) in the bytewise order of their names, which is mostly the order that they have."""
-    spelled: Sequence[Any] = names if all(map(str.isascii, names)) else list(map(os.fsencode, names))
-    if len(lines) == len(names) and all(map(operator.lt, spelled, itertools.islice(spelled, 1, None))):
-        return lines
-    return np.array(sorted(lines.tolist(), key=spelled.__getitem__), np.int64)
+    return kind(folder, config, settings, snapshot, vocabulary, root, state, order, contents)
 
 
 def stored_config(folder: Path) -> Config:

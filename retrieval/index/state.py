@@ -10,10 +10,9 @@ import contextlib
 import errno
 import hashlib
 import io
-import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 
 from retrieval import config as settings_module
 from retrieval.errors import ArtefactError
+from retrieval.index.lines import Lines
 from retrieval.storage import artefacts, atomic, lock
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,6 @@ KIND = "index"
 VERSION = 1
 SEGMENTS = "segments"
 IMAGES, REMOVED = "images.jsonl", "removed.npy"
-_NAME, _CONTENT, _PATH = '{"name": "', '"content": "', b'"path": '  # of lines, where no string of JSON can hold them
 _ATTEMPTS = 100  # a reader starts again where a writer was faster
 
 
@@ -42,7 +41,7 @@ class State:
     Attributes:
         folder: the index.
         manifest: as stored.
-        images: content of ``images.jsonl``: one JSON object for each image of all segments, in their order.
+        images: content of ``images.jsonl``: the `Lines` of all segments' images, in their order.
         removed: (r,) int32 lines of `images` (from 0), increasing, that are removed.
     """
 
@@ -63,119 +62,28 @@ class State:
         return tuple(self.facts["segments"])
 
     @cached_property
-    def entries(self) -> list[dict[str, Any]]:
-        """The lines of `images`: name, width, height, features, and where they are needed content and path.
-
-        content is the sha256 of the photograph's file; path says where a photograph lay that was not below the index's
-        root under its name.
-
-        Raises:
-            ArtefactError: a line is no such object.
-        """
-        return [_parsed(line, self.folder) for line in self.images.splitlines()]
-
-    @cached_property
-    def names(self) -> list[str]:
-        """The names of all lines. The rest of a line that is as `lines_of` writes it is not looked at.
-
-        Raises:
-            ArtefactError: as `entries`.
-        """
-        rests = self._rests()
-        if rests is None:
-            return [entry["name"] for entry in self.entries]
-        names = [rest.partition('"')[0] for rest in rests]
-        if b"\\" in self.images:  # a character of a name that is not ASCII, perhaps, or a quote
-            for line, name in enumerate(names):
-                if "\\" in name:
-                    names[line] = _parsed(_NAME + rests[line], self.folder)["name"]
-        return names
-
-    @cached_property
-    def contents(self) -> dict[str, str | None]:
-        """Name -> content of the live images, None where it is not known.
-
-        Raises:
-            ArtefactError: as `entries`.
-        """
-        names = self.names
-        found: list[str | None] = [None] * len(names)
-        if _CONTENT.encode() in self.images:
-            found = [rest.partition('"')[0] for rest in self.images.decode().split(_CONTENT)[1:]]
-            if len(found) != len(names):  # some have none
-                rests = self._rests()
-                if rests is None:
-                    found = [entry.get("content") for entry in self.entries]
-                else:
-                    found = [rest.partition(_CONTENT)[2].partition('"')[0] or None for rest in rests]
-        if not len(self.removed):
-            return dict(zip(names, found, strict=True))
-        return {names[line]: found[line] for line in self.live.tolist()}
-
-    @cached_property
-    def elsewhere(self) -> dict[str, str]:
-        """Name -> path, for the live images whose photographs did not lie where their names say.
-
-        Raises:
-            ArtefactError: as `entries`.
-        """
-        gone, found = set(self.removed.tolist()), {}
-        line, begin, end = 0, 0, -1
-        while (place := self.images.find(_PATH, end + 1)) >= 0:
-            line += self.images.count(b"\n", begin, place)
-            begin, end = self.images.rfind(b"\n", 0, place) + 1, self.images.find(b"\n", place)
-            end = len(self.images) if end < 0 else end
-            entry = _parsed(self.images[begin:end], self.folder)
-            if "path" in entry and line not in gone:
-                found[entry["name"]] = entry["path"]
-        return found
-
-    def _rests(self) -> list[str] | None:
-        """What follows the opening quote of each line's name; None where a line is not as `lines_of` writes it.
-
-        A million lines are cut in the time in which JSON reads a tenth of them.
-        """
-        if not self.images.isascii():
-            return None
-        text = self.images.decode("ascii")
-        if not text:
-            return []
-        rests = text.removesuffix("\n").split("\n" + _NAME)
-        if not text.startswith(_NAME) or not text.count("}\n") == text.count("\n") == len(rests):
-            return None
-        rests[0] = rests[0][len(_NAME) :]
-        return rests
+    def lines(self) -> Lines:
+        """What `images` says."""
+        return Lines(self.folder / IMAGES, self.images)
 
     @cached_property
     def live(self) -> np.ndarray:
         """(n,) int64 lines that are not removed, increasing."""
-        return np.setdiff1d(np.arange(len(self.names)), self.removed, assume_unique=True)
+        live = np.ones(len(self.lines), bool)
+        live[self.removed] = False
+        return np.flatnonzero(live)
 
-    @cached_property
-    def lines(self) -> dict[str, int]:
-        """Name -> line of the live images."""
-        if not len(self.removed):
-            return dict(zip(self.names, range(len(self.names)), strict=True))
-        return {self.names[line]: line for line in self.live.tolist()}
+    def having(self, names: Iterable[str], contents: Iterable[str] = ()) -> np.ndarray:
+        """(m,) int64 lines of the live images that have one of these names or of these contents, increasing.
+
+        Raises:
+            ArtefactError: as `Lines`.
+        """
+        return np.setdiff1d(self.lines.having(names, contents), self.removed, assume_unique=True)
 
     def segment_folder(self, name: str) -> Path:
         """Where a segment lies."""
         return self.folder / SEGMENTS / name
-
-
-def _parsed(line: bytes | str, folder: Path) -> dict[str, Any]:
-    """An entry."""
-    try:
-        entry: dict[str, Any] = json.loads(line)
-        entry["name"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ArtefactError(f"{folder / IMAGES} cannot be read: {error}") from error
-    return entry
-
-
-def lines_of(entries: list[dict[str, Any]]) -> bytes:
-    """`State.images` of some entries."""
-    return "".join(json.dumps(entry) + "\n" for entry in entries).encode()
 
 
 def initial_manifest(
@@ -307,10 +215,7 @@ def commit(
             os.replace(_next(folder, name), folder / name)
         atomic.sync_directory(folder)
         _discard_leftovers(folder, manifest)
-    after = State(folder, manifest, images, removed)
-    if images.startswith(state.images):  # names are not read again
-        vars(after)["names"] = state.names + State(folder, manifest, images[len(state.images) :], removed).names
-    return after
+    return State(folder, manifest, images, removed)
 
 
 def next_segment(state: State, after: int = 0) -> str:

@@ -172,7 +172,7 @@ class Ranker:
         again, verified = self.shortlist(expanded, most, confirmed), ranking.verified
         if sources and config.rerank == "none":
             return again
-        earlier, later = np.full((2, len(self.collection.names)), -1)
+        earlier, later = np.full((2, self.collection.snapshot.images), -1)
         if sources:
             if config.rerank == "expanded":
                 query = average.consolidate(expanded, len(query.words), config.max_features)
@@ -375,7 +375,7 @@ class Ranker:
                     matches[:, 0] = mirror_regions(matches[:, 0], query.size[0])
             hits.append(
                 Hit(
-                    self.collection.names[image_id],
+                    self.collection.name(image_id),
                     rank + 1,
                     float(ranking.scores[rank]),
                     inliers,

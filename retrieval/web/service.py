@@ -138,7 +138,7 @@ class Service:
         snapshot = retriever.collection.snapshot
         return {
             "name": retriever.collection.folder.resolve().name,
-            "images": len(retriever.collection.names),
+            "images": retriever.collection.snapshot.images,
             "features": int(snapshot.features),
             "signatures": snapshot.has_signatures,
             "grades": {
@@ -328,7 +328,7 @@ def warm_up(retriever: Retriever) -> None:
 
 def _opened(retriever: Retriever) -> Opened:
     names = {image_id(name): name for name in retriever.collection.names}
-    if len(names) < len(retriever.collection.names):  # one in 10^7 collections of a million photographs
+    if len(names) < retriever.collection.snapshot.images:  # one in 10^7 collections of a million photographs
         by_id: dict[str, str] = {}
         for name in retriever.collection.names:
             if (other := by_id.setdefault(image_id(name), name)) != name:

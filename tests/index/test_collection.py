@@ -148,8 +148,8 @@ class Changes(RuleBasedStateMachine):
     def compact_it(self):
         collection = compact(self.index)
         assert len(collection.state.removed) == 0
-        assert [entry["name"] for entry in collection.state.entries] == sorted(self.live)
-        assert {entry["name"] for entry in collection.state.entries} == self.live
+        assert [entry["name"] for entry in collection.state.lines.entries] == sorted(self.live)
+        assert {entry["name"] for entry in collection.state.lines.entries} == self.live
         self.settled = False
 
     @invariant()
@@ -179,7 +179,10 @@ class Changes(RuleBasedStateMachine):
 
 def _located(collection, like=None):
     """The same collection; a fresh build is told where the photographs lie."""
-    return collection if like is None else Collection(**{**collection.__dict__, "elsewhere": like.elsewhere})
+    told = dataclasses.replace(collection)
+    if like is not None:
+        vars(told)["elsewhere"] = like.elsewhere
+    return told
 
 
 @pytest.mark.parametrize(("small", "most"), [(500_000, 1 << 26), (300, 700)])

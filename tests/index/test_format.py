@@ -7,12 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from retrieval.config import ExpansionConfig
 from retrieval.errors import ArtefactError
-from retrieval.index import state
 from retrieval.index.changes import add, compact, remove
 from retrieval.index.checking import check
 from retrieval.index.collection import Collection
@@ -143,45 +140,3 @@ def test_another_version_says_who_wrote_it(tmp_path, version, advice):
     path.write_text(json.dumps(manifest))
     with pytest.raises(ArtefactError, match=rf"format {version} by hardnet-retrieval 7\.1.*{advice}"):
         Collection.open(tmp_path / "index")
-
-
-TEXTS = st.text(st.characters(categories=("L", "P", "S", "Zs", "Cc", "Cs", "Nd"))) | st.sampled_from(
-    ['{"name": "x"}\n', '"content": "', '"path": "y"', '\\"', "\\"]
-)
-ENTRIES = st.fixed_dictionaries(
-    {"name": TEXTS, "width": st.just(3), "height": st.just(2), "features": st.just(1)},
-    optional={"content": st.text("0123456789abcdef", min_size=64, max_size=64), "path": TEXTS},
-)
-
-
-@pytest.mark.parametrize("turned", [False, True])
-@given(entries=st.lists(ENTRIES, max_size=8, unique_by=lambda entry: entry["name"]), data=st.data())
-def test_what_is_taken_out_of_lines_is_what_they_say(turned, entries, data):
-    """Names, contents and paths are taken out without reading lines whole, whatever they are spelled with."""
-    if turned:  # as nobody writes them
-        entries = [dict(reversed(entry.items())) for entry in entries]
-    removed = data.draw(st.sets(st.sampled_from(range(len(entries)))) if entries else st.just(set()))
-    written = b"".join(json.dumps(entry).encode() + b"\n" for entry in entries)
-    read = state.State(Path(), {}, written, np.array(sorted(removed), np.int32))
-    live = [entry for line, entry in enumerate(entries) if line not in removed]
-    assert turned or written == state.lines_of(entries)
-    assert read.names == [entry["name"] for entry in entries]
-    assert read.contents == {entry["name"]: entry.get("content") for entry in live}
-    assert read.elsewhere == {entry["name"]: entry["path"] for entry in live if "path" in entry}
-    assert read.lines == {entry["name"]: entries.index(entry) for entry in live}
-
-
-def test_the_last_line_may_lack_its_end():
-    read = state.State(Path("x"), {}, b'{"name": "a"}\n{"name": "b"}', np.empty(0, np.int32))
-    assert read.names == ["a", "b"]
-    read = state.State(Path("x"), {}, b'{"name": "a"}\n{"name": "b", "path": "/c"}', np.empty(0, np.int32))
-    assert (read.names, read.elsewhere) == (["a", "b"], {"b": "/c"})
-
-
-@pytest.mark.parametrize(
-    "line", [b"{}", b'{"name": "a"', b'{"name": "a"\n{"name": "b"}', b"[]", b'{"nam": "a"}', b"", rb'{"name": "\x"}']
-)
-def test_a_line_without_a_name_is_told(line):
-    read = state.State(Path("x"), {}, b'{"name": "a"}\n' + line + b"\n", np.empty(0, np.int32))
-    with pytest.raises(ArtefactError, match=r"images\.jsonl cannot be read"):
-        assert read.names

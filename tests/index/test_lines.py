@@ -1,0 +1,127 @@
+"""Lines of ``images.jsonl`` say what json and Python's own sorting and sets say of them, however they are spelled."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrieval.errors import ArtefactError
+from retrieval.index.lines import Lines, lines_of
+from retrieval.index.state import State
+
+
+def _bytes(name):
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _of_a_file(name):
+    """Whether a file can be called so, without a slash's meaning: surrogates are bytes that are no text."""
+    try:
+        return _bytes(name).decode("utf-8", "surrogateescape") == name
+    except UnicodeEncodeError:
+        return False
+
+
+BYTES = st.binary(max_size=6).map(lambda some: some.decode("utf-8", "surrogateescape"))
+TEXTS = (
+    st.text(st.characters(categories=("L", "P", "S", "Zs", "Cc", "Nd")))
+    | BYTES
+    | st.sampled_from(
+        ['{"name": "x"}\n', '"content": "', '"path": "y"', "content", "path", '\\"', "\\", "a", "aa", "ab"]
+    )
+).filter(_of_a_file)
+CONTENTS = st.text("0123456789abcdef", min_size=64, max_size=64) | st.sampled_from(["0" * 64, "1" * 64])
+ENTRIES = st.fixed_dictionaries(
+    {"name": TEXTS, "width": st.just(3), "height": st.just(2), "features": st.just(1)},
+    optional={"content": CONTENTS, "path": TEXTS, "note": TEXTS},
+)
+
+
+def _as_it_is(entries):
+    return lines_of(entries)
+
+
+def _turned(entries):
+    return lines_of(dict(reversed(entry.items())) for entry in entries)
+
+
+def _dense(entries):
+    return b"".join(json.dumps(entry, separators=(",", ":")).encode() + b"\n" for entry in entries)
+
+
+def _without_an_end(entries):
+    return lines_of(entries).removesuffix(b"\n")
+
+
+def _not_ascii(entries):
+    """As UTF-8, where it can be."""
+    texts = (json.dumps(entry, ensure_ascii=False) for entry in entries)
+    return b"".join(
+        (text if text.isprintable() else json.dumps(entry)).encode() + b"\n"
+        for text, entry in zip(texts, entries, strict=True)
+    )
+
+
+@pytest.mark.parametrize("written", [_as_it_is, _turned, _dense, _without_an_end, _not_ascii])
+@settings(deadline=None)
+@given(entries=st.lists(ENTRIES, max_size=12, unique_by=lambda entry: entry["name"]), data=st.data())
+def test_lines_say_what_json_says(written, entries, data):
+    lines = Lines(Path(), written(entries))
+    assert len(lines) == len(entries)
+    names = [entry["name"] for entry in entries]
+    assert lines.names(np.arange(len(lines))) == tuple(names)
+    assert [lines.name(line) for line in range(len(lines))] == names
+    assert [lines.content(line) for line in range(len(lines))] == [entry.get("content") for entry in entries]
+    assert dict(lines.placed()) == {line: entry for line, entry in enumerate(entries) if "path" in entry}
+    assert lines.entries == entries
+    some = data.draw(st.lists(st.sampled_from(range(len(entries))), unique=True)) if entries else []
+    assert lines.in_order(np.array(some, np.int64)).tolist() == sorted(some, key=lambda line: _bytes(names[line]))
+    asked = data.draw(st.sets(st.sampled_from([*names, "a", "\ud800", ""])))
+    contents = data.draw(
+        st.sets(CONTENTS | st.sampled_from([entry.get("content", "2" * 64) for entry in entries] or ["3"]))
+    )
+    assert lines.having(asked, contents).tolist() == [
+        line for line, entry in enumerate(entries) if entry["name"] in asked or entry.get("content") in contents
+    ]
+
+
+@settings(deadline=None)
+@given(names=st.lists(TEXTS, unique=True, min_size=1, max_size=300), data=st.data())
+def test_names_are_sorted_as_python_sorts_their_bytes(names, data):
+    """In order but for a few at the end, as after an addition, or not at all."""
+    names = sorted(names, key=_bytes)
+    at = data.draw(st.integers(0, len(names)))
+    names = names[at:] + names[:at] if data.draw(st.booleans()) else data.draw(st.permutations(names))
+    lines = Lines(Path(), lines_of({"name": name} for name in names))
+    order = lines.in_order(np.arange(len(names)))
+    assert list(lines.names(order)) == sorted(names, key=_bytes)
+
+
+@settings(deadline=None)
+@given(entries=st.lists(ENTRIES, min_size=1, max_size=8, unique_by=lambda entry: entry["name"]), data=st.data())
+def test_what_is_removed_is_not_found(entries, data):
+    removed = data.draw(st.sets(st.sampled_from(range(len(entries)))))
+    state = State(Path(), {}, lines_of(entries), np.array(sorted(removed), np.int32))
+    live = [line for line in range(len(entries)) if line not in removed]
+    assert state.live.tolist() == live
+    assert state.having([entry["name"] for entry in entries]).tolist() == live
+    known = [line for line in live if "content" in entries[line]]
+    assert state.having((), [entries[line]["content"] for line in known]).tolist() == known
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"{}", b'{"name": "a"', b'{"name": "a"\n{"name": "b"}', b'{"name": "a', b'{"name": "a\\', b"[]", b'{"nam": "a"}',
+     b"", rb'{"name": "\x"}', rb'{"name": "\ud800"}', b'{"name": "a\n"}', b'{"name": 3}', b'{"name": "\xff"}'],
+)  # fmt: skip
+@pytest.mark.parametrize("end", [b"\n", b""])
+def test_a_line_without_a_name_is_told(line, end):
+    lines = Lines(Path("x", "images.jsonl"), b'{"name": "a"}\n' + line + end)
+    if line + end == b"":
+        assert lines.names(np.arange(len(lines))) == ("a",)
+        return
+    with pytest.raises(ArtefactError, match=r"x/images\.jsonl cannot be read"):
+        lines.in_order(np.arange(len(lines)))
