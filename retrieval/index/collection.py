@@ -11,7 +11,7 @@ from retrieval.index.checking import Report
 from retrieval.index.opened import OpenedIndex
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Collection(OpenedIndex):
     """An opened index, as it was when it was opened, and what can be done to it on disk.
 

@@ -38,7 +38,7 @@ EARLIER_MIN_INLIERS = {"expansion": 21, "hqe": 10}  # defaults of `min_inliers` 
 Index = TypeVar("Index", bound="OpenedIndex")
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class OpenedIndex:
     """An opened index.
 

@@ -76,7 +76,10 @@ def test_a_block_of_rows_keeps_a_bounded_number_of_distances(monkeypatch):
 
     monkeypatch.setattr(module, "MOST", 6_000)
     monkeypatch.setattr(module, "distances", counted)
-    np.testing.assert_array_equal(CELLS.search(ROWS, 20, 80), together)
+    found = CELLS.search(ROWS, 20, 80)  # of two that are as far in float32 either comes first
+    np.testing.assert_array_equal(found < 0, together < 0)
+    away = squared(ROWS, POINTS)
+    np.testing.assert_allclose(np.take_along_axis(away, found, 1), np.take_along_axis(away, together, 1), rtol=1e-5)
     assert max(met) <= 10 * max(map(len, CELLS.points))  # ten rows meet 6,000 points
 
 

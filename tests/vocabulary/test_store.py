@@ -49,6 +49,21 @@ def test_exact_words_equal_brute_force():
     assert words.agreement(POINTS[:500]) == 1.0
 
 
+@pytest.mark.parametrize("together", [1, 19, 64, 256])
+def test_words_that_are_hardly_told_apart_are_the_same_in_any_company(together):
+    """Descriptors in the middle between two centroids, but for the last digits of float32."""
+    rng = np.random.default_rng(0)
+    centroids = rng.standard_normal((60, 128)).astype(np.float32)
+    pairs = np.array([rng.permutation(60)[:2] for _ in range(256)])
+    descriptors = centroids[pairs].astype(np.float64).mean(axis=1).astype(np.float32)
+    order = np.argsort(distances(descriptors, centroids), axis=1, kind="stable")
+    assert (np.sort(order[:, :2]) == np.sort(pairs)).all()
+    for neighbours in (1, 2):
+        parts = np.split(descriptors, range(together, 256, together))
+        found = [quantizer.exact_words(part, centroids, neighbours) for part in parts]
+        np.testing.assert_array_equal(np.concatenate(found), order[:, :neighbours])
+
+
 def test_one_iteration_is_lloyd_s():
     """Against plain numpy, from the same first centroids; no cell is empty, so nothing is re-seeded."""
     faiss = quantizer.import_faiss()
