@@ -129,7 +129,7 @@ def _index(arguments: argparse.Namespace) -> int:
         f"{arguments.output}: {collection.snapshot.images} photographs, {collection.features} features, "
         f"{len(collection.vocabulary.centroids)} words"
     )
-    _tell_of_few(_few(collection, collection.names))
+    _tell_of_few(_few(collection))
     return _told(failures, arguments.output)
 
 
@@ -268,11 +268,12 @@ def _info(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _few(collection: "OpenedIndex", names: Sequence[str]) -> list[tuple[int, str]]:
-    """Photographs with fewer than `FEW` features: how many, and the name; the fewest first."""
-    counts = collection.snapshot.counts
-    found = ((int(counts[collection.ids[name]]), name) for name in names)
-    return sorted(one for one in found if one[0] < FEW)
+def _few(collection: "OpenedIndex", names: Sequence[str] | None = None) -> list[tuple[int, str]]:
+    """Photographs, of some or all, with fewer than `FEW` features: how many, and the name; the fewest first."""
+    counts, asked = collection.snapshot.counts, None if names is None else set(names)
+    ids = (counts < FEW).nonzero()[0]
+    found = zip(counts[ids].tolist(), collection.names_of(ids), strict=True)
+    return sorted(one for one in found if asked is None or one[1] in asked)
 
 
 def _tell_of_few(few: Sequence[tuple[int, str]]) -> None:

@@ -106,7 +106,7 @@ def compare(given: Sequence[tuple[str, Path]], current: State, config: Config, r
         except ImageError as error:
             failures.append(Failure(name, str(error)))
     lines = current.having([name for name, _, _ in read], [content for _, _, content in read])
-    live = {current.lines.name(line): current.lines.content(line) for line in lines}
+    live = dict(zip(current.lines.names(lines), map(current.lines.content, lines), strict=True))
     leaving = {name for name, _, content in read if replacing and name in live and live[name] != content}
     known_as = {content: name for name, content in live.items() if content is not None and name not in leaving}
     new: dict[str, Path] = {}

@@ -1,7 +1,8 @@
 """The lines of ``images.jsonl``, a JSON object for each image: a million of them are told apart in a third of a second.
 
 Names and contents are found as spans of bytes by compiled loops, and strings are made of those alone that somebody asks
-for. Lines are read as JSON, which takes ten times as long, where they are not spelled as `lines_of` writes them.
+for. Names with letters beyond ASCII are read as JSON, and so are all lines where one of them is not spelled as
+`lines_of` writes it, which takes ten times as long.
 """
 
 import contextlib
@@ -17,8 +18,10 @@ import numpy as np
 from hardnet.compiling import compiled
 from retrieval.errors import ArtefactError
 
-_NAME, _CONTENT, _PATH = (np.frombuffer(part, np.uint8) for part in (b'{"name": "', b'"content"', b'"path"'))
-_QUOTE, _BACKSLASH, _END, _CLOSED, _COLON = (ord(one) for one in '"\\\n}:')
+_BEGIN, _VALUE = (np.frombuffer(part, np.uint8) for part in (b'{"name": "', b': "'))
+_NAME, _CONTENT, _PATH = (np.frombuffer(b'"%s"' % key, np.uint8) for key in (b"name", b"content", b"path"))
+_QUOTE, _BACKSLASH, _SPACE, _END, _OPEN, _BRACKET, _CLOSED, _ZERO, _NINE, _A, _F = map(ord, '"\\ \n{[}09af')
+_DIGITS = 64  # of a content
 _ESCAPED, _PLACED = 1, 2  # what is noted of a line: a backslash in its name; a path
 
 
@@ -31,7 +34,9 @@ def lines_of(entries: Iterable[dict[str, Any]]) -> bytes:
 class Lines:
     """L lines.
 
-    All that looks into lines raises `ArtefactError` where one of them is no object with a name that a file can have.
+    All that looks into lines raises `ArtefactError` where one of them is no object with a name that a file can have;
+    but what is no string is not looked at where it need not be. A name of single bytes (surrogates) that together are
+    text is read as that text.
 
     Attributes:
         path: where they come from, for errors.
@@ -55,29 +60,25 @@ class Lines:
         """All lines as JSON."""
         return [self._parsed(line) for line in self.text.split(b"\n")[: len(self)]]
 
-    def name(self, line: int) -> str:
-        """The name of a line."""
-        return self.names(np.array([line]))[0]
-
     def names(self, lines: np.ndarray) -> tuple[str, ...]:
         """The names of some lines, in their order."""
-        return tuple(self._spans.strings(self._spans.names[lines]))
+        return tuple(_strings(self._spans.named, self._spans.names[lines]))
 
     def content(self, line: int) -> str | None:
         """The content of a line, None where it is not known."""
-        return self._spans.strings(self._spans.contents[[line]])[0] or None
+        return _strings(self._spans.text, self._spans.contents[[line]])[0] or None
 
     def in_order(self, lines: np.ndarray) -> np.ndarray:
         """(n,) int64 lines in the bytewise order of their names in UTF-8."""
-        order = np.array(lines, np.int64)
-        _sort(self._spans.buffer, self._spans.names, order, np.empty_like(order))
+        order = np.arange(len(self))[lines]
+        _sort(self._spans.named, self._spans.names, order, np.empty_like(order))
         return order
 
     def having(self, names: Iterable[str], contents: Iterable[str] = ()) -> np.ndarray:
         """(n,) int64 lines that have one of these names or one of these contents, increasing."""
         spans = self._spans
-        by_name, by_content = _among(spans.buffer, spans.names, names), _among(spans.buffer, spans.contents, contents)
-        return np.union1d(by_name, by_content)
+        by_content = _among(spans.text, spans.contents, set(contents).difference([""]))
+        return np.union1d(_among(spans.named, spans.names, names), by_content)
 
     def placed(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Those lines that have a path, and what they say."""
@@ -91,39 +92,43 @@ class Lines:
         count, text = len(self), np.frombuffer(self.text, np.uint8)
         starts, noted = np.full(count + 1, len(text)), np.zeros(count, np.uint8)
         names, contents = np.empty((2, count, 2), np.int64)
-        if not _cut(text, _NAME, _CONTENT, _PATH, starts, names, contents, noted):
+        if not _cut(text, starts, names, contents, noted):
             return self._read()
-        buffer, escaped = text, np.flatnonzero(noted & _ESCAPED)
-        if len(escaped):  # letters that are not ASCII, or quotes: the bytes that they stand for are put behind the text
-            spelled = [self._name_of(self.text[slice(*starts[line : line + 2])]) for line in escaped.tolist()]
-            names[escaped] = _bounds(spelled) + len(text)
-            buffer = np.concatenate([text, np.frombuffer(b"".join(spelled), np.uint8)])
-        return _Spans(buffer, starts, names, contents, (noted & _PLACED) > 0)
+        escaped, placed = np.flatnonzero(noted & _ESCAPED), (noted & _PLACED) > 0
+        if not len(escaped):
+            return _Spans(text, starts, text, names, contents, placed)
+        spelled = [self.text[begin:end] for begin, end in names.tolist()]
+        for line in escaped.tolist():  # letters that are not ASCII, or quotes
+            spelled[line] = self._encoded(self._parsed(b'{"name": "' + spelled[line] + b'"}')["name"])
+        return _Spans(text, starts, _joined(spelled), _bounds(spelled), contents, placed)
 
     def _read(self) -> "_Spans":
         """The spans of lines in any spelling."""
-        lines = self.text.splitlines(keepends=True)
-        names = [self._name_of(line) for line in lines]
-        contents = [_encoded(entry.get("content") or "") for entry in self.entries]
-        bounds = _bounds([*names, *contents])
-        placed = np.array(["path" in entry for entry in self.entries], bool)
-        starts = np.cumsum([0, *map(len, lines)])
-        buffer = np.frombuffer(b"".join([*names, *contents]), np.uint8)
-        return _Spans(buffer, starts, bounds[: len(names)], bounds[len(names) :], placed)
+        lines = self.text.split(b"\n")[: len(self)]
+        names, contents, placed = [], [], np.zeros(len(lines), bool)
+        for number, line in enumerate(lines):
+            entry = self._parsed(line)
+            names.append(self._encoded(entry["name"]))
+            contents.append(self._encoded(entry.get("content") or ""))
+            placed[number] = "path" in entry
+        starts = np.cumsum([0, *(len(line) + 1 for line in lines)])
+        of_contents = _bounds(contents) + len(self.text)
+        text = np.concatenate([np.frombuffer(self.text, np.uint8), _joined(contents)])
+        return _Spans(text, starts, _joined(names), _bounds(names), of_contents, placed)
 
-    def _name_of(self, line: bytes) -> bytes:
-        name = self._parsed(line)["name"]
+    def _encoded(self, value: Any) -> bytes:
+        """A name or content as the file system's bytes."""
         try:
-            encoded = _encoded(name)
-        except UnicodeEncodeError as error:
+            encoded = _bytes(value)
+        except (UnicodeEncodeError, AttributeError) as error:
             raise ArtefactError(f"{self.path} cannot be read: {error}") from error
         return encoded
 
     def _parsed(self, line: bytes) -> dict[str, Any]:
         try:
             entry: dict[str, Any] = json.loads(line)
-            entry["name"].encode("utf-8", "surrogatepass")
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            entry["name"]
+        except (ValueError, TypeError, KeyError) as error:
             raise ArtefactError(f"{self.path} cannot be read: {error}") from error
         return entry
 
@@ -133,29 +138,35 @@ class _Spans:
     """Where the parts of L lines lie.
 
     Attributes:
-        buffer: (n,) uint8: the text, and behind it names that are spelled otherwise there.
-        starts: (L + 1,) int64 where the text's lines begin, and where the last one ends.
-        names: (L, 2) int64 begin and end of names in the buffer, in UTF-8.
-        contents: (L, 2) int64 the same of contents; empty where there is none.
+        text: (n,) uint8: the lines, and behind them contents that are spelled in another way than `lines_of` does.
+        starts: (L + 1,) int64 where lines begin, and where the last one ends.
+        named: (m,) uint8: what names lie in: the text, or names alone.
+        names: (L, 2) int64 begin and end of each name, in UTF-8.
+        contents: (L, 2) int64 begin and end of each content in the text; empty where there is none.
         placed: (L,) bool, whether a line has a path.
     """
 
-    buffer: np.ndarray
+    text: np.ndarray
     starts: np.ndarray
+    named: np.ndarray
     names: np.ndarray
     contents: np.ndarray
     placed: np.ndarray
 
-    def strings(self, bounds: np.ndarray) -> list[str]:
-        """The strings that lie between some bounds (n, 2) of the buffer."""
-        buffer = self.buffer.data
-        each = zip(bounds[:, 0].tolist(), bounds[:, 1].tolist(), strict=True)
-        return [str(buffer[begin:end], "utf-8", "surrogateescape") for begin, end in each]
+
+def _strings(buffer: np.ndarray, bounds: np.ndarray) -> list[str]:
+    """The strings that lie between some bounds (n, 2) of a buffer."""
+    data = buffer.data
+    each = zip(bounds[:, 0].tolist(), bounds[:, 1].tolist(), strict=True)
+    return [str(data[begin:end], "utf-8", "surrogateescape") for begin, end in each]
 
 
-def _encoded(text: str) -> bytes:
-    """A name as the file system's bytes."""
+def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
+
+
+def _joined(parts: Sequence[bytes]) -> np.ndarray:
+    return np.frombuffer(b"".join(parts), np.uint8)
 
 
 def _bounds(parts: Sequence[bytes]) -> np.ndarray:
@@ -169,10 +180,10 @@ def _among(buffer: np.ndarray, spans: np.ndarray, strings: Iterable[str]) -> np.
     wanted: set[bytes] = set()
     for one in strings:
         with contextlib.suppress(UnicodeEncodeError):  # what no file can be called
-            wanted.add(_encoded(one))
+            wanted.add(_bytes(one))
     if not wanted:
         return np.empty(0, np.int64)
-    joined = np.frombuffer(b"".join(wanted), np.uint8)
+    joined = _joined([*wanted])
     near = np.flatnonzero(np.isin(_hashes(buffer, spans), _hashes(joined, _bounds([*wanted]))))
     return np.array([i for i in near if buffer[spans[i, 0] : spans[i, 1]].tobytes() in wanted], np.int64)
 
@@ -190,45 +201,61 @@ def _equal(text, at, other):  # type: ignore[no-untyped-def]
 
 @compiled
 def _behind(text, at):  # type: ignore[no-untyped-def]
-    """Where the string ends (its quote) that has begun before a place, or the line or text before it does."""
-    while at < len(text) and text[at] != _QUOTE and text[at] != _END:
+    """Where the string ends (its quote) that has begun before a place, or where the line or text does before that."""
+    while at < len(text) and text[at] != _QUOTE and text[at] >= _SPACE:
         at += 2 if text[at] == _BACKSLASH else 1
     return min(at, len(text))
 
 
 @compiled
-def _cut(text, name, content, path, starts, names, contents, noted):  # type: ignore[no-untyped-def]
+def _behind_digits(text, at):  # type: ignore[no-untyped-def]
+    """Where a content ends (its quote) that begins at a place; the text's length where none does."""
+    end = at + _DIGITS
+    if end >= len(text) or text[end] != _QUOTE:
+        return len(text)
+    odd = False
+    for i in range(at, end):
+        odd |= not (_ZERO <= text[i] <= _NINE or _A <= text[i] <= _F)
+    return len(text) if odd else end
+
+
+@compiled
+def _cut(text, starts, names, contents, noted):  # type: ignore[no-untyped-def]
     """Writes where lines, their names and contents lie, and notes; False where a line is not as `lines_of` writes it.
 
-    A key is a string that a colon follows, and within a string of JSON every quote has a backslash before it.
+    A key is a string with a colon behind it, and within a string of JSON every quote has a backslash before it.
     """
     at, size = 0, len(text)
     for line in range(len(names)):
         starts[line] = at
-        if not _equal(text, at, name):
+        if not _equal(text, at, _BEGIN):
             return False
-        names[line, 0] = at = at + len(name)
-        names[line, 1] = at = _behind(text, at)
-        if at == size or text[at] != _QUOTE:
-            return False
-        for i in range(names[line, 0], at):
+        names[line, 0] = at = at + len(_BEGIN)
+        names[line, 1] = end = _behind(text, at)
+        for i in range(at, end):
             if text[i] == _BACKSLASH:
                 noted[line] |= _ESCAPED
         contents[line] = 0
-        at += 1
-        while at < size and text[at] != _END:
-            if text[at] != _QUOTE:
+        while True:  # behind a string's quote
+            if end == size or text[end] != _QUOTE:
+                return False
+            at = end + 1
+            while at < size and text[at] != _QUOTE and text[at] >= _SPACE:
+                if text[at] == _OPEN or text[at] == _BRACKET:
+                    return False
                 at += 1
-                continue
+            if at == size or text[at] != _QUOTE:
+                break
             end = _behind(text, at + 1)
-            key = end + 1 < size and text[end + 1] == _COLON
-            if key and _equal(text, at, path):
+            path, content = _equal(text, at, _PATH), _equal(text, at, _CONTENT)
+            if _equal(text, at, _NAME) or ((path or content) and not _equal(text, end + 1, _VALUE)):
+                return False
+            if path:
                 noted[line] |= _PLACED
-            if key and _equal(text, at, content) and end + 3 < size and text[end + 3] == _QUOTE:
-                contents[line, 0] = end + 4
-                contents[line, 1] = end = _behind(text, end + 4)
-            at = end + 1 if end < size and text[end] == _QUOTE else end
-        if at >= size or text[at - 1] != _CLOSED:
+            if content:
+                contents[line, 0] = end + 1 + len(_VALUE)
+                contents[line, 1] = end = _behind_digits(text, contents[line, 0])
+        if at == size or text[at] != _END or text[at - 1] != _CLOSED:
             return False
         at += 1
     return at == size

@@ -7,7 +7,7 @@ change. What is opened stays as it is, whatever others add and remove meanwhile;
 import contextlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -91,20 +91,20 @@ class OpenedIndex:
         """Names of the live images, sorted bytewise; the position in this tuple is the image id."""
         return self.state.lines.names(self.order)
 
-    def name(self, image_id: int) -> str:
-        """The name of one image, without those of all others.
+    def names_of(self, image_ids: Sequence[int] | np.ndarray) -> tuple[str, ...]:
+        """The names of some images, without those of all others.
 
         Example:
-            >>> Collection.open("holidays.index").name(4)
-            'tower.jpg'
+            >>> Collection.open("holidays.index").names_of([4, 0])
+            ('tower.jpg', 'bridge.jpg')
         """
-        return self.state.lines.name(self.order[image_id])
+        return self.state.lines.names(self.order[np.asarray(image_ids, np.int64)])
 
     @cached_property
     def elsewhere(self) -> dict[str, str]:
         """Name -> path, for photographs that do not lie where their names say."""
-        live = set(self.order.tolist())
-        return {entry["name"]: entry["path"] for line, entry in self.state.lines.placed() if line in live}
+        gone, placed = set(self.state.removed.tolist()), self.state.lines.placed()
+        return {entry["name"]: entry["path"] for line, entry in placed if line not in gone and "path" in entry}
 
     @cached_property
     def ids(self) -> dict[str, int]:
@@ -155,8 +155,8 @@ class OpenedIndex:
             >>> len(Collection.open("holidays.index").content("tower.jpg"))
             64
         """
-        lines = self.state.having([name])
-        return self.state.lines.content(lines[0]) if len(lines) else None
+        image_id = self.ids.get(name)
+        return None if image_id is None else self.state.lines.content(self.order[image_id])
 
     def newest(self) -> Self:
         """This index as it is on disk now: itself if nothing changed. Segments that stayed are not read again.
@@ -288,10 +288,10 @@ def _read(
 ) -> Index:
     folder, settings = state.folder, state.manifest["settings"]
     bounds = np.cumsum([0] + [len(segment.sizes) for segment in segments])
-    if bounds[-1] != len(state.lines) or (len(state.removed) and state.removed[-1] >= bounds[-1]):
+    if bounds[-1] != len(state.lines):
         raise ArtefactError(
-            f"{folder}: {len(state.lines)} names, {bounds[-1]} images in the segments and {len(state.removed)} "
-            "removals do not go together: make the index anew"
+            f"{folder}: {len(state.lines)} names and {bounds[-1]} images in the segments do not go together: make the "
+            "index anew"
         )
     order = state.lines.in_order(state.live)
     ids = np.full(bounds[-1], -1, np.int32)

@@ -68,9 +68,16 @@ class State:
 
     @cached_property
     def live(self) -> np.ndarray:
-        """(n,) int64 lines that are not removed, increasing."""
-        live = np.ones(len(self.lines), bool)
-        live[self.removed] = False
+        """(n,) int64 lines that are not removed, increasing.
+
+        Raises:
+            ArtefactError: lines are removed that there are not.
+        """
+        gone, count = self.removed, len(self.lines)
+        if gone.ndim != 1 or gone.dtype.kind != "i" or (len(gone) and not 0 <= gone.min() <= gone.max() < count):
+            raise ArtefactError(f"{self.folder}: {count} names and {REMOVED} do not go together: make the index anew")
+        live = np.ones(count, bool)
+        live[gone] = False
         return np.flatnonzero(live)
 
     def having(self, names: Iterable[str], contents: Iterable[str] = ()) -> np.ndarray:

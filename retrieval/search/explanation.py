@@ -265,7 +265,7 @@ def _explained(
     ranker: Ranker, listing: _Listing, label: str, image_id: int, divisor: float, deepest: int
 ) -> Explanation:
     collection, config, query = ranker.collection, ranker.config.verification, listing.query
-    snapshot, name = collection.snapshot, collection.name(image_id)
+    snapshot, name = collection.snapshot, collection.names_of([image_id])[0]
     word_place, listed_place = (_place(one, image_id) for one in (listing.by_words, listing.listed))
     depth = config.depth
     if listed_place is not None and depth <= listed_place < deepest:
@@ -295,7 +295,7 @@ def _explained(
     if listing.sources is not None:
         sure = significance(np.array([hit.inliers if hit else 0]), np.array([pairs]), config)
         expansion = Expansion(
-            sources=tuple(collection.name(one) for one in listing.sources.images),
+            sources=collection.names_of(listing.sources.images),
             votes=0.0 if listed_place is None else float(listing.listed.scores[listed_place]),
             significance=float(sure[0]) if hit and hit.inliers else None,
             factor=float(factor(sure)[0]),

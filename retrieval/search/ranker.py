@@ -360,6 +360,7 @@ class Ranker:
         """The head of a ranking as `Hit` objects."""
         hits = []
         index, query = self.collection.snapshot, ranking.query
+        names = self.collection.names_of(ranking.ids[:top])
         for rank, image_id in enumerate(ranking.ids[:top]):
             place = ranking.places[rank]
             inliers, transform, signed = 0, None, False
@@ -375,7 +376,7 @@ class Ranker:
                     matches[:, 0] = mirror_regions(matches[:, 0], query.size[0])
             hits.append(
                 Hit(
-                    self.collection.name(image_id),
+                    names[rank],
                     rank + 1,
                     float(ranking.scores[rank]),
                     inliers,

@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 KIND, VERSION = "hamming embedding", 0
 FOLDER = "hamming"  # inside the vocabulary's
 FEWEST = 5  # training descriptors of a word whose median is taken; measured, see docs/decisions/0044
-_CHUNK = 1 << 14  # descriptors projected at a time
+_CHUNK = 1 << 16  # descriptors projected at a time
+_SIGNED = 1 << 14  # of those in double precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +62,8 @@ class Embedding:
         """
         found = np.empty((*words.shape, self.bits // 64), np.uint64)
         projection = self.projection.T.astype(np.float64)  # float32's last digits depend on the shapes of matrices
-        for start in range(0, len(descriptors), _CHUNK):
-            chunk = slice(start, start + _CHUNK)
+        for start in range(0, len(descriptors), _SIGNED):
+            chunk = slice(start, start + _SIGNED)
             projected = (descriptors[chunk].astype(np.float64) @ projection).astype(np.float32)
             if words.ndim == 2:
                 projected = projected[:, None]

@@ -40,7 +40,8 @@ LINKS = 32  # HNSW neighbours per node; faiss's default
 PROBES = 64  # visited where nobody has measured
 FEWEST_PROBES = {"ivf": 8, "hnsw": 64}  # of those that are tried
 AGREEMENT = 0.985  # share of descriptors whose word has to be the exact one, for the probes that are chosen
-ROUNDING = 2e-6  # of squared distances in float32, of the squared lengths that they are made of
+ROUNDING = 4e-6  # of squared distances in float32, of the squared lengths that they are made of
+TOGETHER = 1 << 20  # numbers compared in double precision at a time
 PROBES_GROWTH = (1.0, 1.25, 1.5, 1.75)  # probes tried: 8, 10, 12, 14, 16, 20, ...
 
 
@@ -189,18 +190,24 @@ class Quantizer:
 def exact_words(descriptors: np.ndarray, centroids: np.ndarray, neighbours: int) -> np.ndarray:
     """(N, neighbours) int64 nearest centroids by L2 distance, by brute force on the arrays as they are.
 
-    Of centroids that float32 hardly tells apart the nearer by double precision comes first: the last digits of products
-    of matrices depend on their shapes, and a descriptor is to have the same word alone as among others.
+    Of centroids that float32 hardly tells apart the nearer by double precision comes first, then that of the lower
+    number: the last digits of products of matrices depend on their shapes, and a descriptor is to have the same word
+    alone as among others.
     """
     if not len(descriptors):
         return np.empty((0, neighbours), np.int64)
-    distances, found = import_faiss().knn(descriptors, centroids, min(neighbours + 1, len(centroids)))
-    largest = np.einsum("ij,ij->i", descriptors, descriptors).max() + distances[:, -1].max()
-    close = np.flatnonzero((np.diff(distances) <= ROUNDING * largest).any(axis=1))
-    for row in close.tolist():
-        ids = np.sort(found[row])
-        exact = ((centroids[ids].astype(np.float64) - descriptors[row]) ** 2).sum(axis=1)
-        found[row] = ids[np.argsort(exact, kind="stable")]
+    asked = min(neighbours + 1, len(centroids))
+    distances, found = import_faiss().knn(descriptors, centroids, asked)
+    rounding = ROUNDING * (np.einsum("ij,ij->i", descriptors, descriptors) + distances[:, -1])
+    close = np.diff(distances) <= rounding[:, None]
+    rows = np.flatnonzero(close.any(axis=1))
+    step = max(1, TOGETHER // (asked * centroids.shape[1]))
+    for some in (rows[start : start + step] for start in range(0, len(rows), step)):
+        ids = np.sort(found[some], axis=1)
+        exact = ((centroids[ids].astype(np.float64) - descriptors[some, None]) ** 2).sum(axis=2)
+        found[some] = np.take_along_axis(ids, np.argsort(exact, axis=1, kind="stable"), axis=1)
+    if asked < len(centroids) and (further := np.flatnonzero(close[:, -1])).size:  # others may be as near as the last
+        found[further] = exact_words(descriptors[further], centroids, 2 * asked)[:, :asked]
     return found[:, :neighbours]
 
 

@@ -170,7 +170,7 @@ class Scan:
             _compare(start, stop, rows, self._points, self._ids, upper, low, place, kept, nearest, found)
 
         in_blocks(scan, parts, 1, threads)
-        nearest = np.full(found.shape, np.inf, np.float32)
+        nearest = np.full(found.shape, np.inf)
         in_blocks(compare, count, size, threads)
         left: np.ndarray = np.logical_or((kept < 0).any(axis=0), (found < 0).any(axis=1))
         return left
@@ -596,7 +596,7 @@ def _compare(
     nearest: np.ndarray,
     found: np.ndarray,
 ) -> None:
-    """The nearest of the points that any part kept for the rows from `start` to `stop`, by their distances in float32.
+    """The nearest of the points that any part kept for the rows from `start` to `stop`, by double precision.
 
     Equally near ones are taken by number.
     """
@@ -608,9 +608,9 @@ def _compare(
                 if low[part, i, c] > limit:
                     continue
                 id_ = ids[place[part, i, c]]
-                distance = np.float32(0)
+                distance = 0.0
                 for d in range(rows.shape[1]):
-                    distance += (rows[i, d] - points[id_, d]) ** 2
+                    distance += (np.float64(rows[i, d]) - np.float64(points[id_, d])) ** 2
                 n = neighbours
                 while n > 0 and (
                     found[i, n - 1] < 0

@@ -279,8 +279,17 @@ def test_add_names_photographs_by_their_place(pool, index, tmp_path):
         ]  # fmt: skip
         # rows that take descriptors read it there again
         assert Retriever(collection).query("new/day/i.png", expand="hqe")[0].name == "new/day/i.png"
+        # where a removed photograph lay says nothing of one that is called as it was
+        remove(index, ["new/day/i.png"])
+        (root / "new" / "day").mkdir(parents=True)
+        shutil.copy(pool / "i.png", root / "new" / "day" / "i.png")
+        assert Collection.open(index).elsewhere == {"new/j.png": str(pool / "j.png")}
+        again = add(index, [root / "new"])
+        assert again.names == ("new/day/i.png",)
+        assert again.collection.path("new/day/i.png") == root / "new" / "day" / "i.png"
     finally:
         shutil.rmtree(root / "later")
+        shutil.rmtree(root / "new", ignore_errors=True)
 
 
 def test_a_name_is_not_given_twice(pool, index, tmp_path):

@@ -48,12 +48,27 @@ def _turned(entries):
     return lines_of(dict(reversed(entry.items())) for entry in entries)
 
 
-def _dense(entries):
-    return b"".join(json.dumps(entry, separators=(",", ":")).encode() + b"\n" for entry in entries)
-
-
 def _without_an_end(entries):
     return lines_of(entries).removesuffix(b"\n")
+
+
+def _in_many_spellings(entries):
+    """Each line in another spelling, some of them as `lines_of` writes it."""
+    spellings = [
+        json.dumps,
+        lambda entry: json.dumps(entry, separators=(", ", " : ")),
+        lambda entry: json.dumps(entry, separators=(",", ":")),
+        lambda entry: '{"name": ' + json.dumps(entry["name"]) + "," + json.dumps(entry, separators=(",", ":"))[1:],
+        lambda entry: json.dumps({**entry, "more": {"content": "0" * 64, "path": "/x"}}),
+        lambda entry: json.dumps({**entry, "more": ["content", "path", "name"]}),
+        lambda entry: json.dumps({**entry, "why": "content"}),
+        lambda entry: '{"name": "another", ' + json.dumps(entry)[1:],
+        lambda entry: json.dumps(entry) + "\r",
+        lambda entry: json.dumps({"name": entry["name"], "content": None} | entry),
+        lambda entry: json.dumps(entry).replace('"content": "0', '"content": "\\u0030'),
+    ]
+    number = sum(map(len, (entry["name"] for entry in entries)))
+    return "".join(spellings[(number + i) % len(spellings)](entry) + "\n" for i, entry in enumerate(entries)).encode()
 
 
 def _not_ascii(entries):
@@ -65,7 +80,7 @@ def _not_ascii(entries):
     )
 
 
-@pytest.mark.parametrize("written", [_as_it_is, _turned, _dense, _without_an_end, _not_ascii])
+@pytest.mark.parametrize("written", [_as_it_is, _turned, _without_an_end, _in_many_spellings, _not_ascii])
 @settings(deadline=None)
 @given(entries=st.lists(ENTRIES, max_size=12, unique_by=lambda entry: entry["name"]), data=st.data())
 def test_lines_say_what_json_says(written, entries, data):
@@ -73,10 +88,11 @@ def test_lines_say_what_json_says(written, entries, data):
     assert len(lines) == len(entries)
     names = [entry["name"] for entry in entries]
     assert lines.names(np.arange(len(lines))) == tuple(names)
-    assert [lines.name(line) for line in range(len(lines))] == names
     assert [lines.content(line) for line in range(len(lines))] == [entry.get("content") for entry in entries]
-    assert dict(lines.placed()) == {line: entry for line, entry in enumerate(entries) if "path" in entry}
-    assert lines.entries == entries
+    assert [(line, entry["path"]) for line, entry in lines.placed() if "path" in entry] == [
+        (line, entry["path"]) for line, entry in enumerate(entries) if "path" in entry
+    ]
+    assert [{**entry, **other} for entry, other in zip(lines.entries, entries, strict=True)] == lines.entries
     some = data.draw(st.lists(st.sampled_from(range(len(entries))), unique=True)) if entries else []
     assert lines.in_order(np.array(some, np.int64)).tolist() == sorted(some, key=lambda line: _bytes(names[line]))
     asked = data.draw(st.sets(st.sampled_from([*names, "a", "\ud800", ""])))
@@ -110,12 +126,23 @@ def test_what_is_removed_is_not_found(entries, data):
     assert state.having([entry["name"] for entry in entries]).tolist() == live
     known = [line for line in live if "content" in entries[line]]
     assert state.having((), [entries[line]["content"] for line in known]).tolist() == known
+    assert state.having((), [""]).tolist() == []
+
+
+@pytest.mark.parametrize("removed", [[-1], [3], [7, 1], [[0]], [0.5]])
+def test_what_is_removed_has_to_be_there(removed):
+    state = State(Path("x"), {}, lines_of({"name": name} for name in "abc"), np.array(removed))
+    with pytest.raises(ArtefactError, match=r"3 names and removed\.npy do not go together"):
+        assert len(state.live)
 
 
 @pytest.mark.parametrize(
     "line",
     [b"{}", b'{"name": "a"', b'{"name": "a"\n{"name": "b"}', b'{"name": "a', b'{"name": "a\\', b"[]", b'{"nam": "a"}',
-     b"", rb'{"name": "\x"}', rb'{"name": "\ud800"}', b'{"name": "a\n"}', b'{"name": 3}', b'{"name": "\xff"}'],
+     b"", rb'{"name": "\x"}', rb'{"name": "\ud800"}', b'{"name": "a", "content": 5}', b'{"name": "a", "b": "}',
+     rb'{"name": "a", "content": "\ud800"}', b'{"name": "a", "content": "x}', b'{"name": "a"}{"name": "b"}',
+     b'{"name": "\t"}',
+     b'{"name": "a\n"}', b'{"name": 3}', b'{"name": "\xff"}'],
 )  # fmt: skip
 @pytest.mark.parametrize("end", [b"\n", b""])
 def test_a_line_without_a_name_is_told(line, end):

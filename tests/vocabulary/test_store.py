@@ -62,6 +62,12 @@ def test_words_that_are_hardly_told_apart_are_the_same_in_any_company(together):
         parts = np.split(descriptors, range(together, 256, together))
         found = [quantizer.exact_words(part, centroids, neighbours) for part in parts]
         np.testing.assert_array_equal(np.concatenate(found), order[:, :neighbours])
+    many = np.repeat(centroids, 9, axis=0)  # of those that are equal the first ones
+    order = np.argsort(distances(descriptors, many), axis=1, kind="stable")
+    for neighbours in (1, 2, 11):
+        parts = np.split(descriptors, range(together, 256, together))
+        found = [quantizer.exact_words(part, many, neighbours) for part in parts]
+        np.testing.assert_array_equal(np.concatenate(found), order[:, :neighbours])
 
 
 def test_one_iteration_is_lloyd_s():
