@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from retrieval.index.building import build_index
 from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.vocabulary import hamming
 from retrieval.vocabulary.quantizer import Quantizer
-from retrieval.vocabulary.store import open_vocabulary
+from retrieval.vocabulary.store import Vocabulary, open_vocabulary
 
 WORK = Path("runs/planned")
 FACTOR = 1.5
@@ -125,16 +126,19 @@ def _index(arguments: argparse.Namespace, count: int) -> dict[str, float]:
     store = FeatureStore.open(arguments.work / "features")
     vocabulary = open_vocabulary(arguments.work / "vocabulary")
     words = 0.0
-    assign = Quantizer.assign
 
-    def timed(*given: Any, **named: Any) -> np.ndarray:
-        nonlocal words
-        begun = time.perf_counter()
-        found = assign(*given, **named)
-        words += time.perf_counter() - begun
-        return found
+    def timed(find: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+        def timing(*given: Any, **named: Any) -> np.ndarray:
+            nonlocal words
+            begun = time.perf_counter()
+            found = find(*given, **named)
+            words += time.perf_counter() - begun
+            return found
 
-    Quantizer.assign = timed  # type: ignore[method-assign]
+        return timing
+
+    Quantizer.assign = timed(Quantizer.assign)  # type: ignore[method-assign]
+    Vocabulary.descriptors_of = timed(Vocabulary.descriptors_of)  # type: ignore[method-assign]
     start = time.perf_counter()
     build_index(arguments.work / "index", store, vocabulary, _config(arguments), arguments.work / "views")
     seconds = time.perf_counter() - start - words

@@ -29,6 +29,7 @@ from retrieval.index.segment import Segment, open_segment, write_segment
 from retrieval.photographs.decoding import load_image
 from retrieval.photographs.folder import ImageSet
 from retrieval.vocabulary import hamming, kmeans, lloyd
+from retrieval.vocabulary.encoded import dequantise
 from retrieval.vocabulary.gpu import gpu
 from retrieval.vocabulary.kmeans import assignment_of
 from retrieval.vocabulary.quantizer import LINKS, Quantizer, cells_of, exact_words, scanned, search_kind, threads
@@ -40,7 +41,9 @@ Result = TypeVar("Result")
 
 CALIBRATION_IMAGES = 6
 CALIBRATION_WORDS = 100_000  # larger vocabularies are extrapolated from this many words
-CALIBRATION_DESCRIPTORS = 4_000
+CALIBRATION_DESCRIPTORS = 1 << 14
+COMPARED_EXACTLY = 4_000  # of them
+HALVED_WORDS = 64  # whose medians are timed, of `MAX_PER_WORD` descriptors each
 LEARNED_WORDS, LEARNED_ROWS = 1_600, 1 << 16  # of the k-means that is timed
 LEARNED_ON_GPU = 1 << 15  # words of it on a GPU, which fewer would not keep busy
 SEGMENT_IMAGES, IMAGE_FEATURES, SEGMENT_WORDS = 200, 1_000, 20_000  # of the segments that are timed
@@ -109,6 +112,7 @@ class Machine:
         segment: seconds for a feature while a segment is made.
         merged: seconds for a feature while segments are merged.
         signed: seconds for the Hamming signature of a feature; 0 where none are asked for.
+        halved: seconds for a training descriptor of the medians that signatures are cut at; 0 where none are asked for.
     """
 
     describing: Describing
@@ -121,6 +125,7 @@ class Machine:
     segment: float
     merged: float
     signed: float = 0.0
+    halved: float = 0.0
 
 
 def stages(
@@ -155,16 +160,17 @@ def stages(
     seconds = describing.start + described * describing.photograph / describing.jobs if described else 0.0
     memory = machine.memory + describing.jobs * describing.memory + describing.decoding if described else 0.0
     found = [Stage("features", seconds, memory, float(stored * (dimensions + BYTES_DESCRIBED)))]
-    asked, medians = float(indexed), 0.0
+    asked, halved, medians = float(indexed), 0.0, 0.0
     if learned is not None:
         _, rows = training_sizes(learned, config.vocabulary)
         seconds = learning_seconds(rows, config.vocabulary, machine)
         memory = machine.memory + training_bytes(rows, config.vocabulary, dimensions)
         found.append(Stage("vocabulary", seconds, memory, vocabulary))
         medians = float(rows * (dimensions + BYTES_ASSIGNED)) if bits else 0.0
-        asked += rows if bits else 0  # whose medians signatures are cut at
+        if bits:  # signatures are cut at medians
+            asked, halved = asked + rows, rows * machine.halved
     blocks = 4 * 4.0 * dimensions * WORDS_AT_ONCE  # descriptors looked up together, and what becomes of them
-    found.append(Stage("words", asked * machine.word, machine.memory + searched + blocks + medians, 0.0))
+    found.append(Stage("words", asked * machine.word + halved, machine.memory + searched + blocks + medians, 0.0))
     seconds = indexed * (machine.segment + machine.signed)
     memory = min(indexed, SEGMENT_FEATURES) * float(BYTES_BUILDING)
     scratch = 0.0
@@ -252,8 +258,8 @@ def measure(config: Config, describing: Describing) -> Machine:
     segment, merged = _indexing(config.seed)
     memory = _memory()
     product = _learning(config, dimensions)
-    signed = _signing(config, dimensions)
-    return Machine(describing, memory, dimensions, word, structure, product, exact, segment, merged, signed)
+    signed, halved = _signing(config, dimensions)
+    return Machine(describing, memory, dimensions, word, structure, product, exact, segment, merged, signed, halved)
 
 
 def describe(config: Config, images: ImageSet | None) -> Describing:
@@ -350,17 +356,20 @@ def _searching(config: Config, dimensions: int) -> tuple[float, float, float]:
     queries = rng.normal(size=(CALIBRATION_DESCRIPTORS, dimensions)).astype(np.float32)
     queries += centroids[rng.integers(words, size=len(queries))]  # as descriptors, each is near few words
     structure, quantizer = _timed(lambda: Quantizer(centroids, config.vocabulary))
-    exact = _timed(lambda: exact_words(queries, centroids, 1))[0] / (len(queries) * words * dimensions)
+    some = queries[:COMPARED_EXACTLY]
+    exact = _timed(lambda: exact_words(some, centroids, 1))[0] / (len(some) * words * dimensions)
     quantizer.assign(queries)  # words are rounded where they are first met
     word = _timed(lambda: quantizer.assign(queries))[0] / len(queries)
+    codes = rng.integers(0, 256, queries.shape, np.uint8)
+    decoding = _timed(lambda: dequantise(codes, (0.0, 1.0)))[0] / len(codes)
     growth = config.vocabulary.words / words
     kind = search_kind(config.vocabulary, config.vocabulary.words)
     met = growth if kind == "exact" or gpu() is not None else float(np.sqrt(growth))  # words that a descriptor meets
     if kind == "exact":
-        return word * met, 0.0, exact
+        return word * met + decoding, 0.0, exact
     # every word is compared with every cell, in each iteration that trains these
     structure *= growth * cells_of(config.vocabulary.words) / cells_of(words)
-    return word * met, structure, exact
+    return word * met + decoding, structure, exact
 
 
 def _learning(config: Config, dimensions: int) -> float:
@@ -374,10 +383,13 @@ def _learning(config: Config, dimensions: int) -> float:
     return seconds / learning_products(len(rows), small, dimensions)
 
 
-def _signing(config: Config, dimensions: int) -> float:
-    """Seconds for the Hamming signature of a descriptor; 0 where none are asked for."""
+def _signing(config: Config, dimensions: int) -> tuple[float, float]:
+    """Seconds for the Hamming signature of a descriptor, and for one of those whose medians it is cut at.
+
+    Both are 0 where none are asked for.
+    """
     if "hamming" not in config.index.signatures:
-        return 0.0
+        return 0.0, 0.0
     words = min(config.vocabulary.words, CALIBRATION_WORDS)
     projection = hamming.random_projection(dimensions, config.hamming.bits, config.seed)
     embedding = hamming.Embedding(projection, np.zeros((words, config.hamming.bits), np.float16), 0)
@@ -385,7 +397,11 @@ def _signing(config: Config, dimensions: int) -> float:
     descriptors = rng.normal(size=(WORDS_AT_ONCE, dimensions)).astype(np.float32)
     words_of = rng.integers(0, words, WORDS_AT_ONCE, np.int32)
     embedding.signatures(descriptors, words_of)  # the first product starts threads
-    return _timed(lambda: embedding.signatures(descriptors, words_of))[0] / WORDS_AT_ONCE
+    signed = _timed(lambda: embedding.signatures(descriptors, words_of))[0] / WORDS_AT_ONCE
+    learned = descriptors[: HALVED_WORDS * kmeans.MAX_PER_WORD]
+    halves = np.arange(len(learned), dtype=np.int32) % HALVED_WORDS
+    halved = _timed(lambda: hamming.train(projection, learned, halves, descriptors[:HALVED_WORDS]))[0] / len(learned)
+    return signed, halved
 
 
 def _indexing(seed: int) -> tuple[float, float]:

@@ -140,10 +140,11 @@ class Cells:
         def search(start: int) -> None:
             block = slice(start, start + size)
             doubled = np.float32(-2) * rows[block]
-            own, visited = self._cells_near(doubled, probes)
+            visited = self._cells_near(doubled, probes)
             if found.shape[1] == 1:
                 found[block, 0] = self._first(doubled, visited)
             else:
+                own = self._cells_near(doubled, 1)
                 found[block] = self._several(doubled, own, visited, found.shape[1])
 
         in_blocks(search, len(rows), size, threads)
@@ -155,7 +156,7 @@ class Cells:
 
         def choose(start: int) -> None:
             block = slice(start, start + size)
-            visited[block] = self._cells_near(np.float32(-2) * rows[block], probes)[1]
+            visited[block] = self._cells_near(np.float32(-2) * rows[block], probes)
 
         in_blocks(choose, len(rows), size, threads)
         found[:], left = scanning.search(rows, found.shape[1], visited, threads)
@@ -170,16 +171,14 @@ class Cells:
             return None
         return scan.Scan(self.all_points, self.ids, self.centres.mean(axis=0))
 
-    def _cells_near(self, doubled: np.ndarray, probes: int) -> tuple[np.ndarray, np.ndarray]:
-        """The nearest cell of each row (N,), and the cells that it visits (N, probes), in any order."""
-        own = np.empty(len(doubled), np.int64)
+    def _cells_near(self, doubled: np.ndarray, probes: int) -> np.ndarray:
+        """The cells that each row visits (N, probes), in any order."""
         visited = np.empty((len(doubled), min(probes, len(self.centres))), np.int32)
         step = max(1, TOWARDS // len(self.centres))
         for start in range(0, len(doubled), step):
             some = slice(start, start + step)
-            towards = distances(doubled[some], self.centres, self._centre_norms())
-            own[some], visited[some] = towards.argmin(axis=1), _least(towards, probes)
-        return own, visited
+            visited[some] = _least(distances(doubled[some], self.centres, self._centre_norms()), probes)
+        return visited
 
     def _first(self, doubled: np.ndarray, visited: np.ndarray) -> np.ndarray:
         best = np.full(len(doubled), np.inf, np.float32)
@@ -194,9 +193,9 @@ class Cells:
         return ids
 
     def _several(self, doubled: np.ndarray, own: np.ndarray, visited: np.ndarray, neighbours: int) -> np.ndarray:
-        """Points of other cells count where they are as near as the last neighbour within a row's own cell."""
+        """Points of other cells count where they are as near as the last neighbour within a row's own cell, (N, 1)."""
         limit = np.full(len(doubled), np.inf, np.float32)
-        for cell, rows in self._visits(own[:, None]):
+        for cell, rows in self._visits(own):
             if len(self.points[cell]) >= neighbours:
                 each = distances(doubled[rows], self.points[cell], self._norms_of(cell))
                 limit[rows] = np.partition(each, neighbours - 1, axis=1)[:, neighbours - 1]

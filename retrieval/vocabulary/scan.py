@@ -1,4 +1,4 @@
-"""Nearest points by a scan in 8-bit integers, whose survivors are compared in float32.
+"""Nearest points by a scan in 8-bit integers, whose survivors are compared in double precision.
 
 Rows and points are rounded to 8 bits. What the rounding can change of a distance is bounded (Cauchy-Schwarz), each
 point that may be the nearest for all that is kept, a few for a row, and these are compared as they are: the answer is
@@ -40,6 +40,7 @@ BLOCK, LEAST_BLOCK = 1 << 14, 1 << 8  # rows scanned at a time; at least so many
 SPREAD = 1.5  # rows are rounded up to so many times the median of their largest components
 PARTS = 8  # of the cells, at most: each keeps points for every row
 TOGETHER = 1 << 6  # cells that a thread rounds at a time
+WITHIN = 1.0001  # what float32 says of a squared distance is nearer than that
 FAR = 1 << 28  # beyond every score; limits lie beyond it
 _LEAVE = (158, 0x1023, 18)  # Linux on x86-64: arch_prctl, ARCH_REQ_XCOMP_PERM, the state of the tile registers
 
@@ -608,6 +609,11 @@ def _compare(
                 if low[part, i, c] > limit:
                     continue
                 id_ = ids[place[part, i, c]]
+                rough = np.float32(0)
+                for d in range(rows.shape[1]):
+                    rough += (rows[i, d] - points[id_, d]) ** 2
+                if rough > WITHIN * nearest[i, neighbours - 1]:
+                    continue
                 distance = 0.0
                 for d in range(rows.shape[1]):
                     distance += (np.float64(rows[i, d]) - np.float64(points[id_, d])) ** 2
