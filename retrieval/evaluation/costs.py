@@ -39,14 +39,14 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-CALIBRATION_IMAGES = 6
+CALIBRATION_IMAGES = 16
 CALIBRATION_WORDS = 100_000  # larger vocabularies are extrapolated from this many words
 CALIBRATION_DESCRIPTORS = 1 << 14
 COMPARED_EXACTLY = 4_000  # of them
 HALVED_WORDS = 64  # whose medians are timed, of `MAX_PER_WORD` descriptors each
 LEARNED_WORDS, LEARNED_ROWS = 1_600, 1 << 16  # of the k-means that is timed
 LEARNED_ON_GPU = 1 << 15  # words of it on a GPU, which fewer would not keep busy
-SEGMENT_IMAGES, IMAGE_FEATURES, SEGMENT_WORDS = 200, 1_000, 20_000  # of the segments that are timed
+SEGMENT_IMAGES, IMAGE_FEATURES, SEGMENT_WORDS = 1_000, 1_000, 20_000  # of the segments that are timed
 PROBES_TRIED = 8  # numbers of probes, until one agrees well enough (`quantizer.measured`)
 BYTES_BUILDING = 180  # at most, of a feature while a segment is made (`index.building.SEGMENT_FEATURES`)
 BYTES_MERGING = 400e6  # while segments are merged, however large they are (`index.merging`)
@@ -255,8 +255,8 @@ def measure(config: Config, describing: Describing) -> Machine:
     logger.info("searching and learning some words, to see how long that takes")
     dimensions = extractor.load_descriptor(config.descriptor).dimensions
     word, structure, exact = _searching(config, dimensions)
-    segment, merged = _indexing(config.seed)
     memory = _memory()
+    segment, merged = _indexing(config.seed)
     product = _learning(config, dimensions)
     signed, halved = _signing(config, dimensions)
     return Machine(describing, memory, dimensions, word, structure, product, exact, segment, merged, signed, halved)

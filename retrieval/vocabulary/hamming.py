@@ -19,6 +19,8 @@ import numpy as np
 
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.storage import artefacts
+from retrieval.vocabulary.blas import in_blocks, one_thread
+from retrieval.vocabulary.quantizer import threads
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ KIND, VERSION = "hamming embedding", 0
 FOLDER = "hamming"  # inside the vocabulary's
 FEWEST = 5  # training descriptors of a word whose median is taken; measured, see docs/decisions/0044
 _CHUNK = 1 << 16  # descriptors projected at a time
-_SIGNED = 1 << 14  # of those in double precision
+_SIGNED = 1 << 13  # of those that a thread projects in double precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +64,17 @@ class Embedding:
         """
         found = np.empty((*words.shape, self.bits // 64), np.uint64)
         projection = self.projection.T.astype(np.float64)  # float32's last digits depend on the shapes of matrices
-        for start in range(0, len(descriptors), _SIGNED):
-            chunk = slice(start, start + _SIGNED)
-            projected = (descriptors[chunk].astype(np.float64) @ projection).astype(np.float32)
+        size = min(max(-(-len(descriptors) // threads()), 1), _SIGNED)
+
+        def sign(start: int) -> None:
+            block = slice(start, start + size)
+            projected = (descriptors[block].astype(np.float64) @ projection).astype(np.float32)
             if words.ndim == 2:
                 projected = projected[:, None]
-            found[chunk] = pack(projected > self.medians[words[chunk]])
+            found[block] = pack(projected > self.medians[words[block]])
+
+        with one_thread():  # BLAS's own would wait in circles afterwards, beside those that find words
+            in_blocks(sign, len(descriptors), size, threads())
         return found
 
 

@@ -16,7 +16,9 @@ from retrieval.photographs.folder import list_images
 from retrieval.vocabulary import cells, kmeans, lloyd, quantizer
 
 CONFIG = Config(descriptor=DescriptorConfig(name="rootsift"), parallel=ParallelConfig(jobs=1))
-MACHINE = costs.Machine(costs.Describing(2, 3.0, 0.5, 1000.0, 7e8), 5e8, 128, 1e-4, 60.0, 1e-11, 2e-11, 2e-6, 1e-6)
+MACHINE = costs.Machine(
+    costs.Describing(2, 3.0, 0.5, 1000.0, 7e8), 5e8, 128, 1e-4, 60.0, 1e-11, 2e-11, 2e-6, 1e-6, 0.0, 3e-6
+)
 
 
 @pytest.mark.parametrize("words", [300, 3000])
@@ -61,13 +63,14 @@ def test_stages_by_hand():
     assert found["features"].memory == pytest.approx(5e8 + 2 * 7e8)
     assert found["features"].disk == 20_000 * 152
     assert found["vocabulary"].seconds == pytest.approx(19_000 * 100 * 128 * 3 * 1e-11)
-    assert found["words"].seconds == pytest.approx((20_000 + 19_000) * 1e-4)
+    assert found["words"].seconds == pytest.approx((20_000 + 19_000) * 1e-4 + 19_000 * 3e-6)
     assert found["index"].seconds == pytest.approx(20_000 * 2e-6)
     assert found["index"].disk == 20_000 * 35 + 1200 + found["vocabulary"].disk
     assert found["search"].memory == 5e8 + found["index"].disk
     assert found["index"].scratch == 0
     larger = {stage.name: stage for stage in costs.stages(0, 10**7, 10**7, None, config, MACHINE)}
     assert "vocabulary" not in larger
+    assert larger["words"].seconds == pytest.approx(10**7 * 1e-4)  # medians are there
     assert larger["features"].seconds == larger["features"].memory == 0
     assert larger["index"].seconds == pytest.approx(10**7 * 3e-6)  # made in several segments and merged
     assert larger["index"].scratch == 2 * (10**7 * 35 + 1200)  # the parts, and what they are merged into
