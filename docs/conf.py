@@ -73,6 +73,7 @@ INCLUDED = {
     "CONTRIBUTING.md": "contributing",
     "docs/decisions/README.md": "decisions",
     "hardnet/pretrained/hardnet.md": "model-card",
+    "hardnet/pretrained/hardnet-small.md": "model-card-small",
 }
 RELATIVE_LINK = re.compile(r"(\]\(|^\[[^\]\n]+\]: +)(?![a-z]+:|#|/)(?=[^)\s])", re.MULTILINE)
 

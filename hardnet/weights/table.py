@@ -97,6 +97,16 @@ _ROWS = (
         True,
     ),
     NamedWeights(
+        "hardnet-small",  # trained by this project: pretrained/hardnet-small.md
+        "compact",
+        "hardnet-small.safetensors",
+        "",
+        "29e75d9b4dbbbdce4d14c8369f5f60a1c83b84479a82a798f5e5aef624f816ad",
+        "MIT",
+        _DESDIS_PAPER,
+        True,
+    ),
+    NamedWeights(
         "hardnet++",
         "hardnet",
         "HardNet++.pth",

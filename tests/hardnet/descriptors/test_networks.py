@@ -5,16 +5,19 @@ import numpy as np
 import pytest
 import torch
 
+import hardnet
 from hardnet.descriptors.networks import (
     NETWORKS,
     HardNet,
     L2Net,
     TFeat,
     fold_batchnorm,
+    load_network,
     read_network,
     standardise,
     untrained,
 )
+from hardnet.weights import table
 from tests.hardnet.patch_fixtures import published
 
 PATCHES = torch.from_numpy(np.random.default_rng(0).uniform(0, 255, (8, 1, 32, 32)).astype(np.float32))
@@ -173,3 +176,24 @@ def test_l2net_is_hardnet_behind_its_mean_patch():
     twin.features.load_state_dict(network.features.state_dict())
     with torch.inference_mode():
         torch.testing.assert_close(network(PATCHES), twin(PATCHES - network.pixel_mean), atol=1e-6, rtol=0)
+
+
+def test_the_small_bundled_network_costs_an_eighth_of_hardnet():
+    """Multiplications a patch, counted at every convolution."""
+
+    def multiplied(name):
+        _, network = load_network(table.resolve(name))
+        counted = []
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.register_forward_hook(
+                    lambda layer, _, out: counted.append(out[0].numel() * layer.weight[0].numel())
+                )
+        network(torch.zeros(1, 1, 32, 32))
+        return sum(counted)
+
+    assert multiplied("hardnet") == pytest.approx(39.1e6, rel=0.01)
+    assert multiplied("hardnet-small") == pytest.approx(5.1e6, rel=0.01)
+    rows = hardnet.load("hardnet-small").describe(np.random.default_rng(0).integers(0, 256, (9, 32, 32), np.uint8))
+    assert rows.shape == (9, 128)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
