@@ -166,9 +166,8 @@ def stages(
         seconds = learning_seconds(rows, config.vocabulary, machine)
         memory = machine.memory + training_bytes(rows, config.vocabulary, dimensions)
         found.append(Stage("vocabulary", seconds, memory, vocabulary))
-        medians = float(rows * (dimensions + BYTES_ASSIGNED)) if bits else 0.0
         if bits:  # signatures are cut at medians
-            asked, halved = asked + rows, rows * machine.halved
+            asked, halved, medians = asked + rows, rows * machine.halved, float(rows * (dimensions + BYTES_ASSIGNED))
     blocks = 4 * 4.0 * dimensions * WORDS_AT_ONCE  # descriptors looked up together, and what becomes of them
     found.append(Stage("words", asked * machine.word + halved, machine.memory + searched + blocks + medians, 0.0))
     seconds = indexed * (machine.segment + machine.signed)
@@ -396,7 +395,7 @@ def _signing(config: Config, dimensions: int) -> tuple[float, float]:
     rng = np.random.default_rng(config.seed)
     descriptors = rng.normal(size=(WORDS_AT_ONCE, dimensions)).astype(np.float32)
     words_of = rng.integers(0, words, WORDS_AT_ONCE, np.int32)
-    embedding.signatures(descriptors, words_of)  # the first product starts threads
+    embedding.signatures(descriptors, words_of)  # the first takes longer
     signed = _timed(lambda: embedding.signatures(descriptors, words_of))[0] / WORDS_AT_ONCE
     learned = descriptors[: HALVED_WORDS * kmeans.MAX_PER_WORD]
     halves = np.arange(len(learned), dtype=np.int32) % HALVED_WORDS

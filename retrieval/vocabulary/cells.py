@@ -144,8 +144,7 @@ class Cells:
             if found.shape[1] == 1:
                 found[block, 0] = self._first(doubled, visited)
             else:
-                own = self._cells_near(doubled, 1)
-                found[block] = self._several(doubled, own, visited, found.shape[1])
+                found[block] = self._several(doubled, visited, found.shape[1])
 
         in_blocks(search, len(rows), size, threads)
 
@@ -192,10 +191,10 @@ class Cells:
             best[rows], ids[rows] = least[nearer], self.ids[cell][place[nearer]]
         return ids
 
-    def _several(self, doubled: np.ndarray, own: np.ndarray, visited: np.ndarray, neighbours: int) -> np.ndarray:
-        """Points of other cells count where they are as near as the last neighbour within a row's own cell, (N, 1)."""
+    def _several(self, doubled: np.ndarray, visited: np.ndarray, neighbours: int) -> np.ndarray:
+        """Points of other cells count where they are as near as the last neighbour within a row's own cell."""
         limit = np.full(len(doubled), np.inf, np.float32)
-        for cell, rows in self._visits(own):
+        for cell, rows in self._visits(self._cells_near(doubled, 1)):
             if len(self.points[cell]) >= neighbours:
                 each = distances(doubled[rows], self.points[cell], self._norms_of(cell))
                 limit[rows] = np.partition(each, neighbours - 1, axis=1)[:, neighbours - 1]

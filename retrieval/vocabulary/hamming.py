@@ -21,6 +21,7 @@ from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.storage import artefacts
 from retrieval.vocabulary.blas import in_blocks, one_thread
 from retrieval.vocabulary.quantizer import threads
+from retrieval.vocabulary.scan import block
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,6 @@ KIND, VERSION = "hamming embedding", 0
 FOLDER = "hamming"  # inside the vocabulary's
 FEWEST = 5  # training descriptors of a word whose median is taken; measured, see docs/decisions/0044
 _CHUNK = 1 << 16  # descriptors projected at a time
-_SIGNED = 1 << 13  # of those that a thread projects in double precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,14 +64,14 @@ class Embedding:
         """
         found = np.empty((*words.shape, self.bits // 64), np.uint64)
         projection = self.projection.T.astype(np.float64)  # float32's last digits depend on the shapes of matrices
-        size = min(max(-(-len(descriptors) // threads()), 1), _SIGNED)
+        size = block(len(descriptors), threads())
 
         def sign(start: int) -> None:
-            block = slice(start, start + size)
-            projected = (descriptors[block].astype(np.float64) @ projection).astype(np.float32)
+            some = slice(start, start + size)
+            projected = (descriptors[some].astype(np.float64) @ projection).astype(np.float32)
             if words.ndim == 2:
                 projected = projected[:, None]
-            found[block] = pack(projected > self.medians[words[block]])
+            found[some] = pack(projected > self.medians[words[some]])
 
         with one_thread():  # BLAS's own would wait in circles afterwards, beside those that find words
             in_blocks(sign, len(descriptors), size, threads())

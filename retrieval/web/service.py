@@ -138,7 +138,7 @@ class Service:
         snapshot = retriever.collection.snapshot
         return {
             "name": retriever.collection.folder.resolve().name,
-            "images": retriever.collection.snapshot.images,
+            "images": snapshot.images,
             "features": int(snapshot.features),
             "signatures": snapshot.has_signatures,
             "grades": {

@@ -40,10 +40,6 @@ ENTRIES = st.fixed_dictionaries(
 )
 
 
-def _as_it_is(entries):
-    return lines_of(entries)
-
-
 def _turned(entries):
     return lines_of(dict(reversed(entry.items())) for entry in entries)
 
@@ -80,7 +76,7 @@ def _not_ascii(entries):
     )
 
 
-@pytest.mark.parametrize("written", [_as_it_is, _turned, _without_an_end, _in_many_spellings, _not_ascii])
+@pytest.mark.parametrize("written", [lines_of, _turned, _without_an_end, _in_many_spellings, _not_ascii])
 @settings(deadline=None)
 @given(entries=st.lists(ENTRIES, max_size=12, unique_by=lambda entry: entry["name"]), data=st.data())
 def test_lines_say_what_json_says(written, entries, data):

@@ -197,7 +197,6 @@ def test_medians_do_not_depend_on_the_size_of_a_chunk(monkeypatch):
     centroids = rng.normal(size=(20, D)).astype(np.float32)
     whole = hamming.train(projection, descriptors, words, centroids)
     monkeypatch.setattr(hamming, "_CHUNK", 16)
-    monkeypatch.setattr(hamming, "_SIGNED", 16)
     parts = hamming.train(projection, descriptors, words, centroids)
     np.testing.assert_allclose(whole.medians, parts.medians, atol=2e-3)
 
