@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,35 @@ class PatchSet:
 
     def __len__(self) -> int:
         return len(self.patches)
+
+
+def joined(patch_sets: Sequence[PatchSet]) -> PatchSet:
+    """One set of several whose points and scenes are all different; they are numbered on.
+
+    Args:
+        patch_sets: at least one, patches of one size that show as much around their regions; the first gives the name.
+
+    Raises:
+        PatchSetError: sizes or contexts differ.
+    """
+    first = patch_sets[0]
+    for other in patch_sets[1:]:
+        if other.patches.shape[1:] != first.patches.shape[1:] or other.context != first.context:
+            raise PatchSetError(
+                f"{other.name} and {first.name} hold patches of different sizes or contexts: keep them apart"
+            )
+    points: list[np.ndarray] = []
+    scenes: list[np.ndarray] = []
+    for one in patch_sets:
+        points.append(one.point_ids + (points[-1].max() + 1 if points else 0))
+        scenes.append(one.scene_ids + (scenes[-1].max() + 1 if scenes else 0))
+    return PatchSet(
+        first.name,
+        np.concatenate([one.patches for one in patch_sets]),
+        np.concatenate(points).astype(np.int32),
+        np.concatenate(scenes).astype(np.int32),
+        context=first.context,
+    )
 
 
 def read_arrays(folder: str | Path) -> PatchSet:

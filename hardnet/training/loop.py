@@ -30,6 +30,7 @@ from hardnet.patchsets import PatchSet, digest, read_arrays
 from hardnet.training.deformation import cut, draw_frames
 from hardnet.training.distillation import load_teacher, regression, taught_by_all
 from hardnet.training.loss import hardest_in_batch
+from hardnet.training.memory import keep_freed_memory
 from hardnet.training.recipe import Recipe, SetSettings, ValidationSettings, fingerprint
 from hardnet.training.sampling import PairSampler
 from hardnet.training.shapes import ShapeValidation, described_in_shape, load_descriptor
@@ -101,6 +102,8 @@ def train(
         sampler.check(phase.batch)
         if phase.batch % team.size:
             raise TrainingError(f"a batch of {phase.batch} cannot be divided among {team.size} processes")
+    if target == "cpu":
+        keep_freed_memory()
     half = _half(recipe.precision, target)
     teacher = load_teacher(recipe.teacher, target, half) if recipe.teacher else None
     judge = load_descriptor(recipe.shapes.descriptor, target) if learns_shapes else None

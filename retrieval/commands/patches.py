@@ -206,12 +206,22 @@ def _colmap(kinds: Any) -> None:
         [
             "retrieval patches colmap sparse/0 photographs/ -o train-mine",
             "retrieval patches colmap sparse/0 photographs/ -o train-mine --limit 20000 --min-views 3",
+            "retrieval patches colmap church/sparse/0 church/ --also gate/sparse/0 gate/ -o train-town",
         ],
     )
     parser.add_argument(
         "model", type=Path, metavar="MODEL", help="folder of cameras, images and points3D, .bin or .txt"
     )
     parser.add_argument("photographs", type=Path, metavar="PHOTOS", help="folder that the model's photographs lie in")
+    parser.add_argument(
+        "--also",
+        type=Path,
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("MODEL", "PHOTOS"),
+        help="a reconstruction of another scene, which shares no photograph with the first (repeatable)",
+    )
     parser.add_argument(
         "--min-views", type=at_least(2), default=2, metavar="N", help="fewest photographs of a point (default 2)"
     )
@@ -279,16 +289,19 @@ def _run_multiview(arguments: argparse.Namespace) -> int:
 
 
 def _run_colmap(arguments: argparse.Namespace) -> int:
+    from hardnet.patchsets.arrays import joined
     from retrieval.patchsets.multiview import Agreement
     from retrieval.patchsets.reconstruction import reconstruction_patches
 
     require_free(arguments.output)
     config, agreement = settings_of(arguments), Agreement(min_views=arguments.min_views)
-    found = reconstruction_patches(
-        arguments.model, arguments.photographs, arguments.limit, arguments.seed, config, agreement
-    )
+    scenes = [(arguments.model, arguments.photographs), *arguments.also]
+    found = [
+        reconstruction_patches(model, photographs, arguments.limit, arguments.seed, config, agreement)
+        for model, photographs in scenes
+    ]
     more = {"agreement": dataclasses.asdict(agreement)}
-    return save(arguments, found, "colmap", _names([arguments.model]), config, more)
+    return save(arguments, joined(found), "colmap", _names([folder for _, folder in scenes]), config, more)
 
 
 def _run_hpatches(arguments: argparse.Namespace) -> int:

@@ -29,7 +29,7 @@ from retrieval.index.segment import Segment, open_segment, write_segment
 from retrieval.photographs.decoding import load_image
 from retrieval.photographs.folder import ImageSet
 from retrieval.vocabulary import hamming, kmeans, lloyd
-from retrieval.vocabulary.encoded import dequantise
+from retrieval.vocabulary.encoded import CHUNK, dequantise
 from retrieval.vocabulary.gpu import gpu
 from retrieval.vocabulary.kmeans import assignment_of
 from retrieval.vocabulary.quantizer import LINKS, Quantizer, cells_of, exact_words, scanned, search_kind, threads
@@ -45,6 +45,7 @@ CALIBRATION_DESCRIPTORS = 1 << 14
 COMPARED_EXACTLY = 4_000  # of them
 HALVED_WORDS = 64  # whose medians are timed, of `MAX_PER_WORD` descriptors each
 LEARNED_WORDS, LEARNED_ROWS = 1_600, 1 << 16  # of the k-means that is timed
+LEARNED_BY_SCAN = 1 << 13  # words of it where they are scanned
 LEARNED_ON_GPU = 1 << 15  # words of it on a GPU, which fewer would not keep busy
 SEGMENT_IMAGES, IMAGE_FEATURES, SEGMENT_WORDS = 1_000, 1_000, 20_000  # of the segments that are timed
 PROBES_TRIED = 8  # numbers of probes, until one agrees well enough (`quantizer.measured`)
@@ -234,13 +235,17 @@ def training_bytes(descriptors: int, config: VocabularyConfig, dimensions: int) 
     """What training words takes in memory: a code and `BYTES_ASSIGNED` a descriptor, and four times the centroids.
 
     Those are the centroids, faiss's copy, its search structure and the new ones. Where faiss trains, centring copies
-    the codes, each with its row's factor before it; where `lloyd` does, there are its blocks. Measured: `python -m
-    benchmarks.training`.
+    the codes, each with its row's factor before it; where `lloyd` does, there are its blocks. Where words are scanned
+    there are their codes, and what is decoded at a time, three times with what it is centred and compared in.
+    Measured: `python -m benchmarks.training`.
     """
+    kind = assignment_of(config)
     total = descriptors * (dimensions + BYTES_ASSIGNED) + 4 * 4.0 * dimensions * config.words
-    if assignment_of(config) == "cells":
+    if kind == "cells":
         return total + lloyd.working_bytes(config.words, dimensions, threads())
-    centred = config.centre and assignment_of(config) == "exact"  # on a GPU blocks are centred as they are read
+    if kind == "scan":
+        return total + scan_bytes(config.words, dimensions) + 3 * 4.0 * dimensions * CHUNK
+    centred = config.centre and kind == "exact"  # on a GPU blocks are centred as they are read
     return total + (descriptors * (dimensions + BYTES_FACTOR) if centred else 0)
 
 
@@ -375,8 +380,9 @@ def _learning(config: Config, dimensions: int) -> float:
     """Seconds for a number of a product, of one iteration of k-means that assigns as the configured one does."""
     rng = np.random.default_rng(config.seed)
     rows = rng.normal(size=(LEARNED_ROWS, dimensions)).astype(np.float32)
-    search = "exact" if assignment_of(config.vocabulary) == "exact" else config.vocabulary.search
-    words = LEARNED_WORDS if gpu() is None else LEARNED_ON_GPU
+    kind = assignment_of(config.vocabulary)
+    search = "exact" if kind in ("exact", "scan") else config.vocabulary.search
+    words = {"gpu": LEARNED_ON_GPU, "scan": LEARNED_BY_SCAN}.get(kind, LEARNED_WORDS)
     small = VocabularyConfig(words=words, iterations=1, search=search, exact_up_to=1)
     seconds, _ = _timed(lambda: kmeans.train(rows, small, config.seed))
     return seconds / learning_products(len(rows), small, dimensions)

@@ -71,7 +71,7 @@ def reconstruction_patches(
             f"{bent.name} was taken with a fisheye lens ({bent.camera.model}), which bends regions too much: "
             "`colmap image_undistorter` makes a model and photographs that will do"
         )
-    name = Path(folder).resolve().name
+    name = photographs.resolve().name
     views: list[View] = []
     regions: list[np.ndarray] = []  # as they were found
     straight: list[np.ndarray] = []  # where a lens without distortion would have shown them

@@ -1,9 +1,10 @@
 """k-means vocabulary training, one Lloyd iteration at a time: it can be watched, and resumed.
 
 Visual words by flat k-means are Sivic and Zisserman 2003; approximate assignment for large vocabularies is
-Philbin et al. 2007, section 3, here by `lloyd`. faiss trains where it is exact, torch on a GPU (`torch_words`). Cells
-that lose all descriptors are re-seeded by halves of others, as faiss does it. Training descriptors stay codes of a byte
-a value, decoded in blocks (`encoded.Encoded`), so that a row takes little more than its code.
+Philbin et al. 2007, section 3, here by `lloyd`. Where it is exact, faiss trains few words; of many, each descriptor's
+is found by the scan that finds words of queries (record 0041); torch trains on a GPU (`torch_words`). Cells that lose
+all descriptors are re-seeded by halves of others, as faiss does it. Training descriptors stay codes of a byte a value,
+decoded in blocks (`encoded.Encoded`), so that a row takes little more than its code.
 """
 
 import hashlib
@@ -20,10 +21,11 @@ from retrieval.config import VocabularyConfig, digest
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.storage.artefacts import read_arrays, read_manifest, write_artefact
 from retrieval.vocabulary import lloyd
+from retrieval.vocabulary.blas import one_thread
 from retrieval.vocabulary.encoded import CHUNK, Encoded
 from retrieval.vocabulary.faiss_blas import import_faiss
 from retrieval.vocabulary.gpu import gpu
-from retrieval.vocabulary.quantizer import exact_words, probes_of, threads
+from retrieval.vocabulary.quantizer import Quantizer, exact_words, probes_of, scanned, threads
 
 if TYPE_CHECKING:
     from retrieval.vocabulary.torch_words import TorchTraining
@@ -32,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 MAX_PER_WORD = 256  # training descriptors a word can use; faiss's own default (ClusteringParameters)
 FEW_PER_WORD = 39  # below this a word's mean is poorly supported; faiss's own warning level
+EXACT = VocabularyConfig(search="exact")
 CHECKPOINT_KIND, CHECKPOINT_VERSION = "k-means checkpoint", 0
 _FINGERPRINT_ROWS = 4096
 
@@ -175,8 +178,13 @@ def _iterate(
         return centroids, 0.0, 0, warmth
     if not isinstance(sample, Encoded):
         return *sample.iterate(centroids, seed), None
-    if assignment_of(config) == "cells":
+    kind = assignment_of(config)
+    if kind == "cells":
         return lloyd.iterate(sample, centroids, warmth, seed, threads())
+    if kind == "scan":
+        labels, objective = _scanned_words(sample, centroids)
+        new, replaced = lloyd.update(sample, labels, centroids, seed)
+        return new, objective, replaced, None
     parameters = faiss.ClusteringParameters()
     parameters.niter = 1
     parameters.seed = seed % (1 << 31)
@@ -201,7 +209,10 @@ def _count(
     """(K,) int32: descriptors of the sample nearest to each final word."""
     if not isinstance(sample, Encoded):
         return sample.count(centroids).astype(np.int32)
-    if assignment_of(config) == "cells":
+    kind = assignment_of(config)
+    if kind == "scan":
+        return np.bincount(_scanned_words(sample, centroids)[0], minlength=len(centroids)).astype(np.int32)
+    if kind == "cells":
         final, _ = lloyd.assign(sample, centroids, warmth, seed, threads())
         return np.bincount(final.labels, minlength=len(centroids)).astype(np.int32)
     counts = np.zeros(len(centroids), np.int64)
@@ -211,11 +222,29 @@ def _count(
     return counts.astype(np.int32)
 
 
+def _scanned_words(sample: Encoded, centroids: np.ndarray) -> tuple[np.ndarray, float]:
+    """The nearest words of the sample, (N,) int32, and the sum of its squared distances from them."""
+    words, labels, squared = Quantizer(centroids, EXACT), np.empty(len(sample), np.int32), 0.0
+    with one_thread():
+        for start in range(0, len(sample), CHUNK):
+            rows = sample.rows(slice(start, start + CHUNK))
+            found = labels[start : start + len(rows)] = words.assign(rows)
+            away = rows - centroids[found]
+            squared += float(np.einsum("ij,ij->", away, away, dtype=np.float64))
+    return labels, squared
+
+
 def assignment_of(config: VocabularyConfig) -> str:
-    """How descriptors find their word while training: "exact", in "cells" (`lloyd`), or on a "gpu" (`torch_words`)."""
+    """How descriptors find their word while training.
+
+    "exact" (by faiss) and "scan" (`scan`) find the nearest; the others are in "cells" (`lloyd`), and on a "gpu"
+    (`torch_words`).
+    """
     if gpu() is not None:
         return "gpu"
-    return "exact" if config.search == "exact" or config.words <= config.exact_up_to else "cells"
+    if config.search != "exact" and config.words > config.exact_up_to:
+        return "cells"
+    return "scan" if scanned("exact", config.words) else "exact"
 
 
 def _on_gpu(sample: Encoded) -> "TorchTraining":

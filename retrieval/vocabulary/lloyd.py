@@ -64,9 +64,24 @@ def iterate(
         next iteration takes.
     """
     warmth, squared = assign(sample, centroids, warmth, seed, threads)
-    new, counts = _means(sample, warmth.labels, centroids)
-    replaced = replace_empty(new, counts, np.random.default_rng(seed))
+    new, replaced = update(sample, warmth.labels, centroids, seed)
     return new, squared, replaced, warmth
+
+
+def update(sample: Encoded, labels: np.ndarray, centroids: np.ndarray, seed: int) -> tuple[np.ndarray, int]:
+    """The second half of an iteration: means of the descriptors of each word.
+
+    Args:
+        sample: N training descriptors.
+        labels: (N,) int32, the word of each.
+        centroids: (K, D) float32, of before.
+        seed: of what replaces words that have lost all descriptors.
+
+    Returns:
+        (K, D) float32; how many words were replaced.
+    """
+    new, counts = _means(sample, labels, centroids)
+    return new, replace_empty(new, counts, np.random.default_rng(seed))
 
 
 def assign(

@@ -138,7 +138,12 @@ def test_disk_is_that_of_a_real_run(photos, tmp_path, signatures):
 
 def test_the_plan_of_a_folder(photos, tmp_path, capsys, monkeypatch):
     """Its words and features are those of the index that is then made."""
-    for name, small in (("CALIBRATION_WORDS", 2000), ("LEARNED_WORDS", 100), ("LEARNED_ROWS", 4000)):
+    for name, small in (
+        ("CALIBRATION_WORDS", 2000),
+        ("LEARNED_WORDS", 100),
+        ("LEARNED_BY_SCAN", 100),
+        ("LEARNED_ROWS", 4000),
+    ):
         monkeypatch.setattr(costs, name, small)
     settings = ["--set", "descriptor.name=rootsift", "--set", "parallel.jobs=1", "--set", "vocabulary.iterations=1"]
     settings += ["--set", "vocabulary.words=300"]

@@ -17,6 +17,7 @@ from retrieval.features.extractor import extract_collection
 from retrieval.photographs.decoding import load_image
 from retrieval.photographs.folder import list_images
 from retrieval.search.retriever import Retriever
+from retrieval.vocabulary import quantizer
 from tests.depth import thinned
 
 CONFIG = Config(parallel=ParallelConfig(jobs=1))
@@ -103,8 +104,13 @@ def test_memory_of_the_published_training(monkeypatch):
     centred = replace(vocabulary, centre=True)
     assert costs.training_bytes(15_000_000, centred, 128) == costs.training_bytes(15_000_000, vocabulary, 128)
     exact = replace(vocabulary, search="exact")
+    monkeypatch.setattr(quantizer, "supported", lambda: False)
     assert costs.training_bytes(15_000_000, exact, 128) == rows
     assert costs.training_bytes(15_000_000, replace(exact, centre=True), 128) == rows + 15e6 * 136
+    monkeypatch.setattr(quantizer, "supported", lambda: True)
+    scanned = rows + 1e6 * (128 + 16) + 3 * 512 * 2**16  # of each word a code and three numbers; blocks
+    assert costs.training_bytes(15_000_000, exact, 128) == scanned
+    assert costs.training_bytes(15_000_000, replace(exact, centre=True), 128) == scanned
     # centroids and the search structure, half a gigabyte each: what an index holds once more
     assert costs.vocabulary_bytes(vocabulary, 128) == pytest.approx(1.04e9, rel=0.01)
 

@@ -1,9 +1,13 @@
 """Patches of the points of a model: of a textured plane, through a lens that bends it."""
 
+import json
+import shutil
+
 import cv2
 import numpy as np
 import pytest
 
+from hardnet.patchsets import read_arrays
 from retrieval.commands.cli import main
 from retrieval.errors import DatasetError, ImageError
 from retrieval.patchsets import reconstruction
@@ -106,6 +110,18 @@ def test_the_command_line(scene, tmp_path, capsys):
     assert (tmp_path / "set" / "patches.npy").is_file()
     assert main(["patches", "colmap", str(tmp_path), str(scene[1]), "-o", str(tmp_path / "other")]) == 2
     assert "holds no COLMAP model" in capsys.readouterr().err
+
+
+def test_several_reconstructions_are_scenes_of_one_set(scene, tmp_path, capsys):
+    pair, again = [str(path) for path in scene], shutil.copytree(scene[1], tmp_path / "again")
+    command = ["patches", "colmap", *pair, "--also", pair[0], str(again), "-o", str(tmp_path / "both"), "--limit", "12"]
+    assert main(command) == 0
+    assert "24 points" in capsys.readouterr().out
+    both, one = read_arrays(tmp_path / "both"), reconstruction_patches(*scene, limit=12)
+    assert both.patches[: len(one)].tobytes() == one.patches.tobytes()
+    assert np.unique(both.point_ids).tolist() == list(range(24))
+    assert (both.scene_ids == (both.point_ids >= 12)).all()
+    assert json.loads((tmp_path / "both" / "patchset.json").read_text())["scenes"] == ["photographs", "again"]
 
 
 def test_photographs_that_are_missing_or_others(scene, tmp_path):

@@ -70,8 +70,19 @@ def test_words_that_are_hardly_told_apart_are_the_same_in_any_company(together):
         np.testing.assert_array_equal(np.concatenate(found), order[:, :neighbours])
 
 
-def test_one_iteration_is_lloyd_s():
+@pytest.fixture(params=["by faiss", "by a scan"])
+def trained_exactly(request, monkeypatch):
+    """Exact training in both ways, whatever the number of words."""
+    if request.param == "by a scan":
+        if not quantizer.supported():
+            pytest.skip("this processor has no scan")
+        monkeypatch.setattr(quantizer, "SCANNED", 1)
+    return "scan" if request.param == "by a scan" else "exact"
+
+
+def test_one_iteration_is_lloyd_s(trained_exactly):
     """Against plain numpy, from the same first centroids; no cell is empty, so nothing is re-seeded."""
+    assert kmeans.assignment_of(config(40)) == trained_exactly
     faiss = quantizer.import_faiss()
     start = POINTS[:40].copy()
     got, objective, reseeded, _ = kmeans._iterate(faiss, Encoded.of(POINTS, None, False), start, config(40), 0)
@@ -83,7 +94,7 @@ def test_one_iteration_is_lloyd_s():
     np.testing.assert_allclose(objective, squared.min(axis=1).sum(), rtol=1e-4)
 
 
-def test_training_statistics():
+def test_training_statistics(trained_exactly):
     trained = train(POINTS, config(50), seed=3)
     assert trained.centroids.shape == (50, 32)
     assert trained.centroids.dtype == np.float32
@@ -94,6 +105,7 @@ def test_training_statistics():
     assert len(objective) == len(trained.statistics["reseeded"]) == 6
     assert all(later <= earlier * 1.0001 for earlier, later in itertools.pairwise(objective))
     assert trained.statistics["empty_words"] == (expected == 0).sum()
+    assert trained.statistics["assignment"] == trained_exactly
     json.dumps(trained.statistics)
 
 
@@ -134,6 +146,7 @@ def test_sample_size():
 
 
 @pytest.mark.parametrize(("count", "distinct"), [(60, 60), (61, 61), (500, 3), (500, 1), (60, 7)])
+@pytest.mark.usefixtures("trained_exactly")
 def test_duplicates_and_as_many_words_as_descriptors(count, distinct):
     points = np.resize(POINTS[:distinct], (count, 32))
     trained = train(points, config(60))
@@ -163,6 +176,7 @@ def test_training_refuses_nan():
 
 
 @pytest.mark.parametrize("changes", [{}, {"exact_up_to": 10, "probes": 2}])
+@pytest.mark.usefixtures("trained_exactly")
 def test_resume_equals_uninterrupted(tmp_path, monkeypatch, changes):
     settings = config(**changes)
     whole = train(POINTS, settings, seed=2)
