@@ -1,0 +1,151 @@
+"""One table to choose by: what each descriptor finds with each kind of shape, and what it costs.
+
+    RETRIEVAL_REAL_DATA=DIR python -m benchmarks.choice [--descriptors hardnet hardnet-small rootsift ...]
+        [--shapes baumberg affnet] [--sets paris250 paris183 demo] [--set KEY=VALUE ...]
+
+mAP of seven rows, and their mean, on two small sets of real photographs, `paris250` and `paris183`, each among the 300
+of `sf300`, on which 20,000 words are learned, and on the generated demo set with the words of `configs/demo.yaml`. None
+of these is Oxford5k or Paris6k. A descriptor is a name or a file of weights; `detector.shape_weights` names AffNet's.
+
+A photograph's milliseconds are those of the clock while every core describes photographs of `paris250`, two passes over
+16 of them, the faster one; bytes are those of an index on disk for a feature, with its signatures for HQE and without.
+"""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks import record
+from benchmarks.evaluate_real import VOCABULARY, paris_benchmark
+from benchmarks.signatures import sizes
+from retrieval import config as settings_module
+from retrieval.config import Config
+from retrieval.datasets import planar
+from retrieval.datasets.benchmarks import Source, open_benchmark
+from retrieval.evaluation import costs, reproduction
+from retrieval.evaluation.pipeline import obtain_index, obtain_vocabulary
+from retrieval.evaluation.reproduction import folder_name
+from retrieval.evaluation.rows import HEADINGS, signatures_for
+from retrieval.features.extractor import extract_collection
+from retrieval.index.building import Instalment
+from retrieval.index.collection import Collection
+from retrieval.photographs.folder import ImageSet
+from retrieval.search.retriever import Retriever
+
+ROWS = ("bow", "bow+sv", "bow+sv+qe", "hqe+ma", "hqe+sv+ma", "asmk", "asmk+sv")
+SETS = ("paris250", "paris183", "demo")
+DEMO = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
+PASSES = 2
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one way of describing finds and costs.
+
+    Attributes:
+        means: set -> row -> mAP, 0..1.
+        milliseconds: of a photograph.
+        features: of a photograph of `paris250`, on average.
+        size: bytes of a feature in the index of `paris250`, without signatures and with those for HQE.
+    """
+
+    means: dict[str, dict[str, float]]
+    milliseconds: float
+    features: float
+    size: dict[str, float]
+
+
+def main() -> int:
+    """Runs the benchmark and prints the table."""
+    parser = record.parser(__doc__)
+    parser.add_argument("--descriptors", nargs="+", default=["hardnet", "hardnet-small", "rootsift"], metavar="NAME")
+    parser.add_argument("--shapes", nargs="+", default=["baumberg"], choices=["baumberg", "affnet", "none"])
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
+    parser.add_argument("--work", type=Path, default=Path("runs") / "choice")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
+    arguments = parser.parse_args()
+    found = {}
+    for shape in arguments.shapes:
+        for descriptor in arguments.descriptors:
+            ours = [
+                f"detector.shape={shape}",
+                f"descriptor.name={descriptor}",
+                f"seed={arguments.seed}",
+                *arguments.overrides,
+            ]
+            label = f"{folder_name(descriptor, 'baumberg')}, {shape}"
+            found[label] = measured(ours, arguments.work, arguments.sets)
+            print(table({label: found[label]}, arguments.sets), flush=True)
+    print(table(found, arguments.sets))
+    return record.report("choice", {label: vars(one) for label, one in found.items()}, arguments.json, {})
+
+
+def measured(overrides: list[str], work: Path, sets: list[str]) -> Found:
+    """All figures of one way of describing; artefacts in `work` are reused."""
+    config = settings_module.load(
+        None, ["images.exif=ignore", "images.max_side=null", "vocabulary.words=20000", *overrides]
+    )
+    config = replace(config, index=replace(config.index, signatures=signatures_for(ROWS)))
+    means: dict[str, dict[str, float]] = {}
+    for name in sets:
+        means[name] = of_demo(overrides, work) if name == "demo" else of_paris(name, config, work)
+    paris = paris_benchmark(record.real_data(), "paris250").images
+    photographs = ImageSet(paris.root, tuple(name for name in paris.names if name.startswith("paris250/")))
+    each = [costs.describe(config, photographs) for _ in range(PASSES)]
+    label = folder_name(config.descriptor.name, config.detector.shape)
+    segment = Collection.open(index_folder(sets[0], work) / label).snapshot.segments[0]
+    milliseconds = 1000 * min(one.photograph / one.jobs for one in each)
+    return Found(means, milliseconds, each[0].features, sizes(segment))
+
+
+def of_paris(name: str, config: Config, work: Path) -> dict[str, float]:
+    """Row -> mAP on photographs of Paris among those of San Francisco, which are described once for both sets."""
+    benchmark = paris_benchmark(record.real_data(), name)
+    label = folder_name(config.descriptor.name, config.detector.shape)
+    root = benchmark.images.root
+    paris = ImageSet(root, tuple(one for one in benchmark.images.names if one.startswith(f"{name}/")))
+    stores = {
+        one: extract_collection(images, work / "features" / one / label, config, f"{one} {label}")
+        for one, images in ((name, paris), (VOCABULARY, benchmark.vocabulary_images))
+    }
+    vocabulary = obtain_vocabulary(stores[VOCABULARY], work / "vocabulary" / label, config)
+    others = Instalment(VOCABULARY, lambda _: stores[VOCABULARY])
+    index = obtain_index(stores[name], vocabulary, index_folder(name, work) / label, config, root, [others])
+    found = reproduction.evaluate(Retriever(index, config), benchmark, ROWS, stores[name])
+    return {row: found[row]["map"] for row in ROWS}
+
+
+def of_demo(overrides: list[str], work: Path) -> dict[str, float]:
+    """Row -> mAP on the generated demo set."""
+    config = settings_module.load(DEMO, overrides)
+    planar.generate(work / "data" / "demo")
+    benchmark = open_benchmark(Source(work / "data"), config.dataset)
+    report = reproduction.run(benchmark, index_folder("demo", work).parent, config, [config.descriptor.name], ROWS)
+    results = report["results"][folder_name(config.descriptor.name, config.detector.shape)]
+    return {row: results[row]["map"] for row in ROWS}
+
+
+def index_folder(name: str, work: Path) -> Path:
+    """Where the indexes of a set lie, one for each way of describing."""
+    return work / "demo" / "index" if name == "demo" else work / "index" / name
+
+
+def table(found: dict[str, Found], sets: list[str]) -> str:
+    """The table in Markdown, mAP in percent."""
+    heads = ["descriptor, shape", "set", *(HEADINGS[row] for row in ROWS), "mean", "ms", "features", "bytes a feature"]
+    lines = ["", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for label, one in found.items():
+        for name in sets:
+            cells = [f"{100 * one.means[name][row]:.1f}" for row in ROWS]
+            mean = 100 * sum(one.means[name].values()) / len(ROWS)
+            cost = [
+                f"{one.milliseconds:.0f}",
+                f"{one.features:.0f}",
+                " / ".join(f"{size:.0f}" for size in one.size.values()),
+            ]
+            lines.append(f"| {' | '.join([label, name, *cells, f'{mean:.1f}', *cost])} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
