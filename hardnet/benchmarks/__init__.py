@@ -1,4 +1,4 @@
-"""Benchmarks of patch descriptors: FPR95 on the PhotoTour pairs, and the three tasks of HPatches.
+"""Benchmarks of patch descriptors: FPR95 on the PhotoTour pairs, the three tasks of HPatches, matching of one's own.
 
 Example:
     >>> from hardnet.patchsets import PatchSet
@@ -10,5 +10,15 @@ Example:
 
 from hardnet.benchmarks.brown import draw_pairs, evaluate_brown, fpr95
 from hardnet.benchmarks.hpatches import HPatchesResult, average_precision, evaluate_hpatches
+from hardnet.benchmarks.matching import draw_twos, evaluate_matching
 
-__all__ = ["HPatchesResult", "average_precision", "draw_pairs", "evaluate_brown", "evaluate_hpatches", "fpr95"]
+__all__ = [
+    "HPatchesResult",
+    "average_precision",
+    "draw_pairs",
+    "draw_twos",
+    "evaluate_brown",
+    "evaluate_hpatches",
+    "evaluate_matching",
+    "fpr95",
+]

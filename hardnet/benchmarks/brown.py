@@ -119,17 +119,23 @@ def evaluate_brown(
         >>> evaluate_brown(hardnet.load("hardnet"), patch_set, left, right, match)
         0.0
     """
+    needed, places = np.unique(np.concatenate([left, right]), return_inverse=True)
+    rows = describe_some(descriptor, patch_set, needed)
+    return fpr95(pair_distances(rows, places[: len(left)], rows, places[len(left) :]), match)
+
+
+def describe_some(descriptor: PatchDescriptor, patch_set: PatchSet, which: np.ndarray) -> np.ndarray:
+    """Descriptors of the patches `which`, (N,) indices, as (N, D) float32; with a bar."""
     from tqdm import tqdm
 
-    needed, places = np.unique(np.concatenate([left, right]), return_inverse=True)
-    rows = np.empty((len(needed), descriptor.dimensions), np.float32)
-    with tqdm(total=len(needed), desc=f"{patch_set.name}, {descriptor.name}", unit="patch", disable=None) as bar:
-        for start in range(0, len(needed), _TOGETHER):
-            chosen = needed[start : start + _TOGETHER]
+    rows = np.empty((len(which), descriptor.dimensions), np.float32)
+    with tqdm(total=len(which), desc=f"{patch_set.name}, {descriptor.name}", unit="patch", disable=None) as bar:
+        for start in range(0, len(which), _TOGETHER):
+            chosen = which[start : start + _TOGETHER]
             patches = measurement_patches(patch_set, chosen, descriptor.patch_size)
             rows[start : start + _TOGETHER] = descriptor.describe(patches)
             bar.update(len(chosen))
-    return fpr95(pair_distances(rows, places[: len(left)], rows, places[len(left) :]), match)
+    return rows
 
 
 def pair_distances(left_rows: np.ndarray, left: np.ndarray, right_rows: np.ndarray, right: np.ndarray) -> np.ndarray:

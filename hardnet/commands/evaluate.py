@@ -11,6 +11,7 @@ import hardnet
 from hardnet.benchmarks import published
 from hardnet.benchmarks.brown import draw_pairs, evaluate_brown
 from hardnet.benchmarks.hpatches import TASKS, HPatchesResult, evaluate_hpatches
+from hardnet.benchmarks.matching import RATIO, draw_twos, evaluate_matching
 from hardnet.descriptors.descriptor import PatchDescriptor
 from hardnet.errors import HardnetError, PatchSetError
 from hardnet.patchsets.arrays import POINTS, read_arrays
@@ -28,6 +29,15 @@ examples:
   hardnet evaluate brown data/liberty data/notredame             the bundled weights on two PhotoTour sets
   hardnet evaluate brown data/liberty --descriptor rootsift --descriptor runs/mine.pth
   hardnet evaluate brown patches/photos --pairs 20000 --seed 1   a folder of arrays"""
+
+_MATCHING_HELP = """\
+How often the nearest descriptor is the right one: a patch of every point looks for another one of its point among
+those of all points. PATH is a folder of arrays, as retrieval patches writes them."""
+
+_MATCHING_EXAMPLES = """\
+examples:
+  hardnet evaluate matching patches/church
+  hardnet evaluate matching patches/church --descriptor hardnet --descriptor runs/mine/mine.safetensors"""
 
 _HPATCHES_HELP = """\
 Mean average precision of verification, matching and retrieval. DIR holds one folder a sequence, each with
@@ -53,6 +63,16 @@ def add_parser(verbs: Any) -> None:
     brown.add_argument("paths", nargs="+", metavar="PATH", help="PhotoTour folder or folder of arrays")
     brown.add_argument("--pairs", type=_pairs, default=100_000, help="drawn for a folder of arrays (default 100000)")
     brown.set_defaults(run=_brown)
+
+    matching = _benchmark(
+        benchmarks,
+        "matching",
+        "how often the nearest is right, on patches of one's own",
+        _MATCHING_HELP,
+        _MATCHING_EXAMPLES,
+    )
+    matching.add_argument("paths", nargs="+", metavar="PATH", help="folder of arrays")
+    matching.set_defaults(run=_matching)
 
     hpatches = _benchmark(benchmarks, "hpatches", "the three tasks of HPatches", _HPATCHES_HELP, _HPATCHES_EXAMPLES)
     hpatches.add_argument("folder", metavar="DIR", help="folder of sequence folders")
@@ -156,6 +176,24 @@ def _brown_table(measured: dict[str, Any]) -> str:
             "  note: this is none of the published PhotoTour sets; the figures cannot be compared with published ones"
         )
     return "\n".join(lines)
+
+
+def _matching(arguments: argparse.Namespace) -> int:
+    descriptors = _load(arguments)
+    report: list[dict[str, Any]] = []
+    lines: list[str] = []
+    for path in arguments.paths:
+        patch_set = read_arrays(path)
+        left, right = draw_twos(patch_set, arguments.seed)
+        found = {name: evaluate_matching(one, patch_set, left, right) for name, one in descriptors.items()}
+        shares = {name: {"nearest": 100 * nearest, "ratio": 100 * sure} for name, (nearest, sure) in found.items()}
+        report.append({"path": path, "name": patch_set.name, "points": len(left), "right": shares})
+        lines.append(f"{patch_set.name}: {len(left)} points, two patches of each drawn with seed {arguments.seed}")
+        lines.append(f"  {'right, %':<30}{'nearest':>10}{f'ratio {RATIO}':>12}")
+        lines += [f"  {name:<30}{one['nearest']:10.2f}{one['ratio']:12.2f}" for name, one in shares.items()]
+    text = json.dumps({"benchmark": "matching", "seed": arguments.seed, "sets": report}, indent=1)
+    sys.stdout.write((text if arguments.json else "\n".join(lines)) + "\n")
+    return 0
 
 
 def _hpatches(arguments: argparse.Namespace) -> int:
