@@ -24,7 +24,7 @@ ifndef RETRIEVAL_REAL_DATA
 RETRIEVAL_REAL_DATA := $(abspath $(wildcard ../shared/data))
 endif
 
-.PHONY: help demo test test-web soak lint wheel docs evaluate-real real-data bench open-patches train train-small clean
+.PHONY: help demo test test-web soak lint wheel docs evaluate-real real-data bench open-patches more-patches train train-small clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do \
@@ -123,11 +123,46 @@ $(PATCHES)/fountain: | real-data $(STAMP)
 $(PATCHES)/hpatches-heldout: | real-data $(STAMP)
 	$(BIN)/retrieval patches hpatches $(foreach name,$(HELD_OUT),"$(RETRIEVAL_REAL_DATA)/sequences/$(name)") -o $@
 
-open-patches: $(addprefix $(PATCHES)/,sf300 views sequences multiview fountain hpatches-heldout) ## Cut the patches that the bundled weights were trained on
+# More photographs, in $(RETRIEVAL_REAL_DATA)/train: single ones, and scenes that COLMAP reconstructs first.
+MORE = $(RETRIEVAL_REAL_DATA)/train
+MODELS := runs/reconstructions
+ONE_CAMERA := sceaux chalmers_church_door chalmers_round_church chalmers_garden_fountain chalmers_castle_facade \
+	chalmers_toy_dino cyprus_arch monstree lund_street et kermit
+SCENES := $(ONE_CAMERA) san_marco st_pauls
+one_of = $(firstword $(sort $(wildcard $(1)/*.jpg)))
+SINGLE = $(foreach scene,$(sort $(wildcard $(MORE)/pano/*)),$(call one_of,$(scene))) \
+	$(sort $(wildcard $(MORE)/pairs_f/*A.jpg)) $(sort $(wildcard $(MORE)/pairs_h/*A.jpg)) \
+	$(sort $(wildcard $(MORE)/pairs_evd/*A.jpg)) $(sort $(wildcard $(MORE)/iium_day/*_1.jpg)) \
+	$(foreach scene,baal_temple london_bridge us_capitol berlin_dom,$(sort $(wildcard $(MORE)/$(scene)/*.jpg))) \
+	$(MORE)/chalmers_kronan/kronan1.jpg
 
-train: open-patches ## Train the bundled weights again (two hours on 2 cores): runs/open, then runs/open-2
+$(PATCHES)/facades: | real-data $(STAMP)
+	$(BIN)/retrieval patches synthetic "$(MORE)/spb_facades" "$(MORE)/urban100" -o $@ --limit 400 --views 4 --seed 3
+
+$(PATCHES)/scenes: | real-data $(STAMP)
+	$(BIN)/retrieval patches synthetic $(SINGLE) -o $@ --limit 400 --views 4 --seed 4
+
+$(MODELS)/%/sparse/0: | real-data
+	@command -v colmap > /dev/null || { echo "COLMAP is missing: sudo apt-get install colmap" >&2; exit 2; }
+	rm -rf $(MODELS)/$*
+	mkdir -p $(MODELS)/$*/sparse
+	colmap feature_extractor --database_path $(MODELS)/$*/database.db --image_path "$(MORE)/$*" \
+		--ImageReader.single_camera $(if $(filter $*,$(ONE_CAMERA)),1,0) --SiftExtraction.use_gpu 0
+	colmap exhaustive_matcher --database_path $(MODELS)/$*/database.db --SiftMatching.use_gpu 0
+	colmap mapper --database_path $(MODELS)/$*/database.db --image_path "$(MORE)/$*" --output_path $(MODELS)/$*/sparse
+
+$(PATCHES)/reconstructions: $(foreach scene,$(SCENES),$(MODELS)/$(scene)/sparse/0) | real-data $(STAMP)
+	$(BIN)/retrieval patches colmap $(MODELS)/$(firstword $(SCENES))/sparse/0 "$(MORE)/$(firstword $(SCENES))" \
+		$(foreach scene,$(wordlist 2,99,$(SCENES)),--also $(MODELS)/$(scene)/sparse/0 "$(MORE)/$(scene)") -o $@ --limit 6000
+
+open-patches: $(addprefix $(PATCHES)/,sf300 views sequences multiview fountain hpatches-heldout) ## Cut the patches that the bundled weights were first trained on
+
+more-patches: $(addprefix $(PATCHES)/,facades scenes reconstructions) ## Cut those of the third stage (half an hour, most of it COLMAP's)
+
+train: open-patches more-patches ## Train the bundled weights again (three hours on 2 cores): runs/open, open-2, open-3
 	$(BIN)/hardnet train configs/hardnet/open.yaml --run runs/open
 	$(BIN)/hardnet train configs/hardnet/open-2.yaml --run runs/open-2
+	$(BIN)/hardnet train configs/hardnet/open-3.yaml --run runs/open-3
 
 train-small: open-patches ## Train the smaller network from the bundled weights (80 minutes on 2 cores): runs/hardnet-small
 	$(BIN)/hardnet train configs/hardnet/small.yaml --run runs/hardnet-small

@@ -60,6 +60,7 @@ class DetectorConfig:
     # "baumberg": Baumberg's iteration; "affnet": AffNet (Mishkin et al. 2018); "none": circles
     shape: str = "baumberg"
     shape_weights: str = "affnet"  # of "affnet": a name of `hardnet weights`, or a path
+    precision: str = "auto"  # of the networks of shapes and orientations: "int8" and, where it does not run, "float32"
     scales_per_octave: int = 3
     initial_sigma: float = 1.6
     input_sigma: float = 0.5  # blur assumed in the input photograph
@@ -75,6 +76,7 @@ class DetectorConfig:
     def __post_init__(self) -> None:
         _one_of("detector.orientation", self.orientation, ("upright", "dominant", "learned"))
         _one_of("detector.shape", self.shape, ("baumberg", "affnet", "none"))
+        _one_of("detector.precision", self.precision, ("auto", "float32", "int8"))
         _at_least("detector.threshold", self.threshold, 0.0)
         _at_least("detector.max_features", self.max_features, 1)
         _at_least("detector.scales_per_octave", self.scales_per_octave, 1)
@@ -442,6 +444,7 @@ def feature_settings(config: Config) -> dict[str, Any]:
     """The settings that decide what features a photograph has (for digests and for error messages)."""
     tree = to_tree(config)
     descriptor, detector = {"name": tree["descriptor"]["name"]}, tree["detector"]
+    del detector["precision"]
     if detector["orientation"] != "learned":
         del detector["orientation_weights"]
     if detector["shape"] != "affnet":

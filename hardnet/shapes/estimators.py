@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hardnet import forks
-from hardnet.descriptors.loading import choose_device
+from hardnet.descriptors.loading import choose_device, choose_precision
 from hardnet.errors import WeightsError
 from hardnet.weights import table
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 LEAST = 1e-6  # product of a and c, below which a shape has collapsed
 
-_CPU_BATCH = 64  # patches; as HardNet's, whose activations are twice as large
+PRECISIONS = ("auto", "float32", "int8")
+
+_CPU_BATCH = {"float32": 64, "int8": 128}  # patches; as HardNet's, whose activations are twice as large
 _log = logging.getLogger(__name__)
 
 
@@ -28,6 +30,7 @@ class Estimator:
         fingerprint: sha256 of the weights file.
         network: ``"affnet"`` or ``"orinet"``.
         device: a torch device.
+        precision: ``"float32"``, or ``"int8"`` where `hardnet.descriptors.int8` has no obstacle.
         patch_size: side of the square patches, in pixels.
 
     Example:
@@ -46,20 +49,27 @@ class Estimator:
         fingerprint: str,
         device: str = "cpu",
         batch_size: int = 512,
+        precision: str = "float32",
     ) -> None:
         import torch
 
         from hardnet.descriptors import networks
         from hardnet.descriptors.batches import Batches
+        from hardnet.descriptors.int8 import quantised
+        from hardnet.descriptors.rounding import rounded_layers
 
         forks.compute_alone_in_children()
         self.name, self.network, self.fingerprint, self.device = name, network, fingerprint, device
+        self.precision = precision
         on_cpu = torch.device(device).type == "cpu"
+        size = min(batch_size, _CPU_BATCH[precision]) if on_cpu else batch_size
         folded = networks.fold_batchnorm(module).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if on_cpu:
+        if precision == "int8":
+            folded = quantised(folded, rounded_layers(folded, fingerprint), size)
+        elif on_cpu:
             folded = networks.for_cpu(folded)
-        self._batches = Batches(folded, name, device, min(batch_size, _CPU_BATCH) if on_cpu else batch_size)
-        _log.info("%s runs on %s", name, device)
+        self._batches = Batches(folded, name, device, size)
+        _log.info("%s runs on %s in %s", name, device, precision)
 
     def shapes(self, patches: "np.ndarray | torch.Tensor") -> np.ndarray:
         """The affine shapes of what patches show.
@@ -111,17 +121,22 @@ class Estimator:
         return torch.cat([torch.empty((0, outputs)), *self._batches.run(given)]).numpy()
 
 
-def load_estimator(name_or_path: str | Path, device: str = "auto", batch_size: int = 512) -> Estimator:
+def load_estimator(
+    name_or_path: str | Path, device: str = "auto", batch_size: int = 512, precision: str = "auto"
+) -> Estimator:
     """Loads a network of shapes or orientations by name or by the path of a weights file.
 
     Args:
         name_or_path: ``"affnet"`` or ``"orinet"`` (published; fetched once), or a file with such a network.
         device: as for `hardnet.load`.
         batch_size: patches at once; the CPU takes less.
+        precision: ``"int8"``, on processors with VNNI instructions, which leaves a shape's numbers 0.007 off in the
+            mean over regions of photographs; ``"float32"``; or ``"auto"``, int8 where it runs, float32 on a GPU.
 
     Raises:
         WeightsError: unknown name, or a file that is missing, damaged or of another architecture.
-        ValueError: a device that does not exist, or a batch size below 1.
+        PrecisionError: int8 was asked for where it does not run.
+        ValueError: a device that does not exist, another precision, or a batch size below 1.
     """
     from hardnet.descriptors.networks import read_network
     from hardnet.shapes.networks import NETWORKS
@@ -129,6 +144,8 @@ def load_estimator(name_or_path: str | Path, device: str = "auto", batch_size: i
     forks.compute_alone_in_children()
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"{precision!r} is no precision of shapes; use {', '.join(PRECISIONS)}")
     chosen = choose_device(device)
     resolved = table.resolve(name_or_path)
     if resolved.network is not None and resolved.network not in NETWORKS:
@@ -137,4 +154,7 @@ def load_estimator(name_or_path: str | Path, device: str = "auto", batch_size: i
             "(hardnet weights lists them)"
         )
     network, module = read_network(resolved.path, resolved.network, NETWORKS)
-    return Estimator(module, network, resolved.name, resolved.sha256, chosen, batch_size)
+    if precision == "auto" and chosen != "cpu":
+        precision = "float32"
+    precision = choose_precision(precision, resolved.name, module, chosen)
+    return Estimator(module, network, resolved.name, resolved.sha256, chosen, batch_size, precision)

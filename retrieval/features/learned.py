@@ -35,7 +35,7 @@ def shapes_of(
     circles[:, :2] = points[:, :2]
     circles[:, 2] = circles[:, 4] = points[:, 2]
     with _on(space) as device:
-        estimator = load_estimator(config.shape_weights, device)
+        estimator = load_estimator(config.shape_weights, device, config.precision)
         found = estimator.shapes(cut_patches(space, circles, estimator.patch_size))
     shapes = np.zeros((len(points), 2, 2), np.float32)
     shapes[:, 0, 0], shapes[:, 1, 0], shapes[:, 1, 1] = found.T
@@ -57,18 +57,19 @@ def orientations_of(
     upright = np.array(regions, np.float32)
     upright[:, 5] = 0
     with _on(space) as device:
-        estimator = load_estimator(config.orientation_weights, device)
+        estimator = load_estimator(config.orientation_weights, device, config.precision)
         return np.arange(len(regions)), estimator.angles(cut_patches(space, upright, estimator.patch_size))
 
 
 @functools.lru_cache(maxsize=4)
-def load_estimator(weights: str, device: str) -> hardnet.Estimator:
+def load_estimator(weights: str, device: str, precision: str) -> hardnet.Estimator:
     """A network of shapes or orientations, loaded once per process.
 
     Raises:
         hardnet.WeightsError: the weights are not at hand or cannot be read.
+        hardnet.PrecisionError: `precision` is int8, which does not run here.
     """
-    return hardnet.load_estimator(weights, device)
+    return hardnet.load_estimator(weights, device, precision=precision)
 
 
 def estimators(config: DetectorConfig) -> dict[str, hardnet.Estimator]:
@@ -84,7 +85,7 @@ def estimators(config: DetectorConfig) -> dict[str, hardnet.Estimator]:
         wanted["orientation_weights"] = (config.orientation_weights, "orinet")
     found = {}
     for setting, (weights, network) in wanted.items():
-        found[setting] = load_estimator(weights, "cpu")
+        found[setting] = load_estimator(weights, "cpu", config.precision)
         if found[setting].network != network:
             raise ConfigError(f"detector.{setting}: {weights} is of {found[setting].network}, expected {network}")
     return found

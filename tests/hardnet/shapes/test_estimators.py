@@ -6,8 +6,11 @@ import pytest
 import torch
 
 import hardnet
+from hardnet.descriptors import int8
+from hardnet.descriptors.int8 import obstacle
 from hardnet.descriptors.networks import read_network
-from hardnet.errors import WeightsError
+from hardnet.descriptors.rounding import calibration_patches
+from hardnet.errors import PrecisionError, WeightsError
 from hardnet.shapes.estimators import Estimator, load_estimator
 from hardnet.shapes.networks import NETWORKS
 from hardnet.weights.checkpoints import write_network
@@ -40,7 +43,7 @@ def pair(request):
         if request.param == "published":
             path = published(FILES[network])
             peer.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
-            return load_estimator(path, "cpu"), peer.eval()
+            return load_estimator(path, "cpu", precision="float32"), peer.eval()
         torch.manual_seed(0)
         ours = NETWORKS[network]()
         after_training(peer)
@@ -89,6 +92,35 @@ def test_arrays_tensors_bytes_and_batches_are_alike(network):
         np.testing.assert_allclose(found(patches), expected, atol=1e-6)
     np.testing.assert_allclose(again(grey), expected, atol=1e-5)
     assert len(found(grey[:0])) == 0
+
+
+def test_in_int8_shapes_and_angles_are_nearly_those_of_float32():
+    """On noise with the spectrum of photographs, blurred as patches are; the spread of a shape's numbers is 0.2."""
+    exact = {network: load_estimator(published(FILES[network]), "cpu", precision="float32") for network in FILES}
+    if reason := obstacle(NETWORKS["affnet"]()):
+        pytest.skip(reason)
+    rough = {network: load_estimator(published(FILES[network]), "cpu") for network in FILES}
+    assert [one.precision for one in (*exact.values(), *rough.values())] == ["float32"] * 2 + ["int8"] * 2
+    patches = calibration_patches(800)[600:, 0]
+    away = np.abs(rough["affnet"].shapes(patches) - exact["affnet"].shapes(patches))
+    assert 0 < away.mean() < 0.015
+    assert away.max() < 0.15
+    turned = np.abs(np.exp(1j * rough["orinet"].angles(patches)) - np.exp(1j * exact["orinet"].angles(patches)))
+    assert np.median(turned) < 0.02
+    assert rough["affnet"].shapes(patches[:0]).shape == (0, 3)
+
+
+def test_a_precision_that_does_not_run_is_refused(monkeypatch):
+    monkeypatch.setattr(int8, "_has_vnni", lambda: False)
+    int8._machine_obstacle.cache_clear()
+    try:
+        assert load_estimator(published("AffNet.pth"), "cpu").precision == "float32"
+        with pytest.raises(PrecisionError, match="does not run in int8 here"):
+            load_estimator(published("AffNet.pth"), "cpu", precision="int8")
+    finally:
+        int8._machine_obstacle.cache_clear()
+    with pytest.raises(ValueError, match="'float16' is no precision of shapes; use auto, float32, int8"):
+        load_estimator("affnet", precision="float16")
 
 
 def test_a_collapsed_shape_is_nothing():
