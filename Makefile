@@ -159,10 +159,11 @@ open-patches: $(addprefix $(PATCHES)/,sf300 views sequences multiview fountain h
 
 more-patches: $(addprefix $(PATCHES)/,facades scenes reconstructions) ## Cut those of the third stage (half an hour, most of it COLMAP's)
 
-train: open-patches more-patches ## Train the bundled weights again (three hours on 2 cores): runs/open, open-2, open-3
+train: open-patches more-patches ## Train the bundled weights again (three hours on 2 cores): runs/open, open-2, open-3, open-4
 	$(BIN)/hardnet train configs/hardnet/open.yaml --run runs/open
 	$(BIN)/hardnet train configs/hardnet/open-2.yaml --run runs/open-2
 	$(BIN)/hardnet train configs/hardnet/open-3.yaml --run runs/open-3
+	$(BIN)/hardnet train configs/hardnet/open-4.yaml --run runs/open-4
 
 train-small: open-patches ## Train the smaller network from the bundled weights (80 minutes on 2 cores): runs/hardnet-small
 	$(BIN)/hardnet train configs/hardnet/small.yaml --run runs/hardnet-small

@@ -91,7 +91,7 @@ _ROWS = (
         "hardnet",
         "hardnet.safetensors",
         "",
-        "62bb19549c48191ab9654ed2ad9a12ff56fb1d36fff9d64f70d0f2ecaf61eb75",
+        "a4f68bd7e865dfda941aab40f76a6d7f5f11954de82479117c693780b035fa13",
         "MIT",
         _HARDNET,
         True,
