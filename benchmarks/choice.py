@@ -8,7 +8,8 @@ of `sf300`, on which 20,000 words are learned, and on the generated demo set wit
 of these is Oxford5k or Paris6k. A descriptor is a name or a file of weights; `detector.shape_weights` names AffNet's.
 
 A photograph's milliseconds are those of the clock while every core describes photographs of `paris250`, two passes over
-16 of them, the faster one; bytes are those of an index on disk for a feature, with its signatures for HQE and without.
+16 of them, the faster one; bytes are those of an index for a feature, without signatures / with those for HQE / with
+those for ASMK*.
 """
 
 import sys
@@ -29,7 +30,7 @@ from retrieval.evaluation.rows import HEADINGS, signatures_for
 from retrieval.features.extractor import extract_collection
 from retrieval.index.building import Instalment
 from retrieval.index.collection import Collection
-from retrieval.photographs.folder import ImageSet
+from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.search.retriever import Retriever
 
 ROWS = ("bow", "bow+sv", "bow+sv+qe", "hqe+ma", "hqe+sv+ma", "asmk", "asmk+sv")
@@ -46,7 +47,7 @@ class Found:
         means: set -> row -> mAP, 0..1.
         milliseconds: of a photograph.
         features: of a photograph of `paris250`, on average.
-        size: bytes of a feature in the index of `paris250`, without signatures and with those for HQE.
+        size: bytes of a feature in the index of the first set, without signatures and with one kind or the other.
     """
 
     means: dict[str, dict[str, float]]
@@ -89,8 +90,7 @@ def measured(overrides: list[str], work: Path, sets: list[str]) -> Found:
     means: dict[str, dict[str, float]] = {}
     for name in sets:
         means[name] = of_demo(overrides, work) if name == "demo" else of_paris(name, config, work)
-    paris = paris_benchmark(record.real_data(), "paris250").images
-    photographs = ImageSet(paris.root, tuple(name for name in paris.names if name.startswith("paris250/")))
+    photographs = list_images(record.real_data() / "paris250" / "images")
     each = [costs.describe(config, photographs) for _ in range(PASSES)]
     label = folder_name(config.descriptor.name, config.detector.shape)
     segment = Collection.open(index_folder(sets[0], work) / label).snapshot.segments[0]

@@ -4,7 +4,7 @@ import numpy as np
 
 from hardnet.descriptors.descriptor import PatchDescriptor
 from hardnet.errors import PatchSetError
-from hardnet.patchsets.arrays import PatchSet
+from hardnet.patchsets.arrays import PatchSet, by_point
 from hardnet.patchsets.resize import measurement_patches
 
 _TOGETHER = 4096  # patches read, resized and described, and pairs compared, at once
@@ -70,9 +70,8 @@ def draw_pairs(patch_set: PatchSet, count: int, seed: int) -> tuple[np.ndarray, 
     """
     if count < 2:
         raise ValueError(f"at least 2 pairs are needed, got {count}")
-    order = np.argsort(patch_set.point_ids, kind="stable")
-    _, group, sizes = np.unique(patch_set.point_ids[order], return_inverse=True, return_counts=True)
-    starts = np.cumsum(sizes) - sizes
+    order, starts, sizes = by_point(patch_set)
+    group = np.repeat(np.arange(len(sizes)), sizes)
     several = np.flatnonzero(sizes > 1)
     if not len(several) or len(sizes) < 2:
         raise PatchSetError(

@@ -9,7 +9,7 @@ import numpy as np
 from hardnet.benchmarks.brown import describe_some
 from hardnet.descriptors.descriptor import PatchDescriptor
 from hardnet.errors import PatchSetError
-from hardnet.patchsets.arrays import PatchSet
+from hardnet.patchsets.arrays import PatchSet, by_point
 
 RATIO = 0.8  # of the second nearest distance (Lowe 2004, section 7.1)
 _TOGETHER = 2048  # patches that are compared with all at once
@@ -28,8 +28,7 @@ def draw_twos(patch_set: PatchSet, seed: int) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         PatchSetError: fewer than two such points.
     """
-    order = np.argsort(patch_set.point_ids, kind="stable")
-    _, starts, sizes = np.unique(patch_set.point_ids[order], return_index=True, return_counts=True)
+    order, starts, sizes = by_point(patch_set)
     starts, sizes = starts[sizes > 1], sizes[sizes > 1]
     if len(starts) < 2:
         raise PatchSetError(f"{patch_set.name} has {len(starts)} points with two patches, two are needed: add patches")

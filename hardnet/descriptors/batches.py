@@ -4,10 +4,39 @@ import logging
 
 import torch
 
+from hardnet.descriptors import int8, networks, rounding
 from hardnet.errors import DeviceMemoryError
 from hardnet.single_precision import single_precision
 
+_CPU_BATCH = {"float32": 64, "int8": 128}  # patches; measured, see docs/decisions/0030-int8-with-torch-alone.md
+
 _log = logging.getLogger(__name__)
+
+
+def at_work(
+    network: torch.nn.Module, name: str, fingerprint: str, device: str, batch_size: int, precision: str
+) -> "Batches":
+    """A copy of a network that is ready for patches, with BatchNorm folded.
+
+    On the CPU ReLU overwrites what it reads, and a last convolution of a single place is a matrix product.
+
+    Args:
+        network: in evaluation mode, its layers in `features`.
+        name: for messages.
+        fingerprint: sha256 of the weights, by which the integers of int8 are kept.
+        device: a torch device that exists.
+        batch_size: largest batch; smaller on the CPU, where activations should stay in cache.
+        precision: ``"float32"``; ``"float16"`` on a GPU; or ``"int8"`` where `hardnet.descriptors.int8` has no
+            obstacle.
+    """
+    on_cpu = torch.device(device).type == "cpu"
+    size = min(batch_size, _CPU_BATCH[precision]) if on_cpu else batch_size
+    folded = networks.fold_batchnorm(network).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if precision == "int8":
+        folded = int8.quantised(folded, rounding.rounded_layers(folded, fingerprint), size)
+    elif on_cpu:
+        folded = networks.for_cpu(folded)
+    return Batches(folded, name, device, size, precision)
 
 
 class Batches:

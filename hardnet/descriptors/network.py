@@ -6,11 +6,9 @@ import numpy as np
 import torch
 
 from hardnet import forks
-from hardnet.descriptors import int8, networks, rounding
-from hardnet.descriptors.batches import Batches
+from hardnet.descriptors import networks
+from hardnet.descriptors.batches import at_work
 from hardnet.descriptors.descriptor import NETWORK_QUANTISATION, PatchDescriptor, unit_rows
-
-_CPU_BATCH = {"float32": 64, "int8": 128}  # patches; measured, see docs/decisions/0030-int8-with-torch-alone.md
 
 _log = logging.getLogger(__name__)
 
@@ -18,8 +16,7 @@ _log = logging.getLogger(__name__)
 class NetworkDescriptor(PatchDescriptor):
     """A network of `hardnet.descriptors.networks` on one device, BatchNorm folded.
 
-    On the CPU ReLU overwrites what it reads, and a last convolution of a single place is a matrix product. On a GPU a
-    batch that its memory does not hold is halved, and so are those behind it.
+    On a GPU a batch that its memory does not hold is halved, and so are those behind it.
 
     Args:
         network: in evaluation mode; it is copied.
@@ -50,15 +47,9 @@ class NetworkDescriptor(PatchDescriptor):
         self.fingerprint = fingerprint
         self.device = device
         self.precision = precision
-        kind = torch.device(device).type
-        size = min(batch_size, _CPU_BATCH[precision]) if kind == "cpu" else batch_size
-        folded = networks.fold_batchnorm(network).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if precision == "int8":
-            folded = int8.quantised(folded, rounding.rounded_layers(folded, fingerprint), size)
-        elif kind == "cpu":
-            folded = networks.for_cpu(folded)
-        self._batches = Batches(folded, name, device, size, precision)
-        hardware = torch.cuda.get_device_name(device) if kind == "cuda" else f"{torch.get_num_threads()} threads"
+        self._batches = at_work(network, name, fingerprint, device, batch_size, precision)
+        on_gpu = torch.device(device).type == "cuda"
+        hardware = torch.cuda.get_device_name(device) if on_gpu else f"{torch.get_num_threads()} threads"
         _log.info("%s runs on %s (%s) in %s", name, device, hardware, precision)
 
     @property

@@ -51,6 +51,18 @@ class PatchSet:
         return len(self.patches)
 
 
+def by_point(patch_set: PatchSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Patches in order of their points.
+
+    Returns:
+        (N,) int64, indices of the patches, those of a point one behind the other in their own order; for each of the
+        points where it begins among them, and how many patches it has, (P,) int64 each.
+    """
+    order = np.argsort(patch_set.point_ids, kind="stable")
+    _, starts, counts = np.unique(patch_set.point_ids[order], return_index=True, return_counts=True)
+    return order, starts, counts
+
+
 def joined(patch_sets: Sequence[PatchSet]) -> PatchSet:
     """One set of several whose points and scenes are all different; they are numbered on.
 

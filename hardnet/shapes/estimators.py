@@ -18,7 +18,6 @@ LEAST = 1e-6  # product of a and c, below which a shape has collapsed
 
 PRECISIONS = ("auto", "float32", "int8")
 
-_CPU_BATCH = {"float32": 64, "int8": 128}  # patches; as HardNet's, whose activations are twice as large
 _log = logging.getLogger(__name__)
 
 
@@ -51,24 +50,12 @@ class Estimator:
         batch_size: int = 512,
         precision: str = "float32",
     ) -> None:
-        import torch
-
-        from hardnet.descriptors import networks
-        from hardnet.descriptors.batches import Batches
-        from hardnet.descriptors.int8 import quantised
-        from hardnet.descriptors.rounding import rounded_layers
+        from hardnet.descriptors.batches import at_work
 
         forks.compute_alone_in_children()
         self.name, self.network, self.fingerprint, self.device = name, network, fingerprint, device
         self.precision = precision
-        on_cpu = torch.device(device).type == "cpu"
-        size = min(batch_size, _CPU_BATCH[precision]) if on_cpu else batch_size
-        folded = networks.fold_batchnorm(module).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if precision == "int8":
-            folded = quantised(folded, rounded_layers(folded, fingerprint), size)
-        elif on_cpu:
-            folded = networks.for_cpu(folded)
-        self._batches = Batches(folded, name, device, size)
+        self._batches = at_work(module, name, fingerprint, device, batch_size, precision)
         _log.info("%s runs on %s in %s", name, device, precision)
 
     def shapes(self, patches: "np.ndarray | torch.Tensor") -> np.ndarray:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hardnet.errors import TrainingError
-from hardnet.patchsets import PatchSet
+from hardnet.patchsets.arrays import PatchSet, by_point
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +49,7 @@ class PairSampler:
         self._even = shares is None and len(patch_sets) > 1
         self._orders, self._starts, self._counts = [], [], []
         for patch_set in patch_sets:
-            order = np.argsort(patch_set.point_ids, kind="stable")
-            _, starts, counts = np.unique(patch_set.point_ids[order], return_index=True, return_counts=True)
+            order, starts, counts = by_point(patch_set)
             usable = counts >= (1 if single else 2)
             if not usable.any():
                 raise TrainingError(

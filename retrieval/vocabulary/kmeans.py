@@ -25,7 +25,7 @@ from retrieval.vocabulary.blas import one_thread
 from retrieval.vocabulary.encoded import CHUNK, Encoded
 from retrieval.vocabulary.faiss_blas import import_faiss
 from retrieval.vocabulary.gpu import gpu
-from retrieval.vocabulary.quantizer import Quantizer, exact_words, probes_of, scanned, threads
+from retrieval.vocabulary.quantizer import Quantizer, probes_of, scanned, threads
 
 if TYPE_CHECKING:
     from retrieval.vocabulary.torch_words import TorchTraining
@@ -182,7 +182,7 @@ def _iterate(
     if kind == "cells":
         return lloyd.iterate(sample, centroids, warmth, seed, threads())
     if kind == "scan":
-        labels, objective = _scanned_words(sample, centroids)
+        labels, objective = _nearest_words(sample, centroids)
         new, replaced = lloyd.update(sample, labels, centroids, seed)
         return new, objective, replaced, None
     parameters = faiss.ClusteringParameters()
@@ -209,20 +209,14 @@ def _count(
     """(K,) int32: descriptors of the sample nearest to each final word."""
     if not isinstance(sample, Encoded):
         return sample.count(centroids).astype(np.int32)
-    kind = assignment_of(config)
-    if kind == "scan":
-        return np.bincount(_scanned_words(sample, centroids)[0], minlength=len(centroids)).astype(np.int32)
-    if kind == "cells":
-        final, _ = lloyd.assign(sample, centroids, warmth, seed, threads())
-        return np.bincount(final.labels, minlength=len(centroids)).astype(np.int32)
-    counts = np.zeros(len(centroids), np.int64)
-    for start in range(0, len(sample), CHUNK):
-        words = exact_words(sample.rows(slice(start, start + CHUNK)), centroids, 1)
-        counts += np.bincount(words[words >= 0].ravel(), minlength=len(centroids))
-    return counts.astype(np.int32)
+    if assignment_of(config) == "cells":
+        labels = lloyd.assign(sample, centroids, warmth, seed, threads())[0].labels
+    else:
+        labels, _ = _nearest_words(sample, centroids)
+    return np.bincount(labels, minlength=len(centroids)).astype(np.int32)
 
 
-def _scanned_words(sample: Encoded, centroids: np.ndarray) -> tuple[np.ndarray, float]:
+def _nearest_words(sample: Encoded, centroids: np.ndarray) -> tuple[np.ndarray, float]:
     """The nearest words of the sample, (N,) int32, and the sum of its squared distances from them."""
     words, labels, squared = Quantizer(centroids, EXACT), np.empty(len(sample), np.int32), 0.0
     with one_thread():
