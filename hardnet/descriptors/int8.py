@@ -73,8 +73,8 @@ class Int8Layers(nn.Module):
     def __init__(self, convolutions: list[nn.Conv2d], layers: list[Layer], batch_size: int) -> None:
         super().__init__()
         grey = layers[0].largest / (LARGEST - _ZERO)
-        self.spread = torch.arange(SPREAD) / SPREAD + (_ZERO + 0.5 / SPREAD)
-        self.grey = 1 / grey
+        self.fine = SPREAD / grey  # fine steps of a standardised grey value of 1
+        self.channels = _channels()
         self.scales = [grey / SPREAD, *(layer.largest / LARGEST for layer in layers[1:])]
         self.zeros = [_ZERO] + [0] * (len(layers) - 1)
         self.convolve = _kernel()
@@ -95,16 +95,24 @@ class Int8Layers(nn.Module):
         """Standardised patches (N, 1, 32, 32) float32 to what leaves the last convolution, (N, 128, 1, 1) float32.
 
         The channels of a grey value are whole numbers that differ by 1 at most and sum to its `SPREAD`-fold, rounded
-        (Hermite's identity).
+        (Hermite's identity). All of them are looked up at once, as one number of 32 bits.
         """
-        spread = patches.permute(0, 2, 3, 1) * self.grey + self.spread  # channels last, as the layers take it
-        values = spread.clamp_(0, LARGEST).to(torch.uint8).permute(0, 3, 1, 2)
+        steps = (patches.reshape(-1) * self.fine).add_(SPREAD * _ZERO + 0.5).clamp_(0, len(self.channels) - 1)
+        spread = self.channels.index_select(0, steps.to(torch.int32)).view(torch.uint8)
+        values = spread.view(len(patches), *patches.shape[2:], SPREAD).permute(0, 3, 1, 2)  # channels last
         for i, parts in enumerate(self.plan[:-1]):
             output: tuple[Any, ...] = (self.scales[i + 1], self.zeros[i + 1], torch.uint8, "relu", [], "")
             values = self.convolve(values, self.scales[i], self.zeros[i], *parts, *output)
         return self.convolve(
             values, self.scales[-1], self.zeros[-1], *self.plan[-1], 1.0, 0, torch.float32, "none", [], ""
         )
+
+
+@functools.cache
+def _channels() -> torch.Tensor:
+    """For every fine step of grey, of which `SPREAD` are one of uint8, its channels, packed into an int32."""
+    fine = np.arange(SPREAD * (LARGEST + 1))[:, None] + np.arange(SPREAD)
+    return torch.from_numpy((fine // SPREAD).clip(max=LARGEST).astype(np.uint8)).view(torch.int32).flatten()
 
 
 @functools.cache
