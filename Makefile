@@ -24,7 +24,7 @@ ifndef RETRIEVAL_REAL_DATA
 RETRIEVAL_REAL_DATA := $(abspath $(wildcard ../shared/data))
 endif
 
-.PHONY: help demo test test-web soak lint wheel docs evaluate-real real-data bench open-patches more-patches train train-small clean
+.PHONY: help demo test test-web soak lint wheel docs evaluate-real real-data bench open-patches more-patches train train-small train-shapes clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do \
@@ -155,6 +155,18 @@ $(PATCHES)/reconstructions: $(foreach scene,$(SCENES),$(MODELS)/$(scene)/sparse/
 	$(BIN)/retrieval patches colmap $(MODELS)/$(firstword $(SCENES))/sparse/0 "$(MORE)/$(firstword $(SCENES))" \
 		$(foreach scene,$(wordlist 2,99,$(SCENES)),--also $(MODELS)/$(scene)/sparse/0 "$(MORE)/$(scene)") -o $@ --limit 6000
 
+# Regions that are round in their photographs, for the training of shapes.
+ROUND := data/patches/round
+
+$(ROUND)/sf300: | real-data $(STAMP)
+	$(BIN)/retrieval patches synthetic "$(RETRIEVAL_REAL_DATA)/sf300/images" -o $@ --limit 400 --views 4 --seed 1 --set detector.shape=none
+
+$(ROUND)/facades: | real-data $(STAMP)
+	$(BIN)/retrieval patches synthetic "$(MORE)/spb_facades" "$(MORE)/urban100" -o $@ --limit 400 --views 4 --seed 3 --set detector.shape=none
+
+$(ROUND)/multiview: | real-data $(STAMP)
+	$(BIN)/retrieval patches multiview $(foreach name,castle-P30 entry-P10,"$(RETRIEVAL_REAL_DATA)/strecha/$(name)") -o $@ --set detector.shape=none
+
 open-patches: $(addprefix $(PATCHES)/,sf300 views sequences multiview fountain hpatches-heldout) ## Cut the patches that the bundled weights were first trained on
 
 more-patches: $(addprefix $(PATCHES)/,facades scenes reconstructions) ## Cut those of the third stage (half an hour, most of it COLMAP's)
@@ -165,8 +177,12 @@ train: open-patches more-patches ## Train the bundled weights again (three hours
 	$(BIN)/hardnet train configs/hardnet/open-3.yaml --run runs/open-3
 	$(BIN)/hardnet train configs/hardnet/open-4.yaml --run runs/open-4
 
-train-small: open-patches ## Train the smaller network from the bundled weights (80 minutes on 2 cores): runs/hardnet-small
+train-small: train ## Train the smaller network from these (two hours on 2 cores): runs/hardnet-small, small-2
 	$(BIN)/hardnet train configs/hardnet/small.yaml --run runs/hardnet-small
+	$(BIN)/hardnet train configs/hardnet/small-2.yaml --run runs/small-2
+
+train-shapes: $(addprefix $(ROUND)/,sf300 facades multiview) $(PATCHES)/fountain ## Train shapes of regions with the bundled weights (half an hour on 2 cores): runs/affnet
+	$(BIN)/hardnet train configs/hardnet/affnet.yaml --run runs/affnet
 
 clean: ## Remove caches and build files; keeps .venv, data and runs
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

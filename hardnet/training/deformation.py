@@ -30,12 +30,14 @@ class ShapeSettings:
     tilt: float = 3.0  # largest ratio of the axes of a deformation, at the run's beginning (released code)
     final_tilt: float = 5.8  # and at its end (released code, which goes there in steps)
     rotation: float = 180.0  # degrees, either way, both patches of a pair alike (released code)
+    lean: float = 0.1  # what `hardnet.training.shapes.leaning` counts beside the triplets; more wants large batches
     blur: float = 1.3  # pixels, added to the 0.75 of our patches: regions are cut with 1.5 (docs/conventions.md)
 
     def __post_init__(self) -> None:
         at_least("shapes.tilt", self.tilt, 1)
         at_least("shapes.final_tilt", self.final_tilt, 1)
         at_least("shapes.rotation", self.rotation, 0)
+        at_least("shapes.lean", self.lean, 0)
         if not 0.5 <= self.blur <= _MARGIN / 2:
             raise SettingsError(f"shapes.blur: expected 0.5 to {_MARGIN / 2:g} pixels, got {self.blur!r}")
 
@@ -81,7 +83,7 @@ def deformations(tilt: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
     xx = cosine**2 * tilt + sine**2 / tilt
     xy = cosine * sine * (tilt - 1 / tilt)
     a = torch.sqrt(xx)
-    return _lower(a, xy / a, 1 / a)
+    return lower(a, xy / a, 1 / a)
 
 
 def frames_of(found: torch.Tensor) -> torch.Tensor:
@@ -95,7 +97,7 @@ def frames_of(found: torch.Tensor) -> torch.Tensor:
     """
     a, b, c = found.float().unbind(1)
     root = torch.sqrt((a * c).clamp(min=LEAST))
-    return _lower(a / root, b / root, c / root)
+    return lower(a / root, b / root, c / root)
 
 
 def cut(patches: torch.Tensor, contexts: torch.Tensor, frames: torch.Tensor, blur: float) -> torch.Tensor:
@@ -135,5 +137,6 @@ def _weights(blur: float) -> torch.Tensor:
     return weights / weights.sum(dim=1, keepdim=True)
 
 
-def _lower(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+def lower(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+    """Frames (N, 2, 2) ``[[a, 0], [b, c]]`` of their numbers, (N,) each."""
     return torch.stack([torch.stack([a, torch.zeros_like(a)], dim=1), torch.stack([b, c], dim=1)], dim=1)

@@ -33,7 +33,7 @@ from hardnet.training.loss import hardest_in_batch
 from hardnet.training.memory import keep_freed_memory
 from hardnet.training.recipe import Recipe, SetSettings, ValidationSettings, fingerprint
 from hardnet.training.sampling import PairSampler
-from hardnet.training.shapes import ShapeValidation, described_in_shape, load_descriptor
+from hardnet.training.shapes import ShapeValidation, described_in_shape, leaning, load_descriptor
 from hardnet.training.state import State, diverged
 from hardnet.training.team import Team
 from hardnet.training.views import ViewSettings, change_light, draw_views, flip_alike
@@ -302,7 +302,7 @@ def _step(
 def _shape_step(
     recipe: Recipe, state: State, judge: torch.nn.Module, half: bool, groups: Sequence[_Patches]
 ) -> dict[str, float]:
-    """One step of a network of shapes; the loss."""
+    """One step of a network of shapes; the loss and the parts that it is made of."""
     phase, _ = recipe.phase_at(state.step)
     chosen = recipe.shapes
     generator = torch.Generator().manual_seed(_seed(recipe.seed, state.step, 1))
@@ -310,7 +310,7 @@ def _shape_step(
     frames = draw_frames(phase.batch, tilt, chosen.rotation, phase.views.flips, generator).to(state.device)
     torch.manual_seed(_seed(recipe.seed, state.step, 2))  # dropout
     state.network.train()
-    rows = described_in_shape(
+    rows, found = described_in_shape(
         functools.partial(_regions, [group.on(state.device) for group in groups], chosen.blur),
         frames,
         state.network,
@@ -319,11 +319,12 @@ def _shape_step(
         lambda views: change_light(views, phase.views, generator),
     )
     anchors, positives = rows.chunk(2)
-    loss = hardest_in_batch(anchors, positives, recipe.margin, hold=True)
+    triplet, lean = hardest_in_batch(anchors, positives, recipe.margin, hold=True), leaning(frames, found)
+    loss = triplet + chosen.lean * lean
     state.optimiser.zero_grad(set_to_none=True)
     loss.backward()
     state.advance()
-    return {"loss": float(loss.detach())}
+    return {"loss": float(loss.detach()), "triplet": float(triplet.detach()), "lean": float(lean.detach())}
 
 
 def _regions(groups: Sequence[_Patches], blur: float, frames: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from torch import nn
 from hardnet.benchmarks.brown import draw_pairs, fpr95, pair_distances
 from hardnet.descriptors.networks import fold_batchnorm, load_network, unit_rows
 from hardnet.patchsets import PatchSet
-from hardnet.training.deformation import ShapeSettings, cut, draw_frames, frames_of
+from hardnet.training.deformation import LEAST, ShapeSettings, cut, draw_frames, frames_of, lower
 from hardnet.training.recipe import require_network
 from hardnet.weights import table
 
@@ -47,8 +47,8 @@ def described_in_shape(
     descriptor: nn.Module,
     half: bool = False,
     change: Views | None = None,
-) -> torch.Tensor:
-    """Descriptors of regions in the shapes that a network gives them.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Descriptors of regions in the shapes that a network gives them, and these shapes.
 
     Args:
         views: cuts the regions in frames.
@@ -59,7 +59,7 @@ def described_in_shape(
         change: what is done to the patches that the network sees, (N, 32, 32) to (N, 32, 32), such as other light.
 
     Returns:
-        (N, D) float32 unit rows with gradients to the network.
+        (N, D) float32 unit rows and (N, 2, 2) float32 frames, with gradients to the network.
     """
     with torch.no_grad():
         seen = views(frames)
@@ -67,10 +67,34 @@ def described_in_shape(
     reduced = torch.autocast(frames.device.type, torch.bfloat16, enabled=half)
     with reduced:
         found = network(_batch(seen))
-    regions = _batch(views(frames @ frames_of(found)))
+    shapes = frames_of(found)
+    regions = _batch(views(frames @ shapes))
     with reduced:
         rows = descriptor(regions)
-    return unit_rows(rows)
+    return unit_rows(rows), shapes
+
+
+def leaning(frames: torch.Tensor, shapes: torch.Tensor) -> torch.Tensor:
+    """How far the regions of a batch are from being as long in one direction as in any other, on average.
+
+    A descriptor tells points apart as well when all regions are stretched by one more map, the same for all, so the
+    loss on descriptors leaves that map open. Regions are turned by any angle in training, so they should lean nowhere.
+
+    Args:
+        frames: (N, 2, 2) in which the regions were seen: a turn, mirrored or not, of a lower-triangular frame with a
+            positive diagonal.
+        shapes: (N, 2, 2) found there, lower-triangular, of determinant 1.
+
+    Returns:
+        0..1: the square of the difference of the axes of the mean ellipse over their sum, as squared lengths.
+    """
+    squared = frames.transpose(1, 2) @ frames  # free of the turn
+    c = squared[:, 1, 1].sqrt()
+    b = squared[:, 0, 1] / c
+    a = (squared[:, 0, 0] - b.square()).clamp(min=LEAST).sqrt()
+    regions = lower(a, b, c) @ shapes
+    (xx, xy), (_, yy) = (regions @ regions.transpose(1, 2)).mean(dim=0)
+    return ((xx - yy).square() + 4 * xy.square()) / (xx + yy).square()
 
 
 class ShapeValidation:
@@ -115,7 +139,7 @@ class ShapeValidation:
             views = functools.partial(cut, patches, contexts, blur=self._blur)
             frames = self._frames[chosen].to(device)
             with torch.no_grad():
-                rows.append(described_in_shape(views, frames, network, self._descriptor).cpu())
+                rows.append(described_in_shape(views, frames, network, self._descriptor)[0].cpu())
         found = torch.cat(rows).numpy()
         self.last = fpr95(pair_distances(found, self._left, found, self._right), self._match)
         return self.last

@@ -101,7 +101,7 @@ _ROWS = (
         "compact",
         "hardnet-small.safetensors",
         "",
-        "29e75d9b4dbbbdce4d14c8369f5f60a1c83b84479a82a798f5e5aef624f816ad",
+        "79e1408c313f8e55ab614eb3ac5996397e92663f4be4161e3ccc150b6d8de6db",
         "MIT",
         _DESDIS_PAPER,
         True,

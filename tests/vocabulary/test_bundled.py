@@ -21,18 +21,22 @@ from retrieval.vocabulary.store import bundled, open_vocabulary, save_compact
 DEFAULTS = settings.load(None, ["parallel.jobs=1"])
 
 
-def test_the_bundled_weights_are_those_of_the_table():
-    row = table.TABLE["hardnet"]
-    path = table.location("hardnet")
+@pytest.mark.parametrize("name", ["hardnet", "hardnet-small"])
+def test_the_bundled_weights_are_those_of_the_table(name):
+    row = table.TABLE[name]
+    path = table.location(name)
     assert path.stat().st_size < 2.8e6
-    assert table.resolve("hardnet").sha256 == row.sha256
+    assert table.resolve(name).sha256 == row.sha256
     card = path.with_suffix(".md").read_text(encoding="utf-8")
     assert row.sha256 in card
     assert DEFAULTS.descriptor.name == "hardnet"
 
 
-def test_the_bundled_words_are_for_the_bundled_weights():
-    folder = bundled(feature_settings(DEFAULTS)["descriptor"])
+@pytest.mark.parametrize("name", ["hardnet", "hardnet-small"])
+def test_the_bundled_words_are_for_the_bundled_weights(name):
+    chosen = settings.load(None, [f"descriptor.name={name}"], base=DEFAULTS)
+    folder = bundled(feature_settings(chosen)["descriptor"])
+    assert folder.name == f"{name}-20k"
     assert sum(path.stat().st_size for path in folder.iterdir()) < 3e6
     vocabulary = open_vocabulary(folder, verify=True)
     assert vocabulary.centroids.shape == (20_000, 128)

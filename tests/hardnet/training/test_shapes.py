@@ -20,7 +20,7 @@ from hardnet.training import state as state_module
 from hardnet.training.deformation import ShapeSettings, cut, draw_frames, frames_of
 from hardnet.training.loop import CHECKPOINT, train
 from hardnet.training.recipe import OptimiserSettings, PhaseSettings, Recipe, SetSettings, ValidationSettings
-from hardnet.training.shapes import ShapeValidation, described_in_shape, load_descriptor
+from hardnet.training.shapes import ShapeValidation, described_in_shape, leaning, load_descriptor
 from hardnet.training.team import Team
 from hardnet.training.views import ViewSettings
 from hardnet.weights.checkpoints import write_network
@@ -133,8 +133,9 @@ def test_a_region_is_described_in_the_frame_of_its_shape_and_the_descriptor_stay
             return self.shape.repeat(len(seen), 1)
 
     network, descriptor = Constant(), load_descriptor("hardnet", "cpu")
-    rows = described_in_shape(views, frames, network, descriptor)
+    rows, shapes = described_in_shape(views, frames, network, descriptor)
     a, b, c = (shape / math.sqrt(shape[0] * shape[2])).tolist()
+    torch.testing.assert_close(shapes.detach(), torch.tensor([[a, 0.0], [b, c]]).repeat(6, 1, 1))
     known = views(frames @ torch.tensor([[a, 0.0], [b, c]]))
     expected = hardnet.load("hardnet", "cpu", precision="float32").describe((255 * known).numpy())
     np.testing.assert_allclose(rows.detach().numpy(), expected, atol=1e-3)
@@ -143,8 +144,30 @@ def test_a_region_is_described_in_the_frame_of_its_shape_and_the_descriptor_stay
     assert network.shape.grad.abs().min() > 0
     assert not any(value.requires_grad for value in descriptor.parameters())
     assert all(torch.equal(one, other) for one, other in zip(before, descriptor.state_dict().values(), strict=True))
-    dark = described_in_shape(views, frames, network, descriptor, change=lambda seen: 0 * seen)
+    dark, _ = described_in_shape(views, frames, network, descriptor, change=lambda seen: 0 * seen)
     torch.testing.assert_close(dark, rows)  # only the network sees the change
+
+
+def test_shapes_that_undo_what_was_drawn_lean_nowhere_and_one_more_map_for_all_is_told():
+    frames = draw_frames(50, 4.0, 180.0, True, torch.Generator().manual_seed(0))
+    turned = frames @ torch.linalg.inv(deformations_of(frames))
+    torch.testing.assert_close(turned @ turned.transpose(1, 2), torch.eye(2).repeat(100, 1, 1), atol=1e-4, rtol=0)
+    undone = torch.linalg.inv(deformations_of(frames))
+    assert float(leaning(frames, undone)) < 1e-6
+    for more in ([[1.3, 0.0], [0.0, 1 / 1.3]], [[1.0, 0.0], [0.4, 1.0]]):
+        axes = torch.linalg.svdvals(torch.tensor(more)).square()
+        expected = float(((axes[0] - axes[1]) / axes.sum()).square())
+        assert float(leaning(frames, undone @ torch.tensor(more))) == pytest.approx(expected, rel=1e-3)
+
+
+def deformations_of(frames):
+    """The lower-triangular part of turned frames, by numpy's QR of their columns in reverse."""
+    found = []
+    for frame in frames.numpy().astype(float):
+        upper = np.linalg.qr(frame[:, ::-1])[1]
+        lower = upper[::-1, ::-1]
+        found.append(np.sign(np.diag(lower))[:, None] * lower)
+    return torch.tensor(np.array(found), dtype=torch.float32)
 
 
 @pytest.mark.parametrize("kind", ["adam", "sgd"])
