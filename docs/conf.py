@@ -74,6 +74,7 @@ INCLUDED = {
     "docs/decisions/README.md": "decisions",
     "hardnet/pretrained/hardnet.md": "model-card",
     "hardnet/pretrained/hardnet-small.md": "model-card-small",
+    "hardnet/pretrained/affnet-open.md": "model-card-shapes",
 }
 RELATIVE_LINK = re.compile(r"(\]\(|^\[[^\]\n]+\]: +)(?![a-z]+:|#|/)(?=[^)\s])", re.MULTILINE)
 

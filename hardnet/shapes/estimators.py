@@ -33,8 +33,8 @@ class Estimator:
         patch_size: side of the square patches, in pixels.
 
     Example:
-        >>> estimator = hardnet.load_estimator("affnet")  # doctest: +SKIP
-        >>> estimator.shapes(np.zeros((2, 32, 32), np.uint8)).shape  # doctest: +SKIP
+        >>> estimator = hardnet.load_estimator("affnet-open")
+        >>> estimator.shapes(np.zeros((2, 32, 32), np.uint8)).shape
         (2, 3)
     """
 
@@ -114,7 +114,8 @@ def load_estimator(
     """Loads a network of shapes or orientations by name or by the path of a weights file.
 
     Args:
-        name_or_path: ``"affnet"`` or ``"orinet"`` (published; fetched once), or a file with such a network.
+        name_or_path: ``"affnet-open"`` (bundled), ``"affnet"`` or ``"orinet"`` (published; fetched once), or a file
+            with such a network.
         device: as for `hardnet.load`.
         batch_size: patches at once; the CPU takes less.
         precision: ``"int8"``, on processors with VNNI instructions, which leaves a shape's numbers 0.007 off in the

@@ -206,6 +206,16 @@ _ROWS = (
         True,
     ),
     NamedWeights(
+        "affnet-open",  # trained by this project: pretrained/affnet-open.md
+        "affnet",
+        "affnet-open.safetensors",
+        "",
+        "8e4c8473c9afea260a2e21a7224882b2b2056b118ac30a86865c8b408501df96",
+        "MIT",
+        _AFFNET,
+        True,
+    ),
+    NamedWeights(
         "affnet",
         "affnet",
         "AffNet.pth",

@@ -21,7 +21,7 @@ from retrieval.vocabulary.store import bundled, open_vocabulary, save_compact
 DEFAULTS = settings.load(None, ["parallel.jobs=1"])
 
 
-@pytest.mark.parametrize("name", ["hardnet", "hardnet-small"])
+@pytest.mark.parametrize("name", ["hardnet", "hardnet-small", "affnet-open"])
 def test_the_bundled_weights_are_those_of_the_table(name):
     row = table.TABLE[name]
     path = table.location(name)

@@ -75,7 +75,7 @@ def publish(server, monkeypatch):
 
 def test_table_has_the_promised_names():
     names = {"hardnet", "hardnet++", "hardnet-lib+", "hardnet-lib", "tfeat-lib", "l2net-lib+", "rootsift"}
-    names |= {"hardnet-small", "hardnet-lib+-nips", "hardnet-lib-nips", "affnet", "orinet", "hardtfeat"}
+    names |= {"hardnet-small", "affnet-open", "hardnet-lib+-nips", "hardnet-lib-nips", "affnet", "orinet", "hardtfeat"}
     names |= {f"desdis-{width}" for width in (8, 16, 24, 32)}
     assert set(table.TABLE) == names
     for row in table.TABLE.values():
