@@ -103,9 +103,12 @@ bench: $(STAMP) ## Measure speed beside the peers, and descriptors on scenes nev
 PATCHES := data/patches/open
 TRAINED := bark bikes trees ubc v_wormhole
 HELD_OUT := boat leuven v_dogman
+# Some of them again, of regions that are round in their photographs: for the training of shapes.
+ROUND := data/patches/round
+$(ROUND)/%: SHAPES := --set detector.shape=none
 
-$(PATCHES)/sf300: | real-data $(STAMP)
-	$(BIN)/retrieval patches synthetic "$(RETRIEVAL_REAL_DATA)/sf300/images" -o $@ --limit 400 --views 4 --seed 1
+$(PATCHES)/sf300 $(ROUND)/sf300: | real-data $(STAMP)
+	$(BIN)/retrieval patches synthetic "$(RETRIEVAL_REAL_DATA)/sf300/images" -o $@ --limit 400 --views 4 --seed 1 $(SHAPES)
 
 $(PATCHES)/views: | real-data $(STAMP)
 	$(BIN)/retrieval patches synthetic $(foreach name,castle-P30 entry-P10,"$(RETRIEVAL_REAL_DATA)/strecha/$(name)") \
@@ -114,8 +117,8 @@ $(PATCHES)/views: | real-data $(STAMP)
 $(PATCHES)/sequences: | real-data $(STAMP)
 	$(BIN)/retrieval patches sequences $(foreach name,$(TRAINED),"$(RETRIEVAL_REAL_DATA)/sequences/$(name)") -o $@ --limit 4000
 
-$(PATCHES)/multiview: | real-data $(STAMP)
-	$(BIN)/retrieval patches multiview $(foreach name,castle-P30 entry-P10,"$(RETRIEVAL_REAL_DATA)/strecha/$(name)") -o $@
+$(PATCHES)/multiview $(ROUND)/multiview: | real-data $(STAMP)
+	$(BIN)/retrieval patches multiview $(foreach name,castle-P30 entry-P10,"$(RETRIEVAL_REAL_DATA)/strecha/$(name)") -o $@ $(SHAPES)
 
 $(PATCHES)/fountain: | real-data $(STAMP)
 	$(BIN)/retrieval patches multiview "$(RETRIEVAL_REAL_DATA)/strecha/fountain-P11" -o $@
@@ -136,8 +139,8 @@ SINGLE = $(foreach scene,$(sort $(wildcard $(MORE)/pano/*)),$(call one_of,$(scen
 	$(foreach scene,baal_temple london_bridge us_capitol berlin_dom,$(sort $(wildcard $(MORE)/$(scene)/*.jpg))) \
 	$(MORE)/chalmers_kronan/kronan1.jpg
 
-$(PATCHES)/facades: | real-data $(STAMP)
-	$(BIN)/retrieval patches synthetic "$(MORE)/spb_facades" "$(MORE)/urban100" -o $@ --limit 400 --views 4 --seed 3
+$(PATCHES)/facades $(ROUND)/facades: | real-data $(STAMP)
+	$(BIN)/retrieval patches synthetic "$(MORE)/spb_facades" "$(MORE)/urban100" -o $@ --limit 400 --views 4 --seed 3 $(SHAPES)
 
 $(PATCHES)/scenes: | real-data $(STAMP)
 	$(BIN)/retrieval patches synthetic $(SINGLE) -o $@ --limit 400 --views 4 --seed 4
@@ -154,18 +157,6 @@ $(MODELS)/%/sparse/0: | real-data
 $(PATCHES)/reconstructions: $(foreach scene,$(SCENES),$(MODELS)/$(scene)/sparse/0) | real-data $(STAMP)
 	$(BIN)/retrieval patches colmap $(MODELS)/$(firstword $(SCENES))/sparse/0 "$(MORE)/$(firstword $(SCENES))" \
 		$(foreach scene,$(wordlist 2,99,$(SCENES)),--also $(MODELS)/$(scene)/sparse/0 "$(MORE)/$(scene)") -o $@ --limit 6000
-
-# Regions that are round in their photographs, for the training of shapes.
-ROUND := data/patches/round
-
-$(ROUND)/sf300: | real-data $(STAMP)
-	$(BIN)/retrieval patches synthetic "$(RETRIEVAL_REAL_DATA)/sf300/images" -o $@ --limit 400 --views 4 --seed 1 --set detector.shape=none
-
-$(ROUND)/facades: | real-data $(STAMP)
-	$(BIN)/retrieval patches synthetic "$(MORE)/spb_facades" "$(MORE)/urban100" -o $@ --limit 400 --views 4 --seed 3 --set detector.shape=none
-
-$(ROUND)/multiview: | real-data $(STAMP)
-	$(BIN)/retrieval patches multiview $(foreach name,castle-P30 entry-P10,"$(RETRIEVAL_REAL_DATA)/strecha/$(name)") -o $@ --set detector.shape=none
 
 open-patches: $(addprefix $(PATCHES)/,sf300 views sequences multiview fountain hpatches-heldout) ## Cut the patches that the bundled weights were first trained on
 

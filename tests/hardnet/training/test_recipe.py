@@ -107,8 +107,9 @@ def test_the_fingerprint_follows_what_changes_the_weights():
 
 def test_fingerprints_of_earlier_versions_stay():
     """The bundled weights carry their recipe's; a checkpoint of an earlier version is taken up."""
-    with safe_open(table.location("hardnet"), framework="pt") as stream:
-        assert fingerprint(load_recipe("open-4")) == stream.metadata()["recipe"]
+    for name, recipe in (("hardnet", "open-4"), ("hardnet-small", "small-2")):
+        with safe_open(table.location(name), framework="pt") as stream:
+            assert fingerprint(load_recipe(recipe)) == stream.metadata()["recipe"]
     assert fingerprint(load_recipe("open-2")) == "5c1ce28be9750294"  # of the weights that were bundled before
 
 
@@ -128,5 +129,5 @@ def test_the_fingerprint_of_a_student_follows_network_and_weights_of_losses():
 
 def test_a_shipped_recipe_by_name():
     assert load_recipe("liberty") == load_recipe(CONFIGS / "liberty.yaml")
-    with pytest.raises(SettingsError, match="those are affnet, all, liberty, open-2, open-3, open-4, open, small"):
+    with pytest.raises(SettingsError, match="those are affnet, all, liberty, open-2, open-3, open-4, open, small-2, small"):
         load_recipe("freedom")
