@@ -120,9 +120,8 @@ def described_by(work: Path) -> dict[str, Describe]:
         return describe
 
     exported = work / "hardnet.onnx"
-    if not exported.exists():
-        work.mkdir(parents=True, exist_ok=True)
-        export_network("hardnet", exported)
+    work.mkdir(parents=True, exist_ok=True)
+    export_network("hardnet", exported)  # anew: the weights may have changed
     ways = {
         "kornia": in_torch(peer, None, torch.contiguous_format),
         "kornia, batches of 128": in_torch(peer, 128, torch.contiguous_format),

@@ -9,8 +9,8 @@ import torch
 
 import hardnet
 from hardnet.commands.cli import main
-from hardnet.descriptors import int8, loading
-from hardnet.descriptors.networks import HardNet, TFeat, load_network
+from hardnet.descriptors import int8, loading, rounding
+from hardnet.descriptors.networks import HardNet, TFeat, fold_batchnorm, load_network
 from hardnet.descriptors.rounding import Layer
 from hardnet.errors import HardnetError, PrecisionError
 from hardnet.weights import table
@@ -123,6 +123,24 @@ def test_layers_compute_as_the_formula_says():
     expected = real(codes, 2 / 255, second)
     assert np.abs(found - expected).max() < 0.02  # a value half way between two codes may go either way
     assert np.abs(found - expected).mean() < 1e-4
+
+
+@needs_int8
+@pytest.mark.parametrize("network", ["hardnet", "hardnet-small"])
+def test_the_last_convolution_as_a_product_has_the_same_sums(network):
+    folded = fold_batchnorm(load_network(table.resolve(network))[1])
+    rounded = rounding.round_layers(folded)
+    layers = int8.quantised(folded, rounded, 16).features
+    last = [one for one in folded.features if isinstance(one, torch.nn.Conv2d)][-1]
+    side = last.kernel_size[0]
+    integers = np.random.default_rng(0).integers(0, 256, (5, last.in_channels, side, side)).astype(np.uint8)
+    values = torch.from_numpy(integers).contiguous(memory_format=torch.channels_last)
+    assert layers.finish is int8._multiply
+    found = layers.finish(values, layers.scales[-1], 0, *layers.plan[-1], *int8._SUMS).numpy()
+    one = rounded[-1]
+    products = np.einsum("nchw,ochw->no", integers.astype(np.int64), one.weights.astype(np.int64))
+    expected = products * (one.gains.astype(float) * layers.scales[-1]) + one.bias
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
 
 
 CPUINFO = "processor\t: 0\nmodel name\t: one\nflags\t\t: fpu {}\n\nprocessor\t: 1\nflags\t\t: fpu {}\n"
