@@ -59,7 +59,7 @@ class DetectorConfig:
     orientation_weights: str = "orinet"  # of "learned": a name of `hardnet weights`, or a path
     # "baumberg": Baumberg's iteration; "affnet": AffNet (Mishkin et al. 2018); "none": circles
     shape: str = "baumberg"
-    shape_weights: str = "affnet"  # of "affnet": a name of `hardnet weights`, or a path
+    shape_weights: str = "affnet-open"  # of "affnet": the bundled ones, a name of `hardnet weights`, or a path
     precision: str = "auto"  # of the networks of shapes and orientations: "int8" and, where it does not run, "float32"
     scales_per_octave: int = 3
     initial_sigma: float = 1.6

@@ -84,7 +84,7 @@ def test_the_published_rows_of_affnet_have_their_configurations():
         config = settings.load(Path(CONFIGS[0]).parent / f"{name}.yaml")
         plain = settings.load(Path(CONFIGS[0]).parent / f"{name.replace('affnet-', '')}.yaml")
         assert dataclasses.replace(config, detector=plain.detector) == plain
-        assert config.detector == DetectorConfig(shape="affnet")
+        assert config.detector == DetectorConfig(shape="affnet", shape_weights="affnet")
         label = folder_name(config.descriptor.name, config.detector.shape)
         better, worse = published("oxford5k", label, row), published("oxford5k", "hardnet++", row)
         assert better is not None
