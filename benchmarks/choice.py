@@ -11,9 +11,9 @@ seven rows with the least and the greatest of a seed: one query of `paris250` is
 
 The last column of mAP is a verified list less the list that it verifies, HQE and ASMK*.
 
-A photograph's milliseconds are those of the clock while every core describes photographs of `paris250`, two passes over
-16 of them, the faster one; bytes are those of an index for a feature, without signatures / with those for HQE / with
-those for ASMK*.
+A second table has what it costs; `--sets` without names makes that one alone. A photograph's milliseconds are those of
+the clock while every core describes photographs of `paris250`, two passes over 16 of them, the faster one; bytes are
+those of an index for a feature, without signatures / with those for HQE / with those for ASMK*.
 """
 
 import sys
@@ -55,7 +55,8 @@ class Found:
         precisions: set -> row -> mAP with the words of each seed, 0..1.
         milliseconds: of a photograph.
         features: of a photograph of `paris250`, on average.
-        size: bytes of a feature in the index of the first set, without signatures and with one kind or the other.
+        size: bytes of a feature in the index of the first set, without signatures and with one kind or the other; empty
+            where there is none.
     """
 
     precisions: dict[str, dict[str, list[float]]]
@@ -69,12 +70,16 @@ def main() -> int:
     parser = record.parser(__doc__)
     parser.add_argument("--descriptors", nargs="+", default=["hardnet", "hardnet-small", "rootsift"], metavar="NAME")
     parser.add_argument("--shapes", nargs="+", default=["baumberg"], choices=["baumberg", "affnet", "none"])
-    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
+    parser.add_argument(
+        "--sets", nargs="*", default=list(SETS), metavar="SET", help=f"of {', '.join(SETS)}; none: only what it costs"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="of words; default that of --seed")
     parser.add_argument("--work", type=Path, default=Path("runs") / "choice")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     arguments = parser.parse_args()
-    found = {}
+    if unknown := set(arguments.sets) - set(SETS):
+        parser.error(f"--sets {min(unknown)}: expected {', '.join(SETS)}")
+    found: dict[str, Found] = {}
     for shape in arguments.shapes:
         for descriptor in arguments.descriptors:
             ours = [f"detector.shape={shape}", f"descriptor.name={descriptor}", *arguments.overrides]
@@ -82,6 +87,7 @@ def main() -> int:
             found[label] = measured(ours, arguments.work, arguments.sets, arguments.seeds or [arguments.seed])
             print(table({label: found[label]}, arguments.sets), flush=True)
     print(table(found, arguments.sets))
+    print(costs_table(found))
     return record.report("choice", {label: vars(one) for label, one in found.items()}, arguments.json, {})
 
 
@@ -102,10 +108,12 @@ def measured(overrides: list[str], work: Path, sets: list[str], seeds: list[int]
         precisions[name] = {row: [one[row] for one in each] for row in ROWS}
     photographs = list_images(record.real_data() / "paris250" / "images")
     passes = [costs.describe(config, photographs) for _ in range(PASSES)]
-    label = folder_name(config.descriptor.name, config.detector.shape)
-    segment = Collection.open(index_folder(sets[0], work, seeds[0]) / label).snapshot.segments[0]
+    size = {}
+    if sets:
+        label = folder_name(config.descriptor.name, config.detector.shape)
+        size = sizes(Collection.open(index_folder(sets[0], work, seeds[0]) / label).snapshot.segments[0])
     milliseconds = 1000 * min(one.photograph / one.jobs for one in passes)
-    return Found(precisions, milliseconds, passes[0].features, sizes(segment))
+    return Found(precisions, milliseconds, passes[0].features, size)
 
 
 def of_paris(name: str, config: Config, work: Path) -> dict[str, float]:
@@ -147,7 +155,6 @@ def index_folder(name: str, work: Path, seed: int) -> Path:
 def table(found: dict[str, Found], sets: list[str]) -> str:
     """The table in Markdown, mAP in percent."""
     heads = ["descriptor, shape", "set", *(HEADINGS[row] for row in ROWS), "mean of 7", "verified"]
-    heads += ["ms", "features", "bytes a feature"]
     lines = ["", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for label, one in found.items():
         for name in sets:
@@ -155,9 +162,17 @@ def table(found: dict[str, Found], sets: list[str]) -> str:
             each = np.mean([rows[row] for row in IN_MEAN], axis=0)
             mean = f"{each.mean():.1f}" + (f" ({each.min():.1f} to {each.max():.1f})" if len(each) > 1 else "")
             gains = " / ".join(f"{(rows[better] - rows[base]).mean():+.1f}" for better, base in VERIFIED)
-            size = " / ".join(f"{size:.0f}" for size in one.size.values())
             cells = [label, name, *(f"{rows[row].mean():.1f}" for row in ROWS), mean, gains]
-            lines.append(f"| {' | '.join(cells)} | {one.milliseconds:.0f} | {one.features:.0f} | {size} |")
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def costs_table(found: dict[str, Found]) -> str:
+    """What each way of describing costs, in Markdown."""
+    lines = ["", "| descriptor, shape | ms | features | bytes a feature |", "|---|---|---|---|"]
+    for label, one in found.items():
+        size = " / ".join(f"{size:.0f}" for size in one.size.values())
+        lines.append(f"| {label} | {one.milliseconds:.0f} | {one.features:.0f} | {size} |")
     return "\n".join(lines)
 
 

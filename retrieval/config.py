@@ -454,6 +454,24 @@ def feature_settings(config: Config) -> dict[str, Any]:
     return {"images": tree["images"], "detector": detector, "descriptor": descriptor}
 
 
+def described_as(config: Config, stored: Mapping[str, Any]) -> Config:
+    """A configuration whose photographs are described as those were that something was made of.
+
+    Args:
+        config: for all else.
+        stored: its settings, as `feature_settings` returns them, with names or with names and checksums of weights.
+            Sections that are not there, or are of features made elsewhere, are left as they are.
+    """
+    tree = to_tree(config)
+    plain = {"images": tree["images"], "detector": to_tree(DetectorConfig()), "descriptor": tree["descriptor"]}
+    for section, known in plain.items():
+        found = stored.get(section)
+        if isinstance(found, Mapping):
+            names = {key: value["name"] if isinstance(value, Mapping) else value for key, value in found.items()}
+            tree[section] = {**known, **{key: value for key, value in names.items() if key in known}}
+    return from_tree(tree)
+
+
 def vocabulary_settings(config: Config) -> dict[str, Any]:
     """The settings that decide which word a descriptor gets, the features' settings aside."""
     return {"vocabulary": to_tree(config.vocabulary), "seed": config.seed}

@@ -93,6 +93,30 @@ def test_the_published_rows_of_affnet_have_their_configurations():
 
 
 @pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["detector.shape=affnet", "detector.threshold=9", "images.max_side=512", "descriptor.name=rootsift"],
+        ["detector.orientation=learned", "detector.orientation_weights=orinet", "detector.shape=none"],
+    ],
+)
+def test_what_is_kept_with_an_artefact_says_how_to_describe(overrides):
+    config = settings.load(None, overrides)
+    stored = settings.feature_settings(config)
+    stored["descriptor"]["fingerprint"] = "of its weights"
+    for key in settings.DETECTOR_WEIGHTS:
+        if key in stored["detector"]:
+            stored["detector"][key] = {"name": stored["detector"][key], "fingerprint": "of those"}
+    other = settings.load("objects", ["seed=3", "images.exif=ignore"])
+    found = settings.described_as(other, stored)
+    assert settings.feature_settings(found) == settings.feature_settings(config)
+    assert (
+        dataclasses.replace(found, images=other.images, detector=other.detector, descriptor=other.descriptor) == other
+    )
+    assert settings.described_as(other, {"descriptor": None}) == other
+
+
+@pytest.mark.parametrize(
     ("override", "words"),
     [
         ("detector.treshold=4", ["detector.treshold", "detector.threshold"]),

@@ -13,6 +13,7 @@ from retrieval.commands.shared import (
     add_no_signatures,
     add_settings,
     add_verb,
+    chosen_config,
     shown,
     without_signatures,
 )
@@ -122,7 +123,7 @@ def _index(arguments: argparse.Namespace) -> int:
     from retrieval.evaluation import pipeline
     from retrieval.photographs.folder import list_images
 
-    config = without_signatures(arguments, settings_module.load(arguments.config, arguments.overrides))
+    config = without_signatures(arguments, chosen_config(arguments))
     images = list_images(arguments.photos)
     collection, failures = pipeline.build_collection(images, arguments.output, config, arguments.vocabulary)
     print(

@@ -5,8 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from retrieval import config as settings_module
-from retrieval.commands.shared import add_no_signatures, add_settings, add_verb, without_signatures
+from retrieval.commands.shared import add_no_signatures, add_settings, add_verb, chosen_config, without_signatures
 from retrieval.errors import RetrievalError
 
 
@@ -46,7 +45,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         raise RetrievalError("how many photographs? Give their folder, or their number with --images N")
     if arguments.images is not None and arguments.images < 1:
         raise RetrievalError(f"--images {arguments.images}: expected at least 1")
-    config = without_signatures(arguments, settings_module.load(arguments.config, arguments.overrides))
+    config = without_signatures(arguments, chosen_config(arguments))
     images = None if arguments.photos is None else list_images(arguments.photos)
     count = arguments.images if arguments.images is not None else len(images.names) if images is not None else 0
     found = planning.plan_collection(images, count, config, arguments.vocabulary)

@@ -20,6 +20,8 @@ from retrieval.running import interrupts
 
 Command = Callable[[argparse.Namespace], int]
 SOME_FAILED = 1
+PHOTOGRAPHS = "buildings"
+"""The shipped configuration of indexes for which nobody names one: what is known to find most for its time."""
 
 
 def add_verb(verbs: Any, name: str, command: Command, summary: str, *examples: str) -> argparse.ArgumentParser:
@@ -77,13 +79,13 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def add_settings(parser: argparse.ArgumentParser, with_config: bool = True) -> None:
-    """``--config`` and ``--set``."""
+    """``--config`` and ``--set``; with both, `chosen_config` reads them."""
     if with_config:
         parser.add_argument(
             "--config",
             metavar="FILE",
             help="YAML configuration, or the name of a shipped one, such as objects (a file of that name: ./objects); "
-            "defaults otherwise",
+            f"otherwise {PHOTOGRAPHS} or, with a vocabulary, regions and descriptors as its words were learned from",
         )
     parser.add_argument(
         "--set",
@@ -93,6 +95,22 @@ def add_settings(parser: argparse.ArgumentParser, with_config: bool = True) -> N
         dest="overrides",
         help="override one setting, for example detector.threshold=4 (repeatable)",
     )
+
+
+def chosen_config(arguments: argparse.Namespace, *further: str) -> Config:
+    """What ``--config`` and ``--set`` say; see `add_settings` for what they leave open.
+
+    Args:
+        arguments: with `config`, `overrides` and perhaps a `vocabulary`.
+        further: overrides.
+    """
+    base = settings_module.load(PHOTOGRAPHS)
+    words = getattr(arguments, "vocabulary", None)
+    if arguments.config is None and words is not None:
+        from retrieval.vocabulary.store import open_vocabulary
+
+        base = settings_module.described_as(base, open_vocabulary(words).settings)
+    return settings_module.load(arguments.config, [*arguments.overrides, *further], base=base)
 
 
 def add_no_signatures(parser: argparse.ArgumentParser) -> None:

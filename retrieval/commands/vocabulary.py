@@ -6,8 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from retrieval import config as settings_module
-from retrieval.commands.shared import add_settings, add_verb
+from retrieval.commands.shared import add_settings, add_verb, chosen_config
 from retrieval.errors import RetrievalError
 
 logger = logging.getLogger(__name__)
@@ -66,7 +65,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from retrieval.evaluation import pipeline
 
     words = [] if arguments.words is None else [f"vocabulary.words={arguments.words}"]
-    config = settings_module.load(arguments.config, [*arguments.overrides, *words])
+    config = chosen_config(arguments, *words)
     if arguments.output.exists():
         raise RetrievalError(f"{arguments.output} already exists: choose another folder or delete it")
     fixed = [text for text in arguments.overrides if text.split(".")[0] in ("images", "detector", "descriptor")]
@@ -86,7 +85,7 @@ def _train(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from retrieval.evaluation import pipeline
 
-    config = settings_module.load(arguments.config, arguments.overrides)
+    config = chosen_config(arguments)
     facts = pipeline.check_held_out(arguments.vocabulary, arguments.held_out, config)
     if not facts["compared"]:
         logger.warning("no descriptors were held out of the training: measure agreement with --held-out PHOTOS")

@@ -180,7 +180,7 @@ class OpenedIndex:
         Example:
             >>> info = Collection.open("holidays.index").info()
             >>> info["images"], info["words"], info["descriptor"]
-            (5, 20000, 'hardnet')
+            (5, 20000, 'hardnet-small')
         """
         snapshot, state = self.snapshot, self.state
         stored = sum(segment.features for segment in snapshot.segments)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from retrieval import config as settings
+from retrieval.config import DetectorConfig
 from retrieval.evaluation.pipeline import build_collection
 from retrieval.features.extractor import extract_collection
 from retrieval.photographs.folder import list_images
@@ -138,6 +139,29 @@ def test_the_index_may_lie_among_the_photographs(capsys, photos, tmp_path):
         code, out, _ = run(capsys, "index", folder, "-o", folder / name, "--set", "vocabulary.words=100", *settings)
         assert code == 1
         assert "9 photographs" in out
+
+
+def test_an_index_without_a_configuration_is_made_with_the_one_for_photographs(capsys, photos, tmp_path):
+    found = {}
+    for name, options in (("plain", ()), ("named", ("--config", "buildings"))):
+        chosen = (*options, "--set", "parallel.jobs=1")
+        assert run(capsys, "index", photos / "scenes", "-o", tmp_path / name, *chosen)[0] == 0
+        found[name] = json.loads(run(capsys, "info", tmp_path / name, "--json")[1])["config"]
+    assert found["plain"] == found["named"]
+    assert found["plain"]["detector"] == {**settings.to_tree(DetectorConfig()), "shape": "affnet"}
+    assert found["plain"]["descriptor"]["name"] == "hardnet-small"
+
+
+def test_an_index_is_described_as_its_words_were_unless_told_otherwise(capsys, photos, index, tmp_path):
+    """Whatever configuration would be taken without words; and one that is named counts as it is."""
+    given = ("--vocabulary", index / "vocabulary", "--set", "parallel.jobs=1")
+    assert run(capsys, "index", photos / "scenes", "-o", tmp_path / "index", *given)[0] == 0
+    facts = json.loads(run(capsys, "info", tmp_path / "index", "--json")[1])
+    assert facts["config"]["descriptor"]["name"] == "rootsift"
+    assert facts["config"]["detector"] == settings.to_tree(DetectorConfig())
+    code, _, err = run(capsys, "index", photos, "-o", tmp_path / "other", "--config", "buildings", *given)
+    assert code == 2
+    assert "made with other settings" in error_line(err)
 
 
 def test_an_index_keeps_its_vocabulary_settings(capsys, photos, index, tmp_path):

@@ -146,7 +146,7 @@ def test_the_plan_of_a_folder(photos, tmp_path, capsys, monkeypatch):
     ):
         monkeypatch.setattr(costs, name, small)
     settings = ["--set", "descriptor.name=rootsift", "--set", "parallel.jobs=1", "--set", "vocabulary.iterations=1"]
-    settings += ["--set", "vocabulary.words=300"]
+    settings += ["--set", "vocabulary.words=300", "--set", "detector.shape=baumberg"]
     assert main(["plan", str(photos / "scenes"), "--json", *settings]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["photographs"] == 6

@@ -170,7 +170,9 @@ def test_int8_that_was_asked_for_is_refused_where_it_does_not_run(photos, tmp_pa
     asked = ["--set", "descriptor.precision=int8", "--set", "parallel.jobs=1", "--set", "descriptor.device=cpu"]
     assert main(["index", str(photos / "scenes"), "-o", str(tmp_path / "x.index"), *asked]) == 2
     told = capsys.readouterr().err
-    assert "hardnet does not run in int8 here: this processor has no VNNI; use the precision auto or float32" in told
+    assert (
+        "hardnet-small does not run in int8 here: this processor has no VNNI; use the precision auto or float32" in told
+    )
     assert not (tmp_path / "x.index").exists()
 
 
