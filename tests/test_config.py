@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from retrieval import config as settings
-from retrieval.config import Config, DetectorConfig
+from retrieval.config import Config, DescriptorConfig, DetectorConfig
 from retrieval.errors import ConfigError
 from retrieval.evaluation.published import published
 from retrieval.evaluation.reproduction import folder_name
@@ -49,8 +49,9 @@ def test_a_name_that_nothing_has(tmp_path, monkeypatch):
 
 def test_configurations_for_collections_differ_in_orientation_alone():
     folder = Path(CONFIGS[0]).parent
-    assert settings.load(folder / "buildings.yaml") == Config()
-    assert settings.load(folder / "objects.yaml") == Config(detector=DetectorConfig(orientation="dominant"))
+    buildings, objects = (settings.load(folder / f"{name}.yaml") for name in ("buildings", "objects"))
+    assert buildings == Config(detector=DetectorConfig(shape="affnet"), descriptor=DescriptorConfig("hardnet-small"))
+    assert objects == dataclasses.replace(buildings, detector=DetectorConfig(orientation="dominant", shape="affnet"))
 
 
 def test_configurations_that_share_features_want_the_same():
