@@ -3,7 +3,7 @@
     python -m benchmarks.rotation [--photographs 20] [--work runs/rotation]
 
 One index of the generated photographs with configs/buildings.yaml and one with configs/objects.yaml, all else as it is
-by default: HardNet and the words that come with the program. First, photographs of landmarks, all 112 or a seeded
+by default, with the words that come with the program. First, photographs of landmarks, all 112 or a seeded
 sample, are turned about their centre, on a canvas of grey that holds all of them, and have to find themselves. Second,
 every query of the set, a box in an upright photograph, is verified against photographs that show something else: those
 that its ground truth does not list as good, ok or junk. The most inliers that one of them has are chance.
@@ -40,7 +40,7 @@ def main() -> int:
     """Runs the comparison and prints it; 1 if a bar is missed."""
     parser = record.parser(__doc__)
     parser.add_argument("--photographs", type=int, help="how many are turned (default: all of landmarks)")
-    parser.add_argument("--descriptor", default="hardnet")
+    parser.add_argument("--descriptor", help="instead of that of the configurations")
     parser.add_argument(
         "--work", type=Path, default=WORK, help=f"the set and the indexes are made here (default {WORK})"
     )
@@ -55,11 +55,11 @@ def main() -> int:
         "photographs": demo.images,
         "turned": len(names),
         "seed": arguments.seed,
-        "descriptor": arguments.descriptor,
+        "descriptor": arguments.descriptor or "as configured",
     }
     for name in CONFIGS:
         config = settings_module.load(Path(__file__).parent.parent / "configs" / f"{name}.yaml")
-        described = replace(config.descriptor, name=arguments.descriptor)
+        described = replace(config.descriptor, name=arguments.descriptor or config.descriptor.name)
         config = replace(config, descriptor=described, index=IndexConfig(signatures=()))  # by words
         folder = arguments.work / f"{name}-{settings_module.digest(settings_module.to_tree(config))}"
         if not folder.exists():
