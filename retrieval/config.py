@@ -34,9 +34,15 @@ class ImageConfig:
     exif: str = "apply"  # "apply" | "ignore": benchmark boxes belong to raw pixels, so benchmarks ignore
     max_side: int | None = 1024  # longest side in pixels before detection (area resampling); null = as is
     max_megapixels: float = 64.0  # refused before decoding: a bomb must not reach the decoder
+    # "all": every picture of a file (pages of a TIFF, frames of an animation) is a photograph, the second one of
+    # scan.tif is scan.tif#2; "first": the first is. Does not change the digest, as features are the same either way
+    pages: str = "all"
+    max_pages: int = 100  # of a file; what has more is a film. Does not change the digest
 
     def __post_init__(self) -> None:
         _one_of("images.exif", self.exif, ("apply", "ignore"))
+        _one_of("images.pages", self.pages, ("all", "first"))
+        _at_least("images.max_pages", self.max_pages, 1)
         _at_least("images.max_side", self.max_side, 16)
         _at_least("images.max_megapixels", self.max_megapixels, 0.001)
 
@@ -444,6 +450,7 @@ def feature_settings(config: Config) -> dict[str, Any]:
     """The settings that decide what features a photograph has (for digests and for error messages)."""
     tree = to_tree(config)
     descriptor, detector = {"name": tree["descriptor"]["name"]}, tree["detector"]
+    images = {key: value for key, value in tree["images"].items() if key not in ("pages", "max_pages")}
     del detector["precision"]
     if detector["orientation"] != "learned":
         del detector["orientation_weights"]
@@ -451,7 +458,7 @@ def feature_settings(config: Config) -> dict[str, Any]:
         del detector["shape_weights"]
     if detector["shape"] == "baumberg":  # there was no other in earlier versions, which did not name it
         del detector["shape"]
-    return {"images": tree["images"], "detector": detector, "descriptor": descriptor}
+    return {"images": images, "detector": detector, "descriptor": descriptor}
 
 
 def described_as(config: Config, stored: Mapping[str, Any]) -> Config:

@@ -216,14 +216,15 @@ def tiff(fields, pixels=b"", after=0, order="<"):
         after: offset of the next directory; "self" for this one.
         order: byte order.
     """
-    codes = {1: "B", 2: "B", 3: "H", 4: "I", 16: "Q"}
+    codes = {1: "B", 2: "B", 3: "H", 4: "I", 5: "I", 10: "i", 16: "Q"}
     fields = dict(sorted(fields.items()))
     directory = 8 + len(pixels) + len(pixels) % 2
     room = directory + 2 + 12 * len(fields) + 4
     entries, extra = b"", b""
     for tag, (kind, values, *count) in fields.items():
         packed = struct.pack(f"{order}{len(values)}{codes[kind]}", *values)
-        entries += struct.pack(order + "HHI", tag, kind, count[0] if count else len(values))
+        number = count[0] if count else len(values) // (2 if kind in (5, 10) else 1)  # a fraction is two values
+        entries += struct.pack(order + "HHI", tag, kind, number)
         if len(packed) <= 4:
             entries += packed.ljust(4, b"\0")
         else:

@@ -124,7 +124,7 @@ def _index(arguments: argparse.Namespace) -> int:
     from retrieval.photographs.folder import list_images
 
     config = without_signatures(arguments, chosen_config(arguments))
-    images = list_images(arguments.photos)
+    images = list_images(arguments.photos, config.images)
     collection, failures = pipeline.build_collection(images, arguments.output, config, arguments.vocabulary)
     print(
         f"{arguments.output}: {collection.snapshot.images} photographs, {collection.features} features, "

@@ -46,7 +46,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     if arguments.images is not None and arguments.images < 1:
         raise RetrievalError(f"--images {arguments.images}: expected at least 1")
     config = without_signatures(arguments, chosen_config(arguments))
-    images = None if arguments.photos is None else list_images(arguments.photos)
+    images = None if arguments.photos is None else list_images(arguments.photos, config.images)
     count = arguments.images if arguments.images is not None else len(images.names) if images is not None else 0
     found = planning.plan_collection(images, count, config, arguments.vocabulary)
     print(json.dumps(found.tree()) if arguments.json else found)

@@ -19,6 +19,7 @@ from retrieval.errors import DatasetError, RetrievalError
 from retrieval.geometry.frames import Box
 from retrieval.photographs.folder import ImageSet
 from retrieval.photographs.names import Names, canonical
+from retrieval.photographs.places import file_of, stem_of
 
 BOX = ("x1", "y1", "x2", "y2")
 COLUMNS = ("image", *BOX, "positives", "junk")
@@ -160,7 +161,7 @@ class _Names:
         for name in sorted(self.full):
             pure = PurePosixPath(name)
             self._files.setdefault(canonical(pure.name), []).append(name)
-            self._stems.setdefault(canonical(pure.stem), []).append(name)
+            self._stems.setdefault(canonical(stem_of(name)), []).append(name)
 
     def exact(self, text: str) -> str | None:
         """The photograph of this full name; spaces around it count only where the name has them.
@@ -254,7 +255,7 @@ class _Reader:
         found = self._exact(line, "image", text)
         if found is not None:
             return found
-        path = next((path for path in map(self._path, (text, text.strip())) if os.path.isfile(path)), None)
+        path = next((path for path in map(self._path, (text, text.strip())) if os.path.isfile(file_of(path))), None)
         if path is None:
             found = self._spelled_otherwise(line, *map(self._path, (text, text.strip())))
             return found or self._short(line, "image", text)

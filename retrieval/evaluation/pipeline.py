@@ -363,7 +363,8 @@ def open_features(source: Path, target: Path, config: Config) -> FeatureStore:
     """The features in a folder: a feature store as it is, or photographs (extracted beside `target`, resumable)."""
     if is_store(source):
         return FeatureStore.open(source)
-    return extractor.extract_collection(list_images(source), partial_folder(target) / "features", config)
+    images = list_images(source, config.images)
+    return extractor.extract_collection(images, partial_folder(target) / "features", config)
 
 
 def check_held_out(folder: Path, held_out: Path | None, config: Config) -> dict[str, Any]:

@@ -7,7 +7,6 @@ processes only decode, and this one does the rest in the GPU's memory.
 
 import contextlib
 import functools
-import hashlib
 import logging
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,8 +28,9 @@ from retrieval.features.patches import cut_patches
 from retrieval.features.scale_space import DeviceScaleSpace, ScaleSpace, scale_space
 from retrieval.features.store import Failure, FeatureStore, ImageFeatures
 from retrieval.geometry.frames import Box, inside_box, mirror_box
-from retrieval.photographs.decoding import LoadedImage, display_name, load_image, plain_source, read_photograph
+from retrieval.photographs.decoding import Encoded, LoadedImage, display_name, load_image, plain_source, read_photograph
 from retrieval.photographs.folder import ImageSet
+from retrieval.photographs.places import file_of, numbered
 from retrieval.running import processes
 from retrieval.storage.artefacts import PLAN, require_settings
 
@@ -50,7 +50,7 @@ class _Decoded:
     Attributes:
         name: image name.
         image: its pixels.
-        content: sha256 of its file, in hexadecimal digits; None of an array.
+        content: as `Encoded.content`; None of an array.
     """
 
     name: str
@@ -195,10 +195,10 @@ def space_of(gray: np.ndarray, config: Config, device: str | None = None) -> Sca
 def _decode(source: str | Path | bytes | np.ndarray, name: str, config: Config) -> _Decoded:
     """Reads a photograph."""
     shown = display_name(source)
-    if isinstance(source, str | Path):
-        source = read_photograph(source, config.images)
-    content = hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else None
-    return _Decoded(name, load_image(source, config.images, shown), content)
+    if isinstance(source, np.ndarray):
+        return _Decoded(name, load_image(source, config.images, shown), None)
+    encoded = Encoded(source) if isinstance(source, bytes) else read_photograph(source, config.images)
+    return _Decoded(name, load_image(encoded, config.images, shown), encoded.content)
 
 
 def _detect(
@@ -230,16 +230,20 @@ def _detect_on(
     inside = inside_box(regions, mirror_box(box, image.width) if mirror and box else box)
     patches = cut_patches(space, found[inside], patch_size)
     empty = np.empty((0, 0), np.uint8)
-    features = ImageFeatures(
-        decoded.name, image.width, image.height, regions[inside], empty, decoded.content, image.pages
-    )
+    further = image.pages if image.number == 1 else 1
+    features = ImageFeatures(decoded.name, image.width, image.height, regions[inside], empty, decoded.content, further)
     return features, patches
 
 
 def tell_of_pages(features: ImageFeatures, path: str | Path) -> None:
-    """Warns of a file with more pictures than the one that was read."""
+    """Warns of a file with more pictures than the first, which alone was read."""
     if features.pages > 1:
-        logger.warning("%s: a TIFF of %d pages, of which only the first is read", display_name(path), features.pages)
+        logger.warning(
+            "%s: a file of %d pictures, of which only the first is read; the next is called %s",
+            display_name(path),
+            features.pages,
+            display_name(numbered(str(path), 2)),
+        )
 
 
 def _describe(
@@ -282,6 +286,7 @@ def extract_collection(images: ImageSet, folder: str | Path, config: Config, tit
         descriptor = load_descriptor(config.descriptor)
         if len(pending) < plan["shards"]:
             logger.info("%s: %d of %d shards are already there", folder, plan["shards"] - len(pending), plan["shards"])
+        known = frozenset(images.names)
         names = [name for i in pending for name in images.names[i * size : (i + 1) * size]]
         with (
             tqdm(total=len(names), desc=title, unit="image", disable=None) as bar,
@@ -297,7 +302,8 @@ def extract_collection(images: ImageSet, folder: str | Path, config: Config, tit
                         logger.warning("skipped %s", result.reason)
                         failures.append(result)
                     else:
-                        tell_of_pages(result, images.path(result.name))
+                        if numbered(result.name, 2) not in known:
+                            tell_of_pages(result, images.path(result.name))
                         found.append(result)
                     bar.update()
                 store.write_shard(folder, shard_index, found, failures, descriptor.dimensions, settings)
@@ -364,7 +370,7 @@ def file_state(path: Path, nanoseconds: bool = False) -> tuple[int, int]:
     within one process nanoseconds tell more.
     """
     try:
-        status = path.stat()
+        status = file_of(path).stat()
     except OSError:
         return -1, -1
     return status.st_size, status.st_mtime_ns if nanoseconds else int(status.st_mtime)

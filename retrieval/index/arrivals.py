@@ -5,7 +5,6 @@ next one that comes upon photographs of the same content takes them up.
 """
 
 import contextlib
-import hashlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,14 +15,16 @@ from typing import Any
 from tqdm import tqdm
 
 from retrieval import config as settings_module
-from retrieval.config import Config
+from retrieval.config import Config, ImageConfig
 from retrieval.errors import ArtefactError, DatasetError, ImageError, RetrievalError
 from retrieval.features import store as features
 from retrieval.features.store import Failure, ImageFeatures, Shard
 from retrieval.index.opened import OpenedIndex
 from retrieval.index.state import State
 from retrieval.photographs.decoding import read_photograph
-from retrieval.photographs.folder import ImageSet, list_images
+from retrieval.photographs.files import Encoded, content_of
+from retrieval.photographs.folder import ImageSet, list_images, pictures_of
+from retrieval.photographs.places import Place, file_of, place_of
 from retrieval.storage import artefacts, atomic
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class Arrivals:
 
     Attributes:
         new: name -> path, of those to be added.
-        contents: name -> sha256 of these.
+        contents: name -> content of these, as `retrieval.photographs.files.Encoded.content`.
         replaced: those of them that take the place of a live image.
         known: path and name, for content that a live image has.
         copies: name, path, and the name in `new` that the same content has.
@@ -52,13 +53,16 @@ class Arrivals:
     failures: tuple[Failure, ...]
 
 
-def named(photographs: Iterable[str | Path], root: Path, prefix: str) -> list[tuple[str, Path]]:
-    """Names and absolute paths of all files that are given.
+def named(
+    photographs: Iterable[str | Path], root: Path, prefix: str, images: ImageConfig | None = None
+) -> list[tuple[str, Path]]:
+    """Names and absolute paths of all photographs that are given.
 
     Args:
         photographs: files, and folders that are searched recursively.
         root: the folder that names are relative to, for what lies below it.
         prefix: put before the names of what does not.
+        images: whether every picture of a file is a photograph, as for `list_images`.
 
     Raises:
         DatasetError: a path does not exist or cannot be read, or is an index itself.
@@ -70,27 +74,29 @@ def named(photographs: Iterable[str | Path], root: Path, prefix: str) -> list[tu
         photographs = [photographs]
     paths = [Path(given) for given in photographs]
     for path in paths:
-        if not os.path.lexists(path):
+        if not os.path.lexists(file_of(path)):
             raise DatasetError(f"{path} does not exist: expected a photograph, or a folder of them")
         if path.is_dir() and artefacts.is_artefact(path):
             raise DatasetError(f"{path} is no folder of photographs: it was written by this program")
-    return [one for path in paths for one in _below(path, root, prefix)]
+    return [one for path in paths for one in _below(path, root, prefix, images)]
 
 
-def _below(path: Path, root: Path, prefix: str) -> Iterator[tuple[str, Path]]:
+def _below(path: Path, root: Path, prefix: str, images: ImageConfig | None) -> Iterator[tuple[str, Path]]:
     if path.is_dir():
         place = path.resolve()
-        found = [(name, place / name) for name in list_images(path, may_be_empty=True).names]
+        found = [(name, place / name) for name in list_images(path, images, may_be_empty=True).names]
         if not found:
             logger.warning("%s holds no file", path)
     else:
-        found = [(path.name, path.parent.resolve() / path.name)]
+        place = path.parent.resolve()
+        names = [path.name] if images is None else pictures_of(path, path.name, images)
+        found = [(name, place / name) for name in names]
     for name, file in found:
         yield (file.relative_to(root).as_posix() if file.is_relative_to(root) else prefix + name), file
 
 
 def compare(given: Sequence[tuple[str, Path]], current: State, config: Config, replacing: bool) -> Arrivals:
-    """Reads every photograph once, to see by its content whether it is in the index already.
+    """Reads every file once, to see by their content which photographs are in the index already.
 
     Args:
         given: from `named`.
@@ -100,9 +106,14 @@ def compare(given: Sequence[tuple[str, Path]], current: State, config: Config, r
     """
     failures: list[Failure] = []
     read: list[tuple[str, Path, str]] = []
+    last, digest = Place(Path()), ""
     for name, path in tqdm(given, desc="compare", unit="image", disable=None):
+        place = place_of(path)
         try:
-            read.append((name, path, hashlib.sha256(read_photograph(path, config.images)).hexdigest()))
+            if place.file != last.file:  # the pictures of a file come one after another
+                last, digest = Place(Path()), Encoded(read_photograph(path, config.images).data).content
+                last = place
+            read.append((name, path, content_of(digest, place.number)))
         except ImageError as error:
             failures.append(Failure(name, str(error)))
     lines = current.having([name for name, _, _ in read], [content for _, _, content in read])

@@ -88,8 +88,8 @@ def add(
     """
     with state.changing(_folder(index)) as current:
         collection = _opened(index, current)
-        given = arrivals.named(photographs, Path(collection.root), prefix)
         chosen = config or collection.config
+        given = arrivals.named(photographs, Path(collection.root), prefix, chosen.images)
         found = arrivals.compare(given, current, chosen, replace)
         for failure in found.failures:
             logger.warning("skipped %s", failure.reason)

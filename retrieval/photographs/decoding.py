@@ -15,16 +15,17 @@ import numpy as np
 
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError
-from retrieval.photographs.files import display_name, read_file, read_photograph
+from retrieval.photographs.files import Encoded, display_name, read_file, read_photograph
 from retrieval.photographs.given import plain_source
 from retrieval.photographs.ground import GROUND
-from retrieval.photographs.headers import Header, read_header
+from retrieval.photographs.headers import Header, read_header, single
 from retrieval.photographs.samples import check_header, opencv_samples, samples_of
 from retrieval.photographs.sizes import check_size, seen_size, shrunk_to, turned, working_size
 from retrieval.photographs.white import white_of
 
 __all__ = [
     "GROUND",
+    "Encoded",
     "Header",
     "LoadedImage",
     "display_name",
@@ -55,13 +56,15 @@ class LoadedImage:
         gray: (H, W) float32, 0..255, at working size.
         width: original width in pixels, after the EXIF orientation where that is applied.
         height: original height.
-        pages: full pictures in the file, of which this is the first; more than 1 in a TIFF only.
+        pages: pictures in the file.
+        number: which of them this is, from 1.
     """
 
     gray: np.ndarray
     width: int
     height: int
     pages: int = 1
+    number: int = 1
 
     def mirrored(self) -> "LoadedImage":
         """As a mirror shows it: left and right exchanged."""
@@ -99,13 +102,14 @@ class LoadedImage:
 
 
 def load_image(
-    source: str | Path | bytes | np.ndarray, config: ImageConfig | None = None, name: str | None = None
+    source: str | Path | bytes | Encoded | np.ndarray, config: ImageConfig | None = None, name: str | None = None
 ) -> LoadedImage:
     """Loads one photograph.
 
     Args:
-        source: path, bytes of a JPEG, PNG, TIFF, WebP, PPM/PGM or BMP file, or pixels: (H, W) or (H, W, 3),
-            in any channel order, uint8, uint16 (0..65535, or of fewer bits as in `white.py`) or float (0..255,
+        source: path, bytes of a file (JPEG, PNG, TIFF, WebP, HEIC, AVIF, GIF, JPEG 2000, JPEG XL, PPM/PGM, BMP or a
+            camera raw), of which the first picture counts unless it is `Encoded`, or pixels: (H, W) or (H, W, 3), in
+            any channel order, uint8, uint16 (0..65535, or of fewer bits as in `white.py`) or float (0..255,
             or 0..1; beyond by up to `ROUNDING` is clipped; a largest one between 1 and `DARKEST` is refused).
         config: orientation, working size and limits; None for the defaults.
         name: what error messages call the photograph; by default the path.
@@ -119,16 +123,16 @@ def load_image(
         if isinstance(source, np.ndarray):
             height, width = source.shape[:2] if source.ndim in (2, 3) else (0, 0)
             check_size(width, height, config)
-            gray, pages = _gray(source), 1
+            gray, pages, number = _gray(source), 1, 1
         else:
-            data = source if isinstance(source, bytes) else read_file(Path(source), config)
-            gray, pages = _decode(data, config)
+            encoded = _encoded(source, config)
+            (gray, pages), number = _decode(encoded, config), encoded.number
         height, width = gray.shape
         if float(gray.min()) == float(gray.max()):
             raise ImageError("every pixel is the same: nothing to detect")
     except ImageError as error:
         raise ImageError(f"{display_name(source if name is None else name)}: {error}") from error
-    return LoadedImage(working_size(gray, config.max_side), width, height, pages)
+    return LoadedImage(working_size(gray, config.max_side), width, height, pages, number)
 
 
 def look_at(path: str | Path, config: ImageConfig | None = None) -> tuple[int, int]:
@@ -148,11 +152,11 @@ def look_at(path: str | Path, config: ImageConfig | None = None) -> tuple[int, i
     """
     config = config or ImageConfig()
     try:
-        data = read_file(Path(path), config)
-        header = read_header(data)
+        encoded = read_file(Path(path), config)
+        header = read_header(encoded)
         check_header(header, config)
         if not header.ended:
-            samples_of(data, config)
+            samples_of(encoded, config)
     except ImageError as error:
         raise ImageError(f"{display_name(path)}: {error}") from error
     return seen_size(header, config)
@@ -186,7 +190,9 @@ def load_pixels(path: str | Path, config: ImageConfig | None = None) -> np.ndarr
     return stretched.astype(found.pixels.dtype)
 
 
-def load_picture(source: str | Path | bytes, config: ImageConfig | None = None, side: int | None = None) -> np.ndarray:
+def load_picture(
+    source: str | Path | bytes | Encoded, config: ImageConfig | None = None, side: int | None = None
+) -> np.ndarray:
     """A photograph in colour and as it is seen, to be shown to people; nothing is measured on it.
 
     It is turned as `load_image` turns it, so boxes and regions fit. What is missing at the end of a JPEG is grey.
@@ -204,20 +210,28 @@ def load_picture(source: str | Path | bytes, config: ImageConfig | None = None, 
     """
     config = config or ImageConfig()
     try:
-        return _picture(source if isinstance(source, bytes) else read_file(Path(source), config), config, side)
+        return _picture(_encoded(source, config), config, side)
     except ImageError as error:
-        raise ImageError(str(error) if isinstance(source, bytes) else f"{display_name(source)}: {error}") from error
+        given = isinstance(source, bytes | Encoded)
+        raise ImageError(str(error) if given else f"{display_name(source)}: {error}") from error
 
 
-def _picture(data: bytes, config: ImageConfig, side: int | None) -> np.ndarray:
-    header = read_header(data)
+def _encoded(source: str | Path | bytes | Encoded, config: ImageConfig) -> Encoded:
+    if isinstance(source, bytes):
+        return Encoded(source)
+    return source if isinstance(source, Encoded) else read_file(Path(source), config)
+
+
+def _picture(source: Encoded, config: ImageConfig, side: int | None) -> np.ndarray:
+    header = read_header(source)
     longest = max(header.width, header.height)
     factor = max((f for f in _REDUCED if side and f * side <= longest), default=1)
     if factor > 1 and header.format == "JPEG" and header.ended:
         check_header(header, config)
-        pixels, white = opencv_samples(data, header.format, _REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION), 255
+        data, flags = single(source.data, source.number), _REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION
+        pixels, white = opencv_samples(data, header.format, flags), 255
     else:
-        found = samples_of(data, config, whole=False)
+        found = samples_of(source, config, whole=False)
         pixels, white = found.pixels, found.white
     if side:
         pixels = shrunk_to(pixels, side)
@@ -228,9 +242,9 @@ def _picture(data: bytes, config: ImageConfig, side: int | None) -> np.ndarray:
     return turned(pixels, header.orientation) if config.exif == "apply" else pixels
 
 
-def _decode(data: bytes, config: ImageConfig) -> tuple[np.ndarray, int]:
-    """(H, W) float32 grey pixels of a file's bytes, at full size and turned as configured, and the file's pages."""
-    found = samples_of(data, config)
+def _decode(source: Encoded, config: ImageConfig) -> tuple[np.ndarray, int]:
+    """(H, W) float32 grey pixels of a photograph, at full size and turned as configured, and the file's pictures."""
+    found = samples_of(source, config)
     gray, header = _gray(found.pixels, found.white), found.header
     return turned(gray, header.orientation) if config.exif == "apply" else gray, header.pages
 

@@ -5,14 +5,15 @@ what they do with a cut file (libjpeg fills the rest with grey), so completeness
 format's own structure. Every function takes the bytes of a file and touches no pixel.
 """
 
-import contextlib
 import re
 import struct
 import zlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from retrieval.errors import ImageError
-from retrieval.photographs import tiff
+from retrieval.photographs import animations, directories, heif, jpeg2000, jpegxl, mpo, raws, tiff
+from retrieval.photographs.files import Encoded
 from retrieval.photographs.foreign import foreign_format
 
 # A JPEG marker that ends entropy-coded data: not a stuffed byte (00), a restart (D0-D7) or fill (FF).
@@ -25,8 +26,6 @@ _JPEG_ARITHMETIC = frozenset(range(0xC9, 0xD0)) - {0xCC}  # frames whose decoder
 _JPEG_FILLER = bytes(i * 61 % 251 + 2 for i in range(40)) + b"".join(
     bytes([0xFF, 0xD0 + i]) + bytes(j * 167 % 241 + 3 for j in range(i, i + 12)) for i in range(8)
 )
-_FEW_VALUES = 64  # of a field, where directories are compared
-_DNG_VERSION = 50706  # tag that every DNG has (DNG 1.4)
 _JPEG_END = b"\xff\xd9"
 # Where a file ends without a marker, a missing bit or two may read as some picture that looks the same: so several.
 JPEG_STARTS = (b"\xfe", b"\xaa", b"\x55", b"\xc3", b"\x3c", b"\x80", b"\xe0", b"\x0f")
@@ -38,7 +37,8 @@ class Header:
     """What a file declares.
 
     Attributes:
-        format: "JPEG", "PNG", "TIFF", "WebP", "PNM" or "BMP".
+        format: "JPEG", "PNG", "TIFF", "WebP", "PNM", "BMP", "HEIC", "AVIF", "GIF", "JPEG 2000" or "JPEG XL", or that
+            of a camera raw, such as "DNG".
         width: columns as stored, in pixels (before any EXIF orientation).
         height: rows as stored.
         orientation: EXIF orientation, 1 to 8: the first valid one of the file, 1 where there is none.
@@ -49,7 +49,10 @@ class Header:
         key: sample values (one, or red, green and blue) of the colour that stands for transparency, or None.
         directory: byte position of the TIFF directory with the picture; None for the first, and in other formats.
         ended: whether a JPEG has its end marker; without, only its decoded pixels tell whether it is whole.
-        pages: full pictures in a TIFF, of which this is the first; 1 in other formats.
+        pages: pictures in the file.
+        number: which of them this is, from 1.
+        camera: the format of a camera raw; None of everything else.
+        reconstructs: whether a JPEG XL file gives a JPEG file, whose pixels are as stored.
     """
 
     format: str
@@ -64,36 +67,90 @@ class Header:
     directory: int | None = None
     ended: bool = True
     pages: int = 1
+    number: int = 1
+    camera: str | None = None
+    reconstructs: bool = False
 
 
-def read_header(data: bytes) -> Header:
-    """Reads the header of a JPEG, PNG, TIFF, WebP, PNM or BMP file.
+def read_header(source: bytes | Encoded) -> Header:
+    """Reads the header of a photograph.
 
     Args:
-        data: all bytes of the file.
+        source: all bytes of the file, or these and which of its pictures.
 
     Raises:
-        ImageError: empty, another format, or a header from which no size can be read.
+        ImageError: empty, another format, fewer pictures, or a header from which no size can be read.
     """
+    data, number = (source.data, source.number) if isinstance(source, Encoded) else (source, 1)
     if not data:
         raise ImageError("the file is empty")
-    if foreign := foreign_format(data):
+    if (camera := raws.raw_kind(data)) is None and (foreign := foreign_format(data)):
         raise ImageError(f"not supported: {foreign}")
-    readers = (
-        (data[:2] == b"\xff\xd8", _read_jpeg),
-        (data[:8] == _PNG_MAGIC, _read_png),
-        (data[:4] in tiff.MAGIC, _read_tiff),
-        (data[:4] == b"RIFF" and data[8:12] == b"WEBP", _read_webp),
-        (re.match(rb"P[1-6][\s#]", data) is not None, _read_pnm),
-        (data[:2] == b"BM", _read_bmp),
+    readers: tuple[tuple[bool, Callable[[], Header]], ...] = (
+        (camera is not None, lambda: _read_raw(data, str(camera))),
+        (data[:2] == b"\xff\xd8", lambda: _read_jpeg(data, number)),
+        (data[:8] == _PNG_MAGIC, lambda: _read_png(data)),
+        (data[:4] in tiff.MAGIC, lambda: _read_tiff(data, number)),
+        (data[:4] == b"RIFF" and data[8:12] == b"WEBP", lambda: _read_webp(data)),
+        (re.match(rb"P[1-6][\s#]", data) is not None, lambda: _read_pnm(data)),
+        (data[:2] == b"BM", lambda: _read_bmp(data)),
+        (heif.is_heif(data), lambda: _read_heif(data, number)),
+        (data[:6] in (b"GIF87a", b"GIF89a"), lambda: _read_gif(data, number)),
+        (data.startswith((jpeg2000.BOXED, jpeg2000.BARE)), lambda: _read_jpeg2000(data)),
+        (data.startswith((jpegxl.BOXED, jpegxl.BARE)), lambda: _read_jpegxl(data)),
     )
     for matches, reader in readers:
         if matches:
             try:
-                return reader(data)
-            except (struct.error, IndexError) as error:
+                header = reader()
+            except (struct.error, IndexError, OverflowError) as error:
                 raise ImageError("truncated: the file ends inside its header") from error
-    raise ImageError("not a JPEG, PNG, TIFF, WebP, PPM/PGM or BMP image")
+            if number > header.pages:
+                raise ImageError(f"the file holds {_pictures(header.pages)}, and no picture {number}")
+            return replace(header, number=number)
+    raise ImageError(
+        "not a JPEG, PNG, TIFF, WebP, HEIC, AVIF, GIF, JPEG 2000, JPEG XL, PPM/PGM or BMP image, nor a camera raw"
+    )
+
+
+def count_pictures(data: bytes) -> int:
+    """How many pictures a file has that are photographs of their own, as its structure says; 1 where that is damaged.
+
+    Args:
+        data: all bytes of the file, or a `retrieval.photographs.files.Peek` of them.
+    """
+    head = data[:16]
+    try:
+        if head[:3] == b"\xff\xd8\xff":
+            return len(mpo.parts(data))
+        if head[:8] == _PNG_MAGIC:
+            return animations.png_frames(data)
+        if head[:4] in tiff.MAGIC:
+            return directories.count_pages(data)
+        if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+            return animations.webp_frames(data)
+        if head[:3] == b"GIF":
+            return max(1, len(animations.gif_frames(data)))
+        if heif.is_heif(data):
+            return heif.frames(data) or _heif_pictures(*heif.read_pictures(data))
+    except (struct.error, IndexError, OverflowError, ImageError):
+        pass  # who reads it will say what is wrong with it
+    return 1
+
+
+def single(data: bytes, number: int) -> bytes:
+    """The part of a file that is one picture as a file of its own; all of it where pictures are not stored so."""
+    if number == 1 or data[:2] != b"\xff\xd8":
+        return data
+    parts = mpo.parts(data)
+    if number > len(parts):
+        raise ImageError(f"the file holds {_pictures(len(parts))}, and no picture {number}")
+    begin, end = parts[number - 1]
+    return data[begin:end]
+
+
+def _pictures(count: int) -> str:
+    return "one picture" if count == 1 else f"{count} pictures"
 
 
 def filled_jpeg(data: bytes, start: bytes = b"") -> bytes | None:
@@ -137,8 +194,11 @@ def ended_jpeg(data: bytes) -> bytes:
     return data.rstrip(b"\xff") + _JPEG_END
 
 
-def _read_jpeg(data: bytes) -> Header:
+def _read_jpeg(data: bytes, number: int = 1) -> Header:
     """Walks the markers; a thumbnail inside APP1 is skipped with its segment."""
+    pages = len(mpo.parts(data))
+    if 1 < number <= pages:
+        data = single(data, number)
     size: tuple[int, int] | None = None
     orientation: int | None = None
     position, ended, scans = 2, False, len(data)
@@ -174,7 +234,7 @@ def _read_jpeg(data: bytes) -> Header:
         damage = "truncated: the JPEG ends before its last scan"
     elif len(data) - scans < least:
         damage = f"truncated or damaged JPEG: {len(data)} bytes cannot hold {size[0]} x {size[1]} pixels"
-    return Header("JPEG", *size, orientation or 1, damage, ended=ended)
+    return Header("JPEG", *size, orientation or 1, damage, ended=ended, pages=pages)
 
 
 def _final_coefficients(scan: bytes) -> set[tuple[int, int]]:
@@ -209,6 +269,7 @@ def _read_png(data: bytes) -> Header:
     orientation: int | None = None
     alpha = "straight" if colour in (4, 6) else None
     key: tuple[int, ...] | None = None
+    pages = animations.png_frames(data)
     position, damage = 8, "truncated: the PNG has no end chunk"
     while position + 12 <= len(data):
         length, name = struct.unpack_from(">I4s", data, position)
@@ -216,7 +277,7 @@ def _read_png(data: bytes) -> Header:
         if end > len(data):
             break
         body = data[position + 8 : end - 4] if name in (b"eXIf", b"tRNS") else b""
-        if not name[0] & 0x20 or name == b"tRNS":  # upper case: critical
+        if not name[0] & 0x20 or name in (b"tRNS", b"acTL", b"fcTL", b"fdAT"):  # upper case: critical
             (checksum,) = struct.unpack_from(">I", data, end - 4)
             if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != checksum:
                 damage = f"damaged PNG: wrong checksum in a chunk at byte {position}"
@@ -228,9 +289,9 @@ def _read_png(data: bytes) -> Header:
         elif name == b"tRNS" and colour in (0, 2):
             key = _png_key(body, depth, 1 if colour == 0 else 3)
         if name == b"IEND":
-            return Header("PNG", width, height, orientation or 1, alpha=alpha, key=key)
+            return Header("PNG", width, height, orientation or 1, alpha=alpha, key=key, pages=pages)
         position = end
-    return Header("PNG", width, height, orientation or 1, damage)
+    return Header("PNG", width, height, orientation or 1, damage, pages=pages)
 
 
 def _png_key(body: bytes, depth: int, channels: int) -> tuple[int, ...] | None:
@@ -275,7 +336,7 @@ def _read_webp(data: bytes) -> Header:
         position = body + length + (length & 1)
     if size is None:
         raise ImageError("truncated or damaged WebP: it has no picture chunk")
-    return Header("WebP", *size, orientation or 1, damage, alpha=alpha)
+    return Header("WebP", *size, orientation or 1, damage, alpha=alpha, pages=animations.webp_frames(data))
 
 
 def _read_pnm(data: bytes) -> Header:
@@ -313,17 +374,26 @@ def _read_bmp(data: bytes) -> Header:
     return Header("BMP", width, height, damage=damage, alpha="straight" if with_mask else None)
 
 
-def _read_tiff(data: bytes) -> Header:
-    """The first image file directory of a TIFF 6.0 or BigTIFF file, or the largest where that is a reduced copy."""
+def _read_tiff(data: bytes, number: int = 1) -> Header:
+    """The first image file directory of a TIFF 6.0 or BigTIFF file, or the largest where that is a reduced copy.
+
+    Of several pages that are all full pictures any may be asked for.
+    """
     pages, circle = tiff.chain(data)
-    directory, unsupported = _tiff_picture(data, pages[: tiff.MAX_DIRECTORIES])
+    directory, camera = directories.main_picture(data, pages[: tiff.MAX_DIRECTORIES])
+    if camera is not None:
+        return _read_raw(data, camera)
+    count = 1 if directory is not None else directories.count_pages(data)
+    orientation = tiff.exif_orientation(data, directory)
+    if 1 < number <= count:
+        directory = directories.full_page(data, number)
+        orientation = tiff.exif_orientation(data, directory) or 1
     values = tiff.integers(data, directory)
     if 256 not in values or 257 not in values:
         raise ImageError("truncated or damaged TIFF: its directory has no size")
-    orientation = tiff.exif_orientation(data, directory) or tiff.exif_orientation(data) or 1
+    orientation = orientation or tiff.exif_orientation(data) or 1
     width, height = values[256][0], values[257][0]
-    if unsupported:
-        return Header("TIFF", width, height, orientation, unsupported=unsupported)
+    unsupported: str | None = None
     damage = None
     for offsets, lengths in ((273, 279), (324, 325)):  # strips, tiles
         pairs = zip(values.get(offsets, ()), values.get(lengths, ()), strict=False)
@@ -346,77 +416,62 @@ def _read_tiff(data: bytes) -> Header:
     alpha = {1: "premultiplied", 2: "straight"}.get(extra)
     if alpha and unsupported is None and (values.get(262), values.get(277)) != ((2,), (4,)):
         unsupported = "a TIFF with alpha that is not of red, green, blue and alpha; save it without alpha"
-    count = 1 if directory is not None else _tiff_pages(data, pages)
     return Header(
         "TIFF", width, height, orientation, damage, None, unsupported, alpha, directory=directory, pages=count
     )
 
 
-def _tiff_picture(data: bytes, pages: list[int]) -> tuple[int | None, str | None]:
-    """Which directory holds the picture, None for the first, or why none does.
-
-    The first does, unless it says that it is a reduced copy of another or there are sensor data twice as large: then
-    the largest picture that is neither.
-    """
-    found: dict[int, dict[int, tuple[int, ...]]] = {}
-    for page in pages:
-        for place in (page, *_sub_directories(data, page)):
-            if len(found) < tiff.MAX_DIRECTORIES and place not in found:
-                with contextlib.suppress(struct.error, ImageError):
-                    found[place] = tiff.integers(data, place, _FEW_VALUES)
-    if not found or pages[0] not in found:  # who reads the first will say what is wrong with it
-        return None, None
-    first, values = next(iter(found.items()))
-    raw = max((_area(one) for one in found.values() if _is_raw(one)), default=0)
-    if not _is_reduced(values) and not _is_raw(values) and raw < 2 * _area(values):
-        return None, None
-    usable = {place: one for place, one in found.items() if _area(one) and {273, 324} & one.keys() and not _is_raw(one)}
-    full = {place: one for place, one in usable.items() if not _is_reduced(one) and 2 * _area(one) > raw}
-    is_raw = bool(raw) or _DNG_VERSION in values
-    if not full and is_raw:
-        kind = "DNG" if _DNG_VERSION in values else _raw_kind(tiff.text(data, 271))
-        first_is = "" if _is_raw(values) else "its first picture is a reduced copy; "
-        article = "an" if kind[0] in "A" else "a"
-        return None, f"{article} {kind} camera raw: {first_is}export it as JPEG or TIFF"
-    candidates = full or usable
-    if not candidates:
-        return None, None
-    largest = max(candidates, key=lambda place: _area(candidates[place]))
-    return (None if largest == first else largest), None
+def _read_raw(data: bytes, kind: str) -> Header:
+    if damage := raws.raw_damage(data, kind):
+        raise ImageError(damage)  # LibRaw, which knows the size, need not see it
+    width, height, orientation = raws.read_raw(data, kind)
+    return Header(kind, width, height, orientation, camera=kind)
 
 
-def _sub_directories(data: bytes, page: int) -> tuple[int, ...]:
-    try:
-        return tiff.integers(data, page, _FEW_VALUES).get(tiff.SUB_DIRECTORIES, ())
-    except (struct.error, ImageError):
-        return ()
+def _read_heif(data: bytes, number: int) -> Header:
+    """A HEIF or AVIF file: a picture of its collection, or of its film."""
+    form, pictures = heif.read_pictures(data)
+    film = heif.frames(data)
+    count = film or _heif_pictures(form, pictures)
+    picture = pictures[min(number, count) - 1 if not film else 0]
+    cropped = form == "AVIF" and picture.cropped
+    return Header(
+        form,
+        picture.width,
+        picture.height,
+        picture.orientation,
+        picture.damage,
+        unsupported="a cropped AVIF photograph: convert it to PNG" if cropped else None,
+        alpha="straight" if picture.alpha else None,
+        pages=count,
+    )
 
 
-def _tiff_pages(data: bytes, pages: list[int]) -> int:
-    """How many full pictures are in the chain of directories."""
-    count = 0
-    for page in pages[: tiff.MAX_DIRECTORIES]:
-        with contextlib.suppress(struct.error, ImageError):
-            values = tiff.integers(data, page, _FEW_VALUES)
-            count += bool(_area(values)) and not _is_reduced(values)
-    return max(count + len(pages[tiff.MAX_DIRECTORIES :]), 1)
+def _heif_pictures(form: str, pictures: list[heif.Picture]) -> int:
+    """How many pictures of a collection are read: Pillow gives the first of AVIF."""
+    return 1 if form == "AVIF" else len(pictures)
 
 
-def _is_reduced(values: dict[int, tuple[int, ...]]) -> bool:
-    """Whether a directory says that it is a reduced copy or a mask: NewSubfileType, or the older SubfileType."""
-    return bool(values.get(254, (0,))[0] & 5) or values.get(255, (1,))[0] == 2
+def _read_gif(data: bytes, number: int) -> Header:
+    """The screen of a GIF, which every picture of it changes a part of (GIF89a, section 18)."""
+    width, height = struct.unpack_from("<HH", data, 6)
+    frames = animations.gif_frames(data)
+    if not frames:
+        raise ImageError("truncated or damaged GIF: it has no picture")
+    damage = next((told for told in frames[:number] if told), None)
+    return Header("GIF", width, height, damage=damage, alpha="straight", pages=len(frames))
 
 
-def _is_raw(values: dict[int, tuple[int, ...]]) -> bool:
-    """Whether a directory holds what a sensor measured: a colour filter array or LinearRaw (DNG 1.4)."""
-    return values.get(262, (0,))[0] in (32803, 34892)
+def _read_jpeg2000(data: bytes) -> Header:
+    found = jpeg2000.read_stream(data)
+    peak = None if found.bits in (8, 16) else (1 << found.bits) - 1
+    alpha = "straight" if found.channels == 4 else None
+    return Header("JPEG 2000", found.width, found.height, 1, found.damage, peak, found.unsupported, alpha)
 
 
-def _area(values: dict[int, tuple[int, ...]]) -> int:
-    return values.get(256, (0,))[0] * values.get(257, (0,))[0]
-
-
-def _raw_kind(make: str) -> str:
-    """The format of a camera raw that is a TIFF, by the camera's maker."""
-    kinds = {"NIKON": "NEF", "SONY": "ARW", "PENTAX": "PEF", "RICOH": "PEF", "CANON": "CR2", "SAMSUNG": "SRW"}
-    return next((kind for start, kind in kinds.items() if make.upper().startswith(start)), "TIFF-based")
+def _read_jpegxl(data: bytes) -> Header:
+    """A JPEG XL file; of an animation the first picture."""
+    found = jpegxl.read_stream(data)
+    alpha = "straight"  # if it has any
+    size = found.width, found.height
+    return Header("JPEG XL", *size, found.orientation, found.damage, None, None, alpha, reconstructs=found.jpeg)

@@ -1,4 +1,4 @@
-"""From a file's bytes to its samples: decoded by OpenCV, found to be whole, and opaque."""
+"""From a file's bytes to its samples: decoded by OpenCV or a plugin, found to be whole, and opaque."""
 
 import logging
 import zlib
@@ -9,9 +9,10 @@ import numpy as np
 
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError
-from retrieval.photographs import tiff
+from retrieval.photographs import animations, plugins, tiff
+from retrieval.photographs.files import Encoded
 from retrieval.photographs.ground import opaque
-from retrieval.photographs.headers import JPEG_STARTS, Header, ended_jpeg, filled_jpeg, read_header
+from retrieval.photographs.headers import JPEG_STARTS, Header, ended_jpeg, filled_jpeg, read_header, single
 from retrieval.photographs.quiet import quiet_opencv
 from retrieval.photographs.sizes import check_size
 from retrieval.photographs.white import white_of
@@ -37,20 +38,27 @@ class Samples:
     header: Header
 
 
-def samples_of(data: bytes, config: ImageConfig, whole: bool = True) -> Samples:
-    """The samples of a file's bytes.
+def samples_of(source: Encoded, config: ImageConfig, whole: bool = True) -> Samples:
+    """The samples of a photograph.
 
     They are as stored, but what is transparent is composed over `GROUND` here, once for everybody. With `whole`, or
     without an end marker, a JPEG is decoded again to find out whether its data end too early.
     """
-    header = read_header(data)
+    header = read_header(source)
     check_header(header, config)
+    if plugins.is_plugged(header):
+        found, largest = plugins.decoded(source.data, header)
+        _check_size(found, header)
+        return Samples(opaque(found, header, largest), largest, header)
+    data = single(source.data, source.number)
     plain: bytes | bytearray = data
     if header.format == "TIFF":
         plain = tiff.plain(data, header.directory)
     elif not header.ended:
         logger.debug("a JPEG without its end marker: taken if its pixels are complete")
         plain, whole = ended_jpeg(data), True
+    elif header.format == "PNG" and header.pages > 1:
+        plain = animations.png_still(data)
     elif header.format == "PNM" and data[1:2] in b"123":
         plain = data + b"\n"  # OpenCV wants white space after the last number
     pixels = opencv_samples(plain, header.format, _DECODE_ALPHA if header.alpha else _DECODE)
@@ -63,11 +71,7 @@ def samples_of(data: bytes, config: ImageConfig, whole: bool = True) -> Samples:
             pixels = opencv_samples(filled, header.format)
             if zlib.crc32(pixels.data) != checksum:
                 raise ImageError("truncated or damaged JPEG: its data end before its last pixels")
-    if pixels.shape[:2] != (header.height, header.width):
-        raise ImageError(
-            f"damaged {header.format}: its header says {header.width} x {header.height} pixels, "
-            f"it holds {pixels.shape[1]} x {pixels.shape[0]}"
-        )
+    _check_size(pixels, header)
     if pixels.dtype not in (np.uint8, np.uint16):
         raise ImageError(f"{pixels.dtype} samples have no fixed range: convert it to 8 or 16 bits")
     white = header.peak
@@ -76,11 +80,20 @@ def samples_of(data: bytes, config: ImageConfig, whole: bool = True) -> Samples:
     return Samples(opaque(pixels, header, white), white, header)
 
 
+def _check_size(pixels: np.ndarray, header: Header) -> None:
+    if pixels.shape[:2] != (header.height, header.width):
+        raise ImageError(
+            f"damaged {header.format}: its header says {header.width} x {header.height} pixels, "
+            f"it holds {pixels.shape[1]} x {pixels.shape[0]}"
+        )
+
+
 def check_header(header: Header, config: ImageConfig) -> None:
-    """Refuses before it is decoded what is too large or too small, damaged, or of a kind that is not read."""
+    """Refuses before it is decoded what is too large or too small, damaged, or of a kind that is not read (here)."""
     check_size(header.width, header.height, config)
     if header.damage or header.unsupported:
         raise ImageError(header.damage or f"not supported: {header.unsupported}")
+    plugins.require(header)
 
 
 def opencv_samples(data: bytes | bytearray, form: str, flags: int = _DECODE) -> np.ndarray:

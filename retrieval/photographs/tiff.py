@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 from retrieval.errors import ImageError
 
@@ -49,7 +50,7 @@ def plain(data: bytes, directory: int | None = None) -> bytes | bytearray:
         form = order + INTEGERS[kind]
         if position + BYTES[kind] > len(data):
             continue
-        (value,) = struct.unpack_from(form, data, position)
+        (value,) = _unpack(form, data, position)
         neutral = 1 if tag == ORIENTATION or value == 2 else value
         if value != neutral:
             patched = bytearray(data) if patched is None else patched
@@ -82,10 +83,10 @@ def chain(data: bytes) -> tuple[list[int], bool]:
     pointer, number, entry, where = ("Q", "Q", 20, 8) if _is_big(data) else ("I", "H", 12, 4)
     found: dict[int, None] = {}
     try:
-        while directory := struct.unpack_from(order + pointer, data, where)[0]:
+        while directory := _unpack(order + pointer, data, where)[0]:
             if directory in found:
                 return list(found), True
-            (entries,) = struct.unpack_from(order + number, data, directory)
+            (entries,) = _unpack(order + number, data, directory)
             found[directory] = None
             where = directory + struct.calcsize(order + number) + entries * entry
     except (struct.error, OverflowError):
@@ -100,7 +101,7 @@ def integers(data: bytes, directory: int | None = None, most: int = MAX_VALUES) 
     for tag, kind, count, position in fields(data, directory):
         fits = 0 < count <= MAX_VALUES and position + count * BYTES[kind] <= len(data)
         if kind in INTEGERS and fits:
-            values[tag] = struct.unpack_from(f"{order}{min(count, most)}{INTEGERS[kind]}", data, position)
+            values[tag] = _unpack(f"{order}{min(count, most)}{INTEGERS[kind]}", data, position)
     return values
 
 
@@ -118,7 +119,7 @@ def exif_orientation(exif: bytes, directory: int | None = None) -> int | None:
         order = MAGIC[exif[:4]]
         for tag, kind, count, position in fields(exif, directory):
             if tag == ORIENTATION and kind in INTEGERS and count == 1:
-                (value,) = struct.unpack_from(order + INTEGERS[kind], exif, position)
+                (value,) = _unpack(order + INTEGERS[kind], exif, position)
                 if 1 <= value <= 8:
                     return int(value)
     except (KeyError, struct.error, ImageError):
@@ -133,14 +134,14 @@ def fields(data: bytes, directory: int | None = None) -> Iterator[tuple[int, int
     # offset of the directory, entry count, entry, room for values inside the entry
     pointer, number, entry, room = ("Q", "Q", "HHQ", 8) if big else ("I", "H", "HHI", 4)
     if directory is None:
-        (directory,) = struct.unpack_from(order + pointer, data, 8 if big else 4)
+        (directory,) = _unpack(order + pointer, data, 8 if big else 4)
     assert directory is not None
     if directory >= len(data):
         raise ImageError("truncated: the TIFF's directory lies beyond the end of the file")
-    (entries,) = struct.unpack_from(order + number, data, directory)
+    (entries,) = _unpack(order + number, data, directory)
     position = directory + struct.calcsize(order + number)
     for _ in range(min(entries, 4096)):
-        tag, kind, count = struct.unpack_from(order + entry, data, position)
+        tag, kind, count = _unpack(order + entry, data, position)
         position += struct.calcsize(order + entry)
         if kind in BYTES:
             inline = count * BYTES[kind] <= room
@@ -148,9 +149,14 @@ def fields(data: bytes, directory: int | None = None) -> Iterator[tuple[int, int
                 tag,
                 kind,
                 count,
-                position if inline else struct.unpack_from(order + pointer, data, position)[0],
+                position if inline else _unpack(order + pointer, data, position)[0],
             )
         position += room
+
+
+def _unpack(form: str, data: bytes, position: int = 0) -> tuple[Any, ...]:
+    """`struct.unpack_from`, also of what only has slices (`retrieval.photographs.files.Peek`)."""
+    return struct.unpack(form, data[position : position + struct.calcsize(form)])
 
 
 def _is_big(data: bytes) -> bool:

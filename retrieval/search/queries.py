@@ -5,7 +5,6 @@ Words come with signatures where verification or votes compare them, and several
 
 import contextlib
 import functools
-import hashlib
 import logging
 import os
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from retrieval.geometry.putatives import QueryWords
 from retrieval.index.collection import Collection
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.names import hint_for
+from retrieval.photographs.places import file_of
 from retrieval.storage import artefacts
 
 logger = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ class Queries:
         if name is None:
             return self.encode(self.described(image, box=box), box, several)
         path, stored = self.collection.path(name), self.features(image, box, signatures=True)
-        if not path.is_file():
+        if not file_of(path).is_file():
             logger.warning(
                 "%s is not there any more: its features keep the one word each that the index knows, instead of %d",
                 path,
@@ -189,7 +189,7 @@ class Queries:
         if not isinstance(image, str):
             return None
         name = self.collection.find(image)
-        if name is None and not os.path.lexists(image):
+        if name is None and not os.path.lexists(file_of(image)):
             hint = hint_for(self.collection.names, image)
             if hint is not None:
                 raise ImageError(f"{image}: no such file, and no indexed photograph is named so: {hint}")
@@ -212,7 +212,7 @@ class Queries:
         if name is None:
             return self.encode(self.described(image, mirror=True, box=box), box, assignments, mirrored=True)
         path = self.collection.path(name)
-        if not path.is_file():
+        if not file_of(path).is_file():
             raise ImageError(
                 f"{path} is not there any more, and its mirror image is described from its pixels: search without "
                 "mirror, or with the path of a copy"
@@ -228,10 +228,10 @@ class Queries:
     def _tell_of_namesake(self, typed: str, name: str) -> None:
         """Warns where an indexed name is, as it was typed, that of another file as well."""
         path, content = Path(typed), self.collection.content(name)
-        if content is None or not path.is_file():
+        if content is None or not file_of(path).is_file():
             return
         with contextlib.suppress(ImageError):  # what cannot be read is not meant
-            if hashlib.sha256(read_photograph(path, self.config.images)).hexdigest() != content:
+            if read_photograph(path, self.config.images).content != content:
                 logger.warning(
                     "%s is an indexed photograph, and a file here with other content: searching with the indexed one; "
                     "for the file write %s",

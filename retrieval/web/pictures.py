@@ -9,6 +9,7 @@ import numpy as np
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError
 from retrieval.photographs.decoding import load_picture, read_header, read_photograph, seen_size, shrunk_to
+from retrieval.photographs.places import file_of
 from retrieval.reporting.pictures import encode as figure_bytes
 from retrieval.web.bounded import BoundedCache
 from retrieval.web.problems import RequestError
@@ -61,7 +62,7 @@ class Pictures:
             RequestError: the photograph is gone, has changed, or cannot be read.
         """
         try:
-            status = path.stat()
+            status = file_of(path).stat()
         except (OSError, ValueError):
             raise RequestError(410, "the photograph is not where it was when it was indexed") from None
         key = (str(path), size, status.st_mtime_ns, status.st_size, side)

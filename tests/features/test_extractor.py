@@ -50,8 +50,11 @@ def test_pages_that_are_not_read_are_told_once_per_file(photos, config, tmp_path
     shutil.copy(photos / "cat.png", folder)
     config = dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, jobs=jobs))
     found = extractor.extract_collection(list_images(folder), tmp_path / "features", config)
-    told = [record.getMessage() for record in caplog.records if "pages" in record.getMessage()]
-    assert told == [f"{folder / 'scan.tif'}: a TIFF of 3 pages, of which only the first is read"]
+    told = [record.getMessage() for record in caplog.records if "pictures" in record.getMessage()]
+    assert told == [
+        f"{folder / 'scan.tif'}: a file of 3 pictures, of which only the first is read; the next is "
+        f"called {folder / 'scan.tif'}#2"
+    ]
     assert not found.failures
     np.testing.assert_array_equal(found.image("scan.tif").codes, found.image("cat.png").codes)
 

@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import sys
 import zlib
 
 import cv2
@@ -426,7 +427,7 @@ def test_bad_arrays(pixels, reason):
     [
         (b"", "empty"),
         (b"hello, this is text", "not a JPEG"),
-        (b"GIF89a" + bytes(100), "a GIF picture: convert it"),
+        (b"GIF89a" + bytes(100), "damaged GIF: it has no picture"),
         (encode(".png", COLOUR[:1, :1]), "smaller than 16 x 16"),
         (encode(".jpg", np.full((40, 60, 3), 9, np.uint8)), "every pixel is the same"),
         (b"P5 0 40 255\n", "zero area"),
@@ -472,7 +473,7 @@ def test_bytes_read_apart_give_the_same_picture_and_messages(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(SAMPLES["png"])
     data = read_photograph(path)
-    assert data == SAMPLES["png"]
+    assert data.data == SAMPLES["png"]
     np.testing.assert_array_equal(load_image(data, name=str(path)).gray, load_image(path).gray)
     for wrong in (b"", b"text", SAMPLES["png"][:-4]):
         path.write_bytes(wrong)
@@ -743,15 +744,17 @@ def test_the_largest_full_picture_counts_and_the_first_if_it_is_full():
             (SMALL, REDUCED, False),
             b"",
             True,
-            "a DNG camera raw: its first picture is a reduced copy; export it as JPEG",
+            "a DNG camera raw",
         ),
-        ((SMALL, REDUCED, False), b"NIKON CORPORATION", False, "a NEF camera raw: its first picture is a reduced copy"),
-        ((SMALL, {}, False), b"SONY", False, "an? ARW camera raw: its first picture is a reduced copy"),  # no mark
+        ((SMALL, REDUCED, False), b"NIKON CORPORATION", False, "a NEF camera raw"),
+        ((SMALL, {}, False), b"SONY", False, "an ARW camera raw"),  # no mark
         ((SMALL, REDUCED, False), b"Nobody", False, "a TIFF-based camera raw"),
-        ((CFA, SENSOR, False), b"PENTAX", False, "a PEF camera raw: export it as JPEG or TIFF"),
+        ((CFA, SENSOR, False), b"PENTAX", False, "a PEF camera raw"),
     ],
 )
-def test_a_camera_raw_is_named(first, make, dng, reason):
+def test_a_camera_raw_is_named(first, make, dng, reason, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rawpy", None)
+    reason = rf"not supported: {reason}: install rawpy \(pip install 'hardnet-retrieval\[raw\]'\), or export it as JPEG"
     preview = (np.ascontiguousarray(COLOUR[::2, ::2]), REDUCED, True)
     data = hostile.tiff_of(first, (CFA, SENSOR, True), preview, make=make, dng=dng)
     with pytest.raises(ImageError, match=reason):

@@ -1,0 +1,104 @@
+"""Files of the formats that telephones, scanners, cameras and browsers give, made of pictures; several in one, too."""
+
+import io
+import struct
+
+import cv2
+import numpy as np
+import pillow_heif
+import pillow_jxl  # noqa: F401 (which makes Pillow know JPEG XL)
+from PIL import Image
+
+from tests import hostile
+
+pillow_heif.register_heif_opener()
+
+SEVERAL = {  # suffix -> how Pillow calls it, and its options
+    ".tif": ("TIFF", {}),
+    ".mpo": ("MPO", {"quality": 95}),
+    ".gif": ("GIF", {}),
+    ".webp": ("WEBP", {"lossless": True}),
+    ".png": ("PNG", {}),
+    ".avif": ("AVIF", {"quality": 90}),
+    ".heic": ("HEIF", {"quality": 95}),
+}
+LOSSY = {  # mean difference of greys that the coder explains, of 255; the others are the pixels to the last bit
+    ".mpo": 3.0, ".gif": 3.0, ".avif": 3.0, ".heic": 3.0, ".jxl": 3.0, ".jp2": 3.0, ".dng": 6.0,
+}  # fmt: skip
+
+
+def pillow(image, form, **options):
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def several(suffix, pictures, **options):
+    """A file of several pictures.
+
+    Args:
+        suffix: of `SEVERAL`.
+        pictures: each (H, W, 3) uint8 red, green, blue.
+    """
+    form, given = SEVERAL[suffix]
+    first, *others = map(Image.fromarray, pictures)
+    return pillow(first, form, save_all=True, append_images=others, **given, **options)
+
+
+def still(suffix, pixels):
+    """A file of one picture, (H, W, 3) uint8 red, green, blue."""
+    if suffix == ".jp2":
+        return hostile.encode(".jp2", pixels[:, :, ::-1], cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 500)
+    if suffix == ".jxl":
+        return pillow(Image.fromarray(pixels), "JXL", quality=95)
+    if suffix == ".dng":
+        return dng(pixels)
+    form, options = SEVERAL[suffix]
+    return pillow(Image.fromarray(pixels), form, **options)
+
+
+def dng(pixels, orientation=1, mosaic=False):
+    """A DNG of what a sensor would have measured, linear in light: three values a pixel, or one under a Bayer filter.
+
+    Args:
+        pixels: (H, W, 3) uint8 red, green, blue, in sRGB.
+        orientation: EXIF's.
+        mosaic: one value a pixel.
+    """
+    share = pixels / 255.0
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    light = np.round(linear * 65535).astype("<u2")
+    if mosaic:
+        red, green, blue = light[:, :, 0], light[:, :, 1], light[:, :, 2]
+        single = green.copy()
+        single[::2, ::2], single[1::2, 1::2] = red[::2, ::2], blue[1::2, 1::2]
+        light = single[:, :, None]
+    body = light.tobytes()
+    # CIE XYZ to the camera's colours, which are those of sRGB (IEC 61966-2-1)
+    matrix = (32406, -15372, -4986, -9689, 18758, 415, 557, -2040, 10570)
+    channels = light.shape[2]
+    fields = {
+        **hostile.tiff_fields(np.empty((*light.shape[:2], channels), np.uint8)),
+        258: (3, (16,) * channels),
+        262: (3, (32803 if mosaic else 34892,)),
+        271: (2, tuple(b"Nobody\0")),
+        272: (2, tuple(b"Camera\0")),
+        274: (3, (orientation,)),
+        279: (4, (len(body),)),
+        50706: (1, (1, 4, 0, 0)),
+        50707: (1, (1, 1, 0, 0)),
+        50708: (2, tuple(b"Nobody's camera\0")),
+        50721: (10, tuple(part for value in matrix for part in (value, 10_000))),
+        50728: (5, (1,) * 6),
+        50778: (3, (21,)),
+    }
+    if mosaic:
+        fields |= {33421: (3, (2, 2)), 33422: (1, (0, 1, 1, 2))}
+    return hostile.tiff(fields, body)
+
+
+def gap(data, item=b"mdat"):
+    """An offset in the data of a file of boxes, in the middle of them."""
+    at = data.index(item)
+    (length,) = struct.unpack_from(">I", data, at - 4)
+    return at + length // 2
