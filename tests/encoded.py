@@ -1,7 +1,6 @@
 """Files of the formats that telephones, scanners, cameras and browsers give, made of pictures; several in one, too."""
 
 import io
-import struct
 
 import cv2
 import numpy as np
@@ -97,8 +96,27 @@ def dng(pixels, orientation=1, mosaic=False):
     return hostile.tiff(fields, body)
 
 
-def gap(data, item=b"mdat"):
-    """An offset in the data of a file of boxes, in the middle of them."""
-    at = data.index(item)
-    (length,) = struct.unpack_from(">I", data, at - 4)
-    return at + length // 2
+def damaged(data, count, seed=0):
+    """Damaged copies of a file, by turns cut off, with bits flipped, and with bytes and lengths in its head changed.
+
+    Yields:
+        (kind, bytes): kind is "cut", "flipped", "changed" or "huge".
+    """
+    rng = np.random.default_rng(seed)
+    huge = (b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\xff\xff", b"\xff\xff\0\0", b"\x00\x10\x00\x00")
+    head = min(600, len(data) - 4)
+    for i in range(count):
+        kind = ("cut", "flipped", "changed", "huge")[i % 4]
+        copy = bytearray(data)
+        if kind == "cut":
+            del copy[int(rng.integers(1, len(data))) :]
+        elif kind == "flipped":
+            for at in rng.integers(0, len(data), int(rng.integers(1, 9))):
+                copy[at] ^= 1 << int(rng.integers(8))
+        elif kind == "changed":
+            for at in rng.integers(0, head, int(rng.integers(1, 5))):
+                copy[at] = rng.integers(256)
+        else:
+            at = int(rng.integers(4, head))
+            copy[at : at + 4] = huge[int(rng.integers(len(huge)))]
+        yield kind, bytes(copy)

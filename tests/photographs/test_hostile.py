@@ -13,7 +13,7 @@ import pytest
 
 from retrieval.errors import ImageError
 from retrieval.photographs.decoding import load_image, read_header
-from tests import hostile
+from tests import encoded, hostile
 from tests.depth import SOAK, THOROUGH, thinned
 
 GOOD = hostile.odd_but_good()
@@ -200,6 +200,61 @@ def test_random_changes_give_pixels_or_an_image_error(tmp_path, seed):
     taken, kilobytes = map(int, done.stdout.split())
     assert 20 < taken < 280
     assert kilobytes < 1 << 20 or not SOAK
+
+
+def every_kind():
+    """name -> bytes of sound files of the formats with pictures of their own, and of several pictures."""
+    first, second = (np.ascontiguousarray(one[:, :, ::-1]) for one in hostile.pictures())
+    found = {f"several{suffix}": encoded.several(suffix, [first, second, 255 - first]) for suffix in encoded.SEVERAL}
+    found |= {f"one{suffix}": encoded.still(suffix, first) for suffix in (".heic", ".avif", ".jp2", ".jxl", ".dng")}
+    return found
+
+
+EVERY_KIND = """
+import pathlib, re, sys
+import numpy as np
+from retrieval.config import ImageConfig
+from retrieval.errors import ImageError
+from retrieval.photographs.decoding import load_image
+from retrieval.photographs.folder import list_images
+names = list_images(sys.argv[1], ImageConfig()).names
+sound = {name: load_image(pathlib.Path(sys.argv[1], name)).gray for name in names}
+told = taken = 0
+for name in list_images(sys.argv[2], ImageConfig()).names:
+    kind, original = name.split("-", 2)[1:]
+    try:
+        gray = load_image(pathlib.Path(sys.argv[2], name)).gray
+    except ImageError as error:
+        assert str(error).isprintable(), ascii(str(error))
+        told += 1
+        continue
+    assert np.isfinite(gray).all()
+    # what is taken of a file that was cut off is whole
+    assert kind != "cut" or (gray.shape == sound[original].shape and np.abs(gray - sound[original]).max() < 0.01), name
+    taken += 1
+status = pathlib.Path("/proc/self/status").read_text()
+print(told, taken, re.search(r"VmHWM:\\s+(\\d+) kB", status)[1])
+"""
+
+
+def test_damaged_files_are_told_or_whole(tmp_path):
+    """200 of each format, in one process: no crash, no hang, nothing missing that is shown, and bounded memory."""
+    sound, changed = tmp_path / "sound", tmp_path / "damaged"
+    sound.mkdir()
+    changed.mkdir()
+    chosen = 200 if THOROUGH else 20
+    for name, data in every_kind().items():
+        (sound / name).write_bytes(data)
+        for i, (kind, content) in enumerate(encoded.damaged(data, chosen)):
+            (changed / f"{i:03d}-{kind}-{name}").write_bytes(content)
+    command = [sys.executable, "-X", "faulthandler", "-c", EVERY_KIND, str(sound), str(changed)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr[-2000:]
+    told, taken, kilobytes = map(int, done.stdout.split())
+    files = chosen * len(every_kind())
+    assert files // 4 <= told
+    assert told + taken >= files
+    assert kilobytes < 1 << 20 or not SOAK, f"{kilobytes} kB"
 
 
 @pytest.mark.skipif("RETRIEVAL_REAL_DATA" not in os.environ, reason="RETRIEVAL_REAL_DATA is not set")
