@@ -259,7 +259,7 @@ class Queries:
         return self._described_again(path, state, inside, mirror)
 
     def _describe_again(self, path: Path, _: tuple[int, int], box: Box | None, mirror: bool) -> ImageFeatures:
-        return self.described(path, mirror, box)
+        return self._extracted(path, mirror, box)  # whose further pictures are indexed, or are not meant
 
     def described(self, image: Photograph, mirror: bool = False, box: Sequence[float] | None = None) -> ImageFeatures:
         """The features of a photograph, or of its mirror image, described as the indexed ones were.
@@ -272,12 +272,14 @@ class Queries:
         Raises:
             RetrievalError: the photograph cannot be used, is none, or the index was made with other features.
         """
-        self._require_same_features()
-        label = label_of(image)
-        inside = None if box is None else box_of(box)
-        features = extractor.extract_image(image, label, self.describing, mirror, inside)
-        extractor.tell_of_pages(features, label)
+        features = self._extracted(image, mirror, box)
+        extractor.tell_of_pages(features, label_of(image))
         return features
+
+    def _extracted(self, image: Photograph, mirror: bool, box: Sequence[float] | None) -> ImageFeatures:
+        self._require_same_features()
+        inside = None if box is None else box_of(box)
+        return extractor.extract_image(image, label_of(image), self.describing, mirror, inside)
 
     def encode(
         self, image: ImageFeatures, box: Sequence[float] | None, assignments: int = 0, mirrored: bool = False

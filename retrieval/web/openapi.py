@@ -68,7 +68,7 @@ def description(upload_bytes: int, root: str = "") -> dict[str, Any]:
         },
     }
     by_id = _object({"id": {**_ID_SCHEMA, "description": f"id {_INDEXED_OR_UPLOADED}"}, "box": _BOX, **options}, "id")
-    file = {"type": "string", "contentMediaType": "application/octet-stream", "description": "JPEG, PNG, WebP, TIFF …"}
+    file = {"type": "string", "contentMediaType": "application/octet-stream", "description": "JPEG, PNG, HEIC, TIFF …"}
     form_options = {**options, "expand": {"type": "string", "enum": ["auto", "aqe", "hqe", "none"]}}
     box_text = {"type": "string", "description": "x1,y1,x2,y2"}
     by_file = _object({"photograph": file, "box": box_text, **form_options}, "photograph")
