@@ -1,6 +1,7 @@
 """Files of the formats that telephones, scanners, cameras and browsers give, made of pictures; several in one, too."""
 
 import io
+import struct
 
 import cv2
 import numpy as np
@@ -8,6 +9,8 @@ import pillow_heif
 import pillow_jxl  # noqa: F401 (which makes Pillow know JPEG XL)
 from PIL import Image
 
+from retrieval.photographs import heif
+from retrieval.photographs.boxes import boxes
 from tests import hostile
 
 pillow_heif.register_heif_opener()
@@ -120,3 +123,73 @@ def damaged(data, count, seed=0):
             at = int(rng.integers(4, head))
             copy[at : at + 4] = huge[int(rng.integers(len(huge)))]
         yield kind, bytes(copy)
+
+
+def box(kind, *parts):
+    """A box of an ISO base media file."""
+    body = b"".join(parts)
+    return struct.pack(">I4s", len(body) + 8, kind) + body
+
+
+def tiled_heic(pixels, tile=128, turns=0, thumbnail=True):
+    """A HEIC as telephones write it: hidden tiles, a grid that they are put together by, turned, and a thumbnail.
+
+    Args:
+        pixels: (H, W, 3) uint8 red, green, blue.
+        tile: side of a tile, a multiple of 64; those at the right and the bottom reach beyond the picture.
+        turns: quarters of a turn against the clock by which the picture is shown (irot).
+        thumbnail: whether there is one.
+    """
+    height, width = pixels.shape[:2]
+    rows, columns = -(-height // tile), -(-width // tile)
+    padded = np.pad(pixels, ((0, rows * tile - height), (0, columns * tile - width), (0, 0)), mode="edge")
+    tiles = [
+        padded[tile * y : tile * y + tile, tile * x : tile * x + tile] for y in range(rows) for x in range(columns)
+    ]
+    small = [cv2.resize(pixels, (width // 4 // 8 * 8, height // 4 // 8 * 8))] if thumbnail else []
+    coded, shapes = [], []
+    for one in (*tiles, *small):
+        data = still(".heic", np.ascontiguousarray(one))
+        items, primary = heif._items(data, next(found for found in boxes(data) if found.kind == b"meta"))
+        ((begin, end),) = items[primary].extents
+        shapes.append(
+            next(data[found.begin : found.end] for found in items[primary].properties if found.kind == b"hvcC")
+        )
+        coded.append(data[begin:end])
+    count, grid = len(coded), len(coded) + 1
+    ispe = [(tile, tile)] * len(tiles) + [one.shape[1::-1] for one in small] + [(width, height)]
+    properties = [box(b"hvcC", one) for one in shapes]
+    properties += [box(b"ispe", bytes(4), struct.pack(">II", *size)) for size in ispe] + [box(b"irot", bytes([turns]))]
+    belong = [(i, [i, count + i]) for i in range(1, count + 1)] + [(grid, [count + grid, 2 * count + 2])]
+    ipma = b"".join(struct.pack(">HB", i, len(own)) + bytes(own) for i, own in belong)
+    references = box(b"dimg", struct.pack(f">HH{len(tiles)}H", grid, len(tiles), *range(1, len(tiles) + 1)))
+    if thumbnail:
+        references += box(b"thmb", struct.pack(">HHH", count, 1, grid))
+    infe = [
+        box(
+            b"infe",
+            struct.pack(">BBHHH4sB", 2, 0, 1 if i <= len(tiles) else 0, i, 0, b"hvc1" if i < grid else b"grid", 0),
+        )
+        for i in range(1, grid + 1)
+    ]
+
+    def meta(start):
+        places = [start + sum(map(len, coded[:i])) for i in range(count)]
+        iloc = struct.pack(">IHH", 1 << 24, 0x4400, grid)
+        for i, (place, one) in enumerate(zip(places, coded, strict=True), 1):
+            iloc += struct.pack(">HHHHII", i, 0, 0, 1, place, len(one))
+        iloc += struct.pack(">HHHHII", grid, 1, 0, 1, 0, 8)  # in idat
+        return box(
+            b"meta",
+            bytes(4),
+            box(b"hdlr", bytes(8), b"pict", bytes(13)),
+            box(b"pitm", bytes(4), struct.pack(">H", grid)),
+            box(b"iloc", iloc),
+            box(b"iinf", bytes(4), struct.pack(">H", grid), *infe),
+            box(b"iref", bytes(4), references),
+            box(b"iprp", box(b"ipco", *properties), box(b"ipma", bytes(4), struct.pack(">I", grid), ipma)),
+            box(b"idat", struct.pack(">BBBBHH", 0, 0, rows - 1, columns - 1, width, height)),
+        )
+
+    head = box(b"ftyp", b"heic", bytes(4), b"mif1heic")
+    return head + meta(len(head) + len(meta(0)) + 8) + box(b"mdat", *coded)

@@ -207,6 +207,7 @@ def every_kind():
     first, second = (np.ascontiguousarray(one[:, :, ::-1]) for one in hostile.pictures())
     found = {f"several{suffix}": encoded.several(suffix, [first, second, 255 - first]) for suffix in encoded.SEVERAL}
     found |= {f"one{suffix}": encoded.still(suffix, first) for suffix in (".heic", ".avif", ".jp2", ".jxl", ".dng")}
+    found["tiled.heic"] = encoded.tiled_heic(first, 64)
     return found
 
 

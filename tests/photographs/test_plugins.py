@@ -13,7 +13,8 @@ from PIL import Image
 
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError
-from retrieval.photographs import plugins
+from retrieval.photographs import heif, plugins
+from retrieval.photographs.boxes import boxes
 from retrieval.photographs.decoding import load_image, load_picture, load_pixels, look_at, plain_source, read_header
 from retrieval.photographs.heif import read_pictures
 from tests import encoded, hostile
@@ -280,6 +281,43 @@ def test_a_heic_whose_data_are_damaged_shows_no_gaps():
             whole = green[: 128 // 16 * 16, : 192 // 16 * 16].reshape(8, 16, 12, 16).all(axis=(1, 3))
             assert not whole.any()
     assert told
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_heic_of_tiles_is_one_picture(turns):
+    """As telephones write them: a grid of hidden tiles, turned by a property of it, with a thumbnail."""
+    pixels = np.ascontiguousarray(skimage.data.coffee()[20:320, 40:440])
+    data = encoded.tiled_heic(pixels, turns=turns)
+    header = read_header(data)
+    assert (header.format, header.width, header.height, header.pages) == ("HEIC", 400, 300, 1)
+    assert header.orientation == (1, 8, 3, 6)[turns]
+    grey = pixels.astype(np.float64).mean(axis=2)
+    assert difference(load_image(data).gray, np.rot90(grey, turns)) < LOSSY[".heic"]
+    assert difference(load_image(data, ImageConfig(exif="ignore")).gray, grey) < LOSSY[".heic"]
+
+
+def test_a_tile_that_is_damaged_is_told():
+    """Whichever it is: cut short, with a gap, larger than it says, or missing."""
+    pixels = np.ascontiguousarray(skimage.data.coffee()[20:320, 40:440])
+    data = encoded.tiled_heic(pixels)
+    items = read_items(data)
+    spans = [item.extents[0] for item in items.values() if item.kind == b"hvc1"]
+    for begin, end in spans[:12:3]:
+        at = begin + (end - begin) // 3
+        with pytest.raises(ImageError, match="HEIC"):
+            load_image(data[:at] + b"\xff" * (end - at) + data[end:])
+        with pytest.raises(ImageError, match="do not end where they say"):
+            load_image(data[: begin + 3] + bytes([data[begin + 3] ^ 4]) + data[begin + 4 :])
+    at = data.index(b"ispe") + 8
+    with pytest.raises(ImageError, match="parts that are larger than the picture"):
+        load_image(data[:at] + struct.pack(">II", 9000, 9000) + data[at + 8 :])
+    at = data.index(b"dimg") + 10  # the second tile
+    with pytest.raises(ImageError, match="a part of the picture is missing"):
+        load_image(data[:at] + struct.pack(">H", 999) + data[at + 2 :])
+
+
+def read_items(data):
+    return heif._items(data, next(box for box in boxes(data) if box.kind == b"meta"))[0]
 
 
 def test_a_green_picture_is_no_gap():
