@@ -70,7 +70,8 @@ def decoded(data: bytes, header: Header) -> tuple[np.ndarray, int]:
             return np.ascontiguousarray(raws.develop(data, header.camera)[:, :, ::-1]), 255
         if header.format == "HEIC":
             return _heic(data, header)
-        return _pillow(data, header), 255
+        pixels = _pillow(data, header)
+        return pixels, int(np.iinfo(pixels.dtype).max)
     except ImageError:
         raise
     except Exception as error:
@@ -136,11 +137,14 @@ def _pillow(data: bytes, header: Header) -> np.ndarray:
             raise ImageError(f"damaged {header.format}: it holds {count} pictures, not {header.number}")
         if count > 1:
             image.seek(header.number - 1)
-        if image.mode in ("I", "F", "I;16"):
-            raise ImageError(f"{image.mode} samples have no fixed range: convert it to 8 bits")
-        opaque = "A" not in image.getbands() and "transparency" not in image.info
-        pixels = np.asarray(image.convert("RGB" if opaque else "RGBA"))
-    pixels = pixels[:, :, [2, 1, 0, 3][: pixels.shape[2]]]
+        if image.mode in ("I", "F"):
+            raise ImageError(f"{image.mode} samples have no fixed range: convert it to 8 or 16 bits")
+        if image.mode == "I;16":
+            pixels = np.asarray(image).astype(np.uint16)
+        else:
+            opaque = "A" not in image.getbands() and "transparency" not in image.info
+            pixels = np.asarray(image.convert("RGB" if opaque else "RGBA"))
+            pixels = pixels[:, :, [2, 1, 0, 3][: pixels.shape[2]]]
     return _turned_back(pixels, header) if plain else np.ascontiguousarray(pixels)
 
 

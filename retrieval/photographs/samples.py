@@ -9,10 +9,10 @@ import numpy as np
 
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError
-from retrieval.photographs import animations, plugins, tiff
+from retrieval.photographs import animations, jpeg, plugins, tiff
 from retrieval.photographs.files import Encoded
 from retrieval.photographs.ground import opaque
-from retrieval.photographs.headers import JPEG_STARTS, Header, ended_jpeg, filled_jpeg, read_header, single
+from retrieval.photographs.headers import Header, read_header, single
 from retrieval.photographs.quiet import quiet_opencv
 from retrieval.photographs.sizes import check_size
 from retrieval.photographs.white import white_of
@@ -56,15 +56,15 @@ def samples_of(source: Encoded, config: ImageConfig, whole: bool = True) -> Samp
         plain = tiff.plain(data, header.directory)
     elif not header.ended:
         logger.debug("a JPEG without its end marker: taken if its pixels are complete")
-        plain, whole = ended_jpeg(data), True
+        plain, whole = jpeg.ended(data), True
     elif header.format == "PNG" and header.pages > 1:
         plain = animations.png_still(data)
     elif header.format == "PNM" and data[1:2] in b"123":
         plain = data + b"\n"  # OpenCV wants white space after the last number
     pixels = opencv_samples(plain, header.format, _DECODE_ALPHA if header.alpha else _DECODE)
     if whole and header.format == "JPEG":
-        for start in (b"",) if header.ended else JPEG_STARTS:
-            if (filled := filled_jpeg(data, start)) is None:
+        for start in (b"",) if header.ended else jpeg.STARTS:
+            if (filled := jpeg.filled(data, start)) is None:
                 break
             checksum = zlib.crc32(pixels.data)
             del pixels  # never two pictures at once: one of max_megapixels is large

@@ -198,6 +198,18 @@ def moved_data(data, by):
     return bytes(out)
 
 
+CROP = struct.pack(">I4sIIIIiIiI", 40, b"clap", 96, 1, 64, 1, 0, 1, 0, 1)  # 96 x 64 around the centre
+
+
+def test_a_crop_counts():
+    """Of a HEIC; libavif leaves it to its user, so a cropped AVIF is refused."""
+    data = with_properties(FILES[".heic"], [CROP])
+    assert (read_header(data).width, read_header(data).height) == (96, 64)
+    assert difference(load_image(data).gray, GREY[32:96, 48:144]) < LOSSY[".heic"]
+    with pytest.raises(ImageError, match="not supported: a cropped AVIF photograph"):
+        load_image(with_properties(FILES[".avif"], [CROP]))
+
+
 def test_exif_does_not_turn_a_heic():
     """What libheif has turned is not turned again, whatever a telephone writes beside it."""
     exif = Image.Exif()
