@@ -219,6 +219,20 @@ def test_a_killed_worker_costs_its_photograph(photos, config, extracted, tmp_pat
         np.testing.assert_array_equal(image.codes, extracted.image(image.name).codes)
 
 
+def test_a_picture_that_kills_leaves_the_others_of_its_file(photos, config, tmp_path, monkeypatch):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    frames = [Image.open(photos / name).convert("RGB").resize((200, 160)) for name in ("cat.png", "brick.png")] * 2
+    frames[0].save(folder / "film.webp", save_all=True, append_images=frames[1:], lossless=True)
+    killing(monkeypatch, "film.webp#3")
+    given = dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, jobs=2))
+    found = extractor.extract_collection(list_images(folder, config.images), tmp_path / "features", given)
+    assert found.names == ("film.webp", "film.webp#2", "film.webp#4")
+    (failure,) = found.failures
+    assert failure.name == "film.webp#3"
+    assert f"{folder / 'film.webp#3'}: the process that read it was killed" in failure.reason
+
+
 def test_workers_that_all_die_are_told_and_finished_shards_stay(photos, config, tmp_path, monkeypatch):
     names = list_images(photos).names
     two = dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, jobs=2))
