@@ -16,17 +16,16 @@ if TYPE_CHECKING:
     from retrieval.config import Config
     from retrieval.features.detector import detect_regions
     from retrieval.features.extractor import describe_regions
-    from retrieval.index.collection import Collection
+    from retrieval.pairs.faces import Collection, Retriever
     from retrieval.search.ranking import Hit
-    from retrieval.search.retriever import Retriever
 
 __all__ = ["Collection", "Config", "Hit", "Retriever", "__version__", "describe_regions", "detect_regions"]
 
 _HOMES = {
-    "Collection": "retrieval.index.collection",
+    "Collection": "retrieval.pairs.faces",
     "Config": "retrieval.config",
     "Hit": "retrieval.search.ranking",
-    "Retriever": "retrieval.search.retriever",
+    "Retriever": "retrieval.pairs.faces",
     "describe_regions": "retrieval.features.extractor",
     "detect_regions": "retrieval.features.detector",
 }

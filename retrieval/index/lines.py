@@ -68,6 +68,10 @@ class Lines:
         """The content of a line, None where it is not known."""
         return _strings(self._spans.text, self._spans.contents[[line]])[0] or None
 
+    def contents(self, lines: np.ndarray) -> tuple[str | None, ...]:
+        """The contents of some lines, None where they are not known."""
+        return tuple(content or None for content in _strings(self._spans.text, self._spans.contents[lines]))
+
     def in_order(self, lines: np.ndarray) -> np.ndarray:
         """(n,) int64 lines in the bytewise order of their names in UTF-8."""
         order = np.arange(len(self))[lines]

@@ -39,6 +39,7 @@ class Grades:
 
 WITH_SIGNATURES = Grades(sure=12, perhaps=7)
 WITHOUT = Grades(sure=25, perhaps=15)
+GRADES = ("chance", "perhaps", "sure")  # of what geometry confirms, the weakest first
 SAYS = {"sure": "makes the same very likely", "perhaps": "is perhaps the same", "chance": "may be chance"}
 SAID = {"sure": "very likely", "perhaps": "perhaps", "chance": "may be chance", "words": "not verified"}
 

@@ -136,7 +136,20 @@ class Queries:
         if name is None:
             return self.encode(self.described(image, box=box), box, 1 if signatures else 0)
         self._tell_of_namesake(str(image), name)
-        index, image_id = self.collection.snapshot, self.collection.ids[name]
+        return self.stored(self.collection.ids[name], box, signatures)
+
+    def stored(self, image_id: int, box: Sequence[float] | None = None, signatures: bool = False) -> QueryFeatures:
+        """Words and regions of an indexed photograph, as the index keeps them: no file is looked at.
+
+        Args:
+            image_id: of the photograph.
+            box: as in `query`.
+            signatures: as in `features`.
+
+        Raises:
+            RetrievalError: the box does not overlap the photograph, or there are no signatures.
+        """
+        index = self.collection.snapshot
         rows = index.image_rows(image_id)
         size = (int(index.sizes[image_id, 0]), int(index.sizes[image_id, 1]))
         checked = check_box(box, *size)

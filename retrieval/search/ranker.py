@@ -130,7 +130,7 @@ class Ranker:
             depth: how many are verified; None: `verification.depth`.
         """
         ids = ranking.ids[: depth or self.config.verification.depth]
-        outcome = self._verified(ranking.query, ids)
+        outcome = self.verified(ranking.query, ids)
         inliers = np.zeros(len(ranking.ids), np.int64)
         inliers[: len(ids)] = outcome.inliers
         places = np.full(len(ranking.ids), -1)
@@ -144,8 +144,8 @@ class Ranker:
             order = np.argsort(-scores, kind="stable")
         return Ranking(ranking.ids[order], scores[order], places[order], outcome, ranking.query, ranking.signed)
 
-    def _verified(self, query: QueryFeatures, ids: np.ndarray) -> Verified:
-        """The outcome of verification for some images."""
+    def verified(self, query: QueryFeatures, ids: np.ndarray) -> Verified:
+        """The outcome of verification for some images (n,), whatever score they have."""
         config, index = self.config.verification, self.collection.snapshot
         putatives = find_putatives(query.paired, ids, index, config)
         regions, sides = index.regions(putatives.row), index.sizes[ids].max(axis=1, initial=1)
@@ -178,7 +178,7 @@ class Ranker:
                 query = average.consolidate(expanded, len(query.words), config.max_features)
             ids = again.ids[: self.config.verification.depth]
             later[ids] = np.arange(len(ids)) + len(verified.inliers)
-            verified = joined(verified, self._verified(query, ids))
+            verified = joined(verified, self.verified(query, ids))
         earlier[ranking.ids] = ranking.places
         sure = np.append(significance(verified.inliers, verified.pairs, self.config.verification), -np.inf)
         places = np.where(sure[earlier] >= sure[later], earlier, later)[again.ids]
@@ -262,7 +262,7 @@ class Ranker:
         kept = (places >= 0) & enough(verified.inliers[places], places)
         ids, places = ids[kept], places[kept]
         stamped = [
-            np.count_nonzero(self._stamped(verified.matches[place], ranking.query, int(image_id)))
+            np.count_nonzero(self.stamped(verified.matches[place], ranking.query, int(image_id)))
             for image_id, place in zip(ids, places, strict=True)
         ]
         kept = enough(verified.inliers[places] - np.array(stamped, np.int64), places)
@@ -345,7 +345,7 @@ class Ranker:
         query, row = ranking.verified.matches[place].T
         return average.is_same_picture(ranking.query.regions[query], self.collection.snapshot.regions(row))
 
-    def _stamped(self, pairs: np.ndarray, query: QueryFeatures, image_id: int) -> np.ndarray:
+    def stamped(self, pairs: np.ndarray, query: QueryFeatures, image_id: int) -> np.ndarray:
         """Which inliers (m, 2), of features of the query and rows of the index, a stamp explains, (m,) bool."""
         index = self.collection.snapshot
         matches = np.stack([query.regions[pairs[:, 0]], index.regions(pairs[:, 1])], axis=1)
@@ -370,7 +370,7 @@ class Ranker:
                 inliers, transform = int(ranking.verified.inliers[place]), ranking.verified.transforms[place]
                 signed, regions = bool(ranking.verified.signed[place]), index.regions(pairs[:, 1])
                 matches = np.stack([query.regions[pairs[:, 0]], regions], axis=1)
-                explained = self._stamped(pairs, query, int(image_id))
+                explained = self.stamped(pairs, query, int(image_id))
                 if query.mirrored:  # told in the photograph as it is
                     transform = mirror_query(transform, query.size[0])
                     matches[:, 0] = mirror_regions(matches[:, 0], query.size[0])

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from retrieval import config as settings_module
 from retrieval.config import Config
@@ -35,6 +35,8 @@ class Retriever:
         ['tower.jpg', 'old/tower_2.jpg']
     """
 
+    COLLECTION: ClassVar[type[Collection]] = Collection
+
     def __init__(self, collection: Collection, config: Config | None = None):
         self.collection = collection
         self.config = config or collection.config
@@ -58,7 +60,7 @@ class Retriever:
             >>> Retriever.open("holidays.index").collection.names[0]
             'bridge.jpg'
         """
-        return cls(Collection.open(path, verify=verify), config)
+        return cls(cls.COLLECTION.open(path, verify=verify), config)
 
     def refresh(self) -> bool:
         """Takes up what was added and removed since the index was opened; what has not changed is not read again.

@@ -1,0 +1,184 @@
+"""Pairs of a whole index: made in parallel, taken up after a kill, and brought up to date after changes.
+
+What is new in the index is searched with, against everything; links among photographs that were there stay, links of
+what has gone go. Unfinished work lies in ``PAIRS.partial``, a folder for every few photographs.
+"""
+
+import contextlib
+import functools
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from retrieval import config as settings_module
+from retrieval.config import Config
+from retrieval.errors import ArtefactError, RetrievalError
+from retrieval.index.collection import Collection
+from retrieval.pairs import stored
+from retrieval.pairs.links import Links, joined, none, united
+from retrieval.pairs.neighbours import neighbours
+from retrieval.pairs.pair import Pairs
+from retrieval.running import processes
+from retrieval.search.ranker import Ranker
+from retrieval.search.retriever import Retriever
+from retrieval.storage import artefacts, atomic, lock
+from retrieval.storage.atomic import partial_folder
+
+logger = logging.getLogger(__name__)
+
+NEIGHBOURS = 50
+SHARDS, LARGEST_SHARD = 40, 100  # work is kept in about so many parts, of at most so many photographs
+_KILLED = (
+    "a process that searched was killed, probably for want of memory: run the same command again with fewer of them, "
+    "for example --set parallel.jobs=1 (what is finished is kept)"
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What it took.
+
+    Attributes:
+        photographs: that were searched with.
+        seconds: by the clock, for all of them.
+        processor_seconds: of all processes.
+    """
+
+    photographs: int = 0
+    seconds: float = 0.0
+    processor_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What a worker process has to know."""
+
+    index: Path
+    state: str
+    config: Config
+    most: int
+    partial: Path
+
+
+def make(
+    collection: Collection, folder: str | Path, most: int | None = None, config: Config | None = None
+) -> tuple[Pairs, Cost]:
+    """Makes the pairs of an index, or brings those that are there up to date.
+
+    Args:
+        collection: the index.
+        folder: of the pairs; what is there already must have been made with the same settings.
+        most: verified neighbours that the search with a photograph lists at most. It may have more pairs, as it is a
+            neighbour of others. None: as many as what is there was made with, or `NEIGHBOURS`.
+        config: settings of verification, votes and processes; the index's own by default.
+
+    Raises:
+        ArtefactError: the folder is no pairs, or of other settings or words; another process is at it; the index has
+            changed meanwhile.
+        RetrievalError: `most` is not positive, or one worker process after another was killed.
+    """
+    if most is not None and most < 1:
+        raise RetrievalError(f"neighbours is {most}: expected at least 1")
+    folder, config = Path(folder), config or collection.config
+    partial = partial_folder(folder)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    atomic.clear_temporary(partial)
+    partial.mkdir(exist_ok=True)
+    with lock.writing(partial):
+        done = False
+        try:
+            found = _make(collection, folder, partial, most, config)
+            done = True
+        finally:  # while the lock is held: it may be another's afterwards
+            if done or {path.name for path in partial.iterdir()} <= {lock.LOCK}:
+                atomic.discard(partial)
+    return found
+
+
+def _make(collection: Collection, folder: Path, partial: Path, most: int | None, config: Config) -> tuple[Pairs, Cost]:
+    there = stored.read(folder) if folder.exists() else None
+    most = most or (there.settings["neighbours"] if there else NEIGHBOURS)
+    settings, now = stored.decided_by(collection, most, config), stored.identities(collection)
+    known, missing, earlier = none(), np.arange(len(now), dtype=np.int64), None
+    if there is not None:
+        there.require(settings)
+        known, missing, gone = there.of(collection, now)
+        logger.info("%s: %d photographs are new, %d have gone", folder, len(missing), gone)
+        if not len(missing) and not gone:
+            return Pairs(collection, known, config), Cost()
+        earlier = there.checksum
+    state = settings_module.digest(collection.state.manifest)
+    _take_up(partial, {"index": state, "settings": settings, "earlier": earlier})
+    found, cost = _searched(collection, _Search(collection.folder.resolve(), state, config, most, partial), missing)
+    links = united(joined([known, found]), config.verification)
+    stored.write(folder, collection, now, links, settings)
+    return Pairs(collection, links, config), cost
+
+
+def _take_up(partial: Path, plan: Mapping[str, Any]) -> None:
+    """Leaves in the work folder what belongs to this plan, which it then says."""
+    path, text = partial / artefacts.PLAN, json.dumps({"kind": "pairs plan", "version": 1, **plan}, sort_keys=True)
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return
+    for one in partial.iterdir():
+        if one.name != lock.LOCK:
+            atomic.discard(one)
+    if path.exists():
+        logger.info("%s: work for another state of the index, or with other settings, is discarded", partial)
+    atomic.write_text(path, text)
+
+
+def _searched(collection: Collection, search: _Search, image_ids: np.ndarray) -> tuple[Links, Cost]:
+    """Links found by searching with some photographs; shards that are there are not made again."""
+    start = time.perf_counter()
+    size = min(LARGEST_SHARD, max(1, -(-len(image_ids) // SHARDS)))
+    shards = [(f"{at:09d}", image_ids[at : at + size]) for at in range(0, len(image_ids), size)]
+    left = [shard for shard in shards if not (search.partial / shard[0]).exists()]
+    jobs = processes.effective_jobs(search.config.parallel.jobs, len(left))
+    here = Retriever(collection, search.config).ranker if jobs == 1 else None
+    task = functools.partial(_search_shard, search, here)
+    photographs, seconds = 0, 0.0
+    with (
+        tqdm(total=len(image_ids), desc="pairs", unit="image", disable=None) as bar,
+        contextlib.closing(processes.results(task, left, jobs)) as results,
+    ):
+        bar.update(len(image_ids) - sum(len(ids) for _, ids in left))
+        try:
+            for (_, ids), taken in zip(left, results, strict=True):
+                if isinstance(taken, processes.Death):
+                    raise RetrievalError(_KILLED)
+                bar.update(len(ids))
+                photographs, seconds = photographs + len(ids), seconds + taken
+        except processes.WorkersDieError as error:
+            raise RetrievalError(_KILLED) from error
+    found = joined([stored.read_links(search.partial / name) for name, _ in shards])
+    return found, Cost(photographs, time.perf_counter() - start, seconds)
+
+
+def _search_shard(search: _Search, here: Ranker | None, shard: tuple[str, np.ndarray]) -> float:
+    """Searches with the photographs of a shard and writes what is found; seconds of this process's processors."""
+    name, image_ids = shard
+    ranker = here or _ranker(search)
+    start = time.process_time()
+    stored.write_links(search.partial / name, neighbours(ranker, image_ids, search.most))
+    return time.process_time() - start
+
+
+@functools.lru_cache(1)
+def _ranker(search: _Search) -> Ranker:
+    """Opens the index in a worker process, memory-mapped.
+
+    Raises:
+        ArtefactError: it is not in the state that the work was dealt out in.
+    """
+    collection = Collection.open(search.index)
+    if settings_module.digest(collection.state.manifest) != search.state:
+        raise ArtefactError(f"the index {search.index} has changed since it was opened: run the command again")
+    return Retriever(collection, search.config).ranker

@@ -1,0 +1,75 @@
+"""The verified neighbours of indexed photographs: one pass of votes and geometry, with what the index keeps of them.
+
+Votes of signatures (words, where there are none) list candidates, and geometry verifies the best of them, `DEPTH` for
+every neighbour that is asked for. No expansion: a photograph's neighbours are those that it shows the same with itself.
+"""
+
+import numpy as np
+
+from retrieval.pairs.links import FORTH, Links, joined
+from retrieval.search.ranker import Ranker
+from retrieval.search.ranking import Ranking
+
+DEPTH = 4  # candidates that are verified for a neighbour that is asked for
+
+
+def neighbours(ranker: Ranker, image_ids: np.ndarray, most: int) -> Links:
+    """Links from some photographs to the best of those that geometry confirms.
+
+    Args:
+        ranker: of the index.
+        image_ids: (m,) int, searched with one after another.
+        most: of one photograph.
+
+    Returns:
+        Links of image ids, of each photograph the best first.
+    """
+    return joined([_neighbours(ranker, int(image_id), most) for image_id in image_ids])
+
+
+def correspondences(ranker: Ranker, image_id: int, others: np.ndarray) -> list[np.ndarray]:
+    """The inliers between one photograph and others, made again.
+
+    Args:
+        ranker: of the index.
+        image_id: searched with, as when the links were found.
+        others: (n,) int image ids.
+
+    Returns:
+        For each of the others (M, 2) int32: the number of a feature in the photograph, and in the other one. The number
+        of a feature is its place in ``collection.snapshot.image(image_id)``.
+    """
+    index = ranker.collection.snapshot
+    query = ranker.queries.stored(image_id, signatures=index.has_signatures)
+    found = []
+    for other, pairs in zip(others, ranker.verified(query, others).matches, strict=True):
+        places = np.searchsorted(index.image_rows(int(other)), pairs[:, 1])
+        found.append(np.stack([pairs[:, 0], places], axis=1).astype(np.int32))
+    return found
+
+
+def _neighbours(ranker: Ranker, image_id: int, most: int) -> Links:
+    index = ranker.collection.snapshot
+    query = ranker.queries.stored(image_id, signatures=index.has_signatures)
+    listed = (ranker.vote if index.has_signatures else ranker.shortlist)(query, DEPTH * most + 1)
+    others = listed.ids != image_id
+    candidates = Ranking(listed.ids[others], listed.scores[others], listed.places[others], None, query, listed.signed)
+    ranking = ranker.verify(candidates, listed.divisor, DEPTH * most)
+    kept = np.flatnonzero(ranking.places >= 0)[:most]
+    ids, places, verified = ranking.ids[kept], ranking.places[kept], ranking.verified
+    assert verified is not None
+    stamped = [
+        np.count_nonzero(ranker.stamped(verified.matches[place], query, int(other)))
+        for place, other in zip(places, ids, strict=True)
+    ]
+    return Links(
+        np.full(len(ids), image_id, np.int32),
+        ids.astype(np.int32),
+        ranking.scores[kept],
+        verified.inliers[places].astype(np.int32),
+        np.array(stamped, np.int32),
+        verified.pairs[places].astype(np.int32),
+        verified.transforms[places],
+        np.full(len(ids), FORTH, np.uint8),
+        np.zeros(len(ids), bool),
+    )
