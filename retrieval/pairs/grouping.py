@@ -1,29 +1,39 @@
 """Groups: the photographs of a collection that show one thing, from its pairs, with chance kept from melting groups.
 
-Photographs that many see from many sides hang together by chains of pairs, and one link in ten thousand that holds by
-chance, or by a photograph that shows two things, would make one group of two. So a link alone joins only where it is
-significant beyond what repeated windows and letters give, and only a photograph, or two, to the rest; larger groups
-join where a good share of the smaller one's photographs agrees with the other. Groups are merged one by one, those of
-the best evidence first (agglomerative clustering).
+Photographs of a thing from many sides hang together by chains of pairs. A chain leads astray where a photograph shows
+two things, or where a link holds by chance, by repeated windows or letters. Three rules keep groups apart:
+
+- A photograph is as many as it has *parts*: links are of one part where their inliers lie in the same cells of the
+  photograph. A chain goes through a part, not from a tower to the wall beside it. In the end a photograph belongs to
+  the group that its parts have most evidence for.
+- One link joins by itself only where it is significant beyond what repetition gives, and only a part or two to a group.
+- Larger groups join where a good share of the smaller one's parts has links with the other, and as many of the other.
+
+Groups are merged one by one, those of the best evidence first (agglomerative clustering).
 """
 
 import heapq
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 from retrieval.config import VerificationConfig
 from retrieval.errors import RetrievalError
 from retrieval.pairs.links import Links
 from retrieval.search.grades import GRADES
+from retrieval.vocabulary.hamming import unpack
 
 ALONE = {"sure": 15.0, "perhaps": 8.0, "chance": 0.0}
 """Significance of a link that joins by itself, for each confidence; it is of that grade as well. Measured, see
 docs/decisions/0047."""
 SUPPORT = "perhaps"  # least grade of links that join together; at least significance 0, or the grade asked for if lower
-FEW = 2  # photographs of a group that one link joins to another
-AGREEMENT = 0.3  # of the smaller group's photographs, and as many of the other, have links with each other
-SINGLE = 0.15  # of a group's photographs that another photograph has links with, where none joins by itself
+FEW = 2  # parts of a group that one link joins to another
+AGREEMENT = 0.3  # of the smaller group's parts, and as many of the other, have links with each other
+OVERLAP = 0.3  # of the cells of the lesser of two links: so many in common, and they are of one part of a photograph
+MOST = 30.0  # significance that counts, where a photograph has parts in several groups
+SINGLE = 0.15  # of a group's parts that another part has links with, where none joins by itself
 LEAST = 2  # links that join together
 
 
@@ -51,14 +61,59 @@ def grouped(
     alone = (significance >= ALONE[confidence]) & (levels >= GRADES.index(confidence))
     least = min(GRADES.index(SUPPORT), GRADES.index(confidence))
     counts = np.flatnonzero(alone | ((significance >= 0) & (levels >= least)))
-    strengths = np.where(alone, significance, -np.inf)[counts]
-    groups = _Groups(photographs)
-    for first, second, strength in zip(
-        links.first[counts].tolist(), links.second[counts].tolist(), strengths.tolist(), strict=True
-    ):
+    links, significance, alone = links[counts], significance[counts], alone[counts]
+    parts, photograph_of = parted(links)
+    groups = _Groups(len(photograph_of))
+    strengths = np.where(alone, significance, -np.inf)
+    for first, second, strength in zip(*parts.T.tolist(), strengths.tolist(), strict=True):
         groups.link(first, second, strength)
     groups.merge()
-    return groups.of()
+    of = groups.of()[parts]  # (P, 2)
+    inside = of[:, 0] == of[:, 1]
+    evidence = 1 + np.minimum(significance[inside], MOST)
+    return _assigned(photograph_of[parts[inside]], of[inside, 0], evidence, photographs)
+
+
+def parted(links: Links) -> tuple[np.ndarray, np.ndarray]:
+    """The parts of photographs that links are of: those of one part share cells of the photograph, in a chain.
+
+    Returns:
+        parts: (P, 2) int64, the part of either photograph that each link is of.
+        photographs: (parts,) int64 image id of each.
+    """
+    photographs = np.concatenate([links.first, links.second])
+    cells = unpack(np.concatenate([links.cells[:, 0], links.cells[:, 1]]))
+    parts = np.empty(len(photographs), np.int64)
+    owners: list[int] = []
+    order = np.argsort(photographs, kind="stable")
+    for ends in np.split(order, np.flatnonzero(np.diff(photographs[order])) + 1):
+        if not len(ends):
+            continue
+        shown = cells[ends].astype(np.float32)  # products of small whole numbers are exact, and fast
+        sizes = shown.sum(axis=1)
+        near = shown @ shown.T >= OVERLAP * np.minimum.outer(sizes, sizes)
+        number, part = connected_components(csr_array(near), directed=False)
+        parts[ends] = len(owners) + part
+        owners += [int(photographs[ends[0]])] * number
+    return parts.reshape(2, -1).T, np.array(owners, np.int64)
+
+
+def _assigned(pairs: np.ndarray, groups: np.ndarray, evidence: np.ndarray, photographs: int) -> np.ndarray:
+    """The group of each photograph: of those that its parts are in, the one with most evidence; as `grouped`.
+
+    Args:
+        pairs: (m, 2) photographs of the links within groups.
+        groups: (m,) theirs.
+        evidence: (m,) of each link.
+        photographs: n.
+    """
+    found = np.arange(photographs) + groups.max(initial=-1) + 1  # alone
+    keys, at = np.unique(np.stack([pairs.T.ravel(), np.tile(groups, 2)]), axis=1, return_inverse=True)
+    total = np.bincount(at.ravel(), np.tile(evidence, 2), minlength=keys.shape[1])
+    order = np.lexsort((-keys[1], total, keys[0]))  # of one photograph the best comes last
+    found[keys[0, order]] = keys[1, order]
+    _, first, of = np.unique(found, return_index=True, return_inverse=True)
+    return np.asarray(first[of.ravel()], np.int64)
 
 
 @dataclass
@@ -66,7 +121,7 @@ class _Between:
     """What is known between two groups.
 
     Attributes:
-        touched: the photographs of either that have links with the other, by group.
+        touched: the parts of either that have links with the other, by group.
         links: how many.
         strongest: significance of the strongest link that joins by itself; -inf without.
     """
@@ -77,14 +132,14 @@ class _Between:
 
 
 class _Groups:
-    """Groups under merging: members, and what lies between those that have links."""
+    """Groups of parts under merging: members, and what lies between those that have links."""
 
-    def __init__(self, photographs: int):
-        self.members = {number: [number] for number in range(photographs)}
+    def __init__(self, parts: int):
+        self.members = {number: [number] for number in range(parts)}
         self.between: dict[int, dict[int, _Between]] = {}
 
     def link(self, first: int, second: int, strength: float) -> None:
-        """Adds a link between two photographs, each still a group of its own."""
+        """Adds a link between two parts, each still a group of its own."""
         known = self.between.setdefault(first, {}).get(second)
         if known is None:
             known = self.between[first][second] = _Between({first: {first}, second: {second}})
@@ -117,7 +172,7 @@ class _Groups:
                     heapq.heappush(queue, (evidence_now, min(into, third), max(into, third)))
 
     def of(self) -> np.ndarray:
-        """The least member of each photograph's group."""
+        """(parts,) int64 the least member of each one's group."""
         found = np.empty(sum(map(len, self.members.values())), np.int64)
         for members in self.members.values():
             found[members] = min(members)

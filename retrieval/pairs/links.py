@@ -12,7 +12,9 @@ from retrieval.config import VerificationConfig
 from retrieval.geometry.frames import invert
 from retrieval.geometry.significance import significance
 from retrieval.search.grades import GRADES, WITH_SIGNATURES, WITHOUT
+from retrieval.vocabulary.hamming import pack
 
+CELLS = 16  # along each side of a photograph
 FORTH, BACK = 1, 2  # bits of `Links.sides`
 
 
@@ -26,7 +28,10 @@ class Links:
         scores: (P,) float64 of the search that found it, the searching photograph itself having 1 before verification.
         inliers: (P,) int32, one-to-one.
         stamped: (P,) int32 of these a stamp explains (`retrieval.geometry.stamps`).
+        aligned: (P,) int32 of these a scale and a shift alone explain (`retrieval.pairs.copies.aligned`).
         putatives: (P,) int32 pairs of features that the inliers are of.
+        cells: (P, 2, 4) uint64, a bit for each of 16 x 16 cells of the first and the second photograph (`cells_of`):
+            whether inliers lie in it.
         transforms: (P, 2, 3) float64 first -> second, original pixels.
         sides: (P,) uint8, found by the search of the first (`FORTH`), of the second (`BACK`), or both.
         turned: (P,) bool: numbers and transform are those of the second's search.
@@ -37,7 +42,9 @@ class Links:
     scores: np.ndarray
     inliers: np.ndarray
     stamped: np.ndarray
+    aligned: np.ndarray
     putatives: np.ndarray
+    cells: np.ndarray
     transforms: np.ndarray
     sides: np.ndarray
     turned: np.ndarray
@@ -78,6 +85,8 @@ def none() -> Links:
         np.empty(0, np.int32),
         np.empty(0, np.int32),
         np.empty(0, np.int32),
+        np.empty(0, np.int32),
+        np.empty((0, 2, CELLS**2 // 64), np.uint64),
         np.empty((0, 2, 3)),
         np.empty(0, np.uint8),
         np.empty(0, bool),
@@ -103,8 +112,9 @@ def united(links: Links, config: VerificationConfig) -> Links:
     sides = np.where(turned, other, links.sides).astype(np.uint8)
     first, second = np.minimum(links.first, links.second), np.maximum(links.first, links.second)
     order = np.lexsort((turned, -links.inliers, -links.significance(config), second, first))
-    numbers = links.scores, links.inliers, links.stamped, links.putatives
-    found = Links(first, second, *numbers, transforms, sides, turned ^ links.turned)[order]
+    numbers = links.scores, links.inliers, links.stamped, links.aligned, links.putatives
+    cells = np.where(turned[:, None, None], links.cells[:, ::-1], links.cells)
+    found = Links(first, second, *numbers, cells, transforms, sides, turned ^ links.turned)[order]
     new = np.ones(len(order), bool)
     new[1:] = (found.first[1:] != found.first[:-1]) | (found.second[1:] != found.second[:-1])
     starts = np.flatnonzero(new)
@@ -116,3 +126,16 @@ def united(links: Links, config: VerificationConfig) -> Links:
 def inverted(transforms: np.ndarray) -> np.ndarray:
     """The inverses of (n, 2, 3) affine transforms."""
     return np.array([invert(one) for one in transforms]).reshape(-1, 2, 3)
+
+
+def cells_of(points: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """(4,) uint64: the cells of a photograph in which points lie, row by row, the first the most significant bit.
+
+    Args:
+        points: (m, 2) float, pixels.
+        size: (2,) width, height of the photograph.
+    """
+    column, row = np.clip((points + 0.5) / size * CELLS, 0, CELLS - 1).astype(np.int64).T
+    found = np.zeros(CELLS**2, bool)
+    found[row * CELLS + column] = True
+    return pack(found)

@@ -6,7 +6,8 @@ every neighbour that is asked for. No expansion: a photograph's neighbours are t
 
 import numpy as np
 
-from retrieval.pairs.links import FORTH, Links, joined
+from retrieval.pairs.copies import aligned
+from retrieval.pairs.links import CELLS, FORTH, Links, cells_of, joined
 from retrieval.search.ranker import Ranker
 from retrieval.search.ranking import Ranking
 
@@ -58,17 +59,23 @@ def _neighbours(ranker: Ranker, image_id: int, most: int) -> Links:
     kept = np.flatnonzero(ranking.places >= 0)[:most]
     ids, places, verified = ranking.ids[kept], ranking.places[kept], ranking.verified
     assert verified is not None
-    stamped = [
-        np.count_nonzero(ranker.stamped(verified.matches[place], query, int(other)))
-        for place, other in zip(places, ids, strict=True)
-    ]
+    stamped, level = np.zeros((2, len(ids)), np.int32)
+    cells = np.empty((len(ids), 2, CELLS**2 // 64), np.uint64)
+    for i, (place, other) in enumerate(zip(places, ids, strict=True)):
+        matches = verified.matches[place]
+        stamped[i] = np.count_nonzero(ranker.stamped(matches, query, int(other)))
+        points = query.regions[matches[:, 0], :2], index.regions(matches[:, 1])[:, :2]
+        cells[i] = cells_of(points[0], np.array(query.size)), cells_of(points[1], index.sizes[other])
+        level[i] = aligned(*points, verified.transforms[place], query.longest_side, float(index.sizes[other].max()))
     return Links(
         np.full(len(ids), image_id, np.int32),
         ids.astype(np.int32),
         ranking.scores[kept],
         verified.inliers[places].astype(np.int32),
-        np.array(stamped, np.int32),
+        stamped,
+        level,
         verified.pairs[places].astype(np.int32),
+        cells,
         verified.transforms[places],
         np.full(len(ids), FORTH, np.uint8),
         np.zeros(len(ids), bool),
