@@ -34,6 +34,7 @@ from retrieval.evaluation.pipeline import obtain_index, obtain_vocabulary
 from retrieval.evaluation.reproduction import folder_name
 from retrieval.evaluation.rows import HEADINGS, signatures_for
 from retrieval.features.extractor import extract_collection
+from retrieval.features.store import FeatureStore
 from retrieval.index.building import Instalment
 from retrieval.index.collection import Collection
 from retrieval.photographs.folder import ImageSet, list_images
@@ -118,6 +119,15 @@ def measured(overrides: list[str], work: Path, sets: list[str], seeds: list[int]
 
 def of_paris(name: str, config: Config, work: Path) -> dict[str, float]:
     """Row -> mAP on photographs of Paris among those of San Francisco, which are described once for both sets."""
+    index = of_index(name, config, work)
+    label = folder_name(config.descriptor.name, config.detector.shape)
+    store = FeatureStore.open(work / "features" / name / label)
+    found = reproduction.evaluate(Retriever(index, config), paris_benchmark(record.real_data(), name), ROWS, store)
+    return {row: found[row]["map"] for row in ROWS}
+
+
+def of_index(name: str, config: Config, work: Path) -> Collection:
+    """The index of these photographs, with words learned on those of San Francisco."""
     benchmark = paris_benchmark(record.real_data(), name)
     label = folder_name(config.descriptor.name, config.detector.shape)
     root = benchmark.images.root
@@ -130,9 +140,7 @@ def of_paris(name: str, config: Config, work: Path) -> dict[str, float]:
     vocabulary = obtain_vocabulary(stores[VOCABULARY], words, config)
     others = Instalment(VOCABULARY, lambda _: stores[VOCABULARY])
     folder = index_folder(name, work, config.seed) / label
-    index = obtain_index(stores[name], vocabulary, folder, config, root, [others])
-    found = reproduction.evaluate(Retriever(index, config), benchmark, ROWS, stores[name])
-    return {row: found[row]["map"] for row in ROWS}
+    return obtain_index(stores[name], vocabulary, folder, config, root, [others])
 
 
 def of_demo(overrides: list[str], work: Path, seed: int) -> dict[str, float]:

@@ -148,7 +148,7 @@ class Colmap:
         database, partial = self.folder / "training.db", tree.with_suffix(".partial")
         write_database(database, training.images())
         options = ("--num_visual_words", words, "--num_iterations", iterations)
-        seconds = self._run("vocab_tree_builder", database, partial, *options)
+        seconds = self.run("vocab_tree_builder", database, partial, *options)
         partial.replace(tree)
         return tree, seconds
 
@@ -160,7 +160,7 @@ class Colmap:
         partial = index.with_suffix(".partial")
         listed = self._listed("database.txt", store.names)
         options = ("--database_image_list_path", listed, "--output_index_path", partial)
-        seconds = self._run("vocab_tree_retriever", database, tree, *options)
+        seconds = self.run("vocab_tree_retriever", database, tree, *options)
         partial.replace(index)
         return index, seconds
 
@@ -189,7 +189,8 @@ class Colmap:
             _check(code, command, told.read())
         return Found(*read_output(lines), tuple(ends))
 
-    def _run(self, name: str, database: Path, tree: Path, *options: Any) -> float:
+    def run(self, name: str, database: Path, tree: Path, *options: Any) -> float:
+        """Runs a command of a database and a tree; CPU seconds."""
         command = [*self._command(name, database, tree), *map(str, options)]
         before = os.times()
         done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
