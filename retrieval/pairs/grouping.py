@@ -33,7 +33,7 @@ FEW = 2  # parts of a group that one link joins to another
 AGREEMENT = 0.3  # of the smaller group's parts, and as many of the other, have links with each other
 OVERLAP = 0.3  # of the cells of the lesser of two links: so many in common, and they are of one part of a photograph
 MOST = 30.0  # significance that counts, where a photograph has parts in several groups
-SINGLE = 0.15  # of a group's parts that another part has links with, where none joins by itself
+SINGLE = 0.35  # of a group's parts that another part has links with, where none joins by itself
 LEAST = 2  # links that join together
 
 
