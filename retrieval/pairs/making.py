@@ -125,13 +125,13 @@ def _make(collection: Collection, folder: Path, partial: Path, most: int | None,
 def _take_up(partial: Path, plan: Mapping[str, Any]) -> None:
     """Leaves in the work folder what belongs to this plan, which it then says."""
     path, text = partial / artefacts.PLAN, json.dumps({"kind": "pairs plan", "version": 1, **plan}, sort_keys=True)
-    if path.exists() and path.read_text(encoding="utf-8") == text:
-        return
+    if path.exists():
+        if path.read_text(encoding="utf-8") == text:
+            return
+        logger.info("%s: work for another state of the index, or with other settings, is discarded", partial)
     for one in partial.iterdir():
         if one.name != lock.LOCK:
             atomic.discard(one)
-    if path.exists():
-        logger.info("%s: work for another state of the index, or with other settings, is discarded", partial)
     atomic.write_text(path, text)
 
 
