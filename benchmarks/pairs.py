@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from benchmarks import record
 from benchmarks.choice import index_folder, of_index
@@ -58,6 +59,7 @@ SEEN = 0.2  # of the points of a photograph
 ANGLE = 60.0  # degrees
 HIDDEN = 0.97  # of a point's depth: a point that lies before it within `BESIDE` pixels hides it
 BESIDE = 6.0
+NEAREST = 8  # so many of those points are looked at
 
 
 def main() -> int:
@@ -187,12 +189,12 @@ def _share(views: list[View], images: list[ImageFeatures], tracks: Tracks, i: in
     rays = [points - views[k].centre for k in (i, j)]
     cosine = (rays[0] * rays[1]).sum(axis=1) / np.linalg.norm(rays[0], axis=1) / np.linalg.norm(rays[1], axis=1)
     seen &= cosine > np.cos(np.radians(ANGLE))
-    own, nearer = project(views, np.full(len(tracks.points), j), tracks.points)
-    shown = np.zeros(len(tracks.points), bool)
-    shown[tracks.track[tracks.view == j]] = True  # what j is known to show may stand before the others
-    for point in np.flatnonzero(seen):
-        beside_it = shown & (np.abs(own - pixels[point]).max(axis=1) < BESIDE)
-        seen[point] = not (nearer[beside_it] < HIDDEN * depth[point]).any()
+    at = np.flatnonzero(seen)
+    shown = tracks.points[np.unique(tracks.track[tracks.view == j])]  # what j is known to show may stand before them
+    if len(at) and len(shown):
+        own, nearer = project(views, np.full(len(shown), j), shown)
+        _, near = cKDTree(own).query(pixels[at], k=NEAREST, distance_upper_bound=BESIDE)
+        seen[at] = ~(np.append(nearer, np.inf)[near] < HIDDEN * depth[at, None]).any(axis=1)
     return float(seen.mean())
 
 
