@@ -121,9 +121,17 @@ class RepositoryLinks(SphinxTransform):
                 logger.warning("malformed link: %s", link["refuri"], location=link)
 
 
+BASES = {  # what signatures name, and the face that readers know
+    "retrieval.index.collection.Collection": "retrieval.Collection",
+    "retrieval.search.retriever.Retriever": "retrieval.Retriever",
+}
+
+
 def find_public(app: Sphinx, env: BuildEnvironment, node: nodes.Element, shown: nodes.TextElement) -> Any:
     """Finds `PatchDescriptor` and `Retriever.query` from wherever they are named: Sphinx looks in the same module."""
     target, python = node["reftarget"], env.domains.python_domain
+    if target in BASES:
+        return python.resolve_xref(env, node["refdoc"], app.builder, "class", BASES[target], node, shown)
     if node["reftype"] != "obj" or not target[:1].isupper():
         return None
     found = [name for name, one in python.objects.items() if name.endswith(f".{target}") and not one.aliased]
