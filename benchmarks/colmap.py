@@ -17,12 +17,10 @@ COLMAP 3.8: `apt-get install --no-install-recommends colmap`.
 import os
 import re
 import shutil
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +35,7 @@ from retrieval.config import Config
 from retrieval.datasets.benchmarks import Benchmark
 from retrieval.evaluation import measures
 from retrieval.evaluation.pipeline import obtain_index, obtain_vocabulary
+from retrieval.exchange import colmap
 from retrieval.features.extractor import extract_collection
 from retrieval.features.store import FeatureStore, ImageFeatures, is_complete
 from retrieval.geometry.frames import inside_box, to_frames
@@ -49,55 +48,22 @@ RATIO_BAR = 10  # queries of COLMAP's time that ours takes, at least
 ROWS = {"BoW": "COLMAP, Hamming votes", "BoW + SV": "COLMAP, verified"}  # ours -> the peer's
 NEIGHBOURS = {"5 words a feature (default)": 5, "1 word a feature": 1}
 QUERY_FOLDER = "queries/"  # in COLMAP's names: a query's cut features stand for a photograph of their own
-CENTRE = 0.5  # COLMAP's coordinates of the centre of the upper left pixel, which is 0, 0 here
-SIMPLE_PINHOLE = 0  # COLMAP's number of the camera model with the parameters f, cx, cy
-# The tables that hold features, as COLMAP's manual describes them; it adds those for matches itself.
-SCHEMA = """
-CREATE TABLE cameras (camera_id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, model INTEGER NOT NULL,
-    width INTEGER NOT NULL, height INTEGER NOT NULL, params BLOB, prior_focal_length INTEGER NOT NULL);
-CREATE TABLE images (image_id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, name TEXT NOT NULL UNIQUE,
-    camera_id INTEGER NOT NULL, prior_qw REAL, prior_qx REAL, prior_qy REAL, prior_qz REAL,
-    prior_tx REAL, prior_ty REAL, prior_tz REAL, FOREIGN KEY(camera_id) REFERENCES cameras(camera_id));
-CREATE TABLE keypoints (image_id INTEGER PRIMARY KEY NOT NULL, rows INTEGER NOT NULL, cols INTEGER NOT NULL,
-    data BLOB, FOREIGN KEY(image_id) REFERENCES images(image_id) ON DELETE CASCADE);
-CREATE TABLE descriptors (image_id INTEGER PRIMARY KEY NOT NULL, rows INTEGER NOT NULL, cols INTEGER NOT NULL,
-    data BLOB, FOREIGN KEY(image_id) REFERENCES images(image_id) ON DELETE CASCADE);
-"""
-
-
-def keypoints(regions: np.ndarray) -> np.ndarray:
-    """Regions as COLMAP keeps affine keypoints.
-
-    Args:
-        regions: (N, 6) float32 ``x, y, a, b, c, angle``.
-
-    Returns:
-        (N, 6) float32 ``x, y, a11, a12, a21, a22``: the centre in COLMAP's pixels and the rows of the full frame.
-    """
-    found = np.empty((len(regions), 6), np.float32)
-    found[:, :2] = regions[:, :2] + np.float32(CENTRE)
-    found[:, 2:] = to_frames(regions).reshape(-1, 4)
-    return found
 
 
 def write_database(path: Path, images: Iterable[ImageFeatures]) -> None:
-    """Writes features into a new COLMAP database, in place of what is there; ids count from 1."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    with closing(sqlite3.connect(path)) as database, database:
-        database.executescript(SCHEMA)
-        for i, image in enumerate(images, start=1):
-            longest = max(image.width, image.height)
-            parameters = np.array([1.2 * longest, image.width / 2, image.height / 2], "<f8")  # unused by retrieval
-            size = (image.width, image.height)
-            camera = (i, SIMPLE_PINHOLE, *size, parameters.tobytes(), 0)
-            database.execute("INSERT INTO cameras VALUES (?, ?, ?, ?, ?, ?)", camera)
-            database.execute("INSERT INTO images (image_id, name, camera_id) VALUES (?, ?, ?)", (i, image.name, i))
-            for table, rows in (
-                ("keypoints", keypoints(image.regions).astype("<f4")),
-                ("descriptors", np.ascontiguousarray(image.codes, np.uint8)),
-            ):
-                database.execute(f"INSERT INTO {table} VALUES (?, ?, ?, ?)", (i, *rows.shape, rows.tobytes()))
+    """Writes features into a new COLMAP database, in place of what is there; codes are descriptors as they are."""
+    colmap.write_features(
+        path,
+        (
+            (
+                image.name,
+                (image.width, image.height),
+                colmap.keypoints(image.regions[:, :2], to_frames(image.regions)),
+                image.codes,
+            )
+            for image in images
+        ),
+    )
 
 
 def cut(image: ImageFeatures, box: tuple[float, float, float, float] | None, name: str) -> ImageFeatures:
@@ -272,9 +238,9 @@ def main() -> int:
     )
     vocabulary = obtain_vocabulary(training, work / "vocabulary" / DESCRIPTOR, config)
     collection = obtain_index(database, vocabulary, work / benchmark.name / DESCRIPTOR, config, data)
-    colmap = Colmap(program, work / "colmap", arguments.seed)
-    colmap.folder.mkdir(parents=True, exist_ok=True)
-    figures = compared(colmap, Retriever(collection, config), benchmark, database, training, arguments.repeats)
+    peer = Colmap(program, work / "colmap", arguments.seed)
+    peer.folder.mkdir(parents=True, exist_ok=True)
+    figures = compared(peer, Retriever(collection, config), benchmark, database, training, arguments.repeats)
     print(table(figures))
     return record.report("colmap", figures, arguments.json, bars(figures))
 
@@ -285,7 +251,7 @@ def features(images: ImageSet, folder: Path, config: Config) -> FeatureStore:
 
 
 def compared(
-    colmap: Colmap,
+    program: Colmap,
     retriever: Retriever,
     benchmark: Benchmark,
     database: FeatureStore,
@@ -296,10 +262,10 @@ def compared(
     stems, truth, words = benchmark.match(), benchmark.ground_truth, retriever.config.vocabulary
     asked = {query.name: (database.image(stems[query.image]), query.box) for query in truth.queries}
     inside = [cut(image, box, QUERY_FOLDER + name) for name, (image, box) in asked.items()]
-    path = colmap.folder / "database.db"
+    path = program.folder / "database.db"
     write_database(path, (*database.images(), *inside))
-    tree, building = colmap.build(training, words.words, words.iterations)
-    index, indexing = colmap.index(tree, database, path)
+    tree, building = program.build(training, words.words, words.iterations)
+    index, indexing = program.index(tree, database, path)
     queries = [image.name for image in inside]
     queries.insert(0, queries[-1])  # the first query warms up, and its end is where the CPU time of the next begins
     labels = [benchmark.label(name) for name in retriever.collection.names]
@@ -317,7 +283,7 @@ def compared(
             note(row, found, cpu, wall)
         for ask, neighbours in NEIGHBOURS.items():
             for peer, verify in zip(ROWS.values(), (False, True), strict=True):
-                result = colmap.retrieve(index, path, database.names, queries, neighbours, verify)
+                result = program.retrieve(index, path, database.names, queries, neighbours, verify)
                 named = {
                     query.removeprefix(QUERY_FOLDER): [benchmark.label(name) for name in ranking]
                     for query, ranking in result.rankings.items()
@@ -326,7 +292,7 @@ def compared(
         print(f"repeat {repeat + 1} of {repeats}", file=sys.stderr)
     scores = {row: measures.evaluate(found, truth)[truth.main.name] for row, found in rankings.items()}
     return {
-        "peer": colmap.version(),
+        "peer": program.version(),
         "images": len(database.names),
         "features": database.features,
         "queries": len(asked),

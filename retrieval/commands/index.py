@@ -42,6 +42,7 @@ def add_parser(verbs: Any) -> None:
         "Index a folder of photographs.",
         "retrieval index holidays/ -o holidays.index --set vocabulary.words=20000",
         "retrieval index covers/ -o covers.index --config objects",
+        "retrieval index church/ -o church.index --features database.db",
     )
     index.set_defaults(goes_on=True)
     index.add_argument("photos", type=Path, help="folder of photographs, searched recursively")
@@ -52,6 +53,13 @@ def add_parser(verbs: Any) -> None:
         metavar="VOCAB",
         help="vocabulary folder; without it one is trained on the photographs themselves or, where they are few, "
         "the one that comes with this program is used",
+    )
+    index.add_argument(
+        "--features",
+        type=Path,
+        metavar="SOURCE",
+        help="take another program's features instead of making some: a database of COLMAP's, features.h5 of hloc's, "
+        "or a folder of .npy files; such an index is searched by the names of its photographs",
     )
     add_no_signatures(index)
     add_settings(index)
@@ -125,7 +133,9 @@ def _index(arguments: argparse.Namespace) -> int:
 
     config = without_signatures(arguments, chosen_config(arguments))
     images = list_images(arguments.photos, config.images)
-    collection, failures = pipeline.build_collection(images, arguments.output, config, arguments.vocabulary)
+    collection, failures = pipeline.build_collection(
+        images, arguments.output, config, arguments.vocabulary, arguments.features
+    )
     print(
         f"{arguments.output}: {collection.snapshot.images} photographs, {collection.features} features, "
         f"{len(collection.vocabulary.centroids)} words"

@@ -18,8 +18,10 @@ from tqdm import tqdm
 
 from retrieval import config as settings_module
 from retrieval.config import Config, VocabularyConfig
-from retrieval.errors import ArtefactError, ConfigError, RetrievalError
+from retrieval.errors import ArtefactError, ConfigError, DatasetError, RetrievalError
 from retrieval.features import extractor
+from retrieval.features.imported import import_opened, of_files, open_path, source_settings
+from retrieval.features.sources import Source
 from retrieval.features.store import Failure, FeatureStore
 from retrieval.index.building import Instalment, aggregates, build_index, discard_parts, index_settings
 from retrieval.index.collection import Collection
@@ -252,7 +254,7 @@ def obtain_index(
 
 
 def build_collection(
-    images: ImageSet, target: Path, config: Config, vocabulary: Path | None = None
+    images: ImageSet, target: Path, config: Config, vocabulary: Path | None = None, features: Path | None = None
 ) -> tuple[Collection, tuple[Failure, ...]]:
     """From a folder of photographs to an index.
 
@@ -266,12 +268,14 @@ def build_collection(
         vocabulary: folder of a vocabulary; None trains one on the photographs themselves or, where they have too few
             features for the default number of words, takes the one that comes with the program for the descriptor. The
             settings of a vocabulary that is given or taken replace the configuration's vocabulary section.
+        features: another program's, in the place of those that would be made (`retrieval.features.imported.open_path`).
 
     Returns:
         The index, and the photographs that could not be used.
 
     Raises:
         ArtefactError: the target exists, or the vocabulary was made from other features.
+        DatasetError: `features` are none, or malformed.
         RetrievalError: no usable photograph, or too few features for the vocabulary.
     """
     partial = partial_folder(target)
@@ -279,23 +283,29 @@ def build_collection(
     partial.mkdir(parents=True, exist_ok=True)
     with lock.writing(partial):
         try:
-            return _build(images, target, partial, config, vocabulary)
+            return _build(images, target, partial, config, vocabulary, features)
         finally:  # while the lock is held: it may be another's afterwards
             if partial.is_dir() and {path.name for path in partial.iterdir()} <= {lock.LOCK}:
                 atomic.discard(partial)
 
 
 def _build(
-    images: ImageSet, target: Path, partial: Path, config: Config, vocabulary: Path | None
+    images: ImageSet, target: Path, partial: Path, config: Config, vocabulary: Path | None, features: Path | None
 ) -> tuple[Collection, tuple[Failure, ...]]:
     if target.exists():
         _discard_finished(partial, target)
         raise ArtefactError(f"{target} already exists: choose another folder, or use `retrieval add`")
     opened = open_vocabulary(vocabulary) if vocabulary is not None else None
+    source = open_path(features) if features is not None else None
     if opened is not None:
-        require_features(opened, extractor.feature_settings(config))
+        require_features(opened, extractor.feature_settings(config) if source is None else source_settings(source))
         config = replace(config, vocabulary=opened.config)
-    store = extractor.extract_collection(images, partial / "features", config)
+    if source is None:
+        store = extractor.extract_collection(images, partial / "features", config)
+    else:
+        if of_files(source):  # what is drawn of a photograph has to fit its regions
+            config = replace(config, images=replace(config.images, exif="ignore"))
+        store = _imported(source, features, images, partial / "features")
     if not store.names:
         raise RetrievalError(
             f"none of the {len(images.names)} files in {images.root} is a usable photograph: see "
@@ -325,6 +335,30 @@ def _build(
     collection = Collection.open(target)
     remove_partial(target)
     return collection, store.failures
+
+
+def _imported(source: Source, path: Path | None, images: ImageSet, folder: Path) -> FeatureStore:
+    """The features that a source has of photographs; those of others are left out, and a line of the log tells."""
+    wanted = frozenset(images.names)
+    there = [name for name in source.names if name in wanted]
+    if not there:
+        raise DatasetError(
+            f"{path} has features of {len(source.names)} images (first: {source.names[0]}), and none of them is in "
+            f"{images.root} (first: {images.names[0]}): names are paths below the folder"
+        )
+    if len(there) < len(wanted):
+        missing = min(wanted.difference(there))
+        logger.warning(
+            "%s has no features of %d of %d files (%s)", path, len(wanted) - len(there), len(wanted), missing
+        )
+    if len(there) < len(source.names):
+        logger.info(
+            "%s: features of %d images that are not in %s are left out",
+            path,
+            len(source.names) - len(there),
+            images.root,
+        )
+    return import_opened(source, str(path), folder, images=wanted)
 
 
 def shipped_words(descriptor: Mapping[str, Any], features: int, config: Config) -> Vocabulary | None:

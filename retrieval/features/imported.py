@@ -1,8 +1,9 @@
 """Features from elsewhere: a feature store made from the files of another program, without photographs.
 
-Two layouts are read: a folder of ``.npy`` files (`retrieval.features.npy_folder`) and the public files of CTU Prague
-(`retrieval.features.ctu`); docs/formats.md describes both. What is made is an ordinary `FeatureStore`, but its settings
-say that it was imported: it is never mixed with features of our own.
+Four layouts are read: a folder of ``.npy`` files (`retrieval.features.npy_folder`), the public files of CTU Prague
+(`retrieval.features.ctu`), COLMAP's database (`retrieval.features.colmap_database`) and hloc's HDF5
+(`retrieval.features.hloc_file`); docs/formats.md describes them. What is made is an ordinary `FeatureStore`, but its
+settings say that it was imported: it is never mixed with features of our own.
 """
 
 import logging
@@ -13,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from retrieval.errors import ArtefactError, DatasetError
-from retrieval.features import ctu, npy_folder, store
+from retrieval.features import colmap_database, ctu, hloc_file, npy_folder, store
 from retrieval.features.sources import Source
 from retrieval.features.store import FeatureStore
 from retrieval.storage.artefacts import PLAN, require_settings
@@ -43,8 +44,26 @@ def import_features(
         DatasetError: no such features, or files that are incomplete or malformed.
         ArtefactError: `folder` holds other features, or the files changed since it was made.
     """
+    return import_opened(open_source(source, name), name, folder, shard_images, images)
+
+
+def import_opened(
+    opened: Source, name: str, folder: str | Path, shard_images: int = 200, images: Collection[str] | None = None
+) -> FeatureStore:
+    """As `import_features`, of a source that is open.
+
+    Args:
+        opened: from `open_source` or `open_path`.
+        name: what it is called in messages.
+        folder: the store.
+        shard_images: as in `import_features`.
+        images: likewise.
+
+    Raises:
+        DatasetError: malformed files.
+        ArtefactError: as `import_features`.
+    """
     folder = Path(folder)
-    opened = open_source(source, name)
     settings = source_settings(opened)
     taken = [i for i, name in enumerate(opened.names) if images is None or name in images]
     plan = _plan(opened, [opened.names[i] for i in taken], folder, settings, shard_images)
@@ -67,7 +86,7 @@ def import_features(
     if unusable:
         logger.warning(
             "%s: left out %d features of %d images, whose ellipses are not finite and positive definite (first: %s)",
-            source,
+            name,
             sum(unusable.values()),
             len(unusable),
             next(iter(unusable)),
@@ -95,6 +114,31 @@ def open_source(source: str | Path, name: str) -> Source:
         f"{', '.join(p.format(prefix) for p in (ctu.SIFT_FILE, ctu.COUNT_FILE, ctu.GEOMETRY_FILE))} and "
         f"gnd_{prefix}.mat (docs/formats.md describes both)"
     )
+
+
+def open_path(path: str | Path) -> Source:
+    """The features that a path names: a file of COLMAP's or hloc's, a folder of ``.npy`` files, or a set of CTU's.
+
+    Args:
+        path: ``database.db``, ``features.h5``, a folder with ``images.jsonl``, or ``DIR/oxford5k`` for the set of that
+            name whose files lie in ``DIR``.
+
+    Raises:
+        DatasetError: nothing of the kind is there.
+    """
+    path = Path(path)
+    if path.is_file():
+        if colmap_database.is_database(path):
+            return colmap_database.open_database(path)
+        if hloc_file.is_hdf5(path):
+            return hloc_file.open_hloc(path)
+        raise DatasetError(f"{path} is neither a database of COLMAP's nor features of hloc's (HDF5)")
+    return open_source(path.parent, path.name)
+
+
+def of_files(source: Source) -> bool:
+    """Whether features are in the pixels of files, whatever orientation their EXIF says."""
+    return isinstance(source, colmap_database.ColmapDatabase | hloc_file.HlocFile)
 
 
 def source_settings(source: Source) -> dict[str, Any]:

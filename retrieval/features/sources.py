@@ -4,8 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+import numpy as np
+
 from retrieval.errors import DatasetError
 from retrieval.features.store import ImageFeatures
+
+CIRCLE = 8.0
+"""Pixels: the detection scale that a keypoint without a shape is given, a circle; features are then compared by where
+they are, and every hypothesis of verification is a shift."""
+OUTSIDE = 0.5  # pixels; a keypoint at the very border may be refined to beyond it
 
 
 class Source(Protocol):
@@ -60,3 +67,23 @@ def check_names(names: Sequence[str], path: Path) -> None:
         if name in seen:
             raise DatasetError(f"{path}, image {number}: {name!r} comes twice; every image has a name of its own")
         seen.add(name)
+
+
+def inside_image(centres: np.ndarray, size: tuple[int, int], what: str) -> None:
+    """Refuses features whose centres lie outside their image.
+
+    Args:
+        centres: (N, 2) float, pixels from the centre of the top-left one.
+        size: width, height of the image, pixels.
+        what: the file and the image, for the message.
+
+    Raises:
+        DatasetError: one does, by more than `OUTSIDE` beyond the border's pixels.
+    """
+    most = np.array(size) - 0.5 + OUTSIDE
+    outside = ~((centres >= -0.5 - OUTSIDE) & (centres <= most)).all(axis=1)
+    if outside.any():
+        raise DatasetError(
+            f"{what}: {np.count_nonzero(outside)} of {len(centres)} keypoints lie outside the image of {size[0]} x "
+            f"{size[1]} pixels (first: {centres[np.argmax(outside)].tolist()})"
+        )

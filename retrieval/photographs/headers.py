@@ -9,7 +9,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from retrieval.errors import ImageError
 from retrieval.photographs import animations, directories, heif, jpeg, jpeg2000, jpegxl, mpo, raws, tiff
@@ -40,6 +40,7 @@ class Header:
         number: which of them this is, from 1.
         camera: the format of a camera raw; None of everything else.
         reconstructs: whether a JPEG XL file gives a JPEG file, whose pixels are as stored.
+        exif: the first EXIF block, itself a TIFF; of a TIFF nothing, as the file is that; empty where there is none.
     """
 
     format: str
@@ -57,6 +58,7 @@ class Header:
     number: int = 1
     camera: str | None = None
     reconstructs: bool = False
+    exif: bytes = field(default=b"", repr=False)
 
 
 def read_header(source: bytes | Encoded) -> Header:
@@ -147,6 +149,7 @@ def _read_jpeg(data: bytes, number: int = 1) -> Header:
         data = single(data, number)
     size: tuple[int, int] | None = None
     orientation: int | None = None
+    exif = b""
     position, ended, scans = 2, False, len(data)
     least, arithmetic = 0, False
     missing: set[tuple[int, int]] = set()
@@ -172,6 +175,7 @@ def _read_jpeg(data: bytes, number: int = 1) -> Header:
             missing -= jpeg.final_coefficients(body)
         if marker == 0xE1 and body[:6] == b"Exif\0\0":
             orientation = orientation or tiff.exif_orientation(body[6:])
+            exif = exif or bytes(body[6:])
         position += max(length, 2)
     if size is None:
         raise ImageError("truncated or damaged JPEG: it has no frame header")
@@ -180,7 +184,7 @@ def _read_jpeg(data: bytes, number: int = 1) -> Header:
         damage = "truncated: the JPEG ends before its last scan"
     elif len(data) - scans < least:
         damage = f"truncated or damaged JPEG: {len(data)} bytes cannot hold {size[0]} x {size[1]} pixels"
-    return Header("JPEG", *size, orientation or 1, damage, ended=ended, pages=pages)
+    return Header("JPEG", *size, orientation or 1, damage, ended=ended, pages=pages, exif=exif)
 
 
 def _read_png(data: bytes) -> Header:
@@ -189,6 +193,7 @@ def _read_png(data: bytes) -> Header:
     if name != b"IHDR" or length != 13:
         raise ImageError("damaged PNG: it does not start with a header chunk")
     orientation: int | None = None
+    exif = b""
     alpha = "straight" if colour in (4, 6) else None
     key: tuple[int, ...] | None = None
     pages = animations.png_frames(data)
@@ -206,12 +211,13 @@ def _read_png(data: bytes) -> Header:
                 break
         if name == b"eXIf":
             orientation = orientation or tiff.exif_orientation(body)
+            exif = exif or body
         elif name == b"tRNS" and colour == 3:
             alpha = "straight"
         elif name == b"tRNS" and colour in (0, 2):
             key = _png_key(body, depth, 1 if colour == 0 else 3)
         if name == b"IEND":
-            return Header("PNG", width, height, orientation or 1, alpha=alpha, key=key, pages=pages)
+            return Header("PNG", width, height, orientation or 1, alpha=alpha, key=key, pages=pages, exif=exif)
         position = end
     return Header("PNG", width, height, orientation or 1, damage, pages=pages)
 
@@ -232,6 +238,7 @@ def _read_webp(data: bytes) -> Header:
     size: tuple[int, int] | None = None
     damage = None if declared + 8 <= len(data) else "truncated: shorter than the WebP container says"
     orientation: int | None = None
+    found = b""
     position, alpha = 12, None
     while position + 8 <= min(len(data), declared + 8):
         name, length = struct.unpack_from("<4sI", data, position)
@@ -255,10 +262,12 @@ def _read_webp(data: bytes) -> Header:
             exif = data[body : body + length]
             block = exif[6:] if exif[:6] == b"Exif\0\0" else exif
             orientation = orientation or tiff.exif_orientation(block)
+            found = found or block
         position = body + length + (length & 1)
     if size is None:
         raise ImageError("truncated or damaged WebP: it has no picture chunk")
-    return Header("WebP", *size, orientation or 1, damage, alpha=alpha, pages=animations.webp_frames(data))
+    pages = animations.webp_frames(data)
+    return Header("WebP", *size, orientation or 1, damage, alpha=alpha, pages=pages, exif=found)
 
 
 def _read_pnm(data: bytes) -> Header:

@@ -290,7 +290,7 @@ class Queries:
         return features
 
     def _extracted(self, image: Photograph, mirror: bool, box: Sequence[float] | None) -> ImageFeatures:
-        self._require_same_features()
+        self.require_same_features()
         inside = None if box is None else box_of(box)
         return extractor.extract_image(image, label_of(image), self.describing, mirror, inside)
 
@@ -341,8 +341,12 @@ class Queries:
                 "hamming among its index.signatures"
             )
 
-    def _require_same_features(self) -> None:
-        """A new photograph must be described as the indexed ones were, by the same weights; in any precision."""
+    def require_same_features(self) -> None:
+        """Refuses an index whose photographs were not described as new ones are, by the same weights; in any precision.
+
+        Raises:
+            ArtefactError: they were described otherwise.
+        """
         stored = {key: self.collection.settings[key] for key in ("images", "detector", "descriptor")}
         artefacts.require_settings(
             f"the index {self.collection.folder}", stored, extractor.feature_settings(self.describing)

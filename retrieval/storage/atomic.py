@@ -45,6 +45,32 @@ def write_bytes(path: Path, data: bytes) -> None:
     sync_directory(path.parent)
 
 
+@contextlib.contextmanager
+def building_file(target: Path) -> Iterator[Path]:
+    """A temporary sibling path, of no file yet, that becomes `target` when the block ends well.
+
+    An existing `target` is replaced; on an error what was written is removed and `target` is as it was.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    clear_temporary(target)
+    handle, name = tempfile.mkstemp(prefix=_prefix(target), suffix=".tmp", dir=target.parent)
+    os.close(handle)
+    os.unlink(name)
+    try:
+        yield Path(name)
+        descriptor = os.open(name, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.chmod(name, 0o644)
+        os.replace(name, target)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+    sync_directory(target.parent)
+
+
 def sync_directory(path: Path) -> None:
     """Makes renames inside a directory durable."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -56,18 +56,6 @@ def test_the_database_holds_the_features_in_colmaps_conventions(tmp_path):
         assert np.frombuffer(parameters, "<f8").tolist() == [480, 150, 200]  # f is 1.2 times the longer side
 
 
-def test_the_shape_of_an_affine_keypoint_is_that_of_the_region():
-    """A point of the unit circle falls on the same place of the photograph, whose corner is the origin in COLMAP."""
-    regions = np.array([[100, 50, 3, 1, 2, 0.7], [7, 9, 5, -2, 4, -2.5]], np.float32)
-    for region, keypoint in zip(regions, colmap.keypoints(regions), strict=True):
-        x, y, a, b, c, angle = region.astype(float)
-        for turn in np.linspace(0, 2 * np.pi, 7):
-            turned = np.cos(turn + angle), np.sin(turn + angle)  # a rotation moves along the circle
-            expected = x + 0.5 + a * turned[0], y + 0.5 + b * turned[0] + c * turned[1]
-            found = keypoint[:2] + keypoint[2:].reshape(2, 2) @ (np.cos(turn), np.sin(turn))
-            np.testing.assert_allclose(found, expected, rtol=1e-6)
-
-
 def test_a_query_keeps_the_features_strictly_inside_its_box():
     whole = image("a.jpg")
     inside = colmap.cut(whole, (0, 0, 20, 21), "queries/a")

@@ -9,8 +9,9 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from benchmarks.colmap import SCHEMA, environment
+from benchmarks.colmap import environment
 from retrieval.errors import DatasetError
+from retrieval.exchange.colmap import SCHEMA
 from retrieval.patchsets.colmap_model import FILES, Camera, read_model
 
 needs_colmap = pytest.mark.skipif(shutil.which("colmap") is None, reason="COLMAP is not installed")
@@ -255,10 +256,6 @@ def write_database(path, model, names):
     noise = np.random.default_rng(3)
     with closing(sqlite3.connect(path)) as database, database:
         database.executescript(SCHEMA)
-        pairs_of = "pair_id INTEGER PRIMARY KEY NOT NULL, rows INTEGER NOT NULL, cols INTEGER NOT NULL, data BLOB"
-        geometry = "config INTEGER NOT NULL, F BLOB, E BLOB, H BLOB, qvec BLOB, tvec BLOB"
-        database.execute(f"CREATE TABLE matches ({pairs_of})")
-        database.execute(f"CREATE TABLE two_view_geometries ({pairs_of}, {geometry})")
         number, parameters = CAMERAS[model]
         camera = (7, number, *SIZE, np.array(parameters, "<f8").tobytes(), 1)
         database.execute("INSERT INTO cameras VALUES (?, ?, ?, ?, ?, ?)", camera)

@@ -1,0 +1,1 @@
+"""What an index knows, in the formats of programs that reconstruct: COLMAP's database, hloc's HDF5."""

@@ -1,0 +1,96 @@
+"""Focal lengths, of photographs whose EXIF Pillow wrote, and as COLMAP reads them where it is installed."""
+
+import io
+import shutil
+import sqlite3
+import subprocess
+from contextlib import closing
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from benchmarks.colmap import environment
+from retrieval.photographs.exif import focal_length
+from retrieval.photographs.headers import read_header
+
+needs_colmap = pytest.mark.skipif(shutil.which("colmap") is None, reason="COLMAP is not installed")
+LENS, FILM, ACROSS, RESOLUTION, UNIT = 37386, 41989, 40962, 41486, 41488
+SIZE = (320, 240)
+CASES = {
+    "film": ({FILM: 50, LENS: 7.4}, 50 / 35 * 320),
+    "inches": ({LENS: 8.0, ACROSS: 3200, RESOLUTION: 8000.0, UNIT: 2}, 8 / (3200 / 8000 * 25.4) * 320),
+    "centimetres": ({LENS: 8.0, ACROSS: 3200, RESOLUTION: 3000.0, UNIT: 3}, 8 / (3200 / 3000 * 10) * 320),
+    "no sensor": ({LENS: 8.0}, None),
+    "no unit that is known": ({LENS: 8.0, ACROSS: 3200, RESOLUTION: 8000.0, UNIT: 7}, None),
+    "zero": ({FILM: 0}, None),
+    "nothing": ({}, None),
+}
+
+
+def photograph(fields, kind="JPEG", size=SIZE, orientation=1):
+    exif = PIL.Image.Exif()
+    exif[274] = orientation
+    exif.get_ifd(34665).update(fields)
+    stream = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    PIL.Image.fromarray(pixels).save(stream, kind, exif=exif)
+    return stream.getvalue()
+
+
+def told(data):
+    return focal_length(data, read_header(data))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP", "TIFF"])
+@pytest.mark.parametrize("case", CASES)
+def test_what_exif_says(case, kind):
+    fields, expected = CASES[case]
+    found = told(photograph(fields, kind))
+    assert found == (None if expected is None else pytest.approx(expected, rel=1e-6))
+
+
+def test_a_turned_photograph_has_the_same_lens():
+    assert told(photograph({FILM: 35}, size=(240, 320), orientation=6)) == 320
+
+
+def test_damaged_exif_says_nothing():
+    whole = photograph({FILM: 50})
+    start = whole.index(b"Exif\0\0") + 6
+    generator = np.random.default_rng(3)
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for place in generator.integers(start, start + 90, 4):
+            damaged[place] = generator.integers(256)
+        found = told(bytes(damaged))
+        assert found is None or found > 0
+
+
+@needs_colmap
+@pytest.mark.parametrize("case", ["film", "inches", "centimetres", "no sensor"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_cameras_are_those_that_colmap_makes(case, orientation, tmp_path):
+    """Size, focal length and whether it is known, of a file that EXIF turns, too: COLMAP does not turn it."""
+    (tmp_path / "photos").mkdir()
+    data = photograph(CASES[case][0], orientation=orientation)
+    (tmp_path / "photos" / "a.jpg").write_bytes(data)
+    paths = ("--database_path", str(tmp_path / "some.db"), "--image_path", str(tmp_path / "photos"))
+    command = [
+        "colmap",
+        "feature_extractor",
+        *paths,
+        "--SiftExtraction.use_gpu",
+        "0",
+        "--SiftExtraction.num_threads",
+        "1",
+    ]
+    subprocess.run(command, env=environment(), check=True, capture_output=True)
+    with closing(sqlite3.connect(tmp_path / "some.db")) as database:
+        query = "SELECT width, height, params, prior_focal_length FROM cameras"
+        width, height, parameters, known = database.execute(query).fetchone()
+    header = read_header(data)
+    assert (width, height) == (header.width, header.height)
+    found = focal_length(data, header)
+    assert bool(known) == (found is not None)
+    expected = 1.2 * max(width, height) if found is None else found
+    assert np.frombuffer(parameters, "<f8")[0] == pytest.approx(expected, rel=1e-3)
