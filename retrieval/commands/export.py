@@ -46,7 +46,7 @@ def add_parser(verbs: Any) -> None:
         choices=SOURCES,
         default=SOURCES[0],
         help="descriptors: describe the photographs again and compare (the default); index: compare the signatures "
-        "that the index keeps, which is quick and finds a third of the matches",
+        "that the index keeps, which is quick and finds a third to a half of the matches",
     )
     export.add_argument("--descriptors", action="store_true", help="write the descriptors, too")
     export.add_argument("--single-camera", action="store_true", help="one camera took all photographs (with --colmap)")

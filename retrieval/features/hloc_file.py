@@ -3,7 +3,8 @@
 Every photograph is a group of its name, with the datasets ``keypoints`` (N, 2), ``descriptors`` (D, N) and
 ``image_size`` (width, height); others are passed over but ``affine`` (N, 4), which `retrieval export --hloc` adds: the
 frame of the region, row by row. Pixel (0, 0) is the centre of the top-left pixel, as here (hloc adds 0.5 when it hands
-keypoints to COLMAP, ``hloc/triangulation.py``), and pixels are those of the file: hloc reads without EXIF orientation.
+keypoints to COLMAP, ``hloc/triangulation.py``), and pixels are those of the file: hloc reads without EXIF orientation
+(``hloc/utils/io.py``; its first versions turned photographs).
 """
 
 import importlib
