@@ -28,6 +28,10 @@ class BoxError(RetrievalError):
     """A box that is none, is empty, or lies outside the photograph."""
 
 
+class CandidatesError(RetrievalError):
+    """Candidates for a search that are no photographs of the index, or a list that holds no names."""
+
+
 class ArtefactError(RetrievalError):
     """A stored artefact that is missing, damaged, or made with settings that do not fit."""
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from retrieval.search.grades import mostly_stamped
 
 if TYPE_CHECKING:
     from retrieval.search.explanation import Expansion, Explanation, Placement, SharedWords
+    from retrieval.search.retriever import Retriever
 
 _NAMED = 3  # photographs in a line
 
@@ -33,6 +35,7 @@ def add_parser(verbs: Any) -> None:
         "Search an index with a photograph.",
         "retrieval query holidays.index tower.jpg --box 120 40 420 600 --top 10",
         "retrieval query holidays.index tower.jpg --expand aqe --figure found.jpg",
+        "embedding-search tower.jpg | retrieval query holidays.index tower.jpg --candidates -",
     )
     _add_search(query)
     query.add_argument("--top", type=int, default=20, metavar="N", help="number of hits (default 20)")
@@ -86,6 +89,17 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         help="search with the mirror image of the photograph as well; the better of the two counts",
     )
     parser.add_argument(
+        "--candidates",
+        metavar="FILE",
+        help="rank only these photographs, and verify all of them: names of the index, one a line; - reads them from "
+        "standard input",
+    )
+    parser.add_argument(
+        "--skip-unknown",
+        action="store_true",
+        help="with --candidates: leave out names that the index has not got, with a warning, instead of an error",
+    )
+    parser.add_argument(
         "--figure",
         type=Path,
         metavar="FILE",
@@ -101,7 +115,7 @@ def _query(arguments: argparse.Namespace) -> int:
     if arguments.matches and not arguments.json:
         raise RetrievalError("--matches belongs to --json (or draw them: retrieval explain ... --figure FILE)")
     check_figure(arguments.figure)
-    retriever = open_retriever(arguments)
+    retriever = _open(arguments)
     if arguments.top < 1:
         raise RetrievalError(f"--top {arguments.top}: expected at least 1")
     verify, expand = not arguments.no_verify, arguments.expand or _default(arguments)
@@ -127,6 +141,21 @@ def _query(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _open(arguments: argparse.Namespace) -> "Retriever":
+    """The retriever, among the candidates where there are some."""
+    from retrieval.search.candidates import read_names
+
+    if arguments.candidates is None:
+        if arguments.skip_unknown:
+            raise RetrievalError("--skip-unknown belongs to --candidates FILE")
+        retriever: Retriever = open_retriever(arguments)
+        return retriever
+    source = sys.stdin.buffer if arguments.candidates == "-" else Path(arguments.candidates)
+    names = read_names(source)
+    retriever = open_retriever(arguments)
+    return retriever.among(names, arguments.skip_unknown)
+
+
 def _default(arguments: argparse.Namespace) -> str | None:
     """The expansion where none is named."""
     from retrieval.search.retriever import AUTO
@@ -149,7 +178,7 @@ def _counted(number: int, thing: str) -> str:
 
 def _explain(arguments: argparse.Namespace) -> int:
     check_figure(arguments.figure)
-    retriever = open_retriever(arguments)
+    retriever = _open(arguments)
     for option in ("words", "matches"):
         if getattr(arguments, option) < 0:
             raise RetrievalError(f"--{option} {getattr(arguments, option)}: expected at least 0")

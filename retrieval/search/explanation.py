@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from retrieval.errors import RetrievalError
+from retrieval.errors import CandidatesError, RetrievalError
 from retrieval.geometry.contents import ByContents
 from retrieval.geometry.frames import Box, apply, mirror_box
 from retrieval.geometry.putatives import find_putatives
@@ -131,7 +131,7 @@ class Explanation(ByContents):
         word_rank: rank by tf-idf cosine, from 1; None where no word is shared.
         cosine: tf-idf cosine, 0..1; 0 where no word is shared.
         divisor: what verification divides cosines or votes by: 1, or the best where that is more.
-        depth: `verification.depth`.
+        depth: `verification.depth`, or how many candidates there are where only those are ranked.
         min_inliers: `verification.min_inliers`.
         hit: what `Retriever.query` reports for the image; None where it does not find it. Its score is
             ``hit.inliers + cosine / divisor`` or, by votes, ``expansion.votes / divisor * expansion.factor``.
@@ -234,9 +234,11 @@ def explain(
             and rank are then those of a search of that depth.
 
     Raises:
-        RetrievalError: no image has this name.
+        RetrievalError: no image has this name, or it is none of the ranker's candidates.
     """
     image_id = ranker.collection.ids[require_name(ranker.collection, name)]
+    if ranker.candidates is not None and image_id not in ranker.candidates:
+        raise CandidatesError(f"{name!r} is no candidate: add it to them, or search among all photographs")
     listings = [_listing(ranker, query, by_votes) for query in queries]
     divisor = max(one.listed.divisor for one in listings)  # the search has both on one scale
     found = [_explained(ranker, one, label, image_id, divisor, deepest) for one in listings]

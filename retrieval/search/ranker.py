@@ -3,10 +3,11 @@
 Shortlist or votes or kernel, spatial verification, expansion; all on one snapshot with one configuration.
 """
 
+import copy
+import functools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -58,12 +59,33 @@ class Ranker:
 
     Args:
         queries: of the collection, with the configuration of verification, votes and expansion.
+
+    Attributes:
+        candidates: (n,) increasing image ids that may be listed, see `among`; None: all.
     """
 
     def __init__(self, queries: Queries):
         self.queries = queries
         self.collection = queries.collection
         self.config = queries.config
+        self.candidates: np.ndarray | None = None
+        self._distances = functools.cache(self._compare_elsewhere)
+
+    def among(self, candidates: np.ndarray) -> "Ranker":
+        """A ranker that lists some images alone, and verifies all of these.
+
+        Whatever is listed, verified, or taken in by expansion is a candidate. Idf, norms and what scores are divided by
+        are those of the collection: a candidate's score is the one that it has among all images, where expansion takes
+        in the same ones.
+
+        Args:
+            candidates: image ids, in any order.
+        """
+        one = copy.copy(self)
+        one.candidates = np.unique(np.asarray(candidates, np.int64))
+        depth = max(1, len(one.candidates))
+        one.config = replace(self.config, verification=replace(self.config.verification, depth=depth))
+        return one
 
     def shortlist(self, query: QueryFeatures, most: int | None = None, always: np.ndarray | None = None) -> Ranking:
         """The images that share a word with the query, by tf-idf cosine; ties by image id.
@@ -74,7 +96,7 @@ class Ranker:
             always: image ids.
         """
         scores, shared = self.collection.snapshot.scores(*query.terms())
-        return ranked(np.flatnonzero(shared), scores, query, most, always)
+        return self._ranked(shared > 0, scores, query, most, always)
 
     def vote(self, query: QueryFeatures, most: int | None = None) -> Ranking:
         """The images with a match, by Hamming-embedding votes with idf squared and norms; ties by image id.
@@ -87,7 +109,7 @@ class Ranker:
             ArtefactError: the index has no signatures.
         """
         votes = self._votes(query.paired, final=True)
-        return ranked(np.flatnonzero(votes.found), votes.scores, query, most, signed=True)
+        return self._ranked(votes.found, votes.scores, query, most, signed=True)
 
     def match(self, image: ImageFeatures, box: Sequence[float] | None = None) -> Ranking:
         """All images with a similar aggregate, by the selective match kernel (ASMK); ties by image id.
@@ -115,7 +137,19 @@ class Ranker:
         scores, found = collection.snapshot.kernel(words, aggregates, config)
         signatures = collection.snapshot.has_signatures  # verification compares them where there are any
         query = self.queries.encode(image, box, 1 if signatures else 0)
-        return ranked(np.flatnonzero(found), scores, query, signed=True)
+        return self._ranked(found, scores, query, signed=True)
+
+    def _ranked(
+        self,
+        found: np.ndarray,
+        scores: np.ndarray,
+        query: QueryFeatures,
+        most: int | None = None,
+        always: np.ndarray | None = None,
+        signed: bool = False,
+    ) -> Ranking:
+        """`ranked` of the images that were found (n,) bool and may be listed."""
+        return ranked(np.flatnonzero(found), scores, query, most, always, signed, self.candidates)
 
     def verify(self, ranking: Ranking, divisor: float | None = None, depth: int | None = None) -> Ranking:
         """Verifies the first images and puts them in order again.
@@ -223,11 +257,14 @@ class Ranker:
         config = self.config.hqe
         first = self._votes(query.paired, final=False)
         if not geometry:
+            if self.candidates is not None:
+                others = np.delete(np.arange(len(first.scores)), self.candidates)
+                first.scores[others] = 0
             images = hqe.reliable_images(first, config)
             return Sources(images, hqe.features_of(self.collection.snapshot, images))
         looked_at = max(self.config.verification.depth, config.depth)
         # by inliers, although these are votes: they have neither idf nor norms yet
-        listed = ranked(np.flatnonzero(first.scores > 0), first.scores, query, looked_at, signed=False)
+        listed = self._ranked(first.scores > 0, first.scores, query, looked_at)
         return self._confirmed(self.verify(listed))
 
     def vote_with(self, query: QueryFeatures, sources: Sources, most: int | None = None) -> Ranking:
@@ -242,7 +279,7 @@ class Ranker:
             return self.vote(query, most)
         merged = hqe.expand(query.paired, self.collection.snapshot, sources.rows, self.config.hqe, self.config.seed)
         votes = self._votes(merged, final=True)
-        return ranked(np.flatnonzero(votes.found), votes.scores, query, most, signed=True)
+        return self._ranked(votes.found, votes.scores, query, most, signed=True)
 
     def _confirmed(self, ranking: Ranking) -> Sources:
         """The verified images with at least `hqe.min_inliers` inliers and `hqe.significance`.
@@ -290,10 +327,9 @@ class Ranker:
         if words.signatures is None:
             raise RetrievalError("the query has no signatures: make it with Retriever.prepare(photograph)")
         strict = -1 if final else self.config.hqe.strict
-        return self.collection.snapshot.votes(words, self.config.hamming, final, strict, self._distances)
+        return self.collection.snapshot.votes(words, self.config.hamming, final, strict, self._distances())
 
-    @cached_property
-    def _distances(self) -> list[scoring.Distances] | None:
+    def _compare_elsewhere(self) -> list[scoring.Distances] | None:
         """Where signatures are compared, as `hamming.device` says.
 
         Raises:

@@ -61,6 +61,7 @@ class Ranking:
         verified: outcome for the verified shortlist, or None.
         query: the features the list was made with.
         signed: its scores are final votes or kernels, which geometry multiplies; otherwise inliers go before scores.
+        best: the best score of all images, listed or not; 0 where there is none. None: that of the list.
     """
 
     ids: np.ndarray
@@ -69,11 +70,15 @@ class Ranking:
     verified: Verified | None
     query: QueryFeatures
     signed: bool = False
+    best: float | None = None
 
     @property
     def divisor(self) -> float:
-        """Divides the scores to at most 1, so that one inlier outweighs those of words; votes may exceed 1."""
-        return max(1.0, float(self.scores.max(initial=0.0)))
+        """Divides the scores to at most 1, so that one inlier outweighs those of words; votes may exceed 1.
+
+        It does not depend on which images may be listed, so that neither does a score.
+        """
+        return max(1.0, float(self.scores.max(initial=0.0)) if self.best is None else self.best)
 
 
 def ranked(
@@ -83,6 +88,7 @@ def ranked(
     most: int | None = None,
     always: np.ndarray | None = None,
     signed: bool = False,
+    among: np.ndarray | None = None,
 ) -> Ranking:
     """Images by score, best first; ties by image id.
 
@@ -93,12 +99,16 @@ def ranked(
         most: only so many of the best are put in order; None: all.
         always: image ids that stay whatever their score, where `most` is given.
         signed: as in `Ranking`.
+        among: increasing image ids: no others are listed; None: all may be.
     """
+    highest = float(scores[ids].max(initial=0.0))
+    if among is not None:
+        ids = np.intersect1d(ids, among, assume_unique=True)
     if most is not None and most < len(ids):
         kept = ids[best(scores[ids], most)]
         ids = np.sort(kept) if always is None else np.union1d(kept, np.intersect1d(always, ids))
     ids = ids[best(scores[ids])]
-    return Ranking(ids, scores[ids], np.full(len(ids), -1), None, query, signed)
+    return Ranking(ids, scores[ids], np.full(len(ids), -1), None, query, signed, highest)
 
 
 def best(scores: np.ndarray, most: int | None = None) -> np.ndarray:

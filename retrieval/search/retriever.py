@@ -1,6 +1,7 @@
 """`Retriever`: the facade, a photograph in, hits out; the steps in between are `retrieval.search.ranker`'s."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,6 +12,7 @@ from retrieval.errors import RetrievalError
 from retrieval.index.collection import Collection
 from retrieval.photographs.decoding import plain_source
 from retrieval.search import explanation
+from retrieval.search.candidates import image_ids
 from retrieval.search.explanation import Explanation
 from retrieval.search.mirror import merge
 from retrieval.search.queries import Photograph, Queries, QueryFeatures, label_of
@@ -77,12 +79,15 @@ class Retriever:
         Raises:
             ArtefactError: the index is gone, damaged, or replaced by one of other features or words; this retriever
                 stays as it is.
+            RetrievalError: it is one from `among`.
 
         Example:
             >>> retriever = Retriever.open("holidays.index")
             >>> retriever.collection.remove(["cat.jpg"]), retriever.refresh()
             (('cat.jpg',), True)
         """
+        if self.ranker.candidates is not None:
+            raise RetrievalError("a retriever among candidates is not refreshed: refresh the one that it was made of")
         newest = self.collection.newest()
         if newest is self.collection:
             return False
@@ -103,6 +108,7 @@ class Retriever:
         verify: bool = True,
         expand: str | None = AUTO,
         mirror: bool = False,
+        candidates: Iterable[str] | None = None,
     ) -> list[Hit]:
         """Finds the images that show what the query shows.
 
@@ -120,19 +126,24 @@ class Retriever:
                 indexed photograph is read again; `verify` adds geometry).
             mirror: search with the photograph as a mirror shows it as well, and keep the better of the two for every
                 image. It takes twice as long, and an indexed photograph is read again.
+            candidates: names of indexed photographs: only these are ranked, and all of them verified, as by
+                ``among(candidates)``. None: all photographs.
 
         Returns:
             Hits, best first; none, and a warning in the log, where the query has no features.
 
         Raises:
-            RetrievalError: a bad photograph, something that is none, a box outside it, an unknown expansion, or, with
-                `mirror`, an indexed photograph whose file is gone or another one.
+            RetrievalError: a bad photograph, something that is none, a box outside it, an unknown expansion, a
+                candidate that is not indexed or, with `mirror`, an indexed photograph whose file is gone or another
+                one.
 
         Example:
             >>> hit = Retriever.open("holidays.index").query("tower.jpg", expand="aqe")[1]
             >>> hit.name, hit.inliers > 20, hit.transform.shape
             ('old/tower_2.jpg', True, (2, 3))
         """
+        if candidates is not None:
+            return self.among(candidates).query(image, box, top, verify, expand, mirror)
         if not mirror:
             query = self.prepare(image, box, expand)
             query.tell_of_none()
@@ -140,6 +151,33 @@ class Retriever:
         query, mirrored = self._both(image, box, expand)
         query.tell_of_none()
         return self.search(query, top, verify, expand, mirrored)
+
+    def among(self, names: Iterable[str], skip_unknown: bool = False) -> "Retriever":
+        """A second opinion: a retriever that ranks only what another engine proposes, and verifies all of it.
+
+        Its searches and explanations are those of this retriever with everything else left out: votes, words and
+        geometry, with the collection's statistics; what expansion takes in are candidates. A candidate that has nothing
+        in common with the query, no word or no similar signature, is no hit. Ties are broken by name, as ever.
+
+        Args:
+            names: of indexed photographs, in any order, repeated or not. As many as the index has: each takes as long
+                as one of the `verification.depth` that are verified otherwise.
+            skip_unknown: leave out names that the index has not got, with a warning, where it has some of them.
+
+        Returns:
+            On the index as it is opened here: it is not refreshed, but made anew.
+
+        Raises:
+            CandidatesError: an unknown name, or no known one.
+
+        Example:
+            >>> second = Retriever.open("holidays.index").among(["old/tower_2.jpg", "cat.jpg"])
+            >>> second.query("tower.jpg")[0].name
+            'old/tower_2.jpg'
+        """
+        one = copy.copy(self)
+        one.ranker = self.ranker.among(image_ids(self.collection, names, skip_unknown))
+        return one
 
     def explain(
         self,
@@ -163,7 +201,7 @@ class Retriever:
             those of the one search that it accounts for.
 
         Raises:
-            RetrievalError: no image has this name, another expansion; or as for `query`.
+            RetrievalError: no image has this name, or it is no candidate; another expansion; or as for `query`.
 
         Example:
             >>> told = Retriever.open("holidays.index").explain("tower.jpg", "old/tower_2.jpg")
@@ -244,7 +282,7 @@ class Retriever:
         by_votes = self.by_votes(verify, expand)
         ranker, queries = self.ranker, [query] if mirrored is None else [query, mirrored]
         verify = verify or expand == "aqe"
-        most = top if top is None or not verify else max(top, self.config.verification.depth)
+        most = top if top is None or not verify else max(top, ranker.config.verification.depth)
         if by_votes:
             rankings = [ranker.expand_votes(one, verify, most) for one in queries]
         else:

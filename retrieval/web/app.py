@@ -161,10 +161,10 @@ class _Routes:
 
     async def search(self, request: Request) -> Response:
         kind = forms.media_type(request)
-        if kind == "application/json":
-            wanted = forms.search_from_json(await forms.read_body(request, forms.MAX_JSON))
-            return answer(await self._searches.run(self._search, wanted))
         with self._memory.share() as share:
+            if kind == "application/json":
+                wanted = forms.search_from_json(await forms.read_body(request, forms.MAX_JSON, share))
+                return answer(await self._searches.run(self._search, wanted))
             body = await self._form(request, share, "application/json or ")
             wanted = await self._searches.run(forms.search_from_form, body, request.headers["content-type"])
             return answer(await self._searches.run(self._search, wanted))
@@ -174,9 +174,8 @@ class _Routes:
         if wanted.file is not None:
             key = self.service.upload(wanted.file.name, wanted.file.data).id
         assert key is not None
-        return self.service.search(
-            key, wanted.box, wanted.top, wanted.verify, wanted.expand, wanted.matches, wanted.mirror
-        )
+        how = (wanted.box, wanted.top, wanted.verify, wanted.expand, wanted.matches, wanted.mirror)
+        return self.service.search(key, *how, wanted.candidates, wanted.skip_unknown)
 
     async def explain(self, request: Request) -> Response:
         given = _parameters(request, "query", "box", "hit", "mirror", "expand")

@@ -17,8 +17,10 @@ from retrieval.geometry.frames import Box
 from retrieval.search.retriever import AUTO
 from retrieval.web.problems import RequestError
 
-MAX_JSON = 16 << 10  # bytes
+_OPTIONS = ("box", "top", "verify", "expand", "matches", "mirror", "candidates", "skip_unknown")
+MAX_JSON = 512 << 10  # bytes: candidates with names of 500
 MAX_TOP = 1000  # hits
+MAX_CANDIDATES = 1000  # as many as the deepest look of geometry
 _MAX_PARTS, _MAX_HEADERS, _MAX_FIELD = 16, 8 << 10, 4 << 10  # of a form; bytes of a part's headers, of a field
 _PIECE_TIMEOUT, _BODY_TIMEOUT = 15.0, 120.0  # seconds for the next piece of a body, and for all of it
 _EXPANSIONS = {AUTO: AUTO, "aqe": "aqe", "hqe": "hqe", "none": None}
@@ -51,6 +53,8 @@ class SearchRequest:
         expand: as in `Retriever.query`.
         matches: also the inlier regions of every hit.
         mirror: search with the mirror image as well.
+        candidates: names that alone are ranked, or None for all.
+        skip_unknown: leave out candidates that are not in the index.
     """
 
     id: str | None
@@ -61,6 +65,8 @@ class SearchRequest:
     expand: str | None
     matches: bool
     mirror: bool
+    candidates: tuple[str, ...] | None
+    skip_unknown: bool
 
 
 class Memory:
@@ -156,7 +162,7 @@ def search_from_json(body: bytes) -> SearchRequest:
         raise RequestError(400, "the request is not valid JSON") from None
     if not isinstance(tree, dict):
         raise RequestError(400, 'expected a JSON object, for example {"id": "0123456789abcdef"}')
-    _refuse_unknown(tree, ("id", "box", "top", "verify", "expand", "matches", "mirror"))
+    _refuse_unknown(tree, ("id", *_OPTIONS))
     if not isinstance(tree.get("id"), str):
         raise RequestError(400, "id: expected the id of a photograph, a string")
     return _search(tree, None)
@@ -169,13 +175,15 @@ def search_from_form(body: bytes, content_type: str) -> SearchRequest:
         RequestError: a damaged form, no photograph, or a value that is not what it should be.
     """
     fields, file = parse_form(body, content_type)
-    _refuse_unknown(fields, ("box", "top", "verify", "expand", "matches", "mirror"))
+    _refuse_unknown(fields, _OPTIONS)
     tree: dict[str, Any] = {key: text for key, text in fields.items() if text.strip()}
     if "box" in tree:
         tree["box"] = box_of_text(tree["box"])
     if "top" in tree:
         tree["top"] = integer(tree["top"], "top", 1, MAX_TOP)
-    for key in ("verify", "matches", "mirror"):
+    if "candidates" in tree:
+        tree["candidates"] = [line.removesuffix("\r") for line in tree["candidates"].split("\n") if line.strip()]
+    for key in ("verify", "matches", "mirror", "skip_unknown"):
         if key in tree:
             tree[key] = _TRUTH.get(tree[key].strip().lower(), tree[key])
     return _search(tree, file)
@@ -210,7 +218,7 @@ def parse_form(body: bytes, content_type: str) -> tuple[dict[str, str], File]:
             if name != "photograph":
                 raise RequestError(400, 'the photograph is expected in the form\'s field "photograph"')
             files.append(File(options.get(b"filename", b"").decode("utf-8", "replace"), bytes(data)))
-        elif len(data) > _MAX_FIELD:
+        elif len(data) > (MAX_JSON if name == "candidates" else _MAX_FIELD):
             raise RequestError(400, "a field of the form is too long")
         elif name in fields:
             raise RequestError(400, "a field comes twice in the form")
@@ -311,14 +319,27 @@ def integer(text: str, key: str, least: int, most: int) -> int:
 def _search(tree: Mapping[str, Any], file: File | None) -> SearchRequest:
     top, verify = tree.get("top", 20), tree.get("verify", True)
     matches, mirror = tree.get("matches", False), tree.get("mirror", False)
+    skip_unknown = tree.get("skip_unknown", False)
     if not isinstance(top, int) or isinstance(top, bool) or not 1 <= top <= MAX_TOP:
         raise RequestError(400, f"top: expected a whole number from 1 to {MAX_TOP}")
-    for key, value in (("verify", verify), ("matches", matches), ("mirror", mirror)):
+    truths = (("verify", verify), ("matches", matches), ("mirror", mirror), ("skip_unknown", skip_unknown))
+    for key, value in truths:
         if not isinstance(value, bool):
             raise RequestError(400, f"{key}: expected true or false")
     expand = None if (one := tree.get("expand", AUTO)) is None else expansion(one, *_EXPANSIONS)
     box = None if tree.get("box") is None else _box(tree["box"])
-    return SearchRequest(tree.get("id"), file, box, top, verify, expand, matches, mirror)
+    candidates = None if tree.get("candidates") is None else _names(tree["candidates"])
+    return SearchRequest(tree.get("id"), file, box, top, verify, expand, matches, mirror, candidates, skip_unknown)
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise RequestError(400, "candidates: expected a list of names of photographs of the index")
+    if len(value) > MAX_CANDIDATES:
+        raise RequestError(
+            400, f"candidates: {len(value)} names, and at most {MAX_CANDIDATES} are taken: send the best"
+        )
+    return tuple(value)
 
 
 def expansion(value: Any, *known: str) -> str | None:

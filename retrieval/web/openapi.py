@@ -4,7 +4,7 @@ from typing import Any
 
 from retrieval.version import __version__
 from retrieval.web import pictures
-from retrieval.web.forms import MAX_TOP
+from retrieval.web.forms import MAX_CANDIDATES, MAX_TOP
 
 _INDEXED_OR_UPLOADED = "of a photograph of the index (16 hexadecimal digits), or of an uploaded one (32)"
 _ID_SCHEMA = {"type": "string", "pattern": "^[0-9a-f]{16}([0-9a-f]{16})?$"}
@@ -66,10 +66,26 @@ def description(upload_bytes: int, root: str = "") -> dict[str, Any]:
             "default": False,
             "description": "search with the mirror image as well, and keep the better of the two for every photograph",
         },
+        "candidates": {
+            "type": ["array", "null"],
+            "items": {"type": "string"},
+            "maxItems": MAX_CANDIDATES,
+            "description": "names of photographs of the index, as another engine proposes them: only these are ranked, "
+            "and all of them confirmed by geometry; null: all photographs",
+        },
+        "skip_unknown": {
+            "type": "boolean",
+            "default": False,
+            "description": "leave out candidates that are not in the index, instead of an error",
+        },
     }
     by_id = _object({"id": {**_ID_SCHEMA, "description": f"id {_INDEXED_OR_UPLOADED}"}, "box": _BOX, **options}, "id")
     file = {"type": "string", "contentMediaType": "application/octet-stream", "description": "JPEG, PNG, HEIC, TIFF …"}
-    form_options = {**options, "expand": {"type": "string", "enum": ["auto", "aqe", "hqe", "none"]}}
+    form_options = {
+        **options,
+        "expand": {"type": "string", "enum": ["auto", "aqe", "hqe", "none"]},
+        "candidates": {"type": "string", "description": "names of photographs of the index, one a line"},
+    }
     box_text = {"type": "string", "description": "x1,y1,x2,y2"}
     by_file = _object({"photograph": file, "box": box_text, **form_options}, "photograph")
     refused = ("400", "404", "410", "503")

@@ -7,10 +7,11 @@ import os
 import re
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from retrieval.errors import BoxError, ImageError, RetrievalError
+from retrieval.errors import BoxError, CandidatesError, ImageError, RetrievalError
 from retrieval.geometry.frames import Box
 from retrieval.index.collection import Collection
 from retrieval.photographs.decoding import display_name
@@ -226,6 +227,8 @@ class Service:
         expand: str | None,
         matches: bool,
         mirror: bool = False,
+        candidates: Sequence[str] | None = None,
+        skip_unknown: bool = False,
     ) -> dict[str, Any]:
         """What ``retrieval query --json`` prints, with ids and sizes, the depth that was verified, and the time.
 
@@ -239,25 +242,37 @@ class Service:
             expand: as in `Retriever.query`.
             matches: also the inlier regions of every hit.
             mirror: search with the mirror image as well.
+            candidates: names that alone are ranked, all of them verified; as `skip_unknown` in `Retriever.among`.
+            skip_unknown: leave out names that the index has not got.
 
         Raises:
-            RequestError: no such photograph, a box outside it, an expansion that the index has no signatures for, or no
-                file to mirror.
+            RequestError: no such photograph, a box outside it, an expansion that the index has no signatures for, no
+                file to mirror, or an unknown candidate.
         """
         start = time.perf_counter()
         opened = self.current()
+        retriever, depth = opened.retriever, opened.retriever.config.verification.depth
+        if candidates is not None:
+            try:
+                retriever = retriever.among(candidates, skip_unknown)
+            except CandidatesError as error:
+                raise RequestError(400, str(error)) from error
         photograph = self.photograph(key, opened)
         features = self._features(opened, photograph, box, expand)
         mirrored = self._features(opened, photograph, box, expand, mirror=True) if mirror else None
-        hits = opened.retriever.search(features, top, verify, expand, mirrored)
+        hits = retriever.search(features, top, verify, expand, mirrored)
         found = as_json.search_tree(photograph.name, features, hits, matches, mirror)
         found["query"] |= {"id": photograph.id, "size": list(photograph.size)}
         for row, one in zip(found["hits"], hits, strict=True):
             hit = self._indexed(opened, row["name"])
             row |= {"id": hit.id, "size": list(hit.size), "grade": grade(one)}
-        checked = min(opened.retriever.config.verification.depth, len(opened.names))
-        depth = checked if verify or expand == "aqe" else 0
-        return {**found, "depth": depth, "seconds": round(time.perf_counter() - start, 4)}
+        among = retriever.ranker.candidates
+        checked = min(depth, len(opened.names)) if among is None else len(among)
+        return {
+            **found,
+            "depth": checked if verify or expand == "aqe" else 0,
+            "seconds": round(time.perf_counter() - start, 4),
+        }
 
     def explain(
         self, key: str, box: Box | None, hit: str, mirror: bool = False, expand: str | None = AUTO

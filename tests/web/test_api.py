@@ -88,6 +88,39 @@ def test_a_photograph_may_come_along(client, retriever, photos):
     assert facts["size"] == [480, 400]
 
 
+@pytest.mark.parametrize("uploaded", [False, True])
+def test_candidates_alone_are_ranked(client, retriever, photos, uploaded):
+    name, names = "scenes/coffee_0.jpg", ["scenes/coffee_2.jpg", "cat.png", "scenes/coffee_1.jpg", "cat.png"]
+    if uploaded:
+        fields, file = {"candidates": "\r\n".join(names)}, (photos / name).read_bytes()
+        found = client.post("/api/search", data=fields, files={"photograph": ("c.jpg", file)}).json()
+        hits = retriever.query(photos / name, candidates=names)
+    else:
+        found = search(client, id=image_id(name), candidates=names)
+        hits = retriever.query(name, candidates=names)
+    assert [(hit["name"], hit["inliers"]) for hit in found["hits"]] == [(hit.name, hit.inliers) for hit in hits]
+    assert {hit["name"] for hit in found["hits"]} >= {names[0], names[2]}
+    assert all(hit["grade"] == "sure" for hit in found["hits"][:2])
+    assert found["depth"] == 3
+
+
+def test_wrong_candidates(client):
+    asked = {"id": image_id("brick.png")}
+    for wrong in ("cat.png", [1], {"cat.png": 1}, ["cat.png"] * 1001):
+        answer = client.post("/api/search", json={**asked, "candidates": wrong})
+        assert answer.status_code == 400
+        assert answer.json()["error"].startswith("candidates: ")
+    unknown = {**asked, "candidates": ["cat.png", "nowhere.jpg", "\ud800"]}
+    answer = client.post("/api/search", content=json.dumps(unknown), headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    assert "2 of 3 candidates are not in the index: 'nowhere.jpg'" in answer.json()["error"]
+    assert search(client, **asked, candidates=["cat.png", "nowhere.jpg"], skip_unknown=True)["depth"] == 1
+    assert client.post("/api/search", json={**asked, "skip_unknown": "yes"}).status_code == 400
+    assert search(client, **asked, candidates=[])["hits"] == []
+    long = [f"{'x' * 500}{number}" for number in range(1000)]  # as many and as long as are taken
+    assert search(client, **asked, candidates=[*long[:999], "cat.png"], skip_unknown=True)["depth"] == 1
+
+
 def test_explain_is_what_the_command_line_prints(capsys, client, index):
     arguments = ["explain", str(index), "scenes/coffee_0.jpg", "scenes/coffee_2.jpg", "--json", "--box", *map(str, BOX)]
     assert cli.main([*arguments, "--set", "verification.depth=200"]) == 0
@@ -238,7 +271,8 @@ def test_wrong_searches_are_told_in_words(client, wanted, status, words):
     ("body", "kind", "status"),
     [
         (b"{", "application/json", 400),
-        (b"[" * 100_000, "application/json", 413),
+        (b"[" * 600_000, "application/json", 413),
+        (b"[" * 100_000, "application/json", 400),
         (b"[" * 10_000, "application/json", 400),
         (b'{"id": NaN}', "application/json", 400),
         (b"\xff\xfe", "application/json", 400),
