@@ -7,7 +7,19 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from retrieval.commands import download, evaluate, export, index, pairs, patches, plan, search, serve, vocabulary
+from retrieval.commands import (
+    download,
+    evaluate,
+    export,
+    index,
+    label,
+    pairs,
+    patches,
+    plan,
+    search,
+    serve,
+    vocabulary,
+)
 from retrieval.commands.shared import run_command
 from retrieval.version import __version__
 
@@ -31,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
-    for verb in (index, plan, search, pairs, export, evaluate, vocabulary, patches, serve, download):
+    for verb in (index, plan, search, pairs, export, evaluate, label, vocabulary, patches, serve, download):
         verb.add_parser(verbs)
     return parser
 

@@ -1,6 +1,7 @@
 """``retrieval serve``: the search page and the API on one index."""
 
 import argparse
+import contextlib
 import importlib.util
 import ipaddress
 import os
@@ -8,12 +9,19 @@ import re
 import socket
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from retrieval.commands.shared import add_settings, add_verb, open_retriever
 from retrieval.errors import RetrievalError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from retrieval.web.labelling import Labelling
+    from retrieval.web.service import Service
 
 DEPTH = 100  # candidates that geometry looks at; the page answers at once, which 1,000 at few words do not
 MEGAPIXELS = 24.0
@@ -45,6 +53,11 @@ def add_parser(verbs: Any) -> None:
         "retrieval serve holidays.index --root-path /photos --allow-host example.org",
     )
     serve.add_argument("index", type=Path)
+    add_server_options(serve)
+
+
+def add_server_options(serve: argparse.ArgumentParser) -> None:
+    """What a server can be told, for every verb that starts one."""
     serve.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: only this machine)"
     )
@@ -87,10 +100,22 @@ def add_parser(verbs: Any) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    return serve_index(arguments, lambda service: contextlib.nullcontext())
+
+
+def serve_index(
+    arguments: argparse.Namespace, labelling: "Callable[[Service], AbstractContextManager[Labelling | None]]"
+) -> int:
+    """Serves an index until told to stop.
+
+    Args:
+        arguments: with ``index`` and the options of `add_server_options`.
+        labelling: opens what takes labels, for as long as the server runs; None for none.
+    """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise RetrievalError(
-            f"retrieval serve needs {', '.join(missing)}: install the extra web, in the checkout: "
+            f"the search page needs {', '.join(missing)}: install the extra web, in the checkout: "
             "pip install -c constraints.txt -e '.[web]'"
         )
     for name, least in (("depth", 1), ("queue", 0), ("max_upload", 0.001), ("max_megapixels", 0.001), ("cache", 1)):
@@ -114,16 +139,16 @@ def _serve(arguments: argparse.Namespace) -> int:
     opened = open_retriever(arguments)
     verification = replace(opened.config.verification, depth=arguments.depth)
     retriever = Retriever(opened.collection, replace(opened.config, verification=verification))
-    _read_something(retriever)
-    warm_up(retriever)
-    listening = server.listen(arguments.host, arguments.port)
-    with listening:
+    uploads = Uploads(arguments.cache << 20, arguments.max_megapixels)
+    service = Service(retriever, uploads)
+    with labelling(service) as labels, server.listen(arguments.host, arguments.port) as listening:
+        _read_something(retriever)
+        warm_up(retriever)
         port = listening.getsockname()[1]
         hosts = _hosts(arguments.host, arguments.allow_host)
         policy = Policy(hosts, token, f"retrieval-{port}", root=root)  # cookies do not tell ports apart
-        uploads = Uploads(arguments.cache << 20, arguments.max_megapixels)
         limits = Limits(arguments.workers or os.cpu_count() or 1, arguments.queue, int(arguments.max_upload * 1e6))
-        running = server.make_server(make_app(Service(retriever, uploads), policy, limits), proxies)
+        running = server.make_server(make_app(service, policy, limits, labels), proxies)
         _announce(arguments.host, port, root, token)
         try:
             with server.quiet_decoders():

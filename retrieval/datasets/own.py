@@ -1,17 +1,18 @@
 """Ground truth of one's own: a CSV file with a query a line, by the names that an index has for its photographs.
 
-``image,x1,y1,x2,y2,positives,junk`` (docs/formats.md). Benchmarks name images by stem; a collection of one's own may
-hold ``paris/001.jpg`` beside ``rome/001.jpg``, so what is read here is named in full, and a shorter name is accepted
-where only one photograph has it.
+``image,x1,y1,x2,y2,positives,junk`` (docs/formats.md), with ``wrong`` behind them in files that are being labelled.
+Benchmarks name images by stem; a collection of one's own may hold ``paris/001.jpg`` beside ``rome/001.jpg``, so what is
+read here is named in full, and a shorter name is accepted where only one photograph has it.
 """
 
 import csv
 import difflib
 import io
+import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from retrieval.datasets.groundtruth import OWN, GroundTruth, Query
@@ -21,13 +22,31 @@ from retrieval.photographs.folder import ImageSet
 from retrieval.photographs.names import Names, canonical
 from retrieval.photographs.places import file_of, stem_of
 
+logger = logging.getLogger(__name__)
+
 BOX = ("x1", "y1", "x2", "y2")
 COLUMNS = ("image", *BOX, "positives", "junk")
 REQUIRED = ("image", "positives")
 SEPARATOR = "|"  # between the names of a list
 HEADER = ",".join(COLUMNS)
+WRONG = "wrong"  # a column of its own: what somebody has looked at and found wrong; it changes no figure
 
 Check = Callable[[Query], object]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A record of the file.
+
+    Attributes:
+        line: where it begins, from 1.
+        text: the query's photograph as it can be written again: the full name of an indexed one, else as it stands.
+        query: with the labels ``positive``, ``junk`` and ``wrong``, as they are listed.
+    """
+
+    line: int
+    text: str
+    query: Query
 
 
 def read_own(path: str | Path, images: ImageSet, check: Check | None = None) -> GroundTruth:
@@ -48,15 +67,55 @@ def read_own(path: str | Path, images: ImageSet, check: Check | None = None) -> 
         photograph that is not indexed, its absolute path.
 
     Raises:
-        DatasetError: unreadable, not UTF-8, no CSV, columns that are missing or unknown, an unknown or ambiguous name,
-            a query without positives, with a bad box, with an image that is both positive and junk, or asked twice, no
-            query at all, or a `RetrievalError` of `check`; the message names the file and the line.
+        DatasetError: as `read_rows`; a query without positives in a file without the column ``wrong``, no query at all,
+            or a `RetrievalError` of `check`; the message names the file and the line. With the column, queries without
+            positives are left out, with a warning.
     """
     path = Path(path)
+    columns, rows = read_rows(path, images)
+    if not rows:
+        raise DatasetError(f"{path} has no query: expected lines below the header {','.join(columns)}")
+    empty = [row for row in rows if not row.query.labels["positive"]]
+    if empty and WRONG not in columns:
+        raise DatasetError(
+            f"{path}, line {empty[0].line}: no positives, so the precision is undefined: name those that "
+            f"{empty[0].text!r} should find, joined by {SEPARATOR}"
+        )
+    if len(empty) == len(rows):
+        raise DatasetError(f"{path}: no query has positives yet, so there is nothing to measure: mark some as right")
+    if empty:
+        count = f"{len(empty)} queries without positives are" if len(empty) > 1 else "1 query without positives is"
+        logger.warning("%s: %s left out: %s", path, count, _some([row.text for row in empty]))
+    found = {row.line: row.query for row in rows if row.query.labels["positive"]}
+    full = frozenset(images.names)
+    for line, query in found.items():
+        positives, junk = query.labels["positive"], query.labels["junk"]
+        own = {query.image} & full - positives
+        found[line] = replace(query, labels={"positive": positives, "junk": junk | own})
+        if check is not None:
+            try:
+                check(query)
+            except RetrievalError as error:
+                raise DatasetError(f"{path}, line {line}: {error}") from error
+    queries = tuple(found.values())
+    return GroundTruth(queries, (OWN,), all(query.image in full for query in queries))
+
+
+def read_rows(path: Path, images: ImageSet) -> tuple[list[str], list[Row]]:
+    """The columns of a file, and its queries as they stand there, also those without a label.
+
+    Args:
+        path: as for `read_own`, like `images`.
+        images: the indexed photographs.
+
+    Raises:
+        DatasetError: unreadable, not UTF-8, no CSV, columns that are missing or unknown, an unknown or ambiguous name,
+            a query with a bad box, with an image that has two labels, or asked twice.
+    """
     records = _records(path)
     columns = _columns(path, records)
     reader = _Reader(path, images)
-    found: dict[int, Query] = {}
+    rows = []
     for line, fields in records:
         if len(fields) > len(columns):
             raise DatasetError(
@@ -64,21 +123,12 @@ def read_own(path: str | Path, images: ImageSet, check: Check | None = None) -> 
                 "in double quotes, with no space before them"
             )
         # a line may end early: spreadsheets leave out the empty fields at its end
-        query = reader.query(line, dict(zip(columns, fields, strict=False)))
-        if query is not None:
-            found[line] = query
+        row = reader.row(line, dict(zip(columns, fields, strict=False)))
+        if row is not None:
+            rows.append(row)
     reader.refuse_unknown()
-    if not found:
-        raise DatasetError(f"{path} has no query: expected lines below the header {','.join(columns)}")
-    _refuse_repeated(path, found)
-    if check is not None:
-        for line, query in found.items():
-            try:
-                check(query)
-            except RetrievalError as error:
-                raise DatasetError(f"{path}, line {line}: {error}") from error
-    queries = tuple(found.values())
-    return GroundTruth(queries, (OWN,), all(query.image in reader.names.full for query in queries))
+    _refuse_repeated(path, {row.line: row.query for row in rows})
+    return columns, rows
 
 
 def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -123,7 +173,7 @@ def _columns(path: Path, records: Iterator[tuple[int, list[str]]]) -> list[str]:
         raise DatasetError(f"{path}, line {line}: the columns are separated by {other!r}: separate them by commas")
     where = f"{path}, line {line}"
     for number, name in enumerate(columns, 1):
-        if name not in COLUMNS:
+        if name not in (*COLUMNS, WRONG):
             near = difflib.get_close_matches(name.lower(), COLUMNS, 1)
             hint = f": is it {near[0]}?" if near else "."
             raise DatasetError(
@@ -211,30 +261,25 @@ class _Reader:
         self._root = Path(os.path.realpath(self.images.root))
         self._elsewhere = {path: name for name, path in self.images.elsewhere.items()}
 
-    def query(self, line: int, text: Mapping[str, str]) -> Query | None:
-        """The query of a record, by column; None where its photograph is unknown."""
+    def row(self, line: int, text: Mapping[str, str]) -> Row | None:
+        """A record, given by column; None where its photograph is unknown."""
         where = f"{self.path}, line {line}"
         if not text.get("image", "").strip():
             raise DatasetError(f"{where}: the column image is empty: give a photograph's name or path")
         image, box = self._photograph(line, text["image"]), _box(where, text)
-        positives = self._list(line, "positives", text.get("positives", ""))
-        junk = self._list(line, "junk", text.get("junk", ""))
-        if not text.get("positives", "").replace(SEPARATOR, "").strip():
-            raise DatasetError(
-                f"{where}: no positives, so the precision is undefined: name those that {text['image']!r} should find, "
-                f"joined by {SEPARATOR}"
-            )
-        if both := positives & junk:
-            raise DatasetError(f"{where}: {min(both)!r} is among the positives and among the junk: remove it from one")
+        positives, junk, wrong = (self._list(line, one, text.get(one, "")) for one in ("positives", "junk", WRONG))
+        for one, other, named in (
+            (positives, junk, "the positives and among the junk"),
+            (positives, wrong, "the positives and among the wrong"),
+            (junk, wrong, "the junk and among the wrong"),
+        ):
+            if both := one & other:
+                raise DatasetError(f"{where}: {min(both)!r} is among {named}: remove it from one")
         if image is None:
             return None
-        indexed = image in self.names.full
-        name = image if indexed else text["image"].strip()
-        if box is not None:
-            name += f" [{' '.join(repr(value).removesuffix('.0') for value in box)}]"
-        if indexed and image not in positives:
-            junk |= {image}
-        return Query(name, image, box, {"positive": positives, "junk": junk})
+        written = image if image in self.names.full else text["image"].strip()
+        name = written if box is None else f"{written} [{' '.join(map(coordinate, box))}]"
+        return Row(line, written, Query(name, image, box, {"positive": positives, "junk": junk, "wrong": wrong}))
 
     def refuse_unknown(self) -> None:
         """Raises for the first name that nobody knew, with those that come near it."""
@@ -320,6 +365,11 @@ def _one_file(one: Path, other: Path) -> bool:
         return os.path.samefile(one, other)
     except OSError:
         return False
+
+
+def coordinate(value: float) -> str:
+    """A coordinate of a box as it is written."""
+    return repr(value).removesuffix(".0")
 
 
 def _box(where: str, text: Mapping[str, str]) -> Box | None:

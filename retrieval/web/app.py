@@ -20,6 +20,7 @@ from retrieval.errors import RetrievalError
 from retrieval.search.retriever import AUTO
 from retrieval.web import forms, openapi, pictures
 from retrieval.web.guard import Guard, Policy
+from retrieval.web.labelling import Labelling
 from retrieval.web.problems import RequestError
 from retrieval.web.service import Service
 from retrieval.web.workers import Workers
@@ -50,15 +51,18 @@ class Limits:
     upload_bytes: int = MAX_UPLOAD
 
 
-def make_app(service: Service, policy: Policy, limits: Limits | None = None) -> Guard:
+def make_app(
+    service: Service, policy: Policy, limits: Limits | None = None, labelling: Labelling | None = None
+) -> Guard:
     """The application.
 
     Args:
         service: does the work.
         policy: who is let in.
         limits: of requests.
+        labelling: takes labels, in the labelling mode.
     """
-    routes = _Routes(service, limits or Limits(), policy.root)
+    routes = _Routes(service, limits or Limits(), policy.root, labelling)
     handlers: dict[Any, Any] = {
         RequestError: _refused,
         RetrievalError: _failed,
@@ -71,17 +75,21 @@ def make_app(service: Service, policy: Policy, limits: Limits | None = None) -> 
 
 
 class _Routes:
-    def __init__(self, service: Service, limits: Limits, root: str):
+    def __init__(self, service: Service, limits: Limits, root: str, labelling: Labelling | None):
         self.service = service
+        self.labelling = labelling
         self.limits = limits
         self._searches = Workers(limits.threads, limits.waiting, "search")
         self._pictures = Workers(_PICTURE_THREADS, _PICTURES_WAITING, "picture")
         self._memory = forms.Memory(_BODIES * limits.upload_bytes)
         self._static = _static_files()
-        self._description = openapi.description(limits.upload_bytes, root)
+        self._labels = Workers(1, limits.waiting, "label")  # they are written one after the other anyway
+        self._description = openapi.description(limits.upload_bytes, root, labelling is not None)
 
     def table(self) -> list[Route]:
+        labels = [Route("/api/labels", self.labels), Route("/api/labels", self.mark, methods=["POST"])]
         return [
+            *(labels if self.labelling else ()),
             Route("/", self.page),
             Route("/docs", self.docs),
             Route("/static/{name}", self.static),
@@ -104,6 +112,7 @@ class _Routes:
         finally:
             self._searches.close()
             self._pictures.close()
+            self._labels.close()
             self.service.uploads.clear()
 
     async def page(self, _: Request) -> Response:
@@ -123,7 +132,8 @@ class _Routes:
 
     async def about(self, _: Request) -> Response:
         about = await self._pictures.run(self.service.about)
-        return answer({**about, "max_upload": self.limits.upload_bytes})
+        labels = None if self.labelling is None else self.labelling.file
+        return answer({**about, "max_upload": self.limits.upload_bytes, "labels": labels})
 
     async def images(self, request: Request) -> Response:
         given = _parameters(request, "page", "size", "q")
@@ -187,6 +197,21 @@ class _Routes:
         expand = forms.expansion(given.get("expand", AUTO), AUTO, "none")
         explain = self.service.explain
         return answer(await self._searches.run(explain, given["query"], box, given["hit"], mirror, expand))
+
+    async def labels(self, request: Request) -> Response:
+        assert self.labelling is not None
+        given = _parameters(request, "query", "box")
+        box = forms.box_of_text(given.get("box", ""))
+        return answer(await self._labels.run(self.labelling.shown, given.get("query"), box))
+
+    async def mark(self, request: Request) -> Response:
+        assert self.labelling is not None
+        if forms.media_type(request) != "application/json":  # which no page of another site sends unasked
+            raise RequestError(415, "expected application/json", close=True)
+        with self._memory.share() as share:
+            one = forms.mark_from_json(await forms.read_body(request, forms.MAX_JSON, share))
+            mark = self.labelling.mark
+            return answer(await self._labels.run(mark, one.query, one.box, one.hit, one.label, one.expected))
 
     async def _form(self, request: Request, share: forms.Share, others: str = "") -> bytes:
         """The body of a multipart request."""

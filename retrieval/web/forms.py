@@ -7,12 +7,13 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
+from retrieval.datasets.labels import ANY, LABELS, Label
 from retrieval.geometry.frames import Box
 from retrieval.search.retriever import AUTO
 from retrieval.web.problems import RequestError
@@ -156,16 +157,21 @@ def search_from_json(body: bytes) -> SearchRequest:
     Raises:
         RequestError: no JSON object, or a value that is not what it should be.
     """
+    tree = _object(body, '{"id": "0123456789abcdef"}')
+    _refuse_unknown(tree, ("id", *_OPTIONS))
+    if not isinstance(tree.get("id"), str):
+        raise RequestError(400, "id: expected the id of a photograph, a string")
+    return _search(tree, None)
+
+
+def _object(body: bytes, example: str) -> dict[str, Any]:
     try:
         tree = json.loads(body)
     except (ValueError, RecursionError):
         raise RequestError(400, "the request is not valid JSON") from None
     if not isinstance(tree, dict):
-        raise RequestError(400, 'expected a JSON object, for example {"id": "0123456789abcdef"}')
-    _refuse_unknown(tree, ("id", *_OPTIONS))
-    if not isinstance(tree.get("id"), str):
-        raise RequestError(400, "id: expected the id of a photograph, a string")
-    return _search(tree, None)
+        raise RequestError(400, f"expected a JSON object, for example {example}")
+    return tree
 
 
 def search_from_form(body: bytes, content_type: str) -> SearchRequest:
@@ -330,6 +336,45 @@ def _search(tree: Mapping[str, Any], file: File | None) -> SearchRequest:
     box = None if tree.get("box") is None else _box(tree["box"])
     candidates = None if tree.get("candidates") is None else _names(tree["candidates"])
     return SearchRequest(tree.get("id"), file, box, top, verify, expand, matches, mirror, candidates, skip_unknown)
+
+
+@dataclass(frozen=True)
+class MarkRequest:
+    """What a photograph is said to be for a query.
+
+    Attributes:
+        query: id of an indexed photograph.
+        box: as in `SearchRequest`.
+        hit: id of an indexed photograph.
+        label: None takes it back.
+        expected: as in `retrieval.datasets.labels.Labels.mark`.
+    """
+
+    query: str
+    box: Box | None
+    hit: str
+    label: Label | None
+    expected: Label | Literal["any"] | None
+
+
+def mark_from_json(body: bytes) -> MarkRequest:
+    """A label.
+
+    Raises:
+        RequestError: no JSON object, or a value that is not what it should be.
+    """
+    tree = _object(body, '{"query": "0123456789abcdef", "hit": "fedcba9876543210", "label": "positive"}')
+    _refuse_unknown(tree, ("query", "box", "hit", "label", "expected"))
+    for key in ("query", "hit"):
+        if not isinstance(tree.get(key), str):
+            raise RequestError(400, f"{key}: expected the id of a photograph, a string")
+    if "label" not in tree:
+        raise RequestError(400, f"label: expected {', '.join(LABELS)}, or null to take it back")
+    for key in ("label", "expected"):
+        if tree.get(key) not in (None, *LABELS):
+            raise RequestError(400, f"{key}: expected {', '.join(LABELS)} or null")
+    box = None if tree.get("box") is None else _box(tree["box"])
+    return MarkRequest(tree["query"], box, tree["hit"], tree["label"], tree.get("expected", ANY))
 
 
 def _names(value: Any) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from retrieval.datasets.labels import LABELS
 from retrieval.version import __version__
 from retrieval.web import pictures
 from retrieval.web.forms import MAX_CANDIDATES, MAX_TOP
@@ -42,12 +43,13 @@ _MIRRORED = {
 }
 
 
-def description(upload_bytes: int, root: str = "") -> dict[str, Any]:
+def description(upload_bytes: int, root: str = "", labelling: bool = False) -> dict[str, Any]:
     """The document.
 
     Args:
         upload_bytes: longest body that is taken.
         root: path under which a proxy shows the server, or "".
+        labelling: with what the labelling mode adds.
     """
     options = {
         "top": {"type": "integer", "minimum": 1, "maximum": MAX_TOP, "default": 20, "description": "number of hits"},
@@ -179,6 +181,7 @@ def description(upload_bytes: int, root: str = "") -> dict[str, Any]:
                     "responses": _responses("Facts", _ref("Index"), "503"),
                 }
             },
+            **(_labels() if labelling else {}),
             "/healthz": {
                 "get": {
                     "summary": "Whether the server is there",
@@ -192,6 +195,37 @@ def description(upload_bytes: int, root: str = "") -> dict[str, Any]:
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "with --token only"}},
         },
         "security": [{}, {"token": []}],
+    }
+
+
+def _labels() -> dict[str, Any]:
+    label = {"type": ["string", "null"], "enum": [*LABELS, None]}
+    mark = {
+        "query": {**_ID_SCHEMA, "description": "id of a photograph of the index"},
+        "box": _BOX,
+        "hit": {**_ID_SCHEMA, "description": "id of a photograph of the index"},
+        "label": {**label, "description": "what the hit is for the query; null takes it back"},
+        "expected": {**label, "description": "the label that it is taken to have: with another one nothing is done"},
+    }
+    body = {"application/json": {"schema": _object(mark, "query", "hit", "label")}}
+    return {
+        "/api/labels": {
+            "get": {
+                "summary": "What was said of the hits of a query, and how many queries are labelled",
+                "parameters": [
+                    _query("query", _ID_SCHEMA, "id of a photograph of the index"),
+                    _query("box", {"type": "string"}, "x1,y1,x2,y2"),
+                ],
+                "responses": _responses("The labels", _ref("Labels"), "400", "404", "409", "503"),
+            },
+            "post": {
+                "summary": "Say what a photograph is for a query; it is on disk when the answer comes",
+                "requestBody": {"required": True, "content": body},
+                "responses": _responses(
+                    "It is saved", _ref("Labels"), "400", "404", "408", "409", "413", "415", "500", "503"
+                ),
+            },
+        }
     }
 
 
@@ -281,7 +315,19 @@ def _schemas() -> dict[str, Any]:
         "depth": {"type": "integer"},
         "max_megapixels": {"type": "number"},
         "max_upload": {"type": "integer", "description": "bytes"},
+        "labels": {"type": ["string", "null"], "description": "the file that is being labelled; null: none"},
     }
+    labels = {
+        "labels": {
+            "type": "object",
+            "description": "id of a photograph -> what it is for the query",
+            "additionalProperties": {"enum": list(LABELS)},
+        },
+        "labelled": {"type": "integer", "description": "queries of the list that have a label"},
+        "queries": {"type": "integer", "description": "queries of the list"},
+        "next": {"type": ["string", "null"], "description": "id of the next one without a label"},
+    }
+    before = {"type": ["string", "null"], "enum": [*LABELS, None], "description": "the label that the hit had"}
     return {
         "Photograph": _object(photograph, *photograph),
         "Hit": _object({**hit, "matches": _MATCHES, "mirrored": _MIRRORED}, *hit),
@@ -289,6 +335,7 @@ def _schemas() -> dict[str, Any]:
         "Page": _object(page, *page),
         "Explanation": _object(explanation, *explanation),
         "Index": _object(index, *index),
+        "Labels": _object({**labels, "before": before}, *labels),
         "Error": _object({"error": {"type": "string"}}, "error"),
     }
 
@@ -324,6 +371,8 @@ def _errors(statuses: tuple[str, ...]) -> dict[str, Any]:
         "400": "The request is not as it should be",
         "403": "Another site made the request",
         "404": "No photograph has this id, or it is not kept any more",
+        "409": "It is not as it was taken to be: another label, an uploaded photograph, a file that was changed",
+        "500": "It could not be written",
         "408": "The request came too slowly",
         "410": "The photograph's file has gone or changed",
         "413": "Too large",

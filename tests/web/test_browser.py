@@ -18,7 +18,9 @@ pytest.importorskip("playwright", reason="needs the extra dev")
 
 from playwright.sync_api import sync_playwright
 
+from retrieval.datasets.own import read_own
 from retrieval.index import changes
+from retrieval.photographs.folder import list_images
 from retrieval.web.service import image_id
 from tests.conftest import view
 from tests.web.web_client import proxied, serving
@@ -50,7 +52,7 @@ def chromium():
 
 def expected(message):
     """Whether Chromium only reports a request that was refused as it should be."""
-    return "Failed to load resource" in message and any(f"status of {code}" in message for code in (404, 422))
+    return "Failed to load resource" in message and any(f"status of {code}" in message for code in (404, 409, 422))
 
 
 @pytest.fixture
@@ -369,11 +371,26 @@ def test_touch(open_page, address):
     assert names(page)[0] == QUERY
 
 
+def accessible(page, name):
+    """axe finds nothing serious, where it is there."""
+    axe = os.environ.get("RETRIEVAL_AXE")
+    if not axe:
+        return
+    page.evaluate(Path(axe).read_text())
+    results = page.evaluate("axe.run()")
+    bad = [
+        (one["id"], one["impact"], [node["target"] for node in one["nodes"]][:5])
+        for one in results["violations"]
+        if one["impact"] in ("serious", "critical")
+    ]
+    assert bad == [], name
+    assert len(results["passes"]) > 10
+
+
 @pytest.mark.parametrize(("width", "height", "scheme"), LOOKS)
 def test_looks_and_accessibility(open_page, address, width, height, scheme):
     """Every view at each size: nothing is wider than the screen, and axe finds nothing serious."""
     page = open_page(width, height, scheme, bypass_csp=True)  # so that axe can be put in
-    axe = os.environ.get("RETRIEVAL_AXE")
     query = f"?q={image_id(QUERY)}&box=120,90,380,330"
     views = {
         "collection": ("/", "#images img"),
@@ -392,18 +409,208 @@ def test_looks_and_accessibility(open_page, address, width, height, scheme):
             photograph, tools = (page.locator(part).bounding_box() for part in (".drawing", "#tools"))
             beside = tools["x"] >= photograph["x"] + photograph["width"]
             assert beside if width > 900 else tools["y"] >= photograph["y"] + photograph["height"]
-        if axe:
-            page.evaluate(Path(axe).read_text())
-            results = page.evaluate("axe.run()")
-            bad = [
-                (one["id"], one["impact"], [node["target"] for node in one["nodes"]][:5])
-                for one in results["violations"]
-                if one["impact"] in ("serious", "critical")
-            ]
-            assert bad == [], name
-            assert len(results["passes"]) > 10
-    if not axe:
+        accessible(page, name)
+    if not os.environ.get("RETRIEVAL_AXE"):
         pytest.skip("axe-core is not there (npm): accessibility was not checked")
+
+
+def radio(page, name, value):
+    return page.locator(f"#hits li:has(a[href*='hit={image_id(name)}']) [value='{value}']")
+
+
+def marked(page, name):
+    """What the card of a photograph shows to be said of it."""
+    item = page.locator(f"#hits li:has(a[href*='hit={image_id(name)}'])")
+    shown = item.get_attribute("data-mark")
+    assert item.locator(":checked").get_attribute("value") == shown
+    return shown
+
+
+def said(page, text):
+    page.wait_for_selector(f"#label-status:has-text('{text}')")
+
+
+@pytest.fixture
+def labelling(signed, tmp_path):
+    """The page in its labelling mode, and the file."""
+    file = tmp_path / "labels.csv"
+    with serving(signed, "--labels", file, verb="label") as (_, address):
+        yield address, file
+
+
+def labels_of(file, photos):
+    truth = read_own(file, list_images(photos))
+    return {query.name: {label: set(names) for label, names in query.labels.items()} for query in truth.queries}
+
+
+def test_labelling_with_the_keyboard_alone(open_page, labelling, photos):
+    address, file = labelling
+    page = open_page()
+    page.goto(f"{address}/?q={image_id(QUERY)}")
+    page.wait_for_selector("#hits .marks")
+    assert "0 of 8 queries labelled" in page.inner_text("#progress")  # one photograph has nothing to be found by
+    page.keyboard.press("r")  # nowhere in particular: it belongs to the browser
+    page.focus("#results-title")
+    page.keyboard.press("Tab")  # to the photograph itself, which is not marked
+    page.keyboard.press("Tab")
+    hits = names(page)
+    assert hits[0] == QUERY
+    assert page.evaluate("document.activeElement.getAttribute('href')").endswith(f"hit={image_id(hits[1])}")
+    for key, name, word in (("r", hits[1], "right"), ("w", hits[2], "wrong"), ("j", hits[3], "junk")):
+        page.keyboard.press(key)
+        said(page, f"{name}: {word}. Saved.")
+    assert [marked(page, name) for name in hits[1:5]] == ["positive", "wrong", "junk", ""]
+    assert labels_of(file, photos) == {QUERY: {"positive": {hits[1]}, "junk": {hits[3], QUERY}}}
+    assert hits[2] in file.read_text()
+    assert page.evaluate("document.activeElement.name") == f"mark-{image_id(hits[4])}"  # it went on to the next
+    assert "1 of 8 queries labelled" in page.inner_text("#progress")
+    before = file.read_text()
+    page.keyboard.press("Control+j")  # the browser's
+    page.keyboard.press("Space")  # the mark that has the focus: none as yet
+    page.keyboard.press("ArrowRight")  # from none to the first, right
+    said(page, f"{hits[4]}: right. Saved.")
+    page.keyboard.press("Delete")
+    said(page, f"{hits[4]}: not marked. Saved.")
+    assert file.read_text() == before
+    for text in (
+        f"{hits[4]} is right",
+        f"{hits[4]} is not marked",
+        f"{hits[3]} is not marked",
+        f"{hits[2]} is not marked",
+    ):
+        page.keyboard.press("u")  # the focus goes to what was undone
+        said(page, f"Undone: {text}")
+    page.keyboard.press("u")
+    said(page, f"Undone: {hits[1]} is not marked")
+    page.keyboard.press("u")
+    said(page, "There is nothing to undo")
+    assert file.read_text().count("\n") == 1  # the header
+    page.keyboard.press("r")
+    said(page, f"{hits[1]}: right. Saved.")
+    page.keyboard.press("n")
+    page.wait_for_selector("#results-title:focus")
+    following = given(page, "q")
+    assert following != image_id(QUERY)
+    page.wait_for_selector("#hits .marks")
+    assert page.locator("#hits :checked:not([value=''])").count() == 0
+    assert page.get_attribute("#label-status", "aria-live") == "polite"
+
+
+def test_labelling_with_the_mouse_and_again_later(open_page, signed, photos, tmp_path):
+    file, others = tmp_path / "labels.csv", [f"scenes/coffee_{i}.jpg" for i in (1, 2)]
+    (tmp_path / "names.txt").write_text(f"{QUERY}\nscenes/astronaut_0.jpg\n")
+    options = ("--labels", file, "--queries", tmp_path / "names.txt")
+    with serving(signed, *options, verb="label") as (process, address):
+        page = open_page()
+        page.goto(address)
+        page.wait_for_selector("#progress:has-text('0 of 2 queries labelled')")
+        page.click("#next")
+        page.wait_for_selector("#hits .marks")
+        assert given(page, "q") == image_id(QUERY)
+        for name in others:
+            radio(page, name, "positive").click()
+            said(page, f"{name}: right. Saved.")
+        radio(page, others[1], "junk").click()
+        said(page, f"{others[1]}: junk. Saved.")
+        page.click("#undo")
+        said(page, f"Undone: {others[1]} is right. Saved.")
+        drag(page, (120, 90, 380, 330))
+        page.wait_for_url("**box=**")
+        finished(page)
+        page.wait_for_selector("#hits .marks")
+        assert [marked(page, name) for name in others] == ["", ""]  # a box is another query
+        radio(page, others[0], "positive").click()
+        said(page, f"{others[0]}: right. Saved.")
+        assert page.is_hidden("#label-after")
+        page.click("#next-below")
+        page.wait_for_url(f"**q={image_id('scenes/astronaut_0.jpg')}**")
+        page.wait_for_selector("#hits .marks")
+        radio(page, "scenes/astronaut_1.jpg", "positive").click()
+        page.wait_for_selector("#progress:has-text('2 of 2 queries labelled: all of them')")
+        assert page.inner_text("#label-command") == f"retrieval evaluate photos.index {file.name}"
+        assert page.is_hidden("#next")
+        page.set_input_files("#file", photos / QUERY)
+        page.wait_for_selector("#label-note:has-text('cannot be marked')")
+        finished(page)
+        assert page.locator("#hits .marks").count() == 0
+    assert f"retrieval evaluate {signed} {file}" in process.out
+    truth = labels_of(file, photos)
+    assert truth[QUERY]["positive"] == set(others)
+    assert len(truth) == 3
+    assert sum(" [" in name for name in truth) == 1
+    with serving(signed, *options, verb="label") as (_, address):
+        page = open_page()
+        page.goto(f"{address}/?q={image_id(QUERY)}")
+        page.wait_for_selector("#hits .marks")
+        assert [marked(page, name) for name in others] == ["positive", "positive"]
+        radio(page, others[1], "").click()
+        said(page, f"{others[1]}: not marked. Saved.")
+        assert labels_of(file, photos)[QUERY]["positive"] == {others[0]}
+
+
+def test_two_tabs_keep_each_others_marks(open_page, labelling, photos):
+    address, file = labelling
+    pages = [open_page(), open_page()]
+    for page in pages:
+        page.goto(f"{address}/?q={image_id(QUERY)}")
+        page.wait_for_selector("#hits .marks")
+    first, second = "scenes/coffee_1.jpg", "scenes/coffee_2.jpg"
+    radio(pages[0], first, "positive").click()
+    said(pages[0], "Saved")
+    radio(pages[1], second, "positive").click()
+    said(pages[1], "Saved")
+    assert marked(pages[1], first) == "positive"  # what the other tab said comes with the answer
+    assert labels_of(file, photos)[QUERY]["positive"] == {first, second}
+    radio(pages[1], first, "junk").click()
+    said(pages[1], f"{first}: junk")
+    pages[0].click("#undo")
+    pages[0].wait_for_selector("#problem:has-text('Not saved')")
+    assert "changed elsewhere meanwhile" in pages[0].inner_text("#problem")
+    assert marked(pages[0], first) == "junk"
+    assert labels_of(file, photos)[QUERY]["junk"] == {first, QUERY}
+
+
+def test_what_was_not_saved_is_not_shown(open_page, labelling):
+    address, file = labelling
+    page = open_page()
+    page.goto(f"{address}/?q={image_id(QUERY)}")
+    page.wait_for_selector("#hits .marks")
+    radio(page, "scenes/coffee_1.jpg", "positive").click()
+    said(page, "Saved")
+    file.write_text("image,positives\nnowhere.jpg,cat.png\n")
+    radio(page, "cat.png", "wrong").click()
+    page.wait_for_selector("#problem:has-text('Not saved')")
+    assert "The file labels.csv, line 2, image: the index has no photograph" in page.inner_text("#problem")
+    assert str(file.parent) not in page.inner_text("#problem")
+    assert marked(page, "cat.png") == ""
+    assert file.read_text() == "image,positives\nnowhere.jpg,cat.png\n"
+
+
+@pytest.mark.parametrize(("width", "height", "scheme"), LOOKS)
+def test_labelling_looks_and_accessibility(open_page, labelling, width, height, scheme):
+    page = open_page(width, height, scheme, bypass_csp=True)
+    for name, path, there in (("label", f"/?q={image_id(QUERY)}", "#hits .marks"), ("label-start", "/", "#images img")):
+        page.goto(labelling[0] + path)
+        page.wait_for_selector(there)
+        page.wait_for_selector("#labelling:visible")
+        page.click("#labelling summary")
+        if name == "label":
+            for value, hit in (
+                ("positive", "scenes/coffee_1.jpg"),
+                ("wrong", "cat.png"),
+                ("junk", "scenes/coffee_2.jpg"),
+            ):
+                radio(page, hit, value).click()
+                said(page, f"{hit}: ")
+            target = page.locator(".marks label").first.bounding_box()
+            assert min(target["width"], target["height"]) >= 24  # WCAG 2.2, 2.5.8
+            radio(page, "cat.png", "wrong").focus()
+            page.keyboard.press("Shift")  # as from the keyboard
+            span = "document.activeElement.nextElementSibling"
+            assert page.evaluate(f"getComputedStyle({span}).outlineStyle") == "solid"
+        shot(page, f"{name}-{width}-{scheme}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        accessible(page, name)
 
 
 def test_the_page_follows_the_index(open_page, index, photos, tmp_path):

@@ -33,18 +33,22 @@ def make_client(
     cache=32 << 20,
     megapixels=24.0,
     check=0.0,
+    labels=None,
+    wanted=None,
     **limits,
 ):
-    """A client of the application; `check` is the time between looks at the index."""
+    """A client of the application; `check` is the time between looks at the index, `labels` for the labelling mode."""
     from starlette.testclient import TestClient
 
     from retrieval.web.app import Limits, make_app
     from retrieval.web.guard import Policy
+    from retrieval.web.labelling import Labelling
     from retrieval.web.service import Service
     from retrieval.web.uploads import Uploads
 
     service = Service(opened(folder), Uploads(cache, megapixels), check_every=check)
-    app = make_app(service, Policy(hosts, token, root=root), Limits(**limits))
+    labelling = None if labels is None else Labelling(service, labels, wanted)
+    app = make_app(service, Policy(hosts, token, root=root), Limits(**limits), labelling)
     return TestClient(app, BASE, raise_server_exceptions=RAISE, follow_redirects=False)
 
 
@@ -56,9 +60,9 @@ def opened(folder, depth=200):
 
 
 @contextlib.contextmanager
-def serving(folder, *options, cwd=None, env=None, stop=signal.SIGTERM):
+def serving(folder, *options, verb="serve", cwd=None, env=None, stop=signal.SIGTERM):
     """``retrieval serve`` on a free port: the process, its address, and where its standard error goes."""
-    command = [sys.executable, "-m", "retrieval.commands.cli", "serve", str(folder), "--port", "0", *map(str, options)]
+    command = [sys.executable, "-m", "retrieval.commands.cli", verb, str(folder), "--port", "0", *map(str, options)]
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
     environment["PYTHONPATH"] = os.pathsep.join([root, *environment.get("PYTHONPATH", "").split(os.pathsep)])
@@ -72,8 +76,10 @@ def serving(folder, *options, cwd=None, env=None, stop=signal.SIGTERM):
         preexec_fn=interruptible,
     )
     try:
-        line = process.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:\d+/", line)
+        found, line = None, " "
+        while line and not found:
+            line = process.stdout.readline()
+            found = re.search(r"http://127\.0\.0\.1:\d+/", line)
         assert found, line + process.stderr.read()
         yield process, found[0].rstrip("/")
     finally:

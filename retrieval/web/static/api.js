@@ -52,6 +52,18 @@ export function explain(query, box, hit, mirror, expand, signal) {
   return ask(`api/explain?${parameters}`, { signal });
 }
 
+export function labels(query, box, signal) {
+  const parameters = new URLSearchParams();
+  if (query) parameters.set("query", query);
+  if (box) parameters.set("box", box.join(","));
+  return ask(`api/labels?${parameters}`, { signal });
+}
+
+export function mark(wanted) {
+  const headers = { "content-type": "application/json" };
+  return ask("api/labels", { method: "POST", headers, body: JSON.stringify(wanted) });
+}
+
 export function upload(file) {
   const form = new FormData();
   form.append("photograph", file, file.name || "pasted photograph");

@@ -5,6 +5,7 @@ import { BoxEditor } from "./boxes.js";
 import * as collection from "./collection.js";
 import { byId, plural, shown } from "./dom.js";
 import { isBox } from "./geometry.js";
+import * as labels from "./labels.js";
 import * as match from "./match.js";
 import * as results from "./results.js";
 import { address, browsing, read, searching } from "./state.js";
@@ -27,7 +28,8 @@ function tell(text) {
 }
 
 function only(...shownIds) {
-  for (const id of ["intro", "query", "results", "match", "collection"]) byId(id).hidden = !shownIds.includes(id);
+  if (index?.labels && !shownIds.includes("match")) shownIds.push("labelling");
+  for (const id of ["intro", "query", "labelling", "results", "match", "collection"]) byId(id).hidden = !shownIds.includes(id);
 }
 
 function go(state, focus = null) {
@@ -97,7 +99,7 @@ function describe() {
 async function browse(state, signal) {
   document.title = TITLE;
   only("intro", "collection");
-  await collection.show(state, signal);
+  await Promise.all([collection.show(state, signal), index.labels ? labels.show(state, index, null, null, signal) : null]);
 }
 
 // What stood there belongs to something else: the collection offers a way on.
@@ -130,6 +132,7 @@ async function search(state, signal) {
     byId("results").removeAttribute("aria-busy");
   }
   results.show(state, last.found);
+  if (index.labels) await labels.show(state, index, photograph, last.found, signal);
 }
 
 async function explain(state, signal) {
@@ -193,7 +196,7 @@ document.addEventListener("click", (event) => {
   event.preventDefault();
   const state = read(link.search);
   scrollTo(0, 0);
-  go(state, state.hit ? "match-title" : state.q ? "query-title" : "content");
+  go(state, link.dataset.focus ?? (state.hit ? "match-title" : state.q ? "query-title" : "content"));
 });
 addEventListener("popstate", () => {
   clearTimeout(typing);
@@ -201,6 +204,10 @@ addEventListener("popstate", () => {
   render();
 });
 if (matchMedia("(max-width: 56rem)").matches) byId("settings").open = false; // results come first on small screens
+labels.listen(tell, (search) => {
+  scrollTo(0, 0);
+  go(read(search), "results-title");
+});
 listen({
   begin: () => tell("Sending the photograph …"),
   done: (photograph) => {
