@@ -126,6 +126,8 @@ def _query(arguments: argparse.Namespace) -> int:
         mirrored = retriever.prepare(arguments.photo, arguments.box, expand, mirror=True)
     hits = retriever.search(features, arguments.top, verify, expand, mirrored)
     how = _searched(verify, expand, retriever.by_votes(verify, expand))
+    if retriever.ranker.candidates is not None:
+        how += f", among {_counted(len(retriever.ranker.candidates), 'candidate')}"
     if arguments.figure is not None:
         draw_sheet(arguments, retriever, features, hits, how)
     if arguments.json:

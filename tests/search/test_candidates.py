@@ -188,6 +188,8 @@ def test_on_the_command_line(capsys, monkeypatch, signed, voting, tmp_path):
     code, out, _ = run(capsys, "query", signed, QUERY, "--candidates", "-", "--json")
     assert [(hit["name"], hit["inliers"]) for hit in json.loads(out)["hits"]] == expected
     file.write_text("\n".join(names))
+    out = run(capsys, "query", signed, QUERY, "--candidates", file, "--fast")[1]
+    assert out.splitlines()[0].endswith("by words and geometry, among 3 candidates")
     code, out, _ = run(capsys, "explain", signed, QUERY, names[0], "--candidates", file, "--json")
     assert code == 0
     assert json.loads(out)["candidates"] == len(expected)

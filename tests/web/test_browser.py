@@ -487,6 +487,9 @@ def test_labelling_with_the_keyboard_alone(open_page, labelling, photos):
     assert file.read_text().count("\n") == 1  # the header
     page.keyboard.press("r")
     said(page, f"{hits[1]}: right. Saved.")
+    page.keyboard.type("wjruu")  # faster than the server answers: the last two take back the last two
+    said(page, f"Undone: {hits[3]} is not marked")
+    assert [marked(page, name) for name in hits[1:5]] == ["positive", "wrong", "", ""]
     page.keyboard.press("n")
     page.wait_for_selector("#results-title:focus")
     following = given(page, "q")

@@ -11,7 +11,7 @@ const KEYS = { r: "positive", w: "wrong", j: "junk", delete: "", backspace: "" }
 
 const made = []; // marks of this page, to be undone
 let saving = Promise.resolve(); // one after the other, in the order of the keys
-let current = null; // the query on the page: key, query, box, name, labels (id -> label), hits
+let current = null; // the query on the page: key, query, box, name, labels (id -> label), hits, asked (what is being saved)
 let tell = () => {};
 
 export function listen(problem, go) {
@@ -29,10 +29,11 @@ export async function show(state, index, photograph, found, signal) {
   byId("label-note").hidden = !photograph?.uploaded;
   const query = photograph && !photograph.uploaded ? photograph.id : null;
   const told = await api.labels(query, query && state.box, signal);
+  signal.throwIfAborted();
   progress(told);
   if (query === null) return;
   const key = `${query} ${state.box ?? ""}`;
-  current = { key, query, box: state.box, name: photograph.name, labels: told.labels, hits: new Map() };
+  current = { key, query, box: state.box, name: photograph.name, labels: told.labels, hits: new Map(), asked: new Map() };
   if (before?.key !== key) byId("label-status").textContent = "";
   [...byId("hits").children].forEach((item, i) => {
     if (found.hits[i].id !== query) item.append(group(found.hits[i], item));
@@ -49,65 +50,74 @@ function group(hit, item) {
   return set;
 }
 
-// The marks as they are on disk.
+// The marks as they are on disk; a button that was pressed stays so until the server has answered.
 function draw() {
   for (const [id, { item, set }] of current.hits) {
     const label = current.labels[id] ?? "";
-    set.querySelector(`[value="${label}"]`).checked = true;
+    set.querySelector(`[value="${current.asked.get(id)?.label ?? label}"]`).checked = true;
     item.dataset.mark = label;
   }
 }
 
-function progress(told) {
+// here: whether the next query is the one after the query that is on the page.
+function progress(told, here = true) {
   const done = told.queries > 0 && told.labelled === told.queries;
   byId("progress").textContent = `${told.labelled.toLocaleString("en")} of ${plural(told.queries, "query", "queries")} labelled${done ? ": all of them" : ""}.`;
   byId("label-after").hidden = !done;
-  for (const id of ["next", "next-below"]) {
+  for (const id of here ? ["next", "next-below"] : []) {
     byId(id).hidden = told.next === null;
     if (told.next !== null) byId(id).setAttribute("href", address(searching(told.next)));
   }
 }
 
 function mark(hit, label) {
-  const { key, query, box, name } = current;
-  return save({ query, box, hit: hit.id, label: label || null }, key, (told) => {
-    if ((told.before ?? "") === label) return;
-    made.push({ key, query, box, name, hit, label, before: told.before ?? "" });
-    say(`${shown(hit.name)}: ${SAYS[label]}. Saved.`);
+  const { key, query, box, name, asked } = current, own = { label };
+  asked.set(hit.id, own);
+  next(async () => {
+    try {
+      const told = await send({ query, box, hit: hit.id, label: label || null }, key);
+      if ((told.before ?? "") !== label) made.push({ key, query, box, name, hit, label, before: told.before ?? "" });
+      say(`${shown(hit.name)}: ${SAYS[label]}. Saved.`);
+    } finally {
+      if (asked.get(hit.id) === own) asked.delete(hit.id);
+    }
   });
 }
 
 function undo() {
-  const last = made.pop();
-  if (!last) return say("There is nothing to undo.");
-  const { key, query, box, hit, label, before } = last;
-  return save({ query, box, hit: hit.id, label: before || null, expected: label || null }, key, () => {
-    const where = current?.key === key ? "" : `, for ${shown(last.name)}`;
-    say(`Undone: ${shown(hit.name)} is ${SAYS[before]}${where}. Saved.`);
-    if (current?.key === key) focus(current.hits.get(hit.id));
+  next(async () => {
+    const last = made.pop();
+    if (!last) return say("There is nothing to undo.");
+    const { key, query, box, name, hit, label, before } = last;
+    try {
+      await send({ query, box, hit: hit.id, label: before || null, expected: label || null }, key);
+    } catch (error) {
+      if (error.status !== 409) made.push(last);
+      throw error;
+    }
+    say(`Undone: ${shown(hit.name)} is ${SAYS[before]}${current?.key === key ? "" : `, for ${shown(name)}`}. Saved.`);
+    if (current?.key !== key) return;
+    draw();
+    focus(current.hits.get(hit.id));
   });
 }
 
-// One request after the other; the page shows what the server says it has saved.
-function save(wanted, key, then) {
-  saving = saving.then(async () => {
-    try {
-      const told = await api.mark(wanted);
-      if (current?.key === key) {
-        current.labels = told.labels;
-        draw();
-      }
-      tell("");
-      progress(told);
-      then(told);
-    } catch (error) {
-      tell(`${error.status ? "Not saved" : "It is not sure that this was saved"}. ${error.message}`);
-      const told = current?.key === key ? await api.labels(current.query, current.box).catch(() => null) : null;
-      if (told && current?.key === key) current.labels = told.labels;
-      if (current?.key === key) draw();
-    }
-  });
-  return saving;
+// One after the other, in the order of the keys, however fast they come.
+function next(work) {
+  saving = saving.then(work).catch(async (error) => {
+    tell(`${error.status ? "Not saved" : "It is not sure that this was saved"}. ${error.message}`);
+    const here = current, told = here && (await api.labels(here.query, here.box).catch(() => null));
+    if (told) here.labels = told.labels;
+  }).then(() => current && draw());
+}
+
+// The page shows as marked what the server says that it has saved.
+async function send(wanted, key) {
+  const told = await api.mark(wanted);
+  if (current?.key === key) current.labels = told.labels;
+  tell("");
+  progress(told, current?.key === key);
+  return told;
 }
 
 function say(text) {
