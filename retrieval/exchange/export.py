@@ -25,6 +25,7 @@ from retrieval.features import extractor
 from retrieval.features.hloc_file import h5py
 from retrieval.features.store import FeatureStore
 from retrieval.patchsets.matching import mutual_matches
+from retrieval.photographs.places import place_of
 from retrieval.search.retriever import Retriever
 from retrieval.storage import atomic, lock
 
@@ -290,7 +291,15 @@ def _one_camera(files: tuple[PhotographFile, ...]) -> PhotographFile:
 
 
 def _tell_of_elsewhere(retriever: Retriever) -> None:
-    """Warns of photographs that do not lie below the folder that COLMAP is given."""
+    """Warns of photographs that COLMAP does not find by name in the folder that it is given."""
+    collection = retriever.collection
+    within = [name for name in collection.names if place_of(collection.path(name)).number > 1]
+    if within:
+        logger.warning(
+            "%d photographs are further pictures of a file (%s): COLMAP cannot open them, so their points get no colours",
+            len(within),
+            within[0],
+        )
     elsewhere = retriever.collection.elsewhere
     if elsewhere:
         name = next(iter(elsewhere))

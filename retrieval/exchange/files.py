@@ -4,7 +4,6 @@ COLMAP and hloc read a photograph as it is stored, whatever orientation its EXIF
 seen (`images.exif: apply`). What is handed to them is turned back.
 """
 
-import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from retrieval.index.collection import Collection
 from retrieval.photographs.exif import focal_length
 from retrieval.photographs.files import display_name, read_photograph
 from retrieval.photographs.headers import read_header
+from retrieval.photographs.places import file_of
 from retrieval.photographs.sizes import seen_size
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def photograph_files(collection: Collection) -> Iterator[PhotographFile]:
     bar = tqdm(collection.names, desc="photographs", unit="image", disable=None)
     for image_id, name in enumerate(bar):
         path = collection.path(name)
-        if not path.is_file():
+        if not file_of(path).is_file():
             raise ImageError(
                 f"{display_name(path)} is not there any more, and what its file says has to be known: put it back, or "
                 "`retrieval remove` it from the index"
@@ -60,12 +60,12 @@ def photograph_files(collection: Collection) -> Iterator[PhotographFile]:
         header = read_header(data)
         content = collection.content(name)
         same = seen_size(header, config) == tuple(sizes[image_id].tolist())
-        if not same or (content is not None and hashlib.sha256(data).hexdigest() != content):
+        if not same or (content is not None and data.content != content):
             raise ImageError(
                 f"{display_name(path)} is another photograph than the indexed one: `retrieval add --replace` it"
             )
         orientation = header.orientation if config.exif == "apply" else 1
-        yield PhotographFile(name, header.width, header.height, orientation, focal_length(data, header))
+        yield PhotographFile(name, header.width, header.height, orientation, focal_length(data.data, header))
 
 
 def in_file(regions: np.ndarray, file: PhotographFile) -> tuple[np.ndarray, np.ndarray]:

@@ -1,40 +1,32 @@
-"""Which photographs of an index are matched with which: those that a search confirms, or those that a file lists."""
+"""Which photographs of an index are matched with which: those that geometry joins, or those that a file lists."""
 
-from collections.abc import Iterator
 from pathlib import Path
-
-from tqdm import tqdm
 
 from retrieval.errors import DatasetError
 from retrieval.index.collection import Collection
+from retrieval.pairs.making import make
+from retrieval.pairs.stored import beside
 from retrieval.search.retriever import Retriever
 
 Pair = tuple[str, str]
 """Names of two photographs."""
 
-NEIGHBOURS = 30  # verified photographs of each that are taken, at most
 
-
-def verified_pairs(retriever: Retriever, neighbours: int = NEIGHBOURS) -> Iterator[Pair]:
-    """Every pair of which one photograph, searched by its name, finds the other and geometry confirms it; each once.
+def verified_pairs(retriever: Retriever) -> list[Pair]:
+    """Every pair of photographs that geometry joins: those in ``INDEX.pairs``, made or brought up to date before.
 
     Args:
-        retriever: of the index.
-        neighbours: of each photograph, at most: the first that have inliers.
+        retriever: of the index, with its settings.
 
-    Yields:
+    Returns:
         Names in bytewise order within a pair (that of image ids).
+
+    Raises:
+        RetrievalError: as `retrieval.pairs.making.make`.
     """
-    ids, names = retriever.collection.ids, retriever.collection.names
-    told: set[Pair] = set()
-    for name in tqdm(names, desc="pairs", unit="image", disable=None):
-        hits = retriever.query(name, top=retriever.config.verification.depth)
-        found = [hit.name for hit in hits if hit.name != name and hit.inliers > 0]
-        for other in found[:neighbours]:
-            pair = (name, other) if ids[name] < ids[other] else (other, name)
-            if pair not in told:
-                told.add(pair)
-                yield pair
+    collection = retriever.collection
+    pairs, _ = make(collection, beside(collection.folder), config=retriever.config)
+    return [(pair.first, pair.second) for pair in pairs]
 
 
 def read_pairs(path: str | Path, collection: Collection) -> list[Pair]:
