@@ -296,7 +296,7 @@ def _tell_of_elsewhere(retriever: Retriever) -> None:
     within = [name for name in collection.names if place_of(collection.path(name)).number > 1]
     if within:
         logger.warning(
-            "%d photographs are further pictures of a file (%s): COLMAP cannot open them, so their points get no colours",
+            "%d photographs are further pictures of a file (%s): COLMAP cannot open them for the colours of points",
             len(within),
             within[0],
         )
