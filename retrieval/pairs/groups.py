@@ -88,12 +88,13 @@ def groups_tree(found: Sequence[Group]) -> dict[str, Any]:
     }
 
 
-def groups(pairs: Pairs, confidence: str = "sure") -> tuple[Group, ...]:
+def groups(pairs: Pairs, confidence: str = "sure", incomplete: bool = False) -> tuple[Group, ...]:
     """The groups that pairs make of a collection, the largest first; see `retrieval.pairs.grouping`.
 
     Args:
         pairs: of all photographs of the collection.
         confidence: "sure", "perhaps" or "chance".
+        incomplete: take pairs that lack photographs of the collection too; those are in no group then.
 
     Raises:
         RetrievalError: another confidence, or pairs that lack photographs of the collection.
@@ -102,7 +103,9 @@ def groups(pairs: Pairs, confidence: str = "sure") -> tuple[Group, ...]:
         >>> len(groups(Collection.open("holidays.index").pairs(), "sure"))
         2
     """
-    snapshot, links = pairs.require_all().collection.snapshot, pairs.links
+    if not incomplete:
+        pairs.require_all()
+    snapshot, links = pairs.collection.snapshot, pairs.links
     found = grouped(links, snapshot.images, pairs.signed, pairs.config.verification, confidence)
     inside = found[links.first] == found[links.second]
     joined = links[inside]

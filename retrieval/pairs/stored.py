@@ -54,6 +54,15 @@ def open_pairs(collection: Collection, folder: str | Path) -> Pairs:
     return Pairs(collection, links, config, collection.names_of(missing))
 
 
+def checksum(folder: Path) -> str | None:
+    """What changes with the pairs in a folder, without reading them; None where there is no such folder.
+
+    Raises:
+        ArtefactError: no pairs there.
+    """
+    return str(artefacts.read_manifest(folder, KIND, VERSION).get("checksum")) if folder.exists() else None
+
+
 @dataclass(frozen=True, eq=False)
 class Stored:
     """What a folder of pairs holds.

@@ -17,8 +17,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from retrieval.errors import RetrievalError
+from retrieval.search.grades import GRADES
 from retrieval.search.retriever import AUTO
 from retrieval.web import forms, openapi, pictures
+from retrieval.web.groups import Groups
 from retrieval.web.guard import Guard, Policy
 from retrieval.web.labelling import Labelling
 from retrieval.web.problems import RequestError
@@ -84,6 +86,8 @@ class _Routes:
         self._memory = forms.Memory(_BODIES * limits.upload_bytes)
         self._static = _static_files()
         self._labels = Workers(1, limits.waiting, "label")  # they are written one after the other anyway
+        self._groups = Groups(service)
+        self._grouping = Workers(1, limits.waiting, "groups")  # pairs are read once for all that wait for them
         self._description = openapi.description(limits.upload_bytes, root, labelling is not None)
 
     def table(self) -> list[Route]:
@@ -103,6 +107,9 @@ class _Routes:
             Route("/api/uploads", self.upload, methods=["POST"]),
             Route("/api/search", self.search, methods=["POST"]),
             Route("/api/explain", self.explain),
+            Route("/api/groups", self.groups),
+            Route("/api/groups/{id}", self.group),
+            Route("/api/group-sizes", self.group_sizes),
         ]
 
     @contextlib.asynccontextmanager
@@ -113,6 +120,7 @@ class _Routes:
             self._searches.close()
             self._pictures.close()
             self._labels.close()
+            self._grouping.close()
             self.service.uploads.clear()
 
     async def page(self, _: Request) -> Response:
@@ -198,6 +206,26 @@ class _Routes:
         explain = self.service.explain
         return answer(await self._searches.run(explain, given["query"], box, given["hit"], mirror, expand))
 
+    async def groups(self, request: Request) -> Response:
+        given = _parameters(request, "confidence", "page", "size")
+        page = forms.integer(given.get("page", "1"), "page", 1, 10**8)
+        size = forms.integer(given.get("size", "24"), "size", 1, MAX_PAGE)
+        return answer(await self._grouping.run(self._groups.page, _confidence(given), page, size))
+
+    async def group(self, request: Request) -> Response:
+        given = _parameters(request, "confidence", "page", "size")
+        page = forms.integer(given["page"], "page", 1, 10**8) if "page" in given else None
+        size = forms.integer(given.get("size", str(MAX_PAGE)), "size", 1, MAX_PAGE)
+        key = request.path_params["id"]
+        return answer(await self._grouping.run(self._groups.of, key, _confidence(given), page, size))
+
+    async def group_sizes(self, request: Request) -> Response:
+        given = _parameters(request, "confidence", "ids")
+        ids = [key for key in given.get("ids", "").split(",") if key]
+        if not 1 <= len(ids) <= MAX_PAGE:
+            raise RequestError(400, f"ids: expected 1 to {MAX_PAGE} ids of photographs, with commas")
+        return answer(await self._grouping.run(self._groups.sizes, ids, _confidence(given)))
+
     async def labels(self, request: Request) -> Response:
         assert self.labelling is not None
         given = _parameters(request, "query", "box")
@@ -240,6 +268,10 @@ def _static_files() -> dict[str, tuple[bytes, str]]:
         kind = kind or mimetypes.guess_type(item.name)[0] or "application/octet-stream"
         found[item.name] = item.read_bytes(), kind
     return found
+
+
+def _confidence(given: dict[str, str]) -> str:
+    return forms.choice(given.get("confidence", GRADES[-1]), "confidence", GRADES[::-1])
 
 
 def _parameters(request: Request, *known: str) -> dict[str, str]:

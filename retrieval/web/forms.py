@@ -5,7 +5,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -310,6 +310,17 @@ def truth(text: str, key: str) -> bool:
     return found
 
 
+def choice(text: str, key: str, known: Sequence[str]) -> str:
+    """One of some words.
+
+    Raises:
+        RequestError: another one.
+    """
+    if text not in known:
+        raise RequestError(400, f"{key}: expected {', '.join(known[:-1])} or {known[-1]}")
+    return text
+
+
 def integer(text: str, key: str, least: int, most: int) -> int:
     """A whole number.
 
@@ -393,9 +404,7 @@ def expansion(value: Any, *known: str) -> str | None:
     Raises:
         RequestError: another one.
     """
-    if not isinstance(value, str) or value not in known:
-        raise RequestError(400, f"expand: expected {', '.join(known[:-1])} or {known[-1]}")
-    return _EXPANSIONS[value]
+    return _EXPANSIONS[choice(value if isinstance(value, str) else "", "expand", known)]
 
 
 def _box(value: Any) -> Box:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from retrieval.datasets.labels import LABELS
+from retrieval.search.grades import GRADES
 from retrieval.version import __version__
 from retrieval.web import pictures
 from retrieval.web.forms import MAX_CANDIDATES, MAX_TOP
@@ -175,6 +176,48 @@ def description(upload_bytes: int, root: str = "", labelling: bool = False) -> d
                     "responses": _responses("The account", _ref("Explanation"), *refused),
                 }
             },
+            "/api/groups": {
+                "get": {
+                    "summary": "The groups of photographs that show one thing, the largest first",
+                    "description": "By the pairs beside the index, which retrieval groups makes; photographs that are "
+                    "missing from them are in no group.",
+                    "parameters": [
+                        _CONFIDENCE,
+                        _query("page", {"type": "integer", "minimum": 1, "maximum": 10**8, "default": 1}),
+                        _query("size", {"type": "integer", "minimum": 1, "maximum": 200, "default": 24}, "groups"),
+                    ],
+                    "responses": _responses("One page", _ref("Groups"), "400", "409", "503"),
+                }
+            },
+            "/api/groups/{id}": {
+                "get": {
+                    "summary": "The group of a photograph, and the links that it has with others of it",
+                    "description": "A photograph in no group is alone in one.",
+                    "parameters": [
+                        _id(),
+                        _CONFIDENCE,
+                        _query(
+                            "page",
+                            {"type": "integer", "minimum": 1, "maximum": 10**8},
+                            "default: the page that the photograph is on",
+                        ),
+                        _query(
+                            "size", {"type": "integer", "minimum": 1, "maximum": 200, "default": 200}, "photographs"
+                        ),
+                    ],
+                    "responses": _responses("The group", _ref("Group"), "400", "404", "409", "503"),
+                }
+            },
+            "/api/group-sizes": {
+                "get": {
+                    "summary": "How many photographs are in the groups of some; those in no group are left out",
+                    "parameters": [
+                        _query("ids", {"type": "string"}, "1 to 200 ids of photographs, with commas", required=True),
+                        _CONFIDENCE,
+                    ],
+                    "responses": _responses("Numbers by id", _ref("GroupSizes"), "400", "409", "503"),
+                }
+            },
             "/api/index": {
                 "get": {
                     "summary": "Facts about the index and what the server takes",
@@ -328,6 +371,48 @@ def _schemas() -> dict[str, Any]:
         "next": {"type": ["string", "null"], "description": "id of the next one without a label"},
     }
     before = {"type": ["string", "null"], "enum": [*LABELS, None], "description": "the label that the hit had"}
+    member = {
+        **photograph,
+        "links": {"type": "integer", "minimum": 0, "description": "pairs that it has within the group"},
+        "copy_of": {
+            "type": ["string", "null"],
+            "description": "name of the largest of the copies that it is one of; null where it is that or no copy",
+        },
+    }
+    members = {"type": "array", "items": _object(member, *member)}
+    by_pairs = {
+        "page": {"type": "integer"},
+        "pages": {"type": "integer"},
+        "total": {"type": "integer", "description": "of all pages"},
+        "confidence": {"enum": list(GRADES[::-1])},
+        "photographs": {"type": "integer", "description": "of the index"},
+        "grouped": {"type": "integer", "description": "photographs of the index that are in a group"},
+        "pairs": {"type": ["integer", "null"], "description": "pairs beside the index; null: there are none"},
+        "missing": {"type": "integer", "description": "photographs that were not searched with for these pairs"},
+    }
+    strip = {
+        "total": {"type": "integer", "description": "photographs of the group"},
+        "copies": {"type": "integer", "description": "of them copies of another one"},
+        "images": {**members, "description": "the first of them by name"},
+    }
+    link = {
+        "id": _ID_SCHEMA,
+        "name": {"type": "string"},
+        "inliers": {"type": "integer", "minimum": 1},
+        "stamped": _STAMPED,
+        "significance": {"type": "number"},
+        "grade": {"enum": list(GRADES[::-1])},
+        "query": {**_ID_SCHEMA, "description": "of the two, the one whose search found these inliers"},
+    }
+    groups = {"groups": {"type": "array", "items": _object(strip, *strip)}, **by_pairs}
+    group = {
+        "id": _ID_SCHEMA,
+        "name": {"type": "string"},
+        "images": members,
+        "links": {"type": "array", "items": _object(link, *link)},
+        **by_pairs,
+    }
+    sizes = {"sizes": {"type": "object", "additionalProperties": {"type": "integer", "minimum": 2}}}
     return {
         "Photograph": _object(photograph, *photograph),
         "Hit": _object({**hit, "matches": _MATCHES, "mirrored": _MIRRORED}, *hit),
@@ -336,6 +421,9 @@ def _schemas() -> dict[str, Any]:
         "Explanation": _object(explanation, *explanation),
         "Index": _object(index, *index),
         "Labels": _object({**labels, "before": before}, *labels),
+        "Groups": _object(groups, *groups),
+        "Group": _object(group, *group),
+        "GroupSizes": _object(sizes, *sizes),
         "Error": _object({"error": {"type": "string"}}, "error"),
     }
 
@@ -356,6 +444,13 @@ def _query(name: str, schema: dict[str, Any], text: str = "", required: bool = F
     return {"name": name, "in": "query", "required": required, "description": text or name, "schema": schema}
 
 
+_CONFIDENCE = _query(
+    "confidence",
+    {"type": "string", "enum": list(GRADES[::-1]), "default": GRADES[-1]},
+    "the grade that links are trusted from",
+)
+
+
 def _responses(text: str, schema: dict[str, Any], *errors: str, status: str = "200") -> dict[str, Any]:
     found = {status: {"description": text, "content": {"application/json": {"schema": schema}}}}
     return {**found, **_errors(errors)}
@@ -371,7 +466,8 @@ def _errors(statuses: tuple[str, ...]) -> dict[str, Any]:
         "400": "The request is not as it should be",
         "403": "Another site made the request",
         "404": "No photograph has this id, or it is not kept any more",
-        "409": "It is not as it was taken to be: another label, an uploaded photograph, a file that was changed",
+        "409": "It is not as it was taken to be: another label, an uploaded photograph, a file that was changed, pairs "
+        "that are damaged",
         "500": "It could not be written",
         "408": "The request came too slowly",
         "410": "The photograph's file has gone or changed",

@@ -17,6 +17,7 @@ from retrieval.commands.cli import main
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.geometry.frames import invert
 from retrieval.pairs import making, stored
+from retrieval.pairs.groups import groups
 from retrieval.pairs.links import BACK, FORTH, joined, united
 from retrieval.pairs.making import make
 from retrieval.search.retriever import Retriever
@@ -153,6 +154,9 @@ def test_after_changes_only_what_is_new_is_searched_with(changing, photos, tmp_p
     assert set(stored.open_pairs(now, folder).missing) == {"again/coffee_1.jpg"}
     with pytest.raises(RetrievalError, match="1 photographs have been added"):
         now.groups(stored.open_pairs(now, folder))
+    known = groups(stored.open_pairs(now, folder), incomplete=True)
+    assert {"scenes/coffee_0.jpg", "scenes/coffee_2.jpg"} in [{image.name for image in one.images} for one in known]
+    assert "again/coffee_1.jpg" not in {image.name for one in known for image in one.images}
     pairs, cost = make(now, folder)
     assert cost.photographs == 1
     assert {("again/coffee_1.jpg", "scenes/coffee_0.jpg"), ("again/coffee_1.jpg", "scenes/coffee_2.jpg")} <= {

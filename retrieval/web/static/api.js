@@ -1,6 +1,7 @@
 // Requests to the server; whatever goes wrong becomes an Error with a sentence for people.
 // Addresses are relative, here as everywhere: the page may lie below any path of a proxy.
 
+const MOST_IDS = 200; // that one request may ask for
 const PATIENCE = 4; // attempts while the server has too much to do
 
 async function ask(url, options = {}, attempt = 1) {
@@ -50,6 +51,25 @@ export function explain(query, box, hit, mirror, expand, signal) {
   if (expand) parameters.set("expand", expand);
   if (box) parameters.set("box", box.join(","));
   return ask(`api/explain?${parameters}`, { signal });
+}
+
+export function groups(confidence, page, size, signal) {
+  return ask(`api/groups?${new URLSearchParams({ confidence, page: page || 1, size })}`, { signal });
+}
+
+export function group(id, confidence, page, signal) {
+  const parameters = new URLSearchParams({ confidence });
+  if (page) parameters.set("page", page);
+  return ask(`api/groups/${encodeURIComponent(id)}?${parameters}`, { signal });
+}
+
+export async function groupSizes(ids, signal) {
+  const found = {};
+  for (let at = 0; at < ids.length; at += MOST_IDS) {
+    const parameters = new URLSearchParams({ ids: ids.slice(at, at + MOST_IDS) });
+    Object.assign(found, (await ask(`api/group-sizes?${parameters}`, { signal })).sizes);
+  }
+  return found;
 }
 
 export function labels(query, box, signal) {

@@ -16,25 +16,26 @@ export function card(photograph, href) {
 }
 
 export async function show(state, signal) {
-  const found = await api.images(state.page, PAGE, state.find, signal);
+  const here = state.page || 1;
+  const found = await api.images(here, PAGE, state.find, signal);
   byId("images").replaceChildren(...found.images.map((one) => card(one, address(searching(one.id)))));
   const which = state.find ? ` with “${shown(state.find)}” in the name` : "";
   byId("collection-status").textContent = found.total
-    ? `${plural(found.total, "photograph")}${which}${found.pages > 1 ? `; page ${state.page} of ${found.pages}` : ""}.`
+    ? `${plural(found.total, "photograph")}${which}${found.pages > 1 ? `; page ${here} of ${found.pages}` : ""}.`
     : `No photograph${which}.`;
-  byId("pager").replaceChildren(...links(state, found.pages));
+  byId("pager").replaceChildren(...pager(here, found.pages, (page) => address(browsing(page, state.find))));
 }
 
-function links(state, pages) {
+// Links to the first, the last and the neighbouring pages; at: the address of a page.
+export function pager(here, pages, at) {
   if (pages < 2) return [];
-  const wanted = new Set([1, state.page - 1, state.page, state.page + 1, pages]);
+  const wanted = new Set([1, here - 1, here, here + 1, pages]);
   const numbers = [...wanted].filter((page) => page >= 1 && page <= pages).sort((a, b) => a - b);
   const parts = [];
   numbers.forEach((page, i) => {
     if (i && page > numbers[i - 1] + 1) parts.push(html("span", { "aria-hidden": "true" }, "…"));
-    const href = address(browsing(page, state.find));
-    const current = page === state.page ? "page" : null;
-    parts.push(html("a", { href, "data-inner": true, "aria-current": current, "aria-label": `Page ${page}` }, String(page)));
+    const current = page === here ? "page" : null;
+    parts.push(html("a", { href: at(page), "data-inner": true, "aria-current": current, "aria-label": `Page ${page}` }, String(page)));
   });
   return parts;
 }

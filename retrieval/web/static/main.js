@@ -5,6 +5,7 @@ import { BoxEditor } from "./boxes.js";
 import * as collection from "./collection.js";
 import { byId, plural, shown } from "./dom.js";
 import { isBox } from "./geometry.js";
+import * as groups from "./groups.js";
 import * as labels from "./labels.js";
 import * as match from "./match.js";
 import * as results from "./results.js";
@@ -28,8 +29,8 @@ function tell(text) {
 }
 
 function only(...shownIds) {
-  if (index?.labels && !shownIds.includes("match")) shownIds.push("labelling");
-  for (const id of ["intro", "query", "labelling", "results", "match", "collection"]) byId(id).hidden = !shownIds.includes(id);
+  if (index?.labels && !shownIds.includes("match") && !shownIds.includes("groups")) shownIds.push("labelling");
+  for (const id of ["views", "intro", "query", "labelling", "results", "match", "groups", "collection"]) byId(id).hidden = !shownIds.includes(id);
 }
 
 function go(state, focus = null) {
@@ -62,8 +63,9 @@ async function render(focus = null) {
   try {
     index ??= await api.about();
     describe();
-    if (!state.q) await browse(state, signal);
-    else if (state.hit) await explain(state, signal);
+    if (state.q && state.hit) await explain(state, signal);
+    else if (state.groups) await group(state, signal);
+    else if (!state.q) await browse(state, signal);
     else await search(state, signal);
     if (returned(from, state)) return;
     if (focus) byId(focus)?.focus({ preventScroll: focus === "results-title" });
@@ -77,11 +79,15 @@ async function render(focus = null) {
   }
 }
 
-// Back from a hit or a photograph: to the card that led there, not to the top of the page.
+// Back from a hit, a group or a photograph: to the card that led there, not to the top of the page.
 function returned(from, state) {
-  const [list, key] = state.q ? ["hits", "hit"] : ["images", "q"];
+  const group = from?.of && !state.of ? "of" : "hit";
+  const [list, key] = state.groups ? [state.of ? "members" : "group-list", group] : state.q ? ["hits", group] : ["images", "q"];
   if (!from?.[key] || state[key]) return false;
-  const link = [...byId(list).querySelectorAll("a")].find((one) => new URLSearchParams(one.search).get(key) === from[key]);
+  const link = [...byId(list).querySelectorAll("a")].find((one) => {
+    const to = new URLSearchParams(one.search);
+    return to.get(key) === from[key] && (key !== "hit" || to.get("q") === from.q);
+  });
   link?.focus({ preventScroll: true });
   link?.scrollIntoView({ block: "center" });
   return Boolean(link);
@@ -98,14 +104,26 @@ function describe() {
 
 async function browse(state, signal) {
   document.title = TITLE;
-  only("intro", "collection");
+  only("views", "intro", "collection");
+  views(0);
   await Promise.all([collection.show(state, signal), index.labels ? labels.show(state, index, null, null, signal) : null]);
+}
+
+function views(current) {
+  [...byId("views").children].forEach((link, i) => (i === current ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current")));
+}
+
+async function group(state, signal) {
+  only("views", "groups");
+  views(1);
+  document.title = `${await groups.show(state, index, signal)} – ${TITLE}`;
 }
 
 // What stood there belongs to something else: the collection offers a way on.
 async function instead(signal) {
-  only("intro", "collection");
-  await collection.show(browsing(1, ""), signal).catch(() => only("intro"));
+  only("views", "intro", "collection");
+  views(0);
+  await collection.show(browsing(1, ""), signal).catch(() => only("views", "intro"));
 }
 
 async function search(state, signal) {
@@ -132,6 +150,7 @@ async function search(state, signal) {
     byId("results").removeAttribute("aria-busy");
   }
   results.show(state, last.found);
+  results.offer(last.found, signal);
   if (index.labels) await labels.show(state, index, photograph, last.found, signal);
 }
 
@@ -195,8 +214,9 @@ document.addEventListener("click", (event) => {
   if (!link || event.button !== 0 || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
   event.preventDefault();
   const state = read(link.search);
-  scrollTo(0, 0);
-  go(state, link.dataset.focus ?? (state.hit ? "match-title" : state.q ? "query-title" : "content"));
+  if (!("stay" in link.dataset)) scrollTo(0, 0);
+  const title = state.hit ? "match-title" : state.groups ? "groups-title" : state.q ? "query-title" : "content";
+  go(state, link.dataset.focus ?? title);
 });
 addEventListener("popstate", () => {
   clearTimeout(typing);

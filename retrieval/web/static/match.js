@@ -26,7 +26,7 @@ export function show(state, one, signal) {
   all.addEventListener("change", draw);
   const many = one.matches.length > FEW;
   const parts = [
-    html("p", {}, html("a", { class: "quiet-link", href: address({ ...state, hit: null }), "data-inner": true }, "← Back to what was found")),
+    html("p", {}, html("a", { class: "quiet-link", href: address({ ...state, hit: null }), "data-inner": true }, state.groups ? "← Back to the group" : "← Back to what was found")),
     html("h1", { id: "match-title", tabindex: "-1" }, "Why this photograph?"),
     html("p", { class: "lead" }, sentence(one), one.transform && one.query.id !== one.image.id ? verdict(one) : null),
     ["aqe", "hqe"].includes(state.expand) ? html("p", { class: "quiet" }, `This is how the search ${state.expand === "aqe" ? "once, by words and geometry," : "with one word a detail"} found it; what searching again added is left out.`) : null,

@@ -1,9 +1,10 @@
 // What a search found: cards in order, with the place of the box drawn on each.
 
+import * as api from "./api.js";
 import { card } from "./collection.js";
-import { byId, html, plural, svg, viewBox } from "./dom.js";
+import { byId, html, plural, shown, svg, viewBox } from "./dom.js";
 import { apply, corners, points, wholeBox } from "./geometry.js";
-import { address } from "./state.js";
+import { address, grouping } from "./state.js";
 
 // What the matching details say, in words; what a date, a watermark or a frame explains is not counted for it.
 export function grade(hit) {
@@ -18,6 +19,21 @@ export function show(state, found) {
   const confirmed = others.filter((hit) => grade(hit).kind === "sure").length;
   byId("status").textContent = summary(found, confirmed);
   byId("more").hidden = found.hits.length < state.top || state.top >= 1000;
+}
+
+// "Show all of this" on every hit that is in a group; how large that is comes after the hits.
+export function offer(found, signal) {
+  const draw = () => found.hits.forEach((hit, i) => {
+    const size = found.sizes[hit.id], item = byId("hits").children[i];
+    if (!size || item.querySelector(".all")) return;
+    const text = [`Show all ${size.toLocaleString("en")} of this`, html("span", { class: "spoken" }, ` in the group of ${shown(hit.name)}`)];
+    item.firstChild.after(html("a", { class: "all", href: address(grouping("sure", hit.id)), "data-inner": true }, ...text));
+  });
+  if (found.sizes) return draw();
+  return api.groupSizes(found.hits.map((hit) => hit.id), signal).then((sizes) => {
+    found.sizes = sizes;
+    if (!signal.aborted) draw();
+  }, () => {}); // the view of groups says what is wrong with them
 }
 
 function summary(found, confirmed) {
