@@ -18,8 +18,10 @@ pytest.importorskip("playwright", reason="needs the extra dev")
 
 from playwright.sync_api import sync_playwright
 
+import retrieval
 from retrieval.datasets.own import read_own
 from retrieval.index import changes
+from retrieval.pairs import stored
 from retrieval.photographs.folder import list_images
 from retrieval.web.service import image_id
 from tests.conftest import view
@@ -613,6 +615,194 @@ def test_labelling_looks_and_accessibility(open_page, labelling, width, height, 
             assert page.evaluate(f"getComputedStyle({span}).outlineStyle") == "solid"
         shot(page, f"{name}-{width}-{scheme}")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        accessible(page, name)
+
+
+@pytest.fixture(scope="module")
+def grouped(signed, photos, tmp_path_factory):
+    """The page on an index with pairs beside it, and a copy among its photographs."""
+    folder = tmp_path_factory.mktemp("grouped")
+    shutil.copytree(signed, folder / "photos.index")
+    (folder / "more").mkdir()
+    picture = cv2.imread(str(photos / QUERY))
+    cv2.imwrite(str(folder / "more" / "saved again.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 60])
+    changes.add(retrieval.Collection.open(folder / "photos.index"), [folder / "more"])
+    retrieval.Collection.open(folder / "photos.index").pairs(stored.beside(folder / "photos.index"))
+    with serving(folder / "photos.index") as (_, found):
+        yield found
+
+
+def focused(page, key):
+    """The value of a parameter of the link that has the focus."""
+    return parse_qs(urlsplit(page.evaluate("document.activeElement.href")).query).get(key, [None])[0]
+
+
+def test_from_a_hit_to_all_of_this_and_to_a_match(open_page, grouped):
+    page = open_page()
+    page.goto(f"{grouped}/?q={image_id(QUERY)}")
+    finished(page)
+    page.wait_for_selector("#hits .all")
+    hits = page.locator("#hits li:has(.all)").locator(".name").all_inner_texts()
+    assert {name.split("/")[-1].split("_")[0] for name in hits} == {"coffee", "astronaut", "saved again.jpg"}
+    answer = page.locator(f"#hits li:has(a[href*='hit={image_id(ANSWER)}']) .all")
+    assert answer.inner_text().startswith("Show all 4 of this")
+    answer.click()
+    page.wait_for_selector("#groups-title:focus:has-text('4 photographs that show the same')")
+    assert (given(page, "groups"), given(page, "of"), given(page, "links")) == ("sure", image_id(ANSWER), None)
+    shown = page.locator("#members .card > .name").all_inner_texts()
+    assert shown == ["saved again.jpg", *(f"scenes/coffee_{i}.jpg" for i in range(3))]
+    assert page.locator("#members li:has-text('copy of saved again.jpg')").count() == 1
+    assert page.locator("#members [aria-current]").get_attribute("id") == f"member-{image_id(ANSWER)}"
+    assert page.locator(".links").count() == 0  # on demand
+    page.click(f"#member-{image_id(QUERY)}")
+    page.wait_for_selector("#groups-status:has-text('Linked with 3 photographs')")
+    assert (given(page, "of"), given(page, "links")) == (image_id(QUERY), "1")
+    assert page.locator(".links g").count() == page.locator("#members .details").count() == 3
+    assert page.evaluate("document.activeElement.id") == f"member-{image_id(QUERY)}"  # where one is
+    reached = page.evaluate("""[...document.querySelectorAll(".links g circle")].map((one) => {
+        const { left, top, width, height } = one.getBoundingClientRect();
+        document.querySelectorAll(".links").forEach((all) => { all.hidden = true; });
+        return document.elementFromPoint(left + width / 2, top + height / 2).closest("#members li").className;
+    })""")
+    assert reached == ["joined"] * 3
+    details = page.locator(f"#members li:has(#member-{image_id(ANSWER)}) .details")
+    count = int(details.inner_text().split()[0])
+    assert count >= 12
+    details.click()
+    page.wait_for_selector(".pairs image")
+    assert page.inner_text(".lead").startswith(f"{count} details")  # those of the link
+    page.click("#match a:has-text('Back to the group')")
+    page.wait_for_selector(".links g")
+    assert page.evaluate("document.activeElement.className").startswith("details")
+    assert {focused(page, "q"), focused(page, "hit")} == {image_id(QUERY), image_id(ANSWER)}
+    page.click("#draw")
+    page.wait_for_selector(".links", state="detached")
+    assert page.evaluate("document.activeElement.id") == "draw"
+    assert page.locator("#members .details").count() == 0
+    for _ in range(5):
+        page.go_back()
+    page.wait_for_selector("#results:visible")
+    page.wait_for_function("document.activeElement.className === 'all'")
+    assert focused(page, "of") == image_id(ANSWER)
+    page.go_forward()
+    page.wait_for_selector(f"#member-{image_id(ANSWER)}")
+    page.click("#chosen a:has-text('Search with it')")
+    finished(page)
+    assert names(page)[0] == ANSWER
+
+
+def test_groups_with_the_keyboard_alone(open_page, grouped):
+    page = open_page()
+    page.goto(grouped)
+    page.wait_for_selector("#images img")
+    page.focus("#views a >> nth=0")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#groups-title:focus")
+    assert page.get_attribute("#views a >> nth=1", "aria-current") == "page"
+    assert "2 groups of 7 photographs; 3 are in none." in page.inner_text("#groups-status")
+    assert page.locator("#group-list h2").all_inner_texts() == ["Group 1: 4 photographs", "Group 2: 3 photographs"]
+    assert page.locator("#group-list .badge").all_text_contents() == ["copy of saved again.jpg"]
+    page.keyboard.press("Tab")  # how sure, of which the first is in use
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#trust-perhaps[aria-current]:focus")
+    assert given(page, "groups") == "perhaps"
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    assert focused(page, "of") == image_id("saved again.jpg")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#groups-title:focus:has-text('4 photographs that show the same')")
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")  # all groups
+    page.wait_for_selector("#group-list h2")
+    page.wait_for_function("document.activeElement.closest('#group-list h2') !== null")  # where one had been
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")  # the second picture of the group
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".links g")
+    assert (given(page, "of"), given(page, "groups")) == (image_id("scenes/coffee_0.jpg"), "perhaps")
+    page.go_back()
+    page.wait_for_function("document.activeElement.className === 'tile'")
+    other = open_page()  # somebody who was sent the address
+    other.goto(f"{grouped}/?groups=perhaps&of={image_id(QUERY)}&links=1")
+    other.wait_for_selector(".links g")
+    other.goto(f"{grouped}/?groups=sure&of={image_id('cat.png')}")
+    other.wait_for_selector("#groups-lead:has-text('No other photograph is known to show the same as cat.png')")
+    assert other.locator("#members li").count() == 1
+    assert other.locator("#draw").count() == 0
+    other.goto(f"{grouped}/?groups=sure&of={'0' * 16}")
+    other.wait_for_selector("#problem:has-text('it may have been removed')")
+    other.wait_for_selector("#images img")
+
+
+def test_groups_and_their_photographs_come_in_pages(open_page, grouped):
+    page = open_page()
+    page.route("**/api/groups?*", lambda route: route.continue_(url=route.request.url.replace("size=24", "size=1")))
+    page.route("**/api/groups/*", lambda route: route.continue_(url=f"{route.request.url}&size=2"))
+    page.goto(f"{grouped}/?groups=sure")
+    page.click("#groups-pager a:has-text('2')")
+    page.wait_for_selector("#group-list img[alt*=astronaut]")
+    assert given(page, "page") == "2"
+    page.goto(f"{grouped}/?groups=sure&of={image_id(ANSWER)}&links=1")
+    page.wait_for_selector(".links g")
+    assert "3 photographs, 2 of them on other pages" in page.inner_text("#groups-status")
+    assert page.get_attribute("#groups-pager [aria-current]", "aria-label") == "Page 2"
+    page.click("#groups-pager a:has-text('1')")
+    page.wait_for_selector(f"#member-{image_id(QUERY)}")
+    assert page.locator("#members .details").count() == 2
+    assert page.locator(".links").count() == 0  # they would lead to a picture that is not there
+
+
+def test_what_has_to_be_run_for_groups_is_told(open_page, signed, photos, tmp_path):
+    folder = tmp_path / "mine.index"
+    shutil.copytree(signed, folder)
+    with serving(folder) as (_, address):
+        page = open_page()
+        page.goto(f"{address}/?groups=sure")
+        page.wait_for_selector("#groups-note:has-text('retrieval groups mine.index')")
+        assert not stored.beside(folder).exists()
+        page.goto(f"{address}/?q={image_id(QUERY)}")
+        finished(page)
+        page.wait_for_load_state("networkidle")
+        assert page.locator("#hits .all").count() == 0
+        retrieval.Collection.open(folder).pairs(stored.beside(folder))
+        page.goto(f"{address}/?groups=sure")
+        page.wait_for_selector("#group-list img")
+        assert page.is_hidden("#groups-note")
+        (tmp_path / "new").mkdir()
+        cv2.imwrite(str(tmp_path / "new" / "another.png"), cv2.imread(str(photos / QUERY)))
+        changes.add(retrieval.Collection.open(folder), [tmp_path / "new"])
+        page.wait_for_timeout(3000)  # the server looks every two seconds
+        page.reload()
+        page.wait_for_selector("#groups-note:has-text('1 photograph came into the collection')")
+        assert page.locator("#group-list h2").count() == 2
+        (stored.beside(folder) / "manifest.json").write_text("{}")
+        page.reload()
+        page.wait_for_selector("#problem:has-text('are damaged or of other settings: delete them')")
+        assert page.locator("#group-list li").count() == 0
+
+
+@pytest.mark.parametrize(("width", "height", "scheme"), LOOKS)
+def test_groups_look_and_accessibility(open_page, grouped, address, width, height, scheme):
+    page = open_page(width, height, scheme, bypass_csp=True)
+    of = f"/?groups=sure&of={image_id(QUERY)}"
+    views = {
+        "groups": (f"{grouped}/?groups=sure", "#group-list img"),
+        "group": (f"{grouped}{of}", "#members img"),
+        "group-links": (f"{grouped}{of}&links=1", ".links g"),
+        "groups-none": (f"{address}/?groups=sure", "#groups-note:visible"),
+        "show-all": (f"{grouped}/?q={image_id(QUERY)}", "#hits .all"),
+    }
+    for name, (path, there) in views.items():
+        page.goto(path)
+        page.wait_for_selector(there)
+        shot(page, f"{name}-{width}-{scheme}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        for target in page.locator(".details, .all, .choice a, .views a, .tile").all():
+            box = target.bounding_box()
+            if box:
+                assert min(box["width"], box["height"]) >= 24  # WCAG 2.2, 2.5.8
         accessible(page, name)
 
 

@@ -7,12 +7,16 @@ import { address, CONFIDENCES, grouping, searching } from "./state.js";
 
 const PAGE = 24; // groups
 const STRIP = 12; // tiles of a group, the last of which stands for what is left
+const bend = (distance) => Math.min(0.16 * Math.abs(distance), 100); // of lines, screen pixels
 const SAID = { sure: "very likely", perhaps: "perhaps", chance: "may be chance" };
+let listed = ""; // the address of the list that was seen last
 
 // Shows what the address says, and returns its title.
 export async function show(state, index, signal) {
   choices(state);
+  if (!state.of) listed = address(state);
   byId("groups-back").hidden = !state.of;
+  byId("groups-back").setAttribute("href", listed.includes(`groups=${state.groups}`) ? listed : address(grouping(state.groups)));
   byId(state.of ? "group-list" : "members").replaceChildren();
   try {
     const found = await (state.of ? api.group(state.of, state.groups, state.page, signal) : api.groups(state.groups, state.page, PAGE, signal));
@@ -82,14 +86,14 @@ function strip(state, group, number) {
 
 function one(state, found, signal) {
   const alone = found.total === 1, name = shown(found.name);
-  const title = alone ? "In no group" : `${plural(found.total, "photograph")} of the same`;
+  const title = alone ? "In no group" : `${plural(found.total, "photograph")} that show the same`;
   byId("groups-title").textContent = title;
-  byId("groups-lead").textContent = alone ? `No other photograph is known to show the same as ${name}.` : "Choose a picture to see its links.";
+  byId("groups-lead").textContent = alone ? `No other photograph is known to show the same as ${name}.` : "";
   const drawn = state.links && !alone;
-  byId("groups-status").textContent = drawn ? told(found) : "";
+  byId("groups-status").textContent = alone ? "" : drawn ? told(found) : "Choose a picture to see its links.";
   byId("chosen").hidden = false;
   byId("chosen").replaceChildren(
-    html("span", { class: "name" }, name),
+    html("strong", { class: "name" }, name),
     html("a", { class: "button", href: address(searching(found.id)), "data-inner": true }, "Search with it"),
     ...(alone ? [] : [html("a", { class: "button", id: "draw", href: address({ ...grouping(state.groups, found.id, !drawn), page: state.page }), "data-inner": true, "data-stay": true, "data-focus": "draw" }, drawn ? "Hide its links" : "Draw its links")]),
   );
@@ -109,7 +113,7 @@ function one(state, found, signal) {
 function told(found) {
   const there = new Set(found.images.map((image) => image.id)), away = found.links.filter((link) => !there.has(link.id)).length;
   const elsewhere = away ? `, ${away.toLocaleString("en")} of them on other pages` : "";
-  return `${shown(found.name)} is linked with ${plural(found.links.length, "photograph")}${elsewhere}. Each number of details leads to them.`;
+  return `Linked with ${plural(found.links.length, "photograph")}${elsewhere}: the numbers lead to the details that match.`;
 }
 
 function member(image) {
@@ -151,7 +155,9 @@ function draw(from, links, signal) {
     over.setAttribute("viewBox", `0 0 ${width} ${height}`);
     over.replaceChildren(...links.map((link, i) => [link, i]).filter(([link]) => link).sort(([a], [b]) => a.significance - b.significance).map(([link, i]) => {
       const [x2, y2] = centres[i];
-      return svg("g", { class: link.grade }, svg("line", { class: "casing", x1, y1, x2, y2 }), svg("line", { x1, y1, x2, y2 }), svg("circle", { cx: x2, cy: y2, r: 6 }));
+      // bent, up and towards the middle: else those to pictures of one row or column would lie on each other
+      const aside = bend(y2 - y1) * (x1 < width / 2 ? 1 : -1), d = `M${x1} ${y1}Q${(x1 + x2) / 2 + aside} ${(y1 + y2) / 2 - bend(x2 - x1)} ${x2} ${y2}`;
+      return svg("g", { class: link.grade }, svg("path", { class: "casing", d }), svg("path", { d }), svg("circle", { cx: x2, cy: y2, r: 6 }));
     }), svg("circle", { class: "from", cx: x1, cy: y1, r: 9 }));
   };
   figure.append(over);
