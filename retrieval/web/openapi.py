@@ -234,7 +234,7 @@ def description(upload_bytes: int, root: str = "", labelling: bool = False) -> d
             },
         },
         "components": {
-            "schemas": _schemas(),
+            "schemas": _schemas(labelling),
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "with --token only"}},
         },
         "security": [{}, {"token": []}],
@@ -285,7 +285,7 @@ _GRADE: dict[str, Any] = {
 }
 
 
-def _schemas() -> dict[str, Any]:
+def _schemas(labelling: bool) -> dict[str, Any]:
     photograph = {
         "id": {**_ID_SCHEMA},
         "name": {"type": "string"},
@@ -420,7 +420,7 @@ def _schemas() -> dict[str, Any]:
         "Page": _object(page, *page),
         "Explanation": _object(explanation, *explanation),
         "Index": _object(index, *index),
-        "Labels": _object({**labels, "before": before}, *labels),
+        **({"Labels": _object({**labels, "before": before}, *labels)} if labelling else {}),
         "Groups": _object(groups, *groups),
         "Group": _object(group, *group),
         "GroupSizes": _object(sizes, *sizes),

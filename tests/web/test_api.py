@@ -343,7 +343,7 @@ def test_every_address_is_described(client):
     from retrieval.web.app import Limits, _Routes
 
     described = client.get("/openapi.json").json()
-    routes = {route.path for route in _Routes(None, Limits(), "").table()}
+    routes = {route.path for route in _Routes(None, Limits(), "", None).table()}
     assert set(described["paths"]) == routes - {"/", "/docs", "/static/{name}", "/openapi.json"}
     text = json.dumps(described)
     for name in described["components"]["schemas"]:
