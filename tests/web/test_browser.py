@@ -773,9 +773,13 @@ def test_what_has_to_be_run_for_groups_is_told(open_page, signed, photos, tmp_pa
         (tmp_path / "new").mkdir()
         cv2.imwrite(str(tmp_path / "new" / "another.png"), cv2.imread(str(photos / QUERY)))
         changes.add(retrieval.Collection.open(folder), [tmp_path / "new"])
-        page.wait_for_timeout(3000)  # the server looks every two seconds
-        page.reload()
-        page.wait_for_selector("#groups-note:has-text('1 photograph came into the collection')")
+        for _ in range(20):  # the server looks every two seconds
+            page.wait_for_timeout(500)
+            page.reload()
+            page.wait_for_selector("#group-list img")
+            if page.is_visible("#groups-note"):
+                break
+        assert "1 photograph came into the collection" in page.inner_text("#groups-note")
         assert page.locator("#group-list h2").count() == 2
         (stored.beside(folder) / "manifest.json").write_text("{}")
         page.reload()
