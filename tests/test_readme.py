@@ -131,8 +131,9 @@ def searched(holidays):
 
 def test_your_own_photographs_are_searched(searched):
     folder, verbs = searched
-    assert verbs == {"index", "query", "explain", "add", "check", "evaluate"}
-    assert (folder / "match.png").stat().st_size > 0
+    assert verbs == {"index", "query", "explain", "add", "check", "evaluate", "groups", "pairs", "export"}
+    for name in ("match.png", "holidays.tsv", "database.db"):
+        assert (folder / name).stat().st_size > 0
 
 
 def test_python_finds_the_tower(searched, monkeypatch, capsys):
