@@ -11,7 +11,8 @@ is given beside. Recall is of all pairs of good and ok photographs of a landmark
 common.
 
 Beside them chains: the connected components of pairs of at least so many inliers, or of so much significance, by which
-there would be no study.
+there would be no study. And pairs that are "very likely" by themselves, beside those of 12 inliers wherever they lie:
+how many are right, and which are wrong.
 """
 
 import sys
@@ -80,6 +81,17 @@ class Truth:
             "landmarks in groups of": sorted(counts[counts > 1].tolist(), reverse=True)[:12],
         }
 
+    def graded(self, pairs: Pairs, chosen: np.ndarray) -> dict[str, Any]:
+        """How many of the chosen pairs are right, and which are wrong, by the inliers that count."""
+        links = pairs.links[chosen]
+        ends = np.stack([links.first, links.second])
+        listed, other = self.landmark[ends] >= 0, self.other[ends]
+        known = ((listed | other) & ~self.junk[ends]).all(axis=0) & ~other.all(axis=0)
+        right = known & listed.all(axis=0) & (self.landmark[ends[0]] == self.landmark[ends[1]])
+        names = pairs.collection.names
+        wrong = [(*(names[i] for i in ends[:, at]), int(links.counted[at])) for at in np.flatnonzero(known & ~right)]
+        return {"right": int(right.sum()), "wrong": len(wrong), "which": wrong}
+
 
 def main() -> int:
     """Runs the benchmark and prints it; 1 if a bar is missed."""
@@ -106,7 +118,15 @@ def main() -> int:
         truth = truth_of(collection, paris_benchmark(record.real_data(), name).ground_truth)
         rows = {f"groups, {confidence}": truth.of(_groups(pairs, confidence)) for confidence in reversed(GRADES)}
         rows |= {label: truth.of(_chained(pairs, chosen(pairs))) for label, chosen in CHAINS}
-        figures[name] = {"pairs": len(pairs), "cost": vars(cost), **rows}
+        sure = pairs.links.levels(pairs.signed) == GRADES.index("sure")
+        grades = {
+            "very likely": truth.graded(pairs, sure),
+            "12 inliers anywhere": truth.graded(pairs, pairs.links.counted >= 12),
+        }
+        for label, found in grades.items():
+            print(f"\n{name}, pairs {label}: {found['right']} right, {found['wrong']} wrong", end="")
+        print()
+        figures[name] = {"pairs": len(pairs), "cost": vars(cost), **rows, "pairs by grade": grades}
         print(table(name, rows), flush=True)
         bars[f"{name}: precision of groups at least {PRECISION}"] = rows["groups, sure"]["precision"] >= PRECISION
     return record.report("groups", figures, arguments.json, bars)

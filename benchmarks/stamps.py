@@ -25,7 +25,7 @@ from retrieval.features.extractor import extract_collection
 from retrieval.index.collection import Collection
 from retrieval.photographs.decoding import load_picture
 from retrieval.photographs.folder import list_images
-from retrieval.search.grades import grades
+from retrieval.search.grades import grade, grades
 from retrieval.search.retriever import Retriever
 
 SETTINGS = (
@@ -138,8 +138,8 @@ def pairs_of(collection: Collection, signatures: bool) -> dict[str, dict[str, An
         if hit is not None:
             one["inliers"].append(hit.inliers)
             one["counted"].append(hit.counted)
-            one["before"][rule.of(hit.inliers, hit.transform is not None)] += 1
-            one["after"][rule.of(hit.counted, hit.transform is not None)] += 1
+            one["before"][rule.of(hit.inliers, rule.cells, hit.transform is not None)] += 1
+            one["after"][grade(hit)] += 1
     for one in found.values():
         for key in ("inliers", "counted"):
             one[key] = record.spread(one[key] or [0])
@@ -157,10 +157,10 @@ def true_pairs(benchmark: Benchmark, collection: Collection, signatures: bool) -
             features = retriever.queries.features(stems[query.image], box, signatures)
             for hit in retriever.search(features, None, expand=None):
                 if hit.name == stems[query.image]:
-                    itself += rule.of(hit.counted, hit.transform is not None) == "sure"
+                    itself += grade(hit) == "sure"
                 elif benchmark.label(hit.name) in positives:
-                    told["before"][rule.of(hit.inliers, hit.transform is not None)] += 1
-                    told["after"][rule.of(hit.counted, hit.transform is not None)] += 1
+                    told["before"][rule.of(hit.inliers, rule.cells, hit.transform is not None)] += 1
+                    told["after"][grade(hit)] += 1
     return {**told, "queries that are very likely themselves": itself, "of": 2 * len(benchmark.ground_truth.queries)}
 
 

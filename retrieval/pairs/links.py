@@ -9,12 +9,12 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from retrieval.config import VerificationConfig
+from retrieval.geometry.cells import CELLS, occupied
 from retrieval.geometry.frames import invert
 from retrieval.geometry.significance import significance
-from retrieval.search.grades import GRADES, WITH_SIGNATURES, WITHOUT
+from retrieval.search.grades import WITH_SIGNATURES, WITHOUT
 from retrieval.vocabulary.hamming import pack
 
-CELLS = 16  # along each side of a photograph
 FORTH, BACK = 1, 2  # bits of `Links.sides`
 
 
@@ -31,7 +31,7 @@ class Links:
         aligned: (P,) int32 of these a scale and a shift alone explain (`retrieval.pairs.copies.aligned`).
         putatives: (P,) int32 pairs of features that the inliers are of.
         cells: (P, 2, 4) uint64, a bit for each of 16 x 16 cells of the first and the second photograph (`cells_of`):
-            whether inliers lie in it.
+            whether inliers lie in it that no stamp explains.
         transforms: (P, 2, 3) float64 first -> second, original pixels.
         sides: (P,) uint8, found by the search of the first (`FORTH`), of the second (`BACK`), or both.
         turned: (P,) bool: numbers and transform are those of the second's search.
@@ -70,10 +70,8 @@ class Links:
 
     def levels(self, signed: bool) -> np.ndarray:
         """(P,) int64 place of each link's grade in `GRADES`, by the rule for indexes with signatures or without."""
-        rule = WITH_SIGNATURES if signed else WITHOUT
-        bounds = [rule.perhaps, rule.sure]
-        assert len(bounds) + 1 == len(GRADES)
-        return np.searchsorted(bounds, self.counted, side="right")
+        rule, cells = WITH_SIGNATURES if signed else WITHOUT, np.bitwise_count(self.cells).sum(axis=2).min(axis=1)
+        return rule.levels(self.counted, cells)
 
 
 def none() -> Links:
@@ -135,7 +133,4 @@ def cells_of(points: np.ndarray, size: np.ndarray) -> np.ndarray:
         points: (m, 2) float, pixels.
         size: (2,) width, height of the photograph.
     """
-    column, row = np.clip((points + 0.5) / size * CELLS, 0, CELLS - 1).astype(np.int64).T
-    found = np.zeros(CELLS**2, bool)
-    found[row * CELLS + column] = True
-    return pack(found)
+    return pack(occupied(points, size))

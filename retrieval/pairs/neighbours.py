@@ -6,8 +6,9 @@ every neighbour that is asked for. No expansion: a photograph's neighbours are t
 
 import numpy as np
 
+from retrieval.geometry.cells import CELLS
 from retrieval.pairs.copies import aligned
-from retrieval.pairs.links import CELLS, FORTH, Links, cells_of, joined
+from retrieval.pairs.links import FORTH, Links, cells_of, joined
 from retrieval.search.ranker import Ranker
 from retrieval.search.ranking import Ranking
 
@@ -63,9 +64,11 @@ def _neighbours(ranker: Ranker, image_id: int, most: int) -> Links:
     cells = np.empty((len(ids), 2, CELLS**2 // 64), np.uint64)
     for i, (place, other) in enumerate(zip(places, ids, strict=True)):
         matches = verified.matches[place]
-        stamped[i] = np.count_nonzero(ranker.stamped(matches, query, int(other)))
+        explained = ranker.stamped(matches, query, int(other))
+        stamped[i] = np.count_nonzero(explained)
         points = query.regions[matches[:, 0], :2], index.regions(matches[:, 1])[:, :2]
-        cells[i] = cells_of(points[0], np.array(query.size)), cells_of(points[1], index.sizes[other])
+        sizes = np.array(query.size), index.sizes[other]
+        cells[i] = [cells_of(one[~explained], size) for one, size in zip(points, sizes, strict=True)]
         level[i] = aligned(*points, verified.transforms[place], query.longest_side, float(index.sizes[other].max()))
     return Links(
         np.full(len(ids), image_id, np.int32),

@@ -4,10 +4,16 @@ Geometry holds by chance too. Without signatures every pair of regions with one 
 more inliers; the same holds of an average expanded query, which is verified without signatures. A hit after it may be
 of either verification, and is graded by its own (`Hit.signed`). Inliers that a stamp explains (`Hit.stamped`) do not
 count.
+
+Inliers of a small repeated pattern, the panes of two windows, agree with one another wherever one of them does: 12 of
+them say little. So what is "very likely" takes inliers in several cells of both photographs, or so many that they
+suffice anywhere (docs/decisions/0046-pairs-beside-the-list.md).
 """
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 if TYPE_CHECKING:
     from retrieval.search.ranking import Hit
@@ -18,27 +24,42 @@ class Grades:
     """From how many inliers on a hit is called what.
 
     Attributes:
-        sure: very likely the same.
+        sure: very likely the same, where they lie in `cells`.
         perhaps: perhaps the same; fewer may be chance.
+        cells: of 16 x 16 of each photograph, at least.
+        anywhere: very likely the same, wherever they lie.
     """
 
     sure: int
     perhaps: int
+    cells: int
+    anywhere: int
 
-    def of(self, inliers: int, verified: bool) -> str:
+    def levels(self, inliers: np.ndarray, cells: np.ndarray) -> np.ndarray:
+        """(n,) int64 places in `GRADES` of what geometry confirms.
+
+        Args:
+            inliers: (n,) int, as `Hit.counted`.
+            cells: (n,) int, as `Hit.cells`.
+        """
+        sure = (inliers >= self.anywhere) | ((inliers >= self.sure) & (cells >= self.cells))
+        return np.where(sure, 2, np.where(inliers >= self.perhaps, 1, 0))
+
+    def of(self, inliers: int, cells: int, verified: bool) -> str:
         """One of "sure", "perhaps", "chance", or "words" for a hit that geometry does not confirm.
 
         Args:
             inliers: `Hit.counted`.
+            cells: `Hit.cells`.
             verified: whether there is a transform.
         """
         if not verified:
             return "words"
-        return "sure" if inliers >= self.sure else "perhaps" if inliers >= self.perhaps else "chance"
+        return GRADES[int(self.levels(np.array([inliers]), np.array([cells]))[0])]
 
 
-WITH_SIGNATURES = Grades(sure=12, perhaps=7)
-WITHOUT = Grades(sure=25, perhaps=15)
+WITH_SIGNATURES = Grades(sure=12, perhaps=7, cells=7, anywhere=25)
+WITHOUT = Grades(sure=25, perhaps=15, cells=7, anywhere=25)
 GRADES = ("chance", "perhaps", "sure")  # of what geometry confirms, the weakest first
 SAYS = {"sure": "makes the same very likely", "perhaps": "is perhaps the same", "chance": "may be chance"}
 SAID = {"sure": "very likely", "perhaps": "perhaps", "chance": "may be chance", "words": "not verified"}
@@ -46,7 +67,7 @@ SAID = {"sure": "very likely", "perhaps": "perhaps", "chance": "may be chance", 
 
 def grade(hit: "Hit") -> str:
     """What a hit's inliers say, as `Grades.of`: by the rule of the verification that they come from."""
-    return (WITH_SIGNATURES if hit.signed else WITHOUT).of(hit.counted, hit.transform is not None)
+    return (WITH_SIGNATURES if hit.signed else WITHOUT).of(hit.counted, hit.cells, hit.transform is not None)
 
 
 def mostly_stamped(hit: "Hit") -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from hardnet.descriptors.loading import choose_device
 from retrieval.errors import ArtefactError, ConfigError, RetrievalError
 from retrieval.features.store import ImageFeatures
-from retrieval.geometry import stamps
+from retrieval.geometry import cells, stamps
 from retrieval.geometry.contents import ByContents
 from retrieval.geometry.frames import inside_box, mirror_query, mirror_regions
 from retrieval.geometry.putatives import QueryWords, find_putatives
@@ -399,7 +399,7 @@ class Ranker:
         names = self.collection.names_of(ranking.ids[:top])
         for rank, image_id in enumerate(ranking.ids[:top]):
             place = ranking.places[rank]
-            inliers, transform, signed = 0, None, False
+            inliers, transform, signed, shown = 0, None, False, 0
             matches, explained = np.empty((0, 2, 6), np.float32), np.zeros(0, bool)
             if place >= 0 and ranking.verified is not None:
                 pairs = ranking.verified.matches[place]
@@ -407,6 +407,8 @@ class Ranker:
                 signed, regions = bool(ranking.verified.signed[place]), index.regions(pairs[:, 1])
                 matches = np.stack([query.regions[pairs[:, 0]], regions], axis=1)
                 explained = self.stamped(pairs, query, int(image_id))
+                centres, sizes = matches[~explained, :, :2], (np.array(query.size), index.sizes[image_id])
+                shown = min(int(cells.occupied(centres[:, i], sizes[i]).sum()) for i in range(2))
                 if query.mirrored:  # told in the photograph as it is
                     transform = mirror_query(transform, query.size[0])
                     matches[:, 0] = mirror_regions(matches[:, 0], query.size[0])
@@ -421,6 +423,7 @@ class Ranker:
                     explained,
                     query.mirrored,
                     signed,
+                    shown,
                 )
             )
         return hits

@@ -27,6 +27,8 @@ class Hit(ByContents):
             is: the transform has a negative determinant, and the two regions of a match show the same in a mirror.
         signed: the verification that `inliers` are of compared signatures. After average query expansion that is the
             first of the two alone, of whose hits some stay.
+        cells: in how many of 16 x 16 cells the inliers lie that no stamp explains, in the query photograph or in this
+            image, whichever has them in fewer; see `retrieval.search.grades`.
 
     Example:
         >>> hit = Retriever.open("holidays.index").query("tower.jpg")[1]
@@ -43,6 +45,7 @@ class Hit(ByContents):
     stamped: np.ndarray = field(repr=False, default_factory=lambda: np.zeros(0, bool))
     mirrored: bool = False
     signed: bool = False
+    cells: int = 0
 
     @property
     def counted(self) -> int:

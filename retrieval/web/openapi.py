@@ -349,10 +349,12 @@ def _schemas(labelling: bool) -> dict[str, Any]:
         "grades": {
             "type": "object",
             "description": "once, aqe, hqe (auto is as hqe where there are signatures, else as once): inliers, less "
-            "those stamped, from which hits are sure, or perhaps "
-            "the same. For aqe those that were verified anew; the grade of a hit goes by its own verification",
+            "those stamped, from which hits are sure, or perhaps the same; sure where they lie in so many of 16 x 16 "
+            "cells of both photographs, or from `anywhere` on. For aqe those that were verified anew; the grade of a "
+            "hit goes by its own verification",
             "additionalProperties": _object(
-                {"sure": {"type": "integer"}, "perhaps": {"type": "integer"}}, "sure", "perhaps"
+                {one: {"type": "integer"} for one in ("sure", "perhaps", "cells", "anywhere")},
+                *("sure", "perhaps", "cells", "anywhere"),
             ),
         },
         "depth": {"type": "integer"},

@@ -156,6 +156,14 @@ def test_cells_by_hand():
     assert np.array_equal(cells_of(points, size), pack(bits.ravel()))
 
 
+def test_a_link_has_the_grade_of_a_hit():
+    """The fewer cells of the two count: 12 inliers in 6 cells of either photograph are perhaps the same."""
+    found = links((0, 1, 12), (0, 2, 25), (1, 2, 6))
+    for cells, other, expected in ((7, 7, [2, 2, 0]), (7, 6, [1, 2, 0]), (6, 7, [1, 2, 0]), (7, 200, [2, 2, 0])):
+        shown = np.stack([pack(np.arange(256) < count) for count in (cells, other)])
+        assert replace(found, cells=np.tile(shown, (3, 1, 1))).levels(True).tolist() == expected
+
+
 def test_aligned_by_hand():
     rng = np.random.default_rng(0)
     first = rng.uniform(0, 1000, (60, 2))

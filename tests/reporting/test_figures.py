@@ -202,7 +202,7 @@ def test_photographs_of_any_shape_fit(query, image):
 
 
 def hit(name, rank, transform=None, inliers=0):
-    return Hit(name, rank, inliers + 0.25, inliers, transform, np.empty((0, 2, 6), np.float32), signed=True)
+    return Hit(name, rank, inliers + 0.25, inliers, transform, np.empty((0, 2, 6), np.float32), signed=True, cells=7)
 
 
 def test_a_caption_tells_of_a_stamp():

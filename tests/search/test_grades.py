@@ -16,10 +16,10 @@ from tests.command import run
 NAME = "scenes/coffee_0.jpg"
 
 
-def hit(inliers, signed, stamped=0, verified=True):
+def hit(inliers, signed, stamped=0, verified=True, cells=7):
     return Hit(
         "a", 1, inliers + 0.5, inliers, np.eye(2, 3) if verified else None, np.empty((inliers, 2, 6), np.float32),
-        np.arange(inliers) < stamped, signed=signed,
+        np.arange(inliers) < stamped, signed=signed, cells=cells,
     )  # fmt: skip
 
 
@@ -34,6 +34,33 @@ def test_by_hand(inliers, stamped, signed, unsigned):
     assert grade(hit(inliers, True, stamped)) == signed
     assert grade(hit(inliers, False, stamped)) == unsigned
     assert grade(hit(0, True, verified=False)) == grade(hit(0, False, verified=False)) == "words"
+
+
+@pytest.mark.parametrize(
+    ("inliers", "cells", "expected"),
+    [(12, 7, "sure"), (12, 6, "perhaps"), (24, 6, "perhaps"), (25, 6, "sure"), (25, 1, "sure"), (6, 200, "chance")],
+)
+def test_few_inliers_in_one_spot_are_not_sure(inliers, cells, expected):
+    assert grade(hit(inliers, True, cells=cells)) == expected
+    assert grade(hit(inliers, False, cells=cells)) == (
+        "sure" if inliers >= 25 else "perhaps" if inliers >= 15 else "chance"
+    )
+
+
+def test_cells_of_hits_in_plain_words(signed):
+    """The cells, a sixteenth of width and height, that inliers lie in, in the photograph that has them in fewer."""
+    retriever = Retriever.open(signed)
+    sizes = {name: retriever.collection.snapshot.sizes[i] for name, i in retriever.collection.ids.items()}
+    for mirror in (False, True):
+        hits = [one for one in retriever.query(NAME, top=None, mirror=mirror) if one.transform is not None]
+        assert len(hits) > 2
+        for one in hits:
+            found = []
+            for side, size in ((0, sizes[NAME]), (1, sizes[one.name])):
+                x, y = one.matches[~one.stamped, side, :2].T.astype(float)
+                at = {(int((a + 0.5) * 16 / size[0]), int((b + 0.5) * 16 / size[1])) for a, b in zip(x, y, strict=True)}
+                found.append(len(at))
+            assert one.cells == min(found), one.name
 
 
 def comes_from(hits, other):

@@ -11,7 +11,7 @@ from benchmarks.stamps import KINDS, stamp
 from retrieval import config as settings_module
 from retrieval.evaluation.pipeline import build_collection
 from retrieval.photographs.folder import list_images
-from retrieval.search.grades import grades, mostly_stamped
+from retrieval.search.grades import grade, grades, mostly_stamped
 from retrieval.search.ranking import Hit
 from retrieval.search.retriever import Retriever
 from retrieval.web.service import Service
@@ -53,8 +53,8 @@ def found(retriever, query, name):
 def test_a_shared_stamp_is_no_likeness(retriever, kind):
     hit = found(retriever, f"{kind}_cup.jpg", f"{kind}_woman.jpg")
     rule = grades(signatures=True)
-    assert rule.of(hit.inliers, verified=True) == "sure"  # which is what was said
-    assert rule.of(hit.counted, verified=True) == "chance"
+    assert rule.of(hit.inliers, rule.cells, verified=True) == "sure"  # which is what was said
+    assert grade(hit) == "chance"
     assert hit.stamped.shape == (hit.inliers,)
     assert hit.counted == hit.inliers - hit.stamped.sum()
     assert int(hit.score) == hit.inliers  # ranks and scores do not change
@@ -78,7 +78,7 @@ def test_copies_and_the_query_itself_stay_very_likely(retriever, kind):
         assert not hit.stamped.any()
         assert hit.counted == hit.inliers > 50
     hit = found(retriever, f"{kind}_cup.jpg", "plain_cup.jpg")  # the same picture without the stamp
-    assert grades(signatures=True).of(hit.counted, verified=True) == "sure"
+    assert grade(hit) == "sure"
 
 
 def test_explain_shows_it(capsys, made, tmp_path):
