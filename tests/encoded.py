@@ -193,3 +193,44 @@ def tiled_heic(pixels, tile=128, turns=0, thumbnail=True):
 
     head = box(b"ftyp", b"heic", bytes(4), b"mif1heic")
     return head + meta(len(head) + len(meta(0)) + 8) + box(b"mdat", *coded)
+
+
+def bare_heic(items, references=b"", places=None, pad=0):
+    """A HEIC of items that have no pixels: what a file says that was made to keep a reader busy.
+
+    Args:
+        items: (number, kind) of each; the file is about the first.
+        references: the content of its iref box.
+        places: the content of its iloc box; None for no item.
+        pad: bytes of data.
+    """
+    infe = [box(b"infe", struct.pack(">BBHHH4sB", 2, 0, 0, number, 0, kind, 0)) for number, kind in items]
+    ipma = b"".join(struct.pack(">HBBB", number, 2, 1, 2) for number, _ in items)
+    properties = box(b"hvcC", bytes(23)), box(b"ispe", bytes(4), struct.pack(">II", 640, 480))
+    meta = box(
+        b"meta",
+        bytes(4),
+        box(b"hdlr", bytes(8), b"pict", bytes(13)),
+        box(b"pitm", bytes(4), struct.pack(">H", items[0][0])),
+        box(b"iloc", places or struct.pack(">IHH", 1 << 24, 0x4400, 0)),
+        box(b"iinf", bytes(4), struct.pack(">H", len(items)), *infe),
+        box(b"iref", bytes(4), references),
+        box(b"iprp", box(b"ipco", *properties), box(b"ipma", bytes(4), struct.pack(">I", len(items)), ipma)),
+    )
+    return box(b"ftyp", b"heic", bytes(4), b"mif1heic") + meta + box(b"mdat", bytes(pad))
+
+
+def busy_heics():
+    """name -> HEIC files of some kilobytes that take a careless reader for ever, or all memory."""
+    most, last = 10_000, 4
+
+    def grids(*levels):
+        return b"".join(box(b"dimg", struct.pack(f">HH{most}H", one, most, *[one + 1] * most)) for one in levels)
+
+    empty = struct.pack(">HHH", 1, 0, 65_535)  # an item in so many pieces, each of them all of the file
+    return {
+        "grids of grids": bare_heic([(1, b"grid"), (2, b"grid"), (3, b"grid"), (last, b"hvc1")], grids(1, 2, 3)),
+        "pieces": bare_heic([(1, b"hvc1")], places=struct.pack(">IHH", 0, 0, 1) + empty, pad=1 << 20),
+        "pieces of many": bare_heic([(1, b"hvc1")], places=struct.pack(">IHH", 0, 0, most) + empty * most, pad=1 << 10),
+        "pictures": bare_heic([(one, b"hvc1") for one in range(1, most + 1)]),
+    }

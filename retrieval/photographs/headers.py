@@ -121,7 +121,7 @@ def count_pictures(data: bytes) -> int:
         if head[:3] == b"GIF":
             return max(1, len(animations.gif_frames(data)))
         if heif.is_heif(data):
-            return heif.frames(data) or _heif_pictures(*heif.read_pictures(data))
+            return heif.frames(data) or _heif_pictures(heif.read_collection(data))
     except (struct.error, IndexError, OverflowError, ImageError):
         pass  # who reads it will say what is wrong with it
     return 1
@@ -361,13 +361,13 @@ def _read_raw(data: bytes, kind: str) -> Header:
 
 def _read_heif(data: bytes, number: int) -> Header:
     """A HEIF or AVIF file: a picture of its collection, or of its film."""
-    form, pictures = heif.read_pictures(data)
+    collection = heif.read_collection(data)
     film = heif.frames(data)
-    count = film or _heif_pictures(form, pictures)
-    picture = pictures[min(number, count) - 1 if not film else 0]
-    cropped = form == "AVIF" and picture.cropped
+    count = film or _heif_pictures(collection)
+    picture = heif.read_picture(data, collection, 1 if film else min(number, count))
+    cropped = collection.format == "AVIF" and picture.cropped
     return Header(
-        form,
+        collection.format,
         picture.width,
         picture.height,
         picture.orientation,
@@ -378,9 +378,9 @@ def _read_heif(data: bytes, number: int) -> Header:
     )
 
 
-def _heif_pictures(form: str, pictures: list[heif.Picture]) -> int:
+def _heif_pictures(collection: heif.Collection) -> int:
     """How many pictures of a collection are read: Pillow gives the first of AVIF."""
-    return 1 if form == "AVIF" else len(pictures)
+    return 1 if collection.format == "AVIF" else len(collection.pictures)
 
 
 def _read_gif(data: bytes, number: int) -> Header:

@@ -6,7 +6,7 @@ pictures of their own. Orientation is what the properties say; EXIF does not cou
 
 import itertools
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +19,9 @@ _CODED = {b"hvc1": "HEIC", b"av01": "AVIF"}
 _DERIVED = (b"grid", b"iden", b"iovl")
 _MOST_META = 16 << 20  # bytes of the description of a file
 _MOST_ITEMS = 10_000
+_MOST_EXTENTS = 100_000  # pieces that the data of all items lie in: some take no byte of the description
+_DEEPEST = 4  # pictures that are put together of pictures that are put together
+_SMALL = 1 << 20  # pixels: parts have whole blocks and tiles, which count where a picture is small
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,21 @@ class _Item:
     auxiliary: list[int] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Collection:
+    """What a file says of its pictures.
+
+    Attributes:
+        format: "HEIC" or "AVIF".
+        pictures: items that are pictures: the one that the file is about first, others by their number.
+        items: all items by their number.
+    """
+
+    format: str
+    pictures: tuple[int, ...]
+    items: dict[int, _Item] = field(repr=False)
+
+
 def is_heif(data: bytes) -> bool:
     """Whether a file says that it has pictures of this kind."""
     return any(brand.startswith((*HEIC, *AVIF)) for brand in brands(data))
@@ -80,8 +98,11 @@ def frames(data: bytes) -> int:
     return 0
 
 
-def read_pictures(data: bytes) -> tuple[str, list[Picture]]:
-    """The format, "HEIC" or "AVIF", and the pictures of a file: the one that it is about first, others by their number.
+def read_collection(data: bytes) -> Collection:
+    """What a file says of its pictures, by structure alone: of their data nothing is read.
+
+    Args:
+        data: all bytes of the file, or a `retrieval.photographs.files.Peek` of them.
 
     Raises:
         ImageError: it has none, or its description is cut off or damaged.
@@ -97,14 +118,27 @@ def read_pictures(data: bytes) -> tuple[str, list[Picture]]:
     kind = _format(items, primary)
     if kind is None:
         raise ImageError("a HEIF file of pictures that are coded in a way that is not read: convert it to JPEG")
-    shown = [one for one, item in sorted(items.items()) if _is_picture(item, items) and one != primary]
-    damage = "truncated: shorter than its boxes say" if cut_off(data) else None
-    return kind, [_picture(data, items, one, damage) for one in (primary, *shown)]
+    shown = [one for one, item in sorted(items.items()) if _is_picture(item) and one != primary]
+    return Collection(kind, (primary, *shown), items)
+
+
+def read_picture(data: bytes, collection: Collection, number: int = 1) -> Picture:
+    """A picture of a file.
+
+    Args:
+        data: all bytes of the file.
+        collection: of it.
+        number: from 1, the one that the file is about.
+
+    Raises:
+        ImageError: its description is damaged.
+    """
+    return _picture(data, collection.items, collection.pictures[number - 1])
 
 
 def _format(items: dict[int, _Item], one: int) -> str | None:
     """How a picture is coded, or the parts of it are."""
-    for _ in range(4):
+    for _ in range(_DEEPEST):
         item = items.get(one)
         if item is None or item.kind in _CODED or not item.parts:
             break
@@ -112,13 +146,13 @@ def _format(items: dict[int, _Item], one: int) -> str | None:
     return None if item is None else _CODED.get(item.kind)
 
 
-def _is_picture(item: _Item, items: dict[int, _Item]) -> bool:
+def _is_picture(item: _Item) -> bool:
     if item.hidden or item.auxiliary or item.kind not in (*_CODED, *_DERIVED):
         return False
     return bool(item.properties)
 
 
-def _picture(data: bytes, items: dict[int, _Item], one: int, damage: str | None) -> Picture:
+def _picture(data: bytes, items: dict[int, _Item], one: int) -> Picture:
     item = items[one]
     size = _size(data, item)
     if size is None:
@@ -136,25 +170,50 @@ def _picture(data: bytes, items: dict[int, _Item], one: int, damage: str | None)
             seen = np.rot90(seen, data[box.begin] & 3)
         elif box.kind == b"imir":
             seen = seen[:, ::-1] if data[box.begin] & 1 else seen[::-1]
-    coded = list(_coded(items, one))
-    damage = damage or next((told for told in (_damage(data, items[part]) for part in coded) if told), None)
-    largest = max((_area(data, items[part]) for part in coded), default=0)
-    if largest > max(2 * size[0] * size[1], 1 << 20):
-        damage = damage or "damaged HEIF: parts that are larger than the picture"
-    alpha = any(one in other.auxiliary for other in items.values() if _is_opacity(data, other))
-    return Picture(width, height, _orientation(seen), damage, alpha, cropped)
+    opacity = [number for number, other in items.items() if one in other.auxiliary and _is_opacity(data, other)]
+    damage = "truncated: shorter than its boxes say" if cut_off(data) else None
+    damage = damage or _damage_of_parts(data, items, (one, *opacity), size[0] * size[1])
+    return Picture(width, height, _orientation(seen), damage, bool(opacity), cropped)
 
 
-def _coded(items: dict[int, _Item], one: int, depth: int = 0) -> Iterator[int]:
-    """The items whose data a picture is made of."""
+def _damage_of_parts(data: bytes, items: dict[int, _Item], decoded: Iterable[int], area: int) -> str | None:
+    """Why the data of pictures that are decoded together cannot be whole, or are not of one picture of this area."""
+    parts: dict[int, tuple[int, int]] = {}
+    found = [_put_together(data, items, one, parts) for one in decoded]
+    if sum(count for count, _ in found) > _MOST_ITEMS:
+        return f"damaged HEIF: a picture that is put together of more than {_MOST_ITEMS} parts"
+    coded = [one for one in parts if items[one].kind not in _DERIVED]
+    if damage := next((told for told in (_damage(data, items[one]) for one in coded) if told), None):
+        return damage
+    largest, total = max((parts[one][1] for one in coded), default=0), sum(pixels for _, pixels in found)
+    if largest > max(2 * area, _SMALL) or total > 16 * max(area, _SMALL):
+        return "damaged HEIF: parts that are larger than the picture"
+    return None
+
+
+def _put_together(
+    data: bytes, items: dict[int, _Item], one: int, parts: dict[int, tuple[int, int]], depth: int = 0
+) -> tuple[int, int]:
+    """How many coded items a decoder has to decode for an item, and their pixels.
+
+    Args:
+        data: all bytes of the file.
+        items: of it.
+        one: the item.
+        parts: what is known of items already: each is gone through once, however often it is a part.
+        depth: how deep it lies in others.
+    """
+    if one in parts:
+        return parts[one]
     item = items.get(one)
-    if item is None or depth > 4:
+    if item is None or depth > _DEEPEST:
         raise ImageError("damaged HEIF: a part of the picture is missing")
     if item.kind in _DERIVED:
-        for part in item.parts:
-            yield from _coded(items, part, depth + 1)
+        found = [_put_together(data, items, part, parts, depth + 1) for part in item.parts]
+        parts[one] = sum(count for count, _ in found), sum(pixels for _, pixels in found)
     else:
-        yield one
+        parts[one] = 1, _area(data, item)
+    return parts[one]
 
 
 def _damage(data: bytes, item: _Item) -> str | None:
@@ -164,6 +223,8 @@ def _damage(data: bytes, item: _Item) -> str | None:
     total = sum(end - begin for begin, end in item.extents)
     if total == 0:
         return "damaged HEIF: a picture without data"
+    if total > len(data):
+        return "damaged HEIF: a picture of more data than the file has"
     if item.kind != b"hvc1":
         return None
     configured = next((box for box in item.properties if box.kind == b"hvcC"), None)
@@ -241,13 +302,18 @@ def _locate(data: bytes, iloc: Box, idat: Box | None, items: dict[int, _Item]) -
     reader.number(3)
     sizes = reader.number(2)
     offset, length, base, index = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15, sizes & 15 if version else 0
+    left = _MOST_EXTENTS
     for _ in range(min(reader.number(2 if version < 2 else 4), _MOST_ITEMS)):
         item = items.get(reader.number(2 if version < 2 else 4))
         method = reader.number(2) & 15 if version else 0
         reader.number(2)
         begin = reader.number(base)
         start, end = (idat.begin, idat.end) if method == 1 and idat is not None else (0, len(data))
-        for _ in range(reader.number(2)):
+        pieces = reader.number(2)
+        left -= pieces
+        if left < 0:
+            raise ImageError("damaged HEIF: data in too many pieces")
+        for _ in range(pieces):
             reader.number(index)
             at = start + begin + reader.number(offset)
             long = reader.number(length)

@@ -258,6 +258,42 @@ def test_damaged_files_are_told_or_whole(tmp_path):
     assert kilobytes < 1 << 20 or not SOAK, f"{kilobytes} kB"
 
 
+BUSY = """
+import pathlib, resource, sys
+from retrieval.errors import ImageError
+from retrieval.photographs.decoding import load_image
+from retrieval.photographs.headers import count_pictures
+resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
+resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+data = pathlib.Path(sys.argv[1]).read_bytes()
+print(count_pictures(data))
+try:
+    load_image(data)
+except ImageError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "reason"),
+    [
+        ("grids of grids", 4, "more than 10000 parts"),
+        ("pieces", 1, "more data than the file has"),
+        ("pieces of many", 1, "too many pieces"),
+        ("pictures", 10_000, "pixels lie beyond the end"),
+    ],
+)
+def test_a_description_that_multiplies_is_refused(name, count, reason, tmp_path):
+    """Some kilobytes that mean a million million parts, 64 GiB of data, or a hundred million comparisons."""
+    (tmp_path / "busy.heic").write_bytes(encoded.busy_heics()[name])
+    command = [sys.executable, "-c", BUSY, str(tmp_path / "busy.heic")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = done.stdout.splitlines()
+    assert told[0] == str(count)
+    assert reason in told[1]
+
+
 @pytest.mark.skipif("RETRIEVAL_REAL_DATA" not in os.environ, reason="RETRIEVAL_REAL_DATA is not set")
 @pytest.mark.parametrize("name", ["paris250", "sf300"])
 def test_real_photographs_are_taken(name):

@@ -16,7 +16,9 @@ from retrieval.errors import ImageError
 from retrieval.photographs import heif, plugins
 from retrieval.photographs.boxes import boxes
 from retrieval.photographs.decoding import load_image, load_picture, load_pixels, look_at, plain_source, read_header
-from retrieval.photographs.heif import read_pictures
+from retrieval.photographs.files import Peek
+from retrieval.photographs.headers import count_pictures
+from retrieval.photographs.heif import read_collection, read_picture
 from tests import encoded, hostile
 from tests.encoded import LOSSY, dng, pillow, still
 
@@ -328,6 +330,22 @@ def test_a_tile_that_is_damaged_is_told():
         load_image(data[:at] + struct.pack(">H", 999) + data[at + 2 :])
 
 
+def test_pictures_are_counted_without_their_data(tmp_path):
+    """Of a HEIC: what says how many there are lies together, at its beginning."""
+    path = tmp_path / "tiles.heic"
+    path.write_bytes(encoded.tiled_heic(np.kron(COFFEE, np.ones((4, 4, 1), np.uint8))))
+    places = []
+
+    class Watched(Peek):
+        def __getitem__(self, part):
+            places.append(part if isinstance(part, int) else part.stop)
+            return super().__getitem__(part)
+
+    with open(path, "rb") as file:
+        assert count_pictures(Watched(file)) == 1
+    assert max(places) <= path.read_bytes().index(b"mdat") + 4 < path.stat().st_size
+
+
 def read_items(data):
     return heif._items(data, next(box for box in boxes(data) if box.kind == b"meta"))[0]
 
@@ -363,9 +381,9 @@ def test_thumbnails_and_depth_maps_are_no_pictures():
     """Of a HEIC: they belong to another picture."""
     stream = io.BytesIO()
     Image.fromarray(np.kron(COFFEE, np.ones((4, 4, 1), np.uint8))).save(stream, "HEIF", thumbnails=[96, 48])
-    form, pictures = read_pictures(stream.getvalue())
-    assert form == "HEIC"
-    assert [(one.width, one.height) for one in pictures] == [(768, 512)]
+    found = read_collection(stream.getvalue())
+    picture = read_picture(stream.getvalue(), found)
+    assert (found.format, len(found.pictures), picture.width, picture.height) == ("HEIC", 1, 768, 512)
     assert stream.getvalue().count(b"thmb") == stream.getvalue().count(b"infe") - 1 == 2
 
 
