@@ -136,6 +136,26 @@ def read_picture(data: bytes, collection: Collection, number: int = 1) -> Pictur
     return _picture(data, collection.items, collection.pictures[number - 1])
 
 
+def tile_width(data: bytes, collection: Collection, number: int = 1) -> int:
+    """Columns of the tiles that a picture is put together of, or of itself; 8 where these do not lie in rows from 0.
+
+    Args:
+        data: all bytes of the file.
+        collection: of it.
+        number: of the picture, from 1.
+    """
+    items, one = collection.items, collection.pictures[number - 1]
+    for _ in range(_DEEPEST):
+        item = items[one]
+        size = _size(data, item)
+        if item.kind == b"iovl" or size is None or any(box.kind == b"clap" for box in item.properties):
+            return 8
+        if item.kind in _CODED or not item.parts:
+            break
+        one = item.parts[0]
+    return max(size[0], 8)
+
+
 def _format(items: dict[int, _Item], one: int) -> str | None:
     """How a picture is coded, or the parts of it are."""
     for _ in range(_DEEPEST):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.errors import ImageError
-from retrieval.photographs import raws
+from retrieval.photographs import heif, raws
 from retrieval.photographs.headers import Header
 from retrieval.photographs.sizes import turned
 
@@ -95,31 +95,39 @@ def _heic(data: bytes, header: Header) -> tuple[np.ndarray, int]:
     white = (1 << int(image.info.get("bit_depth", 8))) - 1 if pixels.dtype == np.uint16 else 255
     if pixels.ndim == 3:
         pixels = pixels[:, :, [2, 1, 0, 3][: pixels.shape[2]]]
-        if _has_gaps(pixels, white, image.info.get("nclx_profile") or {}):
-            raise ImageError("truncated or damaged HEIC: its data end before its last pixels")
-    return _turned_back(pixels, header), white
+    pixels = _turned_back(pixels, header)
+    tile = heif.tile_width(data, heif.read_collection(data), header.number)
+    if pixels.ndim == 3 and _has_gaps(pixels, white, image.info.get("nclx_profile") or {}, tile):
+        raise ImageError("truncated or damaged HEIC: its data end before its last pixels")
+    return pixels, white
 
 
-def _has_gaps(pixels: np.ndarray, white: int, profile: dict[str, Any]) -> bool:
+def _has_gaps(pixels: np.ndarray, white: int, profile: dict[str, Any], tile: int) -> bool:
     """Whether a part of a picture was not decoded, which libde265 tells nobody.
 
-    It leaves luma and both chromas 0 there: a green that no camera sees, as no light has less of any colour. The
-    least that can be missing, 16 x 16 pixels, has 8 x 8 ones of it that begin at a multiple of 8.
+    It leaves luma and both chromas 0 there: a green that no camera sees, as no light has less of any colour. Drawings
+    may have it; but what was not decoded reaches the right edge of a tile, as rows of blocks are decoded from the left
+    to the right. There it has 8 x 8 pixels at least that no filter between blocks has changed.
 
     Args:
-        pixels: (H, W, 3) or (H, W, 4), blue, green, red.
+        pixels: (H, W, 3) or (H, W, 4), blue, green, red, as stored.
         white: the largest sample.
         profile: how they were made of luma and chroma (ITU-T H.273).
+        tile: columns of a tile.
     """
     red, blue = {1: (0.2126, 0.0722), 9: (0.2627, 0.0593)}.get(profile.get("matrix_coefficients", 6), (0.299, 0.114))
-    green = 256 * (red * (1 - red) + blue * (1 - blue)) / (1 - red - blue)  # 2 * 128 of either chroma is missing
+    green = (1 + white) * (red * (1 - red) + blue * (1 - blue)) / (1 - red - blue)  # half of either chroma is missing
     if not profile.get("full_range_flag", 1):
-        green = green * 255 / 224 - 16 * 255 / 219
-    rows, columns = (side // 8 * 8 for side in pixels.shape[:2])
-    near = pixels[:rows:8, :columns:8].astype(np.float32) * (255 / white)
-    found = (near[..., 0] == 0) & (near[..., 2] == 0) & (np.abs(near[..., 1] - green) < 2)
-    blocks = (pixels[8 * y : 8 * y + 8, 8 * x : 8 * x + 8, :3] for y, x in np.argwhere(found))
-    return any((block == block[0, 0]).all() for block in blocks)
+        green = green * 256 / 224 * white / (1 + white) - 16 / 219 * white
+    width = pixels.shape[1]
+    for begin in range(0, width, tile):
+        end = begin + (min(tile, width - begin)) // 8 * 8
+        edge = pixels[:, max(end - 8, begin) : end, :3]
+        same = (edge == edge[:, :1]).all(axis=(1, 2)) & (edge[:, :1, [0, 2]] == 0).all(axis=(1, 2))
+        missing = same & (np.abs(edge[:, :1, 1].max(axis=1, initial=0) - green) < 2)
+        if (np.convolve(missing, np.ones(8, np.int64)) == 8).any():
+            return True
+    return False
 
 
 def _pillow(data: bytes, header: Header) -> np.ndarray:

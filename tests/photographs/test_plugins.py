@@ -350,11 +350,24 @@ def read_items(data):
     return heif._items(data, next(box for box in boxes(data) if box.kind == b"meta"))[0]
 
 
-def test_a_green_picture_is_no_gap():
-    """Not even of the green that CSS calls so."""
+@pytest.mark.parametrize("green", [128, 134, 135, 136, 137])
+@pytest.mark.parametrize("quality", [50, 95, -1])
+def test_a_green_patch_is_no_gap(green, quality):
+    """Neither of the green that CSS calls so, nor of that which is left where nothing was decoded."""
     pixels = COFFEE.copy()
-    pixels[32:96, 32:96] = (0, 128, 0)
-    assert load_image(still(".heic", pixels)).width == 192
+    pixels[32:96, 32:96] = (0, green, 0)
+    assert load_image(pillow(Image.fromarray(pixels), "HEIF", quality=quality)).width == 192
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_gaps_of_turned_tiles_are_told(turns):
+    """They lie at the right of a tile as it is stored, wherever that is seen."""
+    pixels = np.ascontiguousarray(skimage.data.coffee()[20:320, 40:440])
+    data = encoded.tiled_heic(pixels, turns=turns)
+    begin, end = next(item.extents[0] for item in read_items(data).values() if item.kind == b"hvc1")
+    at = end - (end - begin) // 4
+    with pytest.raises(ImageError, match="end before its last pixels"):
+        load_image(data[:at] + b"\xff" * (end - at) + data[end:])
 
 
 NEEDED = {".heic": "pillow_heif", ".avif": "PIL", ".gif": "PIL", ".jxl": "pillow_jxl"}
