@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retrieval.commands.shared import Listed, add_common, add_settings, open_retriever, shown
@@ -172,6 +172,7 @@ def _write_report(
     """The page of ``--report``, of what ``results.json`` would say of a benchmark run."""
     from retrieval import config as settings_module
     from retrieval.evaluation.reproduction import descriptor_name, versions
+    from retrieval.photographs.places import stem_of
     from retrieval.reporting.gallery import index_sources, keep
     from retrieval.reporting.report import write_report
 
@@ -193,7 +194,7 @@ def _write_report(
         "config": settings_module.to_tree(retriever.config),
         "versions": versions(),
     }
-    stems = {PurePosixPath(name).stem: name for name in collection.names} if arguments.groundtruth.is_dir() else None
+    stems = {stem_of(name): name for name in collection.names} if arguments.groundtruth.is_dir() else None
     sources = index_sources(collection, retriever.config.images, stems)
     ran_on = f"an index of your own: {arguments.index}, queries of {arguments.groundtruth}"
     write_report(arguments.report, report, truth, {descriptor: keep(ranked, truth)}, sources, ran_on)

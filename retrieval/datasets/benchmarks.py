@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from retrieval.config import DatasetConfig
 from retrieval.datasets.distractors import ARCHIVES, PREFIX
@@ -14,6 +14,7 @@ from retrieval.datasets.revisited import crop_queries, photograph_sizes, read_re
 from retrieval.errors import DatasetError
 from retrieval.features.imported import open_source
 from retrieval.photographs.folder import ImageSet, list_images
+from retrieval.photographs.places import stem_of
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class Benchmark:
         Its stem, as ground truth has it; for a distractor its whole name, so that it cannot pass for an image of
         the benchmark that has the same stem.
         """
-        return name if self._is_distractor(name) else PurePosixPath(name).stem
+        return name if self._is_distractor(name) else stem_of(name)
 
     def match(self) -> dict[str, str]:
         """Finds every database image that the ground truth mentions: stem -> name, see `match_images`.

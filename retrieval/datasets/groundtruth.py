@@ -7,12 +7,12 @@ knows neither.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 
 from retrieval.errors import DatasetError, RetrievalError
 from retrieval.geometry.frames import Box
 from retrieval.photographs.folder import ImageSet, by_stem
 from retrieval.photographs.names import Names
+from retrieval.photographs.places import stem_of
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def spelled_as_stored(ground_truth: GroundTruth, images: ImageSet) -> GroundTrut
     Raises:
         DatasetError: a name is spelled like none of several stems that look like it.
     """
-    stems = Names(dict.fromkeys(PurePosixPath(name).stem for name in images.names))
+    stems = Names(dict.fromkeys(stem_of(name) for name in images.names))
 
     def spelled(stem: str) -> str:
         try:

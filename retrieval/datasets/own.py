@@ -200,6 +200,10 @@ def _refuse_repeated(path: Path, found: Mapping[int, Query]) -> None:
                 )
 
 
+def _file_name(name: str) -> str:
+    return PurePosixPath(name).name
+
+
 class _Names:
     """The indexed photographs by full name, by file name and by stem, each as `Names` finds them."""
 
@@ -209,8 +213,7 @@ class _Names:
         self._files: dict[str, list[str]] = {}
         self._stems: dict[str, list[str]] = {}
         for name in sorted(self.full):
-            pure = PurePosixPath(name)
-            self._files.setdefault(canonical(pure.name), []).append(name)
+            self._files.setdefault(canonical(_file_name(name)), []).append(name)
             self._stems.setdefault(canonical(stem_of(name)), []).append(name)
 
     def exact(self, text: str) -> str | None:
@@ -224,10 +227,10 @@ class _Names:
 
     def short(self, text: str) -> list[str]:
         """The photographs of this file name or, where there is none, of this stem."""
-        for known, part in ((self._files, "name"), (self._stems, "stem")):
+        for known, part in ((self._files, _file_name), (self._stems, stem_of)):
             for short in (text, text.strip()):
                 found = known.get(canonical(short), [])
-                exact = [name for name in found if getattr(PurePosixPath(name), part) == short]
+                exact = [name for name in found if part(name) == short]
                 if found:
                     return exact or found
         return []

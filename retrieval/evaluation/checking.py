@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import joblib
 from tqdm import tqdm
@@ -15,6 +15,7 @@ from retrieval.features.store import is_complete
 from retrieval.geometry.frames import Box
 from retrieval.photographs.decoding import load_image, look_at
 from retrieval.photographs.folder import ImageSet
+from retrieval.photographs.places import stem_of
 from retrieval.search.queries import check_box
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ def _check_set(name: str, images: ImageSet, benchmark: Benchmark, config: Config
         mentioned = {
             stem for query in benchmark.ground_truth.queries for stems in query.labels.values() for stem in stems
         }
-        labelled = {image for image in unusable if PurePosixPath(image).stem in mentioned}
+        labelled = {image for image in unusable if stem_of(image) in mentioned}
     logger.warning(
         "%s: %d of %d photographs cannot be used and will be left out%s; first: %s",
         name,

@@ -5,7 +5,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, cast
 
 from tqdm import tqdm
@@ -14,7 +14,7 @@ from retrieval.config import ImageConfig
 from retrieval.errors import DatasetError
 from retrieval.photographs.files import Peek, display_name, file_limit
 from retrieval.photographs.headers import count_pictures
-from retrieval.photographs.places import numbered, place_of
+from retrieval.photographs.places import numbered, place_of, stem_of
 from retrieval.storage.artefacts import is_artefact
 
 logger = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ def by_stem(images: ImageSet) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name in images.names:
-        stem = PurePosixPath(name).stem
+        stem = stem_of(name)
         if stem in found:
             raise DatasetError(
                 f"{images.root}: {found[stem]} and {name} share the name '{stem}', so ground truth cannot "

@@ -230,6 +230,28 @@ def test_a_report_shows_them(index, folder, tmp_path):
     assert 'class="gone"' not in page
 
 
+def test_ground_truth_of_stems_tells_them_apart(tmp_path, capsys):
+    """The pictures of a file have stems of their own, which a folder in the Oxford format and a list may name."""
+    photos, truth = tmp_path / "photos", tmp_path / "truth"
+    for one in (photos, truth):
+        one.mkdir()
+    (photos / "scan.tif").write_bytes(several(".tif", [scene(0), scene(1), scene(2)]))
+    turned, _ = view(scene(1)[:, :, ::-1], 0.9, 3, size=(240, 240))
+    cv2.imwrite(str(photos / "again.png"), turned)
+    build_collection(list_images(photos, CONFIG.images), tmp_path / "own.index", CONFIG)
+    (truth / "one_1_query.txt").write_text("scan#2 10 10 230 230\n")
+    (truth / "one_1_good.txt").write_text("again\n")
+    (truth / "one_1_ok.txt").write_text("")
+    (truth / "one_1_junk.txt").write_text("scan#2\n")
+    (tmp_path / "truth.csv").write_text("image,positives\nagain.png,scan#2\n")
+    for given in (truth, tmp_path / "truth.csv"):
+        report = tmp_path / "report.html"
+        command = ["evaluate", str(tmp_path / "own.index"), str(given), "--rows", "bow", "--report", str(report)]
+        assert cli.main(command) == 0, capsys.readouterr().err
+        assert "100.0" in capsys.readouterr().out
+        assert 'class="gone"' not in report.read_text()
+
+
 def test_exported_features_keep_the_names(folder, tmp_path):
     from retrieval.features.extractor import extract_collection
 
