@@ -40,6 +40,7 @@ class Arrivals:
         new: name -> path, of those to be added.
         contents: name -> content of these, as `retrieval.photographs.files.Encoded.content`.
         replaced: those of them that take the place of a live image.
+        gone: live images of further pictures that a file has no more.
         known: path and name, for content that a live image has.
         copies: name, path, and the name in `new` that the same content has.
         failures: those that cannot be added, with reasons.
@@ -48,6 +49,7 @@ class Arrivals:
     new: dict[str, Path]
     contents: dict[str, str]
     replaced: tuple[str, ...]
+    gone: tuple[str, ...]
     known: tuple[tuple[Path, str], ...]
     copies: tuple[tuple[str, Path, str], ...]
     failures: tuple[Failure, ...]
@@ -118,7 +120,16 @@ def compare(given: Sequence[tuple[str, Path]], current: State, config: Config, r
             failures.append(Failure(name, str(error)))
     lines = current.having([name for name, _, _ in read], [content for _, _, content in read])
     live = dict(zip(current.lines.names(lines), map(current.lines.content, lines), strict=True))
-    leaving = {name for name, _, content in read if replacing and name in live and live[name] != content}
+    gone = _gone([name for name, _, _ in read], [name for name, _ in given], current, config.images)
+    if gone and not replacing:
+        logger.warning(
+            "%d pictures of given files are in the index and not in the files any more, first %s: they stay; "
+            "--replace removes them",
+            len(gone),
+            display_name(gone[0]),
+        )
+        gone = ()
+    leaving = {*gone} | {name for name, _, content in read if replacing and name in live and live[name] != content}
     known_as = {content: name for name, content in live.items() if content is not None and name not in leaving}
     new: dict[str, Path] = {}
     contents: dict[str, str] = {}
@@ -139,7 +150,27 @@ def compare(given: Sequence[tuple[str, Path]], current: State, config: Config, r
         else:
             new[name], contents[name], known_as[content] = path, content, name
     replaced = tuple(name for name in new if name in live)
-    return Arrivals(new, contents, replaced, tuple(known), tuple(copies), tuple(failures))
+    return Arrivals(new, contents, replaced, gone, tuple(known), tuple(copies), tuple(failures))
+
+
+def _gone(read: Iterable[str], given: Iterable[str], current: State, images: ImageConfig) -> tuple[str, ...]:
+    """Live images of further pictures of files that were read whole, and have fewer pictures by now.
+
+    Args:
+        read: names of photographs that could be read.
+        given: of all that were given.
+        current: the index.
+        images: which pictures of a file are photographs; where the first alone is, nothing is said of others.
+    """
+    if images.pages == "first":
+        return ()
+    last: dict[str, int] = {}
+    for name in given:
+        file, number = split(name)
+        last[file] = max(last.get(file, 0), number)
+    files = last.keys() & set(read)  # a first picture: with it, all pictures of a file are given
+    following = {numbered(file, number) for file in files for number in range(last[file] + 1, images.max_pages + 1)}
+    return current.lines.names(current.having(following))
 
 
 def extract(

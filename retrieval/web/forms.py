@@ -182,7 +182,7 @@ def search_from_form(body: bytes, content_type: str) -> SearchRequest:
     """
     fields, file = parse_form(body, content_type)
     _refuse_unknown(fields, _OPTIONS)
-    tree: dict[str, Any] = {key: text for key, text in fields.items() if text.strip()}
+    tree: dict[str, Any] = {key: text for key, text in fields.items() if text.strip() or key == "candidates"}
     if "box" in tree:
         tree["box"] = box_of_text(tree["box"])
     if "top" in tree:

@@ -104,6 +104,18 @@ def test_candidates_alone_are_ranked(client, retriever, photos, uploaded):
     assert found["depth"] == 3
 
 
+@pytest.mark.parametrize("blank", ["", "\r\n", "\n \n"])
+def test_no_candidates_are_no_search_of_everything(client, index, photos, tmp_path, capsys, blank):
+    """A list of nobody finds nobody: as a form, as JSON, and as a file on the command line."""
+    photograph = photos / "scenes" / "coffee_0.jpg"
+    answer = client.post("/api/search", data={"candidates": blank}, files={"photograph": photograph.read_bytes()})
+    assert answer.json()["hits"] == search(client, id=image_id("scenes/coffee_0.jpg"), candidates=[])["hits"] == []
+    (tmp_path / "names").write_text(blank)
+    command = ["query", str(index), str(photograph), "--candidates", str(tmp_path / "names"), "--json"]
+    assert cli.main(command) == 0
+    assert json.loads(capsys.readouterr().out)["hits"] == []
+
+
 def test_wrong_candidates(client):
     asked = {"id": image_id("brick.png")}
     for wrong in ("cat.png", [1], {"cat.png": 1}, ["cat.png"] * 1001):
