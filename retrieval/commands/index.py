@@ -159,6 +159,7 @@ def _add(arguments: argparse.Namespace) -> int:
             "images": done.collection.snapshot.images,
             "added": list(done.names),
             "replaced": list(done.replaced),
+            "removed": list(done.removed),
             "known": [{"path": str(path), "name": name} for path, name in done.known],
             "failed": [{"name": failure.name, "reason": failure.reason} for failure in done.failures],
             "few_features": [{"name": name, "features": count} for count, name in _few(done.collection, done.names)],
@@ -171,8 +172,9 @@ def _add(arguments: argparse.Namespace) -> int:
     if len(others) > _TOLD:
         print(f"... and {len(others) - _TOLD} more that are in the index already under another name")
     replaced = f", {len(done.replaced)} replaced" if done.replaced else ""
+    removed = f", {len(done.removed)} removed" if done.removed else ""
     print(
-        f"{arguments.index}: {_photographs(len(done.names) - len(done.replaced))} added{replaced}, "
+        f"{arguments.index}: {_photographs(len(done.names) - len(done.replaced))} added{replaced}{removed}, "
         f"{len(done.known)} there already, "
         f"{len(done.failures)} failed; {done.collection.snapshot.images} in all"
     )

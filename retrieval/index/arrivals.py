@@ -22,9 +22,9 @@ from retrieval.features.store import Failure, ImageFeatures, Shard
 from retrieval.index.opened import OpenedIndex
 from retrieval.index.state import State
 from retrieval.photographs.decoding import read_photograph
-from retrieval.photographs.files import Encoded, content_of
+from retrieval.photographs.files import Encoded, content_of, display_name
 from retrieval.photographs.folder import ImageSet, list_images, pictures_of
-from retrieval.photographs.places import Place, file_of, place_of
+from retrieval.photographs.places import Place, file_of, numbered, place_of
 from retrieval.storage import artefacts, atomic
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,8 @@ class Arrivals:
         new: name -> path, of those to be added.
         contents: name -> content of these, as `retrieval.photographs.files.Encoded.content`.
         replaced: those of them that take the place of a live image.
-        gone: live images of further pictures that a file has no more.
+        gone: live images of further pictures that a file has no more, each with the name of the file's first picture:
+            they leave with it.
         known: path and name, for content that a live image has.
         copies: name, path, and the name in `new` that the same content has.
         failures: those that cannot be added, with reasons.
@@ -49,7 +50,7 @@ class Arrivals:
     new: dict[str, Path]
     contents: dict[str, str]
     replaced: tuple[str, ...]
-    gone: tuple[str, ...]
+    gone: dict[str, str]
     known: tuple[tuple[Path, str], ...]
     copies: tuple[tuple[str, Path, str], ...]
     failures: tuple[Failure, ...]
@@ -120,15 +121,14 @@ def compare(given: Sequence[tuple[str, Path]], current: State, config: Config, r
             failures.append(Failure(name, str(error)))
     lines = current.having([name for name, _, _ in read], [content for _, _, content in read])
     live = dict(zip(current.lines.names(lines), map(current.lines.content, lines), strict=True))
-    gone = _gone([name for name, _, _ in read], [name for name, _ in given], current, config.images)
+    gone = {} if config.images.pages == "first" else _gone(read, live, current, config.images)
     if gone and not replacing:
         logger.warning(
-            "%d pictures of given files are in the index and not in the files any more, first %s: they stay; "
-            "--replace removes them",
+            "%d pictures that are in the index are not in their files any more, first %s: --replace removes them",
             len(gone),
-            display_name(gone[0]),
+            display_name(next(iter(gone))),
         )
-        gone = ()
+        gone = {}
     leaving = {*gone} | {name for name, _, content in read if replacing and name in live and live[name] != content}
     known_as = {content: name for name, content in live.items() if content is not None and name not in leaving}
     new: dict[str, Path] = {}
@@ -153,24 +153,38 @@ def compare(given: Sequence[tuple[str, Path]], current: State, config: Config, r
     return Arrivals(new, contents, replaced, gone, tuple(known), tuple(copies), tuple(failures))
 
 
-def _gone(read: Iterable[str], given: Iterable[str], current: State, images: ImageConfig) -> tuple[str, ...]:
-    """Live images of further pictures of files that were read whole, and have fewer pictures by now.
+def _gone(
+    read: Sequence[tuple[str, Path, str]], live: Mapping[str, str | None], current: State, images: ImageConfig
+) -> dict[str, str]:
+    """Live images of further pictures of files that have changed, and have fewer pictures by now.
 
     Args:
-        read: names of photographs that could be read.
-        given: of all that were given.
+        read: name, path and content of photographs: with the first picture of a file all of them.
+        live: name -> content, of live images.
         current: the index.
-        images: which pictures of a file are photographs; where the first alone is, nothing is said of others.
+        images: how many pictures of a file may be photographs.
+
+    Returns:
+        name -> name of the first picture of the file.
     """
-    if images.pages == "first":
-        return ()
-    last: dict[str, int] = {}
-    for name in given:
-        file, number = split(name)
-        last[file] = max(last.get(file, 0), number)
-    files = last.keys() & set(read)  # a first picture: with it, all pictures of a file are given
-    following = {numbered(file, number) for file in files for number in range(last[file] + 1, images.max_pages + 1)}
-    return current.lines.names(current.having(following))
+    files: dict[str, Path] = {}
+    counts: dict[str, int] = {}
+    changed = set()
+    for name, path, content in read:
+        number = place_of(path).number
+        first = name if number == 1 else name.removesuffix(numbered("", number))
+        if number == 1:
+            files[first] = path
+        counts[first] = max(counts.get(first, 1), number)
+        if name in live and live[name] != content:
+            changed.add(first)
+    following = {
+        numbered(first, number): first
+        for first in changed & files.keys()
+        for number in range(counts[first] + 1, images.max_pages + 1)
+        if place_of(numbered(str(files[first]), number)).number == number  # else it is a file of its own
+    }
+    return {name: following[name] for name in current.lines.names(current.having(following))}
 
 
 def extract(

@@ -39,6 +39,7 @@ class Added(Generic[Index]):
         collection: the index afterwards, of the class that was given; an `OpenedIndex` where a folder was.
         names: of the images that were added.
         replaced: those of them that took the place of an older photograph of their name.
+        removed: images of further pictures that a replaced file has no more.
         known: path and name, for photographs whose content is in the index under that name; they were left out.
         failures: photographs that could not be added, with reasons.
 
@@ -51,6 +52,7 @@ class Added(Generic[Index]):
     collection: Index
     names: tuple[str, ...]
     replaced: tuple[str, ...]
+    removed: tuple[str, ...]
     known: tuple[tuple[Path, str], ...]
     failures: tuple[Failure, ...]
 
@@ -73,7 +75,8 @@ def add(
         photographs: files, and folders that are searched recursively.
         config: only its `parallel` section and the descriptor's device and batch size may differ from the index's.
             Photographs are described in the index's precision; where that does not run, in float32.
-        replace: a photograph takes the place of one of its name with other content, instead of failing.
+        replace: a photograph takes the place of one of its name with other content, instead of failing; further
+            pictures that its file has no more are removed.
         prefix: put before the names of photographs from elsewhere.
 
     Raises:
@@ -103,14 +106,15 @@ def add(
         known = [*found.known, *((path, first) for _, path, first in found.copies if first in added)]
         failures += [Failure(name, reasons[first]) for name, _, first in found.copies if first not in added]
         replaced = tuple(name for name in found.replaced if name in added)
+        gone = tuple(name for name, first in found.gone.items() if first in added)
         newest = collection
         if images:
-            committed = _commit_addition(current, collection, images, replaced, found.new)
+            committed = _commit_addition(current, collection, images, (*replaced, *gone), found.new)
             newest = open_state(type(collection), committed, collection)
         fine = {name for name, _ in given}.difference(failure.name for failure in failures)
         _note_failures(current.folder, failures, fine)
         arrivals.discard(newest.state)
-    return Added(newest, tuple(image.name for image in images), replaced, tuple(known), tuple(failures))
+    return Added(newest, tuple(image.name for image in images), replaced, gone, tuple(known), tuple(failures))
 
 
 def remove(index: str | Path | OpenedIndex, patterns: Sequence[str], *, dry_run: bool = False) -> tuple[str, ...]:
@@ -214,11 +218,11 @@ def _commit_addition(
     current: State,
     collection: OpenedIndex,
     images: Sequence[ImageFeatures],
-    replaced: Sequence[str],
+    leaving: Sequence[str],
     paths: Mapping[str, Path],
 ) -> State:
     """Writes the segments of new images and makes them part of the index: its new state."""
-    removed = np.concatenate([current.removed, current.having(replaced)])
+    removed = np.concatenate([current.removed, current.having(leaving)])
     features = sum(len(image.codes) for image in images)
     segments = list(current.segments)
     small: list[Segment] = []

@@ -4,9 +4,10 @@ import re
 
 from retrieval.photographs.boxes import brands
 from retrieval.photographs.heif import is_heif
+from retrieval.photographs.raws import EXPORT
 
-_MAGICK = "convert it to JPEG or PNG, for example with `magick IN OUT.png`"
-_RAW = "export it as JPEG or TIFF"
+MAGICK = "convert it to JPEG or PNG, for example with `magick IN OUT.png`"
+"""What can be done with a picture that is not read."""
 _VIDEO = "take a frame of it as JPEG, for example with `ffmpeg -i IN -frames:v 1 OUT.jpg`"
 _DRAWING = "a drawing, not a photograph; render it to PNG"
 
@@ -21,18 +22,18 @@ _BRANDS = (
 )
 _SVG = rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*(?:<!DOCTYPE svg[^>]*>\s*)?<svg[\s>]"
 _MAGIC = (
-    (rb"IIU\0", "an RW2 camera raw", _RAW),
-    (rb"FOVb", "an X3F camera raw", _RAW),
-    (rb"\0MRM", "an MRW camera raw", _RAW),
-    (rb".{6}HEAPCCDR", "a CRW camera raw", _RAW),
-    (rb"II\xbc", "a JPEG XR picture", _MAGICK),
+    (rb"IIU\0", "an RW2 camera raw", EXPORT),
+    (rb"FOVb", "an X3F camera raw", EXPORT),
+    (rb"\0MRM", "an MRW camera raw", EXPORT),
+    (rb".{6}HEAPCCDR", "a CRW camera raw", EXPORT),
+    (rb"II\xbc", "a JPEG XR picture", MAGICK),
     (rb"8BPS", "a Photoshop document", "save it as JPEG, PNG or TIFF"),
     (rb"gimp xcf", "a GIMP document", "export it as JPEG, PNG or TIFF"),
     (rb"v/1\x01", "an OpenEXR picture", "convert it to 8 or 16 bits"),
     (rb"#\?RADIANCE|#\?RGBE", "a Radiance HDR picture", "convert it to 8 or 16 bits"),
-    (rb"P7\s", "a PAM picture", _MAGICK),
+    (rb"P7\s", "a PAM picture", MAGICK),
     (rb"P[Ff]\s", "a PFM picture", "convert it to 8 or 16 bits"),
-    (rb"\0\0\x01\0.\0", "an ICO icon", _MAGICK),
+    (rb"\0\0\x01\0.\0", "an ICO icon", MAGICK),
     (rb"%PDF-", "a PDF document", "render its pages to PNG, for example with `pdftoppm -r 200 -png IN OUT`"),
     (rb"%!PS", "a PostScript document", "render it to PNG"),
     (rb"AT&TFORM", "a DjVu document", "render its pages to PNG"),

@@ -19,7 +19,6 @@ class Stream:
         height: rows.
         orientation: EXIF's number.
         jpeg: whether a JPEG file can be made of it again.
-        animated: whether it has several pictures.
         damage: why it cannot be whole, or None.
     """
 
@@ -27,7 +26,6 @@ class Stream:
     height: int
     orientation: int
     jpeg: bool
-    animated: bool
     damage: str | None
 
 
@@ -57,15 +55,14 @@ def read_stream(data: bytes) -> Stream:
         width = height * _RATIOS[ratio - 1][0] // _RATIOS[ratio - 1][1]
     else:
         width = 8 * (1 + bits.take(5)) if small else 1 + bits.take((9, 13, 18, 30)[bits.take(2)])
-    orientation, animated = 1, False
+    orientation = 1
     if not bits.take(1) and bits.take(1):  # not all as usual, and of that more than the colours
         orientation = 1 + bits.take(3)
         if bits.take(1):  # a size to be shown in
             bits.size()
         if bits.take(1):  # a preview
             raise ImageError("a JPEG XL with a preview: convert it to JPEG or PNG")
-        animated = bool(bits.take(1))
-    return Stream(width, height, orientation, jpeg, animated, damage)
+    return Stream(width, height, orientation, jpeg, damage)
 
 
 class _Bits:

@@ -14,17 +14,17 @@ import numpy as np
 
 from retrieval.errors import ImageError
 from retrieval.photographs import heif, raws
+from retrieval.photographs.foreign import MAGICK
 from retrieval.photographs.headers import Header
 from retrieval.photographs.sizes import turned
 
-_MAGICK = "convert it to JPEG or PNG, for example with `magick IN OUT.png`"
 # format -> module, package, how it is called, and what can be done without
 _NEEDED = {
     "HEIC": ("pillow_heif", "pillow-heif", "a HEIC photograph", "convert it to JPEG: `heif-convert IN OUT.jpg`"),
     "AVIF": ("PIL", "Pillow", "an AVIF photograph", "convert it to PNG: `avifdec IN OUT.png`"),
-    "GIF": ("PIL", "Pillow", "a GIF picture", _MAGICK),
-    "PNG": ("PIL", "Pillow", "a further picture of an animated PNG", _MAGICK),
-    "WebP": ("PIL", "Pillow", "a further picture of an animated WebP", _MAGICK),
+    "GIF": ("PIL", "Pillow", "a GIF picture", MAGICK),
+    "PNG": ("PIL", "Pillow", "a further picture of an animated PNG", MAGICK),
+    "WebP": ("PIL", "Pillow", "a further picture of an animated WebP", MAGICK),
     "JPEG XL": ("pillow_jxl", "pillow-jxl-plugin", "a JPEG XL picture", "convert it to JPEG: `djxl IN OUT.jpg`"),
 }
 _BACK = {6: 8, 8: 6}  # the orientations that another one undoes; all others undo themselves

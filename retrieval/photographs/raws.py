@@ -4,6 +4,7 @@ Those are read whose structure tells that: the ones that are TIFF files, CR3 (bo
 """
 
 import io
+import itertools
 import re
 import struct
 from typing import Any
@@ -12,6 +13,7 @@ from retrieval.errors import ImageError
 from retrieval.photographs import boxes, tiff
 
 EXPORT = "export it as JPEG or TIFF"
+"""What can be done with a camera raw that is not read."""
 _TIFF_LIKE = re.compile(rb"II\*\0.{4}CR\x02|IIR[OS]|MMOR", re.DOTALL)
 _KINDS = ((rb"II\*\0.{4}CR\x02", "CR2"), (rb"IIR[OS]|MMOR", "ORF"), (rb"FUJIFILMCCD-RAW", "RAF"))
 _ORIENTATIONS = {0: 1, 1: 2, 3: 3, 2: 4, 4: 5, 6: 6, 7: 7, 5: 8}  # LibRaw's flip -> EXIF's number
@@ -37,7 +39,7 @@ def raw_damage(data: bytes, kind: str) -> str | None:
     if _TIFF_LIKE.match(data):
         data = (b"II*\0" if data[:1] == b"I" else b"MM\0*") + data[4:]
     places = list(tiff.chain(data)[0])
-    for place in places[: tiff.MAX_DIRECTORIES]:
+    for place in itertools.islice(places, tiff.MAX_DIRECTORIES):  # which grows by the sub-directories
         if any(at + count * tiff.BYTES[field] > len(data) for _, field, count, at in tiff.fields(data, place)):
             return f"truncated: the description lies beyond the end of the {kind}"
         values = tiff.integers(data, place)

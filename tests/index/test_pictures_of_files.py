@@ -164,6 +164,37 @@ def test_copies_are_known_picture_by_picture(changing, folder, tmp_path):
     assert replaced.replaced == done.names
 
 
+def test_pictures_that_a_file_has_no_more_leave_with_it(changing, tmp_path, caplog, capsys):
+    """With --replace alone, in the same change; a file that is called like a picture is none."""
+    path = tmp_path / "scan.tif"
+    path.write_bytes(several(".tif", [scene(n) for n in (0, 1, 2, 3)]))
+    assert len(add(changing, [path]).names) == 4
+    assert remove(changing, ["scan.tif#2"])
+    (tmp_path / "scan.tif#4").write_bytes(still(".jp2", scene(7)))
+    path.write_bytes(several(".tif", [scene(4)]))
+    before = Collection.open(changing).names
+    assert [failure.name for failure in add(changing, [path]).failures] == ["scan.tif"]
+    assert Collection.open(changing).names == before
+    assert "1 pictures that are in the index are not in their files any more, first scan.tif#3" in caplog.text
+    assert cli.main(["add", str(changing), str(path), "--replace", "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert (done["added"], done["replaced"], done["removed"]) == (["scan.tif"], ["scan.tif"], ["scan.tif#3"])
+    assert Collection.open(changing).names == tuple(name for name in before if name != "scan.tif#3")
+    assert not check(changing).problems
+
+
+def test_pictures_stay_with_a_file_that_cannot_replace_theirs(changing, tmp_path):
+    path = tmp_path / "scan.tif"
+    path.write_bytes(several(".tif", [scene(0), scene(1)]))
+    add(changing, [path])
+    before = Collection.open(changing).names
+    path.write_bytes(path.read_bytes()[:3000])
+    done = add(changing, [path], replace=True)
+    assert [failure.name for failure in done.failures] == ["scan.tif"]
+    assert not done.removed
+    assert Collection.open(changing).names == before
+
+
 def test_a_file_takes_the_name_of_a_picture(changing, folder, tmp_path):
     """Somebody saves a photograph under it later: it is another one, and nothing is confused."""
     photos = shutil.copytree(folder, tmp_path / "photos")
