@@ -7,6 +7,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from retrieval.photographs import tiff
+
 MOST = 20_000  # boxes of one level: tiles and frames have no boxes of their own
 
 
@@ -59,6 +61,16 @@ def inner(data: bytes, path: bytes, begin: int = 0, end: int | None = None) -> I
                 yield box
             else:
                 yield from inner(data, path[4:], box.begin, box.end)
+
+
+def exif_block(stored: bytes) -> bytes:
+    """The EXIF block of an item or box, which begins with how many bytes lie before it (ISO/IEC 23008-12, A.2.1).
+
+    pillow-jxl-plugin leaves that number out.
+    """
+    if bytes(stored[:4]) in tiff.MAGIC:
+        return bytes(stored)
+    return bytes(stored[4 + int.from_bytes(stored[:4], "big") :])
 
 
 def brands(data: bytes) -> list[bytes]:

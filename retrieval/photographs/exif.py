@@ -26,7 +26,7 @@ def focal_length(data: bytes, header: Header) -> float | None:
         data: all bytes of the file.
         header: of it.
     """
-    block = data if header.format == "TIFF" else header.exif
+    block = data if data[:4] in tiff.MAGIC else header.exif
     longest = max(header.width, header.height)
     try:
         (start,) = _values(block, None).get(EXIF_DIRECTORY, (0,))

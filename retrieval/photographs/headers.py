@@ -40,7 +40,8 @@ class Header:
         number: which of them this is, from 1.
         camera: the format of a camera raw; None of everything else.
         reconstructs: whether a JPEG XL file gives a JPEG file, whose pixels are as stored.
-        exif: the first EXIF block, itself a TIFF; of a TIFF nothing, as the file is that; empty where there is none.
+        exif: the first EXIF block, itself a TIFF; of a TIFF or a camera raw that is one nothing, as the file is that;
+            empty where there is none.
     """
 
     format: str
@@ -375,6 +376,7 @@ def _read_heif(data: bytes, number: int) -> Header:
         unsupported="a cropped AVIF photograph: convert it to PNG" if cropped else None,
         alpha="straight" if picture.alpha else None,
         pages=count,
+        exif=picture.exif,
     )
 
 
@@ -405,4 +407,6 @@ def _read_jpegxl(data: bytes) -> Header:
     found = jpegxl.read_stream(data)
     alpha = "straight"  # if it has any
     size = found.width, found.height
-    return Header("JPEG XL", *size, found.orientation, found.damage, None, None, alpha, reconstructs=found.jpeg)
+    return Header(
+        "JPEG XL", *size, found.orientation, found.damage, alpha=alpha, reconstructs=found.jpeg, exif=found.exif
+    )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from retrieval.errors import ImageError
-from retrieval.photographs.boxes import Box, boxes, brands, cut_off, inner
+from retrieval.photographs.boxes import Box, boxes, brands, cut_off, exif_block, inner
 
 HEIC, AVIF = (b"hei", b"hev", b"mif", b"msf"), (b"avi",)  # what their brands begin with
 _CODED = {b"hvc1": "HEIC", b"av01": "AVIF"}
@@ -35,6 +35,7 @@ class Picture:
         damage: why it cannot be whole, or None.
         alpha: whether another picture says how opaque it is.
         cropped: whether it is cropped.
+        exif: the first EXIF block that is said to be about it; empty where there is none.
     """
 
     width: int
@@ -43,6 +44,7 @@ class Picture:
     damage: str | None = None
     alpha: bool = False
     cropped: bool = False
+    exif: bytes = field(default=b"", repr=False)
 
 
 @dataclass
@@ -55,7 +57,7 @@ class _Item:
         extents: byte positions in the file where its data begin and end.
         properties: its properties, in order.
         parts: items that it is made of.
-        auxiliary: items that it belongs to as a thumbnail, a depth map or the like.
+        auxiliary: items that it belongs to as a thumbnail, a depth map, EXIF or the like.
     """
 
     kind: bytes
@@ -193,7 +195,14 @@ def _picture(data: bytes, items: dict[int, _Item], one: int) -> Picture:
     opacity = [number for number, other in items.items() if one in other.auxiliary and _is_opacity(data, other)]
     damage = "truncated: shorter than its boxes say" if cut_off(data) else None
     damage = damage or _damage_of_parts(data, items, (one, *opacity), size[0] * size[1])
-    return Picture(width, height, _orientation(seen), damage, bool(opacity), cropped)
+    return Picture(width, height, _orientation(seen), damage, bool(opacity), cropped, _exif(data, items, one))
+
+
+def _exif(data: bytes, items: dict[int, _Item], one: int) -> bytes:
+    for item in items.values():
+        if item.kind == b"Exif" and one in item.auxiliary and sum(end - at for at, end in item.extents) <= len(data):
+            return exif_block(b"".join(data[begin:end] for begin, end in item.extents))
+    return b""
 
 
 def _damage_of_parts(data: bytes, items: dict[int, _Item], decoded: Iterable[int], area: int) -> str | None:

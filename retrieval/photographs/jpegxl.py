@@ -20,6 +20,7 @@ class Stream:
         orientation: EXIF's number.
         jpeg: whether a JPEG file can be made of it again.
         damage: why it cannot be whole, or None.
+        exif: the EXIF block, whose orientation does not count; empty where there is none.
     """
 
     width: int
@@ -27,6 +28,7 @@ class Stream:
     orientation: int
     jpeg: bool
     damage: str | None
+    exif: bytes
 
 
 def read_stream(data: bytes) -> Stream:
@@ -36,13 +38,15 @@ def read_stream(data: bytes) -> Stream:
         ImageError: there is none.
         IndexError: it ends within its header.
     """
-    head, jpeg, damage = data[:_HEAD], False, None
+    head, jpeg, damage, exif = data[:_HEAD], False, None, b""
     if data[:12] == BOXED:
         head = b""
         for box in boxes.boxes(data):
             if box.kind in (b"jxlc", b"jxlp") and len(head) < _HEAD:
                 head += data[box.begin + 4 * (box.kind == b"jxlp") : box.end][:_HEAD]
             jpeg |= box.kind == b"jbrd"
+            if box.kind == b"Exif":
+                exif = exif or boxes.exif_block(data[box.begin : box.end])
         if boxes.cut_off(data):
             damage = "truncated: the JPEG XL is shorter than its boxes say"
     if head[:2] != BARE:
@@ -62,7 +66,7 @@ def read_stream(data: bytes) -> Stream:
             bits.size()
         if bits.take(1):  # a preview
             raise ImageError("a JPEG XL with a preview: convert it to JPEG or PNG")
-    return Stream(width, height, orientation, jpeg, damage)
+    return Stream(width, height, orientation, jpeg, damage, exif)
 
 
 class _Bits:

@@ -43,7 +43,7 @@ def raw_damage(data: bytes, kind: str) -> str | None:
         if any(at + count * tiff.BYTES[field] > len(data) for _, field, count, at in tiff.fields(data, place)):
             return f"truncated: the description lies beyond the end of the {kind}"
         values = tiff.integers(data, place)
-        places += [sub for sub in values.get(tiff.SUB_DIRECTORIES, ()) if sub not in places]
+        places += [sub for sub in values.get(tiff.SUB_DIRECTORIES, ())[: tiff.MAX_DIRECTORIES] if sub not in places]
         for offsets, lengths in ((273, 279), (324, 325), (513, 514)):  # strips, tiles, a JPEG
             pairs = zip(values.get(offsets, ()), values.get(lengths, ()), strict=False)
             if any(offset + length > len(data) for offset, length in pairs):

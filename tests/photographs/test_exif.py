@@ -3,6 +3,7 @@
 import io
 import shutil
 import sqlite3
+import struct
 import subprocess
 from contextlib import closing
 
@@ -14,6 +15,7 @@ from PIL.TiffImagePlugin import IFDRational
 from benchmarks.colmap import environment
 from retrieval.photographs.exif import focal_length
 from retrieval.photographs.headers import Header, read_header
+from tests import encoded  # noqa: F401 (which makes Pillow know HEIC and JPEG XL)
 
 needs_colmap = pytest.mark.skipif(shutil.which("colmap") is None, reason="COLMAP is not installed")
 LENS, FILM, ACROSS, RESOLUTION, UNIT = 37386, 41989, 40962, 41486, 41488
@@ -41,7 +43,7 @@ def photograph(fields, kind="JPEG", size=SIZE, orientation=1):
     exif.get_ifd(34665).update(fields)
     stream = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    PIL.Image.fromarray(pixels).save(stream, kind, exif=exif)
+    PIL.Image.fromarray(pixels).save(stream, kind, exif=exif.tobytes() if kind in ("AVIF", "JXL") else exif)
     return stream.getvalue()
 
 
@@ -49,7 +51,7 @@ def told(data):
     return focal_length(data, read_header(data))
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP", "HEIF", "AVIF", "JXL"])
 @pytest.mark.parametrize("case", CASES)
 def test_what_exif_says(case, kind):
     fields, expected = CASES[case]
@@ -57,12 +59,24 @@ def test_what_exif_says(case, kind):
     assert found == (None if expected is None else pytest.approx(expected, rel=1e-6))
 
 
+@pytest.mark.parametrize("kind", ["HEIF", "JXL"])
+def test_orientation_in_exif_alone_does_not_count(kind):
+    """Where the format has one of its own, which turns the picture; the lens is the same."""
+    data = photograph({FILM: 35}, kind)
+    turned = data.replace(struct.pack(">HHIHH", 274, 3, 1, 1, 0), struct.pack(">HHIHH", 274, 3, 1, 6, 0))
+    turned = turned.replace(struct.pack("<HHIHH", 274, 3, 1, 1, 0), struct.pack("<HHIHH", 274, 3, 1, 6, 0))
+    assert turned != data
+    assert read_header(turned).orientation == 1
+    assert told(turned) == 320
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_tiff_is_an_exif_block_itself(case):
     fields, expected = CASES[case]
     block = read_header(photograph(fields)).exif
-    found = focal_length(block, Header("TIFF", *SIZE))
-    assert found == (None if expected is None else pytest.approx(expected, rel=1e-6))
+    for header in (Header("TIFF", *SIZE), Header("DNG", *SIZE, camera="DNG")):
+        found = focal_length(block, header)
+        assert found == (None if expected is None else pytest.approx(expected, rel=1e-6))
 
 
 def test_a_turned_photograph_has_the_same_lens():

@@ -19,6 +19,7 @@ from retrieval.photographs.decoding import load_image, load_picture, load_pixels
 from retrieval.photographs.files import Peek
 from retrieval.photographs.headers import count_pictures
 from retrieval.photographs.heif import read_collection, read_picture
+from retrieval.photographs.raws import raw_damage
 from tests import encoded, hostile
 from tests.encoded import LOSSY, dng, pillow, still
 
@@ -278,6 +279,17 @@ def test_a_raw_is_developed(mosaic):
     gray = load_image(dng(COFFEE, mosaic=mosaic)).gray
     assert np.corrcoef(gray.ravel(), GREY.ravel())[0, 1] > (0.98 if mosaic else 0.999)
     assert difference(gray, GREY) < 2 * LOSSY[".dng"]
+
+
+def test_a_raw_whose_sensor_data_are_cut_off_is_told():
+    """They lie in a sub-directory, as in most files of cameras."""
+    small, light = COFFEE[::4, ::4].copy(), COFFEE.copy()
+    first, sensor = (small, {"t254": (4, (1,))}, False), {"t254": (4, (0,)), "t262": (3, (34892,))}
+    found = hostile.tiff_of(first, (light, sensor, True), dng=True)
+    assert raw_damage(found, "DNG") is None
+    beyond = {**sensor, "t273": (4, (len(found) - light.size // 2,))}
+    cut = hostile.tiff_of(first, (light, beyond, True), dng=True)
+    assert raw_damage(cut, "DNG") == "truncated: pixels lie beyond the end of the DNG"
 
 
 def test_a_heic_whose_data_are_damaged_shows_no_gaps():
