@@ -33,7 +33,9 @@ class ImageConfig:
 
     exif: str = "apply"  # "apply" | "ignore": benchmark boxes belong to raw pixels, so benchmarks ignore
     max_side: int | None = 1024  # longest side in pixels before detection (area resampling); null = as is
-    max_megapixels: float = 64.0  # refused before decoding: a bomb must not reach the decoder
+    # refused before decoding: a bomb must not reach the decoder. AVIF, GIF, JPEG XL and further frames of PNG and WebP
+    # have a limit of Pillow's beside it, 178
+    max_megapixels: float = 64.0
     # "all": every picture of a file (pages of a TIFF, frames of an animation) is a photograph, the second one of
     # scan.tif is scan.tif#2; "first": the first is. Does not change the digest, as features are the same either way
     pages: str = "all"

@@ -8,6 +8,7 @@ processes only decode, and this one does the rest in the GPU's memory.
 import contextlib
 import functools
 import logging
+import os
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -235,14 +236,19 @@ def _detect_on(
     return features, patches
 
 
-def tell_of_pages(features: ImageFeatures, path: str | Path) -> None:
-    """Warns of a file with more pictures than the first, which alone was read."""
+def tell_of_pages(features: ImageFeatures, path: str | os.PathLike[str] | None) -> None:
+    """Warns of a file with more pictures than the first, which alone was read.
+
+    Args:
+        features: of it.
+        path: what it was given by; None of bytes, whose other pictures have no name.
+    """
     if features.pages > 1:
         logger.warning(
-            "%s: a file of %d pictures, of which only the first is read; the next is called %s",
-            display_name(path),
+            "%s: a file of %d pictures, of which only the first is read%s",
+            display_name(features.name if path is None else str(path)),
             features.pages,
-            display_name(numbered(str(path), 2)),
+            "" if path is None else f"; the next is called {display_name(numbered(str(path), 2))}",
         )
 
 

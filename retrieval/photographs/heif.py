@@ -146,16 +146,17 @@ def tile_width(data: bytes, collection: Collection, number: int = 1) -> int:
         collection: of it.
         number: of the picture, from 1.
     """
-    items, one = collection.items, collection.pictures[number - 1]
+    items, one, width = collection.items, collection.pictures[number - 1], 0
     for _ in range(_DEEPEST):
         item = items[one]
         size = _size(data, item)
         if item.kind == b"iovl" or size is None or any(box.kind == b"clap" for box in item.properties):
             return 8
+        width = size[0]
         if item.kind in _CODED or not item.parts:
             break
         one = item.parts[0]
-    return max(size[0], 8)
+    return max(width, 8)
 
 
 def _format(items: dict[int, _Item], one: int) -> str | None:

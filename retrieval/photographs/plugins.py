@@ -7,7 +7,6 @@ that orientation is applied in one place, for all formats.
 
 import importlib.util
 import io
-import warnings
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from retrieval.errors import ImageError
 from retrieval.photographs import heif, raws
 from retrieval.photographs.foreign import MAGICK
 from retrieval.photographs.headers import Header
+from retrieval.photographs.quiet import quiet_pillow
 from retrieval.photographs.sizes import turned
 
 # format -> module, package, how it is called, and what can be done without
@@ -70,11 +70,17 @@ def decoded(data: bytes, header: Header) -> tuple[np.ndarray, int]:
             return np.ascontiguousarray(raws.develop(data, header.camera)[:, :, ::-1]), 255
         if header.format == "HEIC":
             return _heic(data, header)
-        pixels = _pillow(data, header)
+        with quiet_pillow():
+            pixels = _pillow(data, header)
         return pixels, int(np.iinfo(pixels.dtype).max)
     except ImageError:
         raise
     except Exception as error:
+        if type(error).__name__ == "DecompressionBombError":
+            raise ImageError(
+                f"not supported: {header.width} x {header.height} pixels of {header.format} are more than Pillow "
+                "decodes (twice PIL.Image.MAX_IMAGE_PIXELS): make the picture smaller, or convert it to JPEG"
+            ) from error
         raise ImageError(f"damaged {header.format}: {_line(error)}") from error
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # what a library in Rust raises where it should not
@@ -133,7 +139,6 @@ def _has_gaps(pixels: np.ndarray, white: int, profile: dict[str, Any], tile: int
 def _pillow(data: bytes, header: Header) -> np.ndarray:
     from PIL import Image
 
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # what they say of a file is in the reason
     kind = {"WebP": "WEBP", "JPEG XL": "JXL"}.get(header.format, header.format)
     if kind == "JXL":
         import pillow_jxl  # noqa: F401 (which makes Pillow know it)

@@ -1,8 +1,10 @@
-"""Keeps the lines that OpenCV, libjpeg and libpng print about damaged files off stderr."""
+"""Keeps what OpenCV, libjpeg, libpng and Pillow print about damaged files off stderr."""
 
 import contextlib
 import os
+import re
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +13,8 @@ import cv2
 _CHATTER = (b"Corrupt JPEG data", b"Premature end of JPEG", b"libpng ")
 _quiet_lock = threading.Lock()
 _quiet_users = 0
+_pillow_users = 0
+_PILLOW: Any = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # as `warnings.filterwarnings` makes it
 _log_level = 0
 _LOGGING: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV 5 has its log level in a module of its own
 _SILENT = 0
@@ -41,10 +45,42 @@ def quiet_opencv() -> Iterator[None]:
                 _release_stderr()
 
 
+@contextlib.contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Leaves out Pillow's warnings in the block: the reason travels in `ImageError`.
+
+    Filters belong to the process: the first thread in puts one before the others, and the last one out takes it away.
+    """
+    global _pillow_users
+    with _quiet_lock:
+        if _pillow_users == 0:
+            _filters().insert(0, _PILLOW)
+        _pillow_users += 1
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _pillow_users -= 1
+            if _pillow_users == 0:
+                _heed_pillow()
+
+
+def _filters() -> Any:
+    return warnings.filters  # another list wherever somebody has called `warnings.catch_warnings`
+
+
+def _heed_pillow() -> None:
+    with contextlib.suppress(ValueError):  # somebody has reset the filters
+        _filters().remove(_PILLOW)
+
+
 def _quiet_no_more() -> None:
     """In a forked child: the threads that were decoding are not there to let go."""
-    global _quiet_lock, _quiet_users
+    global _quiet_lock, _quiet_users, _pillow_users
     _quiet_lock = threading.Lock()
+    if _pillow_users:
+        _pillow_users = 0
+        _heed_pillow()
     if _quiet_users:
         _quiet_users = 0
         _LOGGING.setLogLevel(_log_level)

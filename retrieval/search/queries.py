@@ -286,7 +286,7 @@ class Queries:
             RetrievalError: the photograph cannot be used, is none, or the index was made with other features.
         """
         features = self._extracted(image, mirror, box)
-        extractor.tell_of_pages(features, label_of(image))
+        extractor.tell_of_pages(features, image if isinstance(image, str | os.PathLike) else None)
         return features
 
     def _extracted(self, image: Photograph, mirror: bool, box: Sequence[float] | None) -> ImageFeatures:

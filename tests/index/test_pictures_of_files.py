@@ -88,7 +88,7 @@ def test_every_picture_is_found(index):
             assert all(hit.inliers >= 7 for hit in hits[: len(same)])
 
 
-def test_pictures_are_known_by_name_file_and_object(index, folder):
+def test_pictures_are_known_by_name_file_and_object(index, folder, caplog):
     retriever = Retriever.open(index)
     by_name = retriever.query("kind.tif#2", top=3)
     data = (folder / "kind.tif").read_bytes()
@@ -97,7 +97,10 @@ def test_pictures_are_known_by_name_file_and_object(index, folder):
         assert [hit.name for hit in retriever.query(image, top=3)] == [hit.name for hit in by_name]
     first = retriever.query("kind.tif", top=3)
     for source in (data, io.BytesIO(data)):
+        caplog.clear()
         assert [hit.name for hit in retriever.query(source, top=3)] == [hit.name for hit in first]
+        told = [record.getMessage() for record in caplog.records]
+        assert told == ["the query photograph: a file of 2 pictures, of which only the first is read"]
     explained = retriever.explain("kind.tif#2", "kind.tif#2")
     assert explained is not None
 

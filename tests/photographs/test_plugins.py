@@ -3,6 +3,7 @@
 import io
 import struct
 import sys
+import warnings
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ from retrieval.photographs.decoding import load_image, load_picture, load_pixels
 from retrieval.photographs.files import Peek
 from retrieval.photographs.headers import count_pictures
 from retrieval.photographs.heif import read_collection, read_picture
+from retrieval.photographs.quiet import quiet_pillow
 from retrieval.photographs.raws import raw_damage
 from tests import encoded, hostile
 from tests.encoded import LOSSY, dng, pillow, still
@@ -421,6 +423,27 @@ def test_pil_images_of_avif_and_heic_are_what_their_files_are(orientation, tmp_p
         with Image.open(io.BytesIO(data)) as image:
             given = load_image(plain_source(image, config), config).gray
         np.testing.assert_allclose(given, load_image(data, config).gray, atol=1)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".avif"])
+def test_filters_of_warnings_stay_those_of_the_process(suffix):
+    """Pillow's warnings are left out while a file is decoded, and no longer."""
+    before = list(warnings.filters)
+    load_image(FILES[suffix])
+    with pytest.raises(ImageError):
+        load_image(FILES[suffix][:-100])
+    assert list(warnings.filters) == before
+    with quiet_pillow(), warnings.catch_warnings(record=True) as caught:
+        warnings.warn_explicit("of a file", UserWarning, "file.py", 1, module="PIL.Image")
+        warnings.warn_explicit("of a user", UserWarning, "file.py", 1, module="user")
+    assert [str(one.message) for one in caught] == ["of a user"]
+
+
+def test_the_limit_of_pillow_is_named(monkeypatch):
+    """What is larger is no damage."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 192 * 128 // 2 - 1)
+    with pytest.raises(ImageError, match=r"not supported: 192 x 128 pixels of GIF are more than Pillow decodes"):
+        load_image(FILES[".gif"])
 
 
 def test_frames_of_pil_images_are_what_they_show():
