@@ -79,7 +79,7 @@ def read_header(source: bytes | Encoded) -> Header:
     readers: tuple[tuple[bool, Callable[[], Header]], ...] = (
         (camera is not None, lambda: _read_raw(data, str(camera))),
         (data[:2] == b"\xff\xd8", lambda: _read_jpeg(data, number)),
-        (data[:8] == _PNG_MAGIC, lambda: _read_png(data)),
+        (data[:8] == _PNG_MAGIC, lambda: _read_png(data, number)),
         (data[:4] in tiff.MAGIC, lambda: _read_tiff(data, number)),
         (data[:4] == b"RIFF" and data[8:12] == b"WEBP", lambda: _read_webp(data)),
         (re.match(rb"P[1-6][\s#]", data) is not None, lambda: _read_pnm(data)),
@@ -188,8 +188,11 @@ def _read_jpeg(data: bytes, number: int = 1) -> Header:
     return Header("JPEG", *size, orientation or 1, damage, ended=ended, pages=pages, exif=exif)
 
 
-def _read_png(data: bytes) -> Header:
-    """Walks the chunks up to IEND and compares the checksums of the critical ones (PNG 1.2, section 3)."""
+def _read_png(data: bytes, number: int = 1) -> Header:
+    """Walks the chunks up to IEND and compares the checksums of the critical ones (PNG 1.2, section 3).
+
+    Of an animation those of later pictures than the one that is asked for do not count.
+    """
     length, name, width, height, depth, colour = struct.unpack_from(">I4sIIBB", data, 8)
     if name != b"IHDR" or length != 13:
         raise ImageError("damaged PNG: it does not start with a header chunk")
@@ -198,14 +201,16 @@ def _read_png(data: bytes) -> Header:
     alpha = "straight" if colour in (4, 6) else None
     key: tuple[int, ...] | None = None
     pages = animations.png_frames(data)
-    position, damage = 8, "truncated: the PNG has no end chunk"
+    position, frames, damage = 8, 0, "truncated: the PNG has no end chunk"
     while position + 12 <= len(data):
         length, name = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
         if end > len(data):
             break
         body = data[position + 8 : end - 4] if name in (b"eXIf", b"tRNS") else b""
-        if not name[0] & 0x20 or name in (b"tRNS", b"acTL", b"fcTL", b"fdAT"):  # upper case: critical
+        frames += name == b"fcTL" or (name == b"IDAT" and frames == 0)  # the latter is no part of the animation
+        needed = name in (b"tRNS", b"acTL") or (name in (b"fcTL", b"fdAT") and frames <= number)
+        if not name[0] & 0x20 or needed:  # upper case: critical
             (checksum,) = struct.unpack_from(">I", data, end - 4)
             if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != checksum:
                 damage = f"damaged PNG: wrong checksum in a chunk at byte {position}"

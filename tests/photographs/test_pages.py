@@ -166,6 +166,23 @@ def test_pictures_before_the_damage_are_whole(suffix):
         load_image(Encoded(cut, 3))
 
 
+@pytest.mark.parametrize("separate", [False, True])
+def test_a_frame_that_is_damaged_costs_itself_alone(separate, tmp_path):
+    """In a PNG: its own checksum, and not that of a frame before it."""
+    pictures = [*PICTURES[:2], 255 - PICTURES[0]]
+    data = encoded.several(".png", pictures, default_image=separate)
+    at = data.rindex(b"fdAT") + 200
+    path = tmp_path / "damaged.png"
+    path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    assert read_header(data).pages == 3
+    for number in (1, 2):
+        np.testing.assert_array_equal(
+            load_picture(f"{path}#{number}" if number > 1 else path)[:, :, ::-1], pictures[number - 1]
+        )
+    with pytest.raises(ImageError, match="wrong checksum"):
+        load_image(f"{path}#3")
+
+
 def test_a_folder_is_listed_with_pictures(tmp_path, caplog):
     for suffix, data in FILES.items():
         (tmp_path / f"many{suffix}").write_bytes(data)
