@@ -49,26 +49,45 @@ def _sub_directories(data: bytes, page: int) -> tuple[int, ...]:
 
 
 def count_pages(data: bytes) -> int:
-    """How many pictures a TIFF has: 1 where the first is a reduced copy, else the full ones in the chain."""
+    """How many pictures a TIFF has: the full ones in the chain, and the one it is about where that lies elsewhere.
+
+    Where a sensor's data are, the others show the same: 1.
+    """
     pages, _ = tiff.chain(data)
-    if main_picture(data, pages[: tiff.MAX_DIRECTORIES]) != (None, None):
-        return 1
     seen, others = pages[: tiff.MAX_DIRECTORIES], pages[tiff.MAX_DIRECTORIES :]
-    return max(sum(_is_full(data, page) for page in seen) + len(others), 1)
+    directory, camera = main_picture(data, seen)
+    if camera is not None or (directory is not None and _has_raw(data, seen)):
+        return 1
+    elsewhere = directory is not None and directory not in seen
+    return max(sum(_is_full(data, page) for page in seen) + elsewhere + len(others), 1)
 
 
 def full_page(data: bytes, number: int) -> int:
-    """The byte position of the directory of a page, from 1.
+    """The byte position of the directory of a page.
+
+    Args:
+        data: all bytes of the file.
+        number: 1 is `main_picture`, the others are those in the chain, in its order.
 
     Raises:
         ImageError: there are fewer full pictures in the chain.
     """
     pages, _ = tiff.chain(data)
-    found = itertools.islice((page for page in pages if _is_full(data, page)), number - 1, None)
-    page = next(found, None)
+    directory, _ = main_picture(data, pages[: tiff.MAX_DIRECTORIES])
+    full = (page for page in pages if page != directory and _is_full(data, page))
+    ordered = full if directory is None else itertools.chain([directory], full)
+    page = next(itertools.islice(ordered, number - 1, None), None)
     if page is None:
         raise ImageError(f"the file holds fewer than {number} pictures")
     return page
+
+
+def _has_raw(data: bytes, pages: list[int]) -> bool:
+    for place in itertools.chain.from_iterable((page, *_sub_directories(data, page)) for page in pages):
+        with contextlib.suppress(struct.error, ImageError):
+            if _is_raw(tiff.integers(data, place, _FEW_VALUES)):
+                return True
+    return False
 
 
 def _is_full(data: bytes, page: int) -> bool:

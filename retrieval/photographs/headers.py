@@ -314,13 +314,13 @@ def _read_bmp(data: bytes) -> Header:
 def _read_tiff(data: bytes, number: int = 1) -> Header:
     """The first image file directory of a TIFF 6.0 or BigTIFF file, or the largest where that is a reduced copy.
 
-    Of several pages that are all full pictures any may be asked for.
+    Of several pages that are full pictures any may be asked for.
     """
     pages, circle = tiff.chain(data)
     directory, camera = directories.main_picture(data, pages[: tiff.MAX_DIRECTORIES])
     if camera is not None:
         return _read_raw(data, camera)
-    count = 1 if directory is not None else directories.count_pages(data)
+    count = directories.count_pages(data)
     orientation = tiff.exif_orientation(data, directory)
     if 1 < number <= count:
         directory = directories.full_page(data, number)

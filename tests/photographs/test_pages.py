@@ -115,6 +115,20 @@ def test_pages_of_a_tiff_have_orientations_of_their_own():
         np.testing.assert_allclose(load_image(Encoded(data, number)).gray, picture.mean(axis=2), atol=1e-3)
 
 
+@pytest.mark.parametrize("sub", [False, True])
+def test_a_thumbnail_in_front_costs_no_page(sub):
+    """The largest picture is what the file is about, and the other full ones follow in their order."""
+    small, large = np.ascontiguousarray(PICTURES[0][::4, ::4]), np.kron(PICTURES[1], np.ones((2, 2, 1), np.uint8))
+    data = hostile.tiff_of(
+        (small, {"t254": (4, (1,))}, False), (PICTURES[0], {}, False), (large, {}, sub), (PICTURES[2], {}, False)
+    )
+    assert count_pictures(data) == read_header(data).pages == 3
+    for number, picture in enumerate((large, PICTURES[0], PICTURES[2]), 1):
+        np.testing.assert_allclose(load_image(Encoded(data, number)).gray, picture.mean(axis=2), atol=1e-3)
+    with pytest.raises(ImageError, match="no picture 4"):
+        load_image(Encoded(data, 4))
+
+
 def mpo(*kinds, xmp=b""):
     """An MPO of a photograph and others of some kinds (CIPA DC-007, table 4)."""
     data = bytearray(several(".mpo", [PICTURES[0], *PICTURES[1 : 1 + len(kinds)]]))
