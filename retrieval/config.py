@@ -336,7 +336,9 @@ class DatasetConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """All stages together; `Config()` is what an ordinary collection gets.
+    """All stages together; `Config()` is as in the published experiments.
+
+    What an index is made with where nobody names a configuration is ``load("buildings")``.
 
     Example:
         >>> config = Config(detector=DetectorConfig(max_features=2000), seed=1)
@@ -436,6 +438,16 @@ DETECTOR_WEIGHTS = ("shape_weights", "orientation_weights")
 """Settings of the detector that name weights, or a file of them."""
 
 
+def weights_of(config: Config) -> dict[str, str]:
+    """The settings that name weights which are used, or a file of them, as ``section.key``."""
+    found = {"descriptor.name": config.descriptor.name}
+    if config.detector.shape == "affnet":
+        found["detector.shape_weights"] = config.detector.shape_weights
+    if config.detector.orientation == "learned":
+        found["detector.orientation_weights"] = config.detector.orientation_weights
+    return found
+
+
 def with_whole_paths(config: Config) -> Config:
     """A configuration whose weights by path are found from any folder."""
 
@@ -467,17 +479,20 @@ def described_as(config: Config, stored: Mapping[str, Any]) -> Config:
     """A configuration whose photographs are described as those were that something was made of.
 
     Args:
-        config: for all else.
-        stored: its settings, as `feature_settings` returns them, with names or with names and checksums of weights.
-            Sections that are not there, or are of features made elsewhere, are left as they are.
+        config: for all else, and for everything where features were made elsewhere.
+        stored: its settings, as `feature_settings` returns them, with names or with names and checksums of weights;
+            sections may be missing.
     """
+    if any("source" in part for part in stored.values() if isinstance(part, Mapping)):
+        return config
     tree = to_tree(config)
     plain = {"images": tree["images"], "detector": to_tree(DetectorConfig()), "descriptor": tree["descriptor"]}
     for section, known in plain.items():
         found = stored.get(section)
         if isinstance(found, Mapping):
-            names = {key: value["name"] if isinstance(value, Mapping) else value for key, value in found.items()}
-            tree[section] = {**known, **{key: value for key, value in names.items() if key in known}}
+            kept = {key: value for key, value in found.items() if key in known}
+            names = {key: value["name"] if isinstance(value, Mapping) else value for key, value in kept.items()}
+            tree[section] = {**known, **names}
     return from_tree(tree)
 
 

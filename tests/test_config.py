@@ -115,6 +115,12 @@ def test_what_is_kept_with_an_artefact_says_how_to_describe(overrides):
         dataclasses.replace(found, images=other.images, detector=other.detector, descriptor=other.descriptor) == other
     )
     assert settings.described_as(other, {"descriptor": None}) == other
+    elsewhere = {
+        "images": {"source": "imported"},
+        "detector": {"source": "imported"},
+        "descriptor": {"name": "imported"},
+    }
+    assert settings.described_as(other, elsewhere) == other
 
 
 @pytest.mark.parametrize(

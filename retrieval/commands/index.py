@@ -273,7 +273,7 @@ def _info(arguments: argparse.Namespace) -> int:
     }
     for key, value in rows.items():
         print(f"{key:<17} {value}")
-    print("settings that differ from the defaults:")
+    print("settings that differ from those of the published experiments:")
     for line in settings_module.differences(facts["config"]) or ["none"]:
         print(f"  {line}")
     for name in facts.get("names", ()):

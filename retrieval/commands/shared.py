@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import hardnet
@@ -85,7 +86,8 @@ def add_settings(parser: argparse.ArgumentParser, with_config: bool = True) -> N
             "--config",
             metavar="FILE",
             help="YAML configuration, or the name of a shipped one, such as objects (a file of that name: ./objects); "
-            f"otherwise {PHOTOGRAPHS} or, with a vocabulary, regions and descriptors as its words were learned from",
+            f"it says all that is not as in the published experiments. Without it {PHOTOGRAPHS} or, with a vocabulary, "
+            "regions and descriptors as its words were learned from (compact words say the descriptor alone)",
         )
     parser.add_argument(
         "--set",
@@ -104,13 +106,25 @@ def chosen_config(arguments: argparse.Namespace, *further: str) -> Config:
         arguments: with `config`, `overrides` and perhaps a `vocabulary`.
         further: overrides.
     """
-    base = settings_module.load(PHOTOGRAPHS)
-    words = getattr(arguments, "vocabulary", None)
-    if arguments.config is None and words is not None:
-        from retrieval.vocabulary.store import open_vocabulary
+    overrides = [*arguments.overrides, *further]
+    if arguments.config is not None:
+        return settings_module.load(arguments.config, overrides)
+    base, words = settings_module.load(PHOTOGRAPHS), getattr(arguments, "vocabulary", None)
+    if words is None:
+        return settings_module.load(None, overrides, base=base)
 
-        base = settings_module.described_as(base, open_vocabulary(words).settings)
-    return settings_module.load(arguments.config, [*arguments.overrides, *further], base=base)
+    from retrieval.vocabulary.store import open_vocabulary
+
+    config = settings_module.load(
+        None, overrides, base=settings_module.described_as(base, open_vocabulary(words).settings)
+    )
+    for key, weights in settings_module.weights_of(config).items():
+        if Path(weights).suffix and not Path(weights).is_file():  # of what a file is called, its folder is not kept
+            raise RetrievalError(
+                f"the words of {words} were learned with weights in a file {weights}: say where it lies, "
+                f"with --set {key}=PATH"
+            )
+    return config
 
 
 def add_no_signatures(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from hardnet.weights.table import resolve
 from retrieval import config as settings
 from retrieval.config import DetectorConfig
 from retrieval.evaluation.pipeline import build_collection
@@ -162,6 +163,28 @@ def test_an_index_is_described_as_its_words_were_unless_told_otherwise(capsys, p
     code, _, err = run(capsys, "index", photos, "-o", tmp_path / "other", "--config", "buildings", *given)
     assert code == 2
     assert "made with other settings" in error_line(err)
+
+
+def test_words_of_weights_in_a_file_ask_where_it_lies(capsys, photos, tmp_path):
+    weights = tmp_path / "own.safetensors"
+    shutil.copy(resolve("hardnet-small").path, weights)
+    common = ("--set", f"descriptor.name={weights}", "--set", "parallel.jobs=1")
+    learned = ("--words", 50, "--set", "vocabulary.iterations=1")
+    assert run(capsys, "vocabulary", "train", photos / "scenes", "-o", tmp_path / "words", *learned, *common)[0] == 0
+    given = ("index", photos / "scenes", "-o", tmp_path / "index", "--vocabulary", tmp_path / "words")
+    code, _, err = run(capsys, *given)
+    assert code == 2
+    assert "weights in a file own.safetensors: say where it lies, with --set descriptor.name=PATH" in error_line(err)
+    assert run(capsys, *given, *common)[0] == 0
+
+
+def test_a_configuration_of_ones_own_begins_with_the_published_settings(capsys, photos, tmp_path):
+    (tmp_path / "mine.yaml").write_text("vocabulary: {words: 60, iterations: 1}\n")
+    chosen = ("--config", tmp_path / "mine.yaml", "--set", ROOTSIFT, "--set", "parallel.jobs=1")
+    assert run(capsys, "index", photos / "scenes", "-o", tmp_path / "index", *chosen)[0] == 0
+    found = json.loads(run(capsys, "info", tmp_path / "index", "--json")[1])["config"]
+    assert found["detector"] == settings.to_tree(DetectorConfig())
+    assert found["vocabulary"]["words"] == 60
 
 
 def test_an_index_keeps_its_vocabulary_settings(capsys, photos, index, tmp_path):
