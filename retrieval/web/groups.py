@@ -22,7 +22,7 @@ STRIP = 12  # photographs of each group that a list of groups shows
 _AGAIN = 30.0  # seconds after which pairs that could not be read are tried again, as something may have mended them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Grouped:
     """Groups, and which of them each photograph is in: (n,) int32, -1 for none."""
 

@@ -39,7 +39,7 @@ def test_add_says_what_it_did(capsys, copy, new):
     code, out, _ = run(capsys, "add", copy, new, "--json")
     assert code == 0
     done = json.loads(out)
-    assert set(done) == {"index", "images", "added", "replaced", "known", "failed", "few_features"}
+    assert set(done) == {"index", "images", "added", "replaced", "removed", "known", "failed", "few_features"}
     assert done["added"] == []
     assert {one["name"] for one in done["known"]} == {"brick.png", "fresh.jpg"}
     code, out, _ = run(capsys, "query", copy, "fresh.jpg", "--json", "--top", "2")
