@@ -18,6 +18,7 @@ from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.errors import ArtefactError
 from retrieval.index.collection import Collection
+from retrieval.index.snapshot import Snapshot
 from retrieval.pairs.links import Links
 from retrieval.pairs.pair import Pairs
 from retrieval.storage import artefacts
@@ -128,14 +129,25 @@ def decided_by(collection: Collection, neighbours: int, config: Config) -> dict[
 
 
 def identities(collection: Collection) -> np.ndarray:
-    """(n, 32) uint8 that tell apart photographs of one name: the sha256 of the file or, unknown, of what is known."""
-    sizes, counts = collection.snapshot.sizes.tolist(), collection.snapshot.counts.tolist()
+    """(n, 32) uint8 that tell apart photographs of one name: the sha256 of the file or, unknown, of size and features.
+
+    The file is unknown where features were imported: they may be others another time, and as many.
+    """
     contents = collection.state.lines.contents(collection.order)
     rows = [
-        bytes.fromhex(content) if content else hashlib.sha256(repr((size, count)).encode()).digest()
-        for content, size, count in zip(contents, sizes, counts, strict=True)
+        bytes.fromhex(content) if content else _features_digest(collection.snapshot, image_id)
+        for image_id, content in enumerate(contents)
     ]
     return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, 32)
+
+
+def _features_digest(snapshot: Snapshot, image_id: int) -> bytes:
+    """The sha256 of what verification goes by: a photograph's size, words, regions and, if any, signatures."""
+    rows = snapshot.image_rows(image_id)
+    arrays = [snapshot.sizes[image_id], snapshot.words_at(rows), snapshot.regions(rows)]
+    if snapshot.has_signatures:
+        arrays.append(snapshot.signatures_at(rows))
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).digest()
 
 
 def write(folder: Path, collection: Collection, now: np.ndarray, links: Links, settings: Mapping[str, Any]) -> None:

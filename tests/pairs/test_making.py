@@ -15,11 +15,16 @@ import pytest
 import retrieval
 from retrieval.commands.cli import main
 from retrieval.errors import ArtefactError, RetrievalError
+from retrieval.evaluation.pipeline import obtain_index, obtain_vocabulary
+from retrieval.features import extractor
+from retrieval.features.imported import import_features
+from retrieval.features.npy_folder import export_features
 from retrieval.geometry.frames import invert
 from retrieval.pairs import making, stored
 from retrieval.pairs.groups import groups
 from retrieval.pairs.links import BACK, FORTH, joined, united
 from retrieval.pairs.making import make
+from retrieval.photographs.folder import list_images
 from retrieval.search.retriever import Retriever
 
 JOBS = ["--set", "parallel.jobs=1"]
@@ -183,6 +188,36 @@ def test_a_photograph_of_other_content_is_new(changing, photos, tmp_path):
     joined_to = {pair.second if pair.first == "scenes/coffee_0.jpg" else pair.first for pair in pairs
                  if pair.grade == "sure" and "scenes/coffee_0.jpg" in (pair.first, pair.second)}  # fmt: skip
     assert joined_to == {"scenes/astronaut_0.jpg", "scenes/astronaut_1.jpg"}
+
+
+def test_as_many_other_features_are_new(photos, config, tmp_path):
+    """Imported features say nothing of a photograph's file: only they themselves tell that they are others."""
+    ours = extractor.extract_collection(list_images(photos), tmp_path / "ours", config)
+    given = tmp_path / "away" / "photos"
+    export_features(ours, given)
+    chosen = retrieval.config.load(None, ["vocabulary.words=200"], base=config)
+    theirs = import_features(tmp_path / "away", "photos", tmp_path / "before")
+    vocabulary = obtain_vocabulary(theirs, tmp_path / "vocabulary", chosen)
+    obtain_index(theirs, vocabulary, tmp_path / "before.index", chosen, photos)
+    made, _ = make(retrieval.Collection.open(tmp_path / "before.index"), tmp_path / "a.pairs")
+    assert ("scenes/coffee_0.jpg", "scenes/coffee_1.jpg") in {(pair.first, pair.second) for pair in made}
+
+    path = given / "scenes/coffee_0.jpg.regions.npy"
+    regions = np.load(path)
+    regions[:, 0] = regions[:, 0].min() + regions[:, 0].max() - regions[:, 0]
+    np.save(path, regions)
+    obtain_index(
+        import_features(tmp_path / "away", "photos", tmp_path / "after"),
+        vocabulary,
+        tmp_path / "after.index",
+        chosen,
+        photos,
+    )
+    now, cost = make(retrieval.Collection.open(tmp_path / "after.index"), tmp_path / "a.pairs")
+    assert cost.photographs == 1
+    its = [[one for one in key(pairs) if "scenes/coffee_0.jpg" in one[:2]] for pairs in (made, now)]
+    assert its[0]
+    assert its[0] != its[1]
 
 
 def test_other_settings_are_refused(collection, tmp_path):
