@@ -32,6 +32,7 @@ SUPPORT = "perhaps"  # least grade of links that join together; at least signifi
 FEW = 2  # parts of a group that one link joins to another
 AGREEMENT = 0.3  # of the smaller group's parts, and as many of the other, have links with each other
 OVERLAP = 0.3  # of the cells of the lesser of two links: so many in common, and they are of one part of a photograph
+HEAD = 1000  # links of a photograph, the most significant, that are compared with each other: memory is of its square
 MOST = 30.0  # significance that counts, where a photograph has parts in several groups
 SINGLE = 0.35  # of a group's parts that another part has links with, where none joins by itself
 LEAST = 2  # links that join together
@@ -62,7 +63,7 @@ def grouped(
     least = min(GRADES.index(SUPPORT), GRADES.index(confidence))
     counts = np.flatnonzero(alone | ((significance >= 0) & (levels >= least)))
     links, significance, alone = links[counts], significance[counts], alone[counts]
-    parts, photograph_of = parted(links)
+    parts, photograph_of = parted(links, significance)
     groups = _Groups(len(photograph_of))
     strengths = np.where(alone, significance, -np.inf)
     for first, second, strength in zip(*parts.T.tolist(), strengths.tolist(), strict=True):
@@ -74,28 +75,72 @@ def grouped(
     return _assigned(photograph_of[parts[inside]], of[inside, 0], evidence, photographs)
 
 
-def parted(links: Links) -> tuple[np.ndarray, np.ndarray]:
+def parted(links: Links, significance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The parts of photographs that links are of: those of one part share cells of the photograph, in a chain.
+
+    Args:
+        links: P of them.
+        significance: (P,) float of each.
 
     Returns:
         parts: (P, 2) int64, the part of either photograph that each link is of.
         photographs: (parts,) int64 image id of each.
     """
     photographs = np.concatenate([links.first, links.second])
-    cells = unpack(np.concatenate([links.cells[:, 0], links.cells[:, 1]]))
+    cells = np.concatenate([links.cells[:, 0], links.cells[:, 1]])
+    strengths = np.concatenate([significance, significance])
     parts = np.empty(len(photographs), np.int64)
     owners: list[int] = []
     order = np.argsort(photographs, kind="stable")
     for ends in np.split(order, np.flatnonzero(np.diff(photographs[order])) + 1):
         if not len(ends):
             continue
-        shown = cells[ends].astype(np.float32)  # products of small whole numbers are exact, and fast
-        sizes = shown.sum(axis=1)
-        near = shown @ shown.T >= OVERLAP * np.minimum.outer(sizes, sizes)
-        number, part = connected_components(csr_array(near), directed=False)
+        part = _parts_of(cells[ends], strengths[ends])
         parts[ends] = len(owners) + part
-        owners += [int(photographs[ends[0]])] * number
+        owners += [int(photographs[ends[0]])] * (int(part.max()) + 1)
     return parts.reshape(2, -1).T, np.array(owners, np.int64)
+
+
+def _parts_of(cells: np.ndarray, strengths: np.ndarray) -> np.ndarray:
+    """(k,) int64 the parts of one photograph, from 0, that its links are of.
+
+    Every two of the most significant `HEAD` links are compared; each of the others is of the part that it shares most
+    with. Those that share too little with any go through the same among themselves.
+
+    Args:
+        cells: (k, 4) uint64, as in `Links.cells`.
+        strengths: (k,) float.
+    """
+    parts = np.empty(len(cells), np.int64)
+    number, left = 0, np.arange(len(cells))
+    while len(left):
+        first = np.argsort(-strengths[left], kind="stable")[:HEAD]
+        head, rest = np.sort(left[first]), np.delete(left, first)
+        shown = unpack(cells[head]).astype(np.float32)
+        shared, least = _shared(shown, shown)
+        found, part = connected_components(csr_array(shared >= OVERLAP * least), directed=False)
+        parts[head] = number + part
+        apart = []
+        for at in range(0, len(rest), HEAD):
+            some = rest[at : at + HEAD]
+            shared, least = _shared(unpack(cells[some]).astype(np.float32), shown)
+            most = (shared / np.maximum(least, 1)).argmax(axis=1)
+            at_most = np.arange(len(some)), most
+            near = shared[at_most] >= OVERLAP * least[at_most]
+            parts[some[near]] = number + part[most[near]]
+            apart.append(some[~near])
+        number, left = number + found, np.concatenate([left[:0], *apart])
+    return parts
+
+
+def _shared(ones: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n, m) float32 cells that links have in common, and how many the lesser of the two has.
+
+    Args:
+        ones: (n, cells) float32, 0 or 1: products of small whole numbers are exact, and fast.
+        others: (m, cells).
+    """
+    return ones @ others.T, np.minimum.outer(ones.sum(axis=1), others.sum(axis=1))
 
 
 def _assigned(pairs: np.ndarray, groups: np.ndarray, evidence: np.ndarray, photographs: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import tracemalloc
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from retrieval.datasets.planar_views import ViewRange
 from retrieval.errors import RetrievalError
 from retrieval.evaluation.pipeline import build_collection
 from retrieval.geometry.significance import significance
+from retrieval.pairs import grouping
 from retrieval.pairs.copies import aligned, common
 from retrieval.pairs.grouping import grouped, parted
 from retrieval.pairs.links import Links, cells_of, none
@@ -114,10 +116,42 @@ def test_a_photograph_of_two_things_belongs_to_the_one_of_more_evidence():
     found = sets(grouped(links(*towers, *walls, *middle), 8, True, CONFIG))
     assert found == [{*range(5)}, {*range(5, 8)}]
     melted = [(i, 4, 30, ALL, ALL) for i in range(4)] + [(4, i, 25, ALL, ALL) for i in range(5, 8)]
-    parts, owners = parted(links(*towers, *walls, *middle))
+    both = links(*towers, *walls, *middle)
+    parts, owners = parted(both, both.significance(CONFIG))
     assert sorted(Counter(owners.tolist()).values()) == [1] * 7 + [2]
-    assert len(parted(links(*towers, *walls, *melted))[1]) == 8
+    one = links(*towers, *walls, *melted)
+    assert len(parted(one, one.significance(CONFIG))[1]) == 8
     assert parts.shape == (len(towers) + len(walls) + len(middle), 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(range(8)), min_size=1, max_size=40), st.randoms(use_true_random=False))
+def test_a_photograph_of_many_links_has_the_parts_that_it_has_with_few(spots, random):
+    """Links in one of eight rows of cells, each in most of its row: however few are compared, a part is a row."""
+    cells = np.zeros((len(spots), 256), bool)
+    for link, spot in enumerate(spots):
+        cells[link, spot * 32 + np.array(random.sample(range(32), 24))] = True  # two of them share 16 at least
+    strengths = np.array([random.random() for _ in spots])
+    for head in (1, 3, 1000):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(grouping, "HEAD", head)
+            parts = grouping._parts_of(pack(cells), strengths).tolist()
+        assert len(set(zip(parts, spots, strict=True))) == len(set(parts)) == len(set(spots))
+        assert set(parts) == set(range(len(set(spots))))
+
+
+def test_memory_does_not_grow_with_the_square_of_a_photographs_links():
+    hub = links(*[(0, other, 30, RIGHT if other % 3 else LEFT, ALL) for other in range(1, 4001)])
+    strengths = hub.significance(CONFIG)
+    tracemalloc.start()
+    try:
+        parts, owners = parted(hub, strengths)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert Counter(owners.tolist())[0] == 2
+    assert len(set(parts[2::3, 0])) == len(set(parts[np.arange(4000) % 3 != 2, 0])) == 1
+    assert peak < 40 * 2**20  # a matrix of 4000 x 4000 float32 alone is 61 MiB
 
 
 @settings(max_examples=40, deadline=None)
