@@ -86,7 +86,10 @@ def make(
     """
     if most is not None and most < 1:
         raise RetrievalError(f"neighbours is {most}: expected at least 1")
-    folder, config = Path(folder), config or collection.config
+    folder, config, now = Path(folder), config or collection.config, stored.identities(collection)
+    work = _compared(collection, folder, now, most, config)
+    if work.finished:  # found without a lock: it may lie where nobody can write
+        return Pairs(collection, work.known, config), Cost()
     partial = partial_folder(folder)
     partial.parent.mkdir(parents=True, exist_ok=True)
     atomic.clear_temporary(partial)
@@ -94,7 +97,8 @@ def make(
     with lock.writing(partial):
         done = False
         try:
-            found = _make(collection, folder, partial, most, config)
+            work = _compared(collection, folder, now, most, config)  # another may have made them meanwhile
+            found = _make(collection, folder, partial, now, work, config)
             done = True
         finally:  # while the lock is held: it may be another's afterwards
             if done or {path.name for path in partial.iterdir()} <= {lock.LOCK}:
@@ -102,23 +106,65 @@ def make(
     return found
 
 
-def _make(collection: Collection, folder: Path, partial: Path, most: int | None, config: Config) -> tuple[Pairs, Cost]:
-    there = stored.read(folder) if folder.exists() else None
-    most = most or (there.settings["neighbours"] if there else NEIGHBOURS)
-    settings, now = stored.decided_by(collection, most, config), stored.identities(collection)
-    known, missing, earlier = none(), np.arange(len(now), dtype=np.int64), None
-    if there is not None:
-        there.require(settings)
-        known, missing, gone = there.of(collection, now)
-        logger.info("%s: %d photographs are new, %d have gone", folder, len(missing), gone)
-        if not len(missing) and not gone:
-            return Pairs(collection, known, config), Cost()
-        earlier = there.checksum
-    state = settings_module.digest(collection.state.manifest)
-    _take_up(partial, {"index": state, "settings": settings, "earlier": earlier})
-    found, cost = _searched(collection, _Search(collection.folder.resolve(), state, config, most, partial), missing)
-    links = united(joined([known, found]), config.verification)
-    stored.write(folder, collection, now, links, settings)
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What is there of the pairs of an index, and what is not.
+
+    Attributes:
+        settings: from `stored.decided_by`.
+        known: links that stay, by image id.
+        missing: (k,) int64 image ids to be searched with.
+        gone: how many photographs that were searched with the index has not any more.
+        earlier: checksum of what is there; None where nothing is.
+    """
+
+    settings: dict[str, Any]
+    known: Links
+    missing: np.ndarray
+    gone: int
+    earlier: str | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether what is there is up to date."""
+        return self.earlier is not None and not len(self.missing) and not self.gone
+
+
+def _compared(collection: Collection, folder: Path, now: np.ndarray, most: int | None, config: Config) -> _Work:
+    """Reads what is there and compares it with the index.
+
+    Args:
+        collection: the index.
+        folder: as for `make`.
+        now: (n, 32) uint8 `stored.identities` of it.
+        most: as for `make`.
+        config: of the searches.
+
+    Raises:
+        ArtefactError: no pairs there, or of other settings or words.
+    """
+    if not folder.exists():
+        settings = stored.decided_by(collection, most or NEIGHBOURS, config)
+        return _Work(settings, none(), np.arange(len(now), dtype=np.int64), 0, None)
+    there = stored.read(folder)
+    settings = stored.decided_by(collection, most or there.settings["neighbours"], config)
+    there.require(settings)
+    return _Work(settings, *there.of(collection, now), there.checksum)
+
+
+def _make(
+    collection: Collection, folder: Path, partial: Path, now: np.ndarray, work: _Work, config: Config
+) -> tuple[Pairs, Cost]:
+    if work.earlier is not None:
+        logger.info("%s: %d photographs are new, %d have gone", folder, len(work.missing), work.gone)
+    if work.finished:
+        return Pairs(collection, work.known, config), Cost()
+    state, most = settings_module.digest(collection.state.manifest), work.settings["neighbours"]
+    _take_up(partial, {"index": state, "settings": work.settings, "earlier": work.earlier})
+    search = _Search(collection.folder.resolve(), state, config, most, partial)
+    found, cost = _searched(collection, search, work.missing)
+    links = united(joined([work.known, found]), config.verification)
+    stored.write(folder, collection, now, links, work.settings)
     return Pairs(collection, links, config), cost
 
 

@@ -1,5 +1,7 @@
 """Pairs of an index: what they are, that a kill and changes of the index take nothing from them, and their lists."""
 
+import contextlib
+import errno
 import itertools
 import json
 import os
@@ -26,6 +28,8 @@ from retrieval.pairs.links import BACK, FORTH, joined, united
 from retrieval.pairs.making import make
 from retrieval.photographs.folder import list_images
 from retrieval.search.retriever import Retriever
+from retrieval.storage import lock
+from retrieval.storage.atomic import partial_folder
 
 JOBS = ["--set", "parallel.jobs=1"]
 
@@ -234,6 +238,43 @@ def test_other_settings_are_refused(collection, tmp_path):
     with pytest.raises(ArtefactError, match="no pairs"):
         stored.open_pairs(collection, collection.folder)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pairs"]
+
+
+def test_pairs_that_are_up_to_date_are_taken_without_a_lock(changing, tmp_path, monkeypatch):
+    """So they can lie where nobody can write, and several may take them at once."""
+    folder = tmp_path / "a.pairs"
+    whole = key(make(changing, folder)[0])
+    partial_folder(folder).mkdir()
+    with lock.writing(partial_folder(folder)):
+        pairs, cost = make(changing, folder)
+        changing.remove(["cat.png"])
+        with pytest.raises(ArtefactError, match="is being changed by"):
+            make(changing.newest(), folder)
+    assert (key(pairs), cost.photographs) == (whole, 0)
+
+    class Unwritable(type(tmp_path)):
+        def mkdir(self, *_args, **_kwargs):
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(making, "partial_folder", lambda path: Unwritable(partial_folder(path)))
+    assert key(make(changing, folder)[0]) == whole
+
+
+def test_what_another_has_made_meanwhile_is_not_made_again(collection, tmp_path, monkeypatch):
+    folder, real = tmp_path / "a.pairs", making.lock.writing
+
+    @contextlib.contextmanager
+    def later(path):
+        with monkeypatch.context() as patch:
+            patch.setattr(making, "partial_folder", lambda _: tmp_path / "other.partial")
+            patch.setattr(making.lock, "writing", real)
+            assert make(collection, folder)[1].photographs == len(collection.names)
+        with real(path):
+            yield
+
+    monkeypatch.setattr(making.lock, "writing", later)
+    assert make(collection, folder)[1].photographs == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pairs"]
 
 
 def test_damage_is_told(collection, tmp_path):
