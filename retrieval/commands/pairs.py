@@ -101,6 +101,8 @@ def _pairs(arguments: argparse.Namespace) -> int:
     form = None if target == folder and arguments.format is None else listing.format_of(target, arguments.format)
     if target == folder and form is not None:
         raise RetrievalError(f"{target}: a name that ends in {stored.SUFFIX} is a folder, leave out --format")
+    if target != folder and target.is_dir():
+        raise RetrievalError(f"{target} is a folder: name a file for the list, such as {target.name}.tsv")
     if target != folder and target.exists() and not folder.exists():
         raise RetrievalError(
             f"{target} is there already and {folder.name}, which would say what it was made of, is not: choose another "
