@@ -66,9 +66,9 @@ def inside_box(points: np.ndarray, box: Box | None) -> np.ndarray:
 
 
 def invert(transform: np.ndarray) -> np.ndarray:
-    """The inverse of a 2 x 3 affine transform."""
-    linear = np.linalg.inv(transform[:, :2])
-    return np.hstack([linear, -linear @ transform[:, 2:]])
+    """The inverse of a 2 x 3 affine transform, or of each of (..., 2, 3)."""
+    linear = np.linalg.inv(transform[..., :2])
+    return np.concatenate([linear, -linear @ transform[..., 2:]], axis=-1)
 
 
 def apply(transform: np.ndarray, points: np.ndarray) -> np.ndarray:

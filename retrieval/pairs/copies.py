@@ -8,8 +8,9 @@ both show a good share of the features is found again.
 import numpy as np
 
 from retrieval.config import VerificationConfig
+from retrieval.geometry.frames import invert
 from retrieval.geometry.verification import REFERENCE_SIDE
-from retrieval.pairs.links import Links, inverted
+from retrieval.pairs.links import Links
 
 WITHIN = (
     24.0,
@@ -67,7 +68,7 @@ def copies(links: Links, sizes: np.ndarray, counts: np.ndarray, config: Verifica
         (P,) bool.
     """
     first = common(links.transforms, sizes[links.first], sizes[links.second])
-    second = common(inverted(links.transforms), sizes[links.second], sizes[links.first])
+    second = common(invert(links.transforms), sizes[links.second], sizes[links.first])
     there = np.minimum(counts[links.first] * first, counts[links.second] * second)  # if features were spread evenly
     share = links.aligned / np.maximum(np.minimum(there, config.max_putatives), 1)
     enough = (links.aligned >= LEAST) & (links.aligned >= AGREE * links.inliers)

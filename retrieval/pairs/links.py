@@ -105,7 +105,7 @@ def united(links: Links, config: VerificationConfig) -> Links:
     """
     turned = links.first > links.second
     transforms = links.transforms.copy()
-    transforms[turned] = inverted(transforms[turned])
+    transforms[turned] = invert(transforms[turned])
     other = (links.sides & FORTH) << 1 | (links.sides & BACK) >> 1
     sides = np.where(turned, other, links.sides).astype(np.uint8)
     first, second = np.minimum(links.first, links.second), np.maximum(links.first, links.second)
@@ -119,11 +119,6 @@ def united(links: Links, config: VerificationConfig) -> Links:
     either = np.bitwise_or.reduceat(found.sides, starts) if len(starts) else found.sides
     best = found[starts].arrays()
     return Links(**{**best, "sides": either})
-
-
-def inverted(transforms: np.ndarray) -> np.ndarray:
-    """The inverses of (n, 2, 3) affine transforms."""
-    return np.array([invert(one) for one in transforms]).reshape(-1, 2, 3)
 
 
 def cells_of(points: np.ndarray, size: np.ndarray) -> np.ndarray:

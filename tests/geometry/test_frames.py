@@ -41,3 +41,12 @@ def test_carry_maps_ellipse_points_like_the_transform():
     np.testing.assert_allclose(frames.apply(transform, on_ellipse), on_carried, atol=1e-4)
     back = frames.carry(frames.invert(transform), carried)
     np.testing.assert_allclose(frames.to_frames(back), frames.to_frames(region), atol=1e-4)
+
+
+def test_many_transforms_are_inverted_at_once():
+    transforms = np.random.default_rng(0).normal(size=(3, 5, 2, 3))
+    last = np.broadcast_to([[[0.0, 0, 1]]], (3, 5, 1, 3))
+    expected = np.linalg.inv(np.concatenate([transforms, last], axis=2))[:, :, :2]
+    np.testing.assert_allclose(frames.invert(transforms), expected, rtol=1e-9)
+    assert np.array_equal(frames.invert(transforms)[2, 4], frames.invert(transforms[2, 4]))
+    assert frames.invert(transforms[0, :0]).shape == (0, 2, 3)
