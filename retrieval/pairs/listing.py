@@ -55,7 +55,11 @@ def write_list(path: Path, pairs: Iterable[Pair], form: str) -> None:
         pairs: in the order of the lines.
         form: one of `FORMATS`; names have gone through `check_names`.
     """
-    atomic.write_text(path, "".join(f"{line}\n" for line in _LINES[form](pairs)))
+    with (
+        atomic.building_file(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as stream,
+    ):
+        stream.writelines(f"{line}\n" for line in _LINES[form](pairs))
 
 
 def _tsv(pairs: Iterable[Pair]) -> Iterator[str]:

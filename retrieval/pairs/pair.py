@@ -79,9 +79,13 @@ class Pairs:
         return len(self.links)
 
     def __iter__(self) -> Iterator[Pair]:
+        return self._rows(np.arange(len(self)))
+
+    def _rows(self, rows: np.ndarray) -> Iterator[Pair]:
+        """The pairs of some rows of `links`, one after another."""
         links, names = self.links, self.collection.names
         sure, levels = links.significance(self.config.verification), links.levels(self.signed)
-        for i in range(len(links)):
+        for i in rows:
             first, second = int(links.first[i]), int(links.second[i])
             yield Pair(
                 names[first],
@@ -132,16 +136,17 @@ class Pairs:
             (True, dtype('int32'))
         """
         ranker = Retriever(self.collection, self.config).ranker
-        pairs, links = list(self), self.links
+        links = self.links
         searched = np.where(links.turned, links.second, links.first)
         others = np.where(links.turned, links.first, links.second)
         order = np.argsort(searched, kind="stable")
+        pairs = self._rows(order)
         for rows in np.split(order, np.flatnonzero(np.diff(searched[order])) + 1):
             if not len(rows):
                 continue
             found = neighbours.correspondences(ranker, int(searched[rows[0]]), others[rows])
             for row, matches in zip(rows, found, strict=True):
-                yield pairs[row], matches[:, ::-1].copy() if links.turned[row] else matches
+                yield next(pairs), matches[:, ::-1].copy() if links.turned[row] else matches
 
     def require_all(self) -> "Pairs":
         """Itself, where all photographs have been searched with.

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ from retrieval.features import extractor
 from retrieval.features.imported import import_features
 from retrieval.features.npy_folder import export_features
 from retrieval.geometry.frames import invert
-from retrieval.pairs import making, stored
+from retrieval.pairs import listing, making, stored
+from retrieval.pairs import pair as pair_module
 from retrieval.pairs.groups import groups
 from retrieval.pairs.links import BACK, FORTH, joined, united
 from retrieval.pairs.making import make
@@ -370,6 +372,44 @@ def test_lists(signed, tmp_path, capsys):
     for form in ("colmap", "hloc"):
         assert run(capsys, "pairs", signed, "-o", tmp_path / form, "--format", form)[0] == 0
         assert (tmp_path / form).read_text() == "".join(f"{pair.first} {pair.second}\n" for pair in pairs)
+
+
+@pytest.mark.parametrize("form", listing.FORMATS)
+def test_memory_does_not_grow_with_a_list(signed, tmp_path, form):
+    pair = next(iter(retrieval.Collection.open(signed).pairs()))
+    path = tmp_path / "list"
+    tracemalloc.start()
+    try:
+        listing.write_list(path, itertools.repeat(pair, 10_000), form)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(path.read_text().splitlines()) == 10_000 + (form == "tsv")
+    assert peak < path.stat().st_size / 2
+
+
+def test_a_list_that_ends_in_an_error_leaves_the_earlier_one(signed, tmp_path):
+    pairs = retrieval.Collection.open(signed).pairs()
+    path = tmp_path / "a.tsv"
+    path.write_text("earlier")
+
+    def broken():
+        yield from pairs
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        listing.write_list(path, broken(), "tsv")
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("a.tsv", "earlier")]
+
+
+def test_correspondences_make_a_pair_when_it_is_its_turn(signed, monkeypatch):
+    pairs, made = retrieval.Collection.open(signed).pairs(), []
+    monkeypatch.setattr(pair_module, "Pair", lambda *given: made.append(given))
+    assert len(pairs) > 2
+    found = pairs.correspondences()
+    for count in (1, 2):
+        next(found)
+        assert len(made) == count
 
 
 def test_the_same_command_again_does_nothing_new(signed, tmp_path, capsys):
