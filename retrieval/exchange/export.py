@@ -5,6 +5,7 @@ the same regions before they were rounded. That lies in ``<target>.partial`` and
 """
 
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,10 +78,10 @@ class _Features:
 class _Photographs:
     """The photographs of an index in their files, with features of one source; image ids number them."""
 
-    def __init__(self, retriever: Retriever, store: FeatureStore | None):
+    def __init__(self, retriever: Retriever, files: tuple[PhotographFile, ...], store: FeatureStore | None):
         self.collection = retriever.collection
+        self.files = files
         self.store = store
-        self.files = tuple(photograph_files(retriever.collection))
         self.features = lru_cache(KEPT)(self._features)
         self.total = self.pairs = self.kept = self.verified = 0
 
@@ -161,25 +162,29 @@ def export_colmap(
     """
     target = Path(target)
     _check(retriever, source, descriptors)
-    if target.is_dir() or (target.exists() and not force):
-        raise ArtefactError(f"{target} already exists: choose another file, or give --force to replace it")
-    with _photographs(retriever, target, source) as photographs:
-        one = _one_camera(photographs.files) if single_camera else None
-        _tell_of_elsewhere(retriever)
-        with atomic.building_file(target) as path, colmap.new_database(path) as writer:
+    with _locked(target):
+        if target.is_dir() or (target.exists() and not force):
+            raise ArtefactError(f"{target} already exists: choose another file, or give --force to replace it")
+        chosen, files = _chosen(retriever, pairs, "COLMAP")
+        one = _one_camera(files) if single_camera else None
+        with (
+            _described(retriever, target, source) as store,
+            atomic.building_file(target) as path,
+            colmap.new_database(path) as writer,
+        ):
+            photographs = _Photographs(retriever, files, store)
             shared = None if one is None else writer.camera(one.width, one.height, one.focal)
             for file, found in photographs.each():
                 camera = shared or writer.camera(file.width, file.height, file.focal)
                 codes = None
                 if descriptors:
-                    assert photographs.store is not None
+                    assert store is not None
                     assert found.codes is not None
-                    codes = colmap.descriptors(found.codes, photographs.store.quantisation)
+                    codes = colmap.descriptors(found.codes, store.quantisation)
                 writer.image(file.name, camera, colmap.keypoints(found.centres, found.frames), codes)
-            chosen = verified_pairs(retriever) if pairs is None else pairs
             for (first, second), matches in photographs.matched(chosen):
                 writer.pair(first, second, matches.putative, matches.verified, matches.fundamental)
-        return photographs.done
+    return photographs.done
 
 
 def export_hloc(
@@ -207,31 +212,33 @@ def export_hloc(
     _check(retriever, source, descriptors)
     hloc.check_names(retriever.collection.names)
     module = h5py()
-    if target.exists():
-        ours = {hloc.FEATURES, hloc.MATCHES, hloc.PAIRS}
-        names = {path.name for path in target.iterdir()} if target.is_dir() else {target.name}
-        if names and not force:
-            raise ArtefactError(f"{target} already exists: choose another folder, or give --force to replace it")
-        if names - ours:
-            raise ArtefactError(
-                f"{target} holds {min(names - ours)}, which is not of hloc's files: choose another folder"
-            )
-    with _photographs(retriever, target, source) as photographs, atomic.building(target) as folder:
-        counts = {}
-        with module.File(folder / hloc.FEATURES, "w") as stream:
-            for file, found in photographs.each():
-                counts[file.name] = len(found.centres)
-                rows = found.descriptors if descriptors else None
-                size = (file.width, file.height)
-                hloc.write_features(stream, file.name, size, found.centres, found.frames, rows)
-        kept = []
-        chosen = verified_pairs(retriever) if pairs is None else pairs
-        with module.File(folder / hloc.MATCHES, "w") as stream:
-            for (one, other), matches in photographs.matched(chosen):
-                scores = matches.scores[matches.inliers]
-                hloc.write_matches(stream, one, other, counts[one], matches.verified, scores)
-                kept.append((one, other))
-        hloc.write_pairs(folder, kept)
+    with _locked(target):
+        if target.exists():
+            ours = {hloc.FEATURES, hloc.MATCHES, hloc.PAIRS}
+            names = {path.name for path in target.iterdir()} if target.is_dir() else {target.name}
+            if names and not force:
+                raise ArtefactError(f"{target} already exists: choose another folder, or give --force to replace it")
+            if names - ours:
+                raise ArtefactError(
+                    f"{target} holds {min(names - ours)}, which is not of hloc's files: choose another folder"
+                )
+        chosen, files = _chosen(retriever, pairs, "hloc")
+        with _described(retriever, target, source) as store, atomic.building(target) as folder:
+            photographs = _Photographs(retriever, files, store)
+            counts = {}
+            with module.File(folder / hloc.FEATURES, "w") as stream:
+                for file, found in photographs.each():
+                    counts[file.name] = len(found.centres)
+                    rows = found.descriptors if descriptors else None
+                    size = (file.width, file.height)
+                    hloc.write_features(stream, file.name, size, found.centres, found.frames, rows)
+            kept = []
+            with module.File(folder / hloc.MATCHES, "w") as stream:
+                for (one, other), matches in photographs.matched(chosen):
+                    scores = matches.scores[matches.inliers]
+                    hloc.write_matches(stream, one, other, counts[one], matches.verified, scores)
+                    kept.append((one, other))
+            hloc.write_pairs(folder, kept)
     return photographs.done
 
 
@@ -239,7 +246,9 @@ def _check(retriever: Retriever, source: str, descriptors: bool) -> None:
     """Refuses, before any work, matches that cannot be had."""
     if source not in SOURCES:
         raise RetrievalError(f"matches from {source!r}: expected one of {', '.join(SOURCES)}")
-    if source == INDEX:
+    if source == DESCRIPTORS:
+        retriever.queries.require_same_features()
+    else:
         retriever.queries.require_signatures()
         if descriptors:
             raise RetrievalError(
@@ -249,22 +258,48 @@ def _check(retriever: Retriever, source: str, descriptors: bool) -> None:
 
 
 @contextmanager
-def _photographs(retriever: Retriever, target: Path, source: str) -> Iterator[_Photographs]:
-    """The photographs, described again where `source` says so; what that leaves beside the target goes in the end."""
+def _locked(target: Path) -> Iterator[None]:
+    """Nobody else writes this target, or what lies beside it, while the block runs."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with lock.writing_file(Path(os.path.abspath(target))):
+        yield
+
+
+def _chosen(
+    retriever: Retriever, pairs: Iterable[Pair] | None, program: str
+) -> tuple[list[Pair], tuple[PhotographFile, ...]]:
+    """Which photographs are matched, and the files of all: what may be refused is known before any is described."""
+    chosen = verified_pairs(retriever) if pairs is None else list(pairs)
+    files = tuple(photograph_files(retriever.collection))
+    _tell_of_elsewhere(retriever, program)
+    return chosen, files
+
+
+@contextmanager
+def _described(retriever: Retriever, target: Path, source: str) -> Iterator[FeatureStore | None]:
+    """The photographs described again, where `source` says so; what that leaves beside the target goes in the end.
+
+    Raises:
+        ImageError: one could not be described; then nothing is left to go on with.
+    """
     if source == INDEX:
-        yield _Photographs(retriever, None)
+        yield None
         return
-    retriever.queries.require_same_features()
     partial = atomic.partial_folder(target)
+    folder, config, images = partial / "features", retriever.queries.describing, retriever.collection.images
+    try:
+        extractor.check_collection(images, folder, config)
+    except ArtefactError:
+        logger.info("%s: features of other photographs, or made with other settings, are discarded", folder)
+        atomic.discard(folder)
+    logger.info("an index keeps no descriptors: its photographs are described again")
     partial.mkdir(parents=True, exist_ok=True)
-    with lock.writing(partial):
-        logger.info("an index keeps no descriptors: its photographs are described again")
-        config, images = retriever.queries.describing, retriever.collection.images
-        store = extractor.extract_collection(images, partial / "features", config, "describing")
-        if store.failures:
-            raise ImageError(f"{store.failures[0].reason}: put it back, or `retrieval remove` it from the index")
-        yield _Photographs(retriever, store)
-        atomic.discard(partial)
+    store = extractor.extract_collection(images, folder, config, "describing")
+    if store.failures:
+        atomic.discard(partial)  # it says what has failed, and would say it again
+        raise ImageError(f"{store.failures[0].reason}: put it back, or `retrieval remove` it from the index")
+    yield store
+    atomic.discard(partial)
 
 
 def _one_camera(files: tuple[PhotographFile, ...]) -> PhotographFile:
@@ -290,23 +325,25 @@ def _one_camera(files: tuple[PhotographFile, ...]) -> PhotographFile:
     return next(iter(told.values()), first)
 
 
-def _tell_of_elsewhere(retriever: Retriever) -> None:
-    """Warns of photographs that COLMAP does not find by name in the folder that it is given."""
+def _tell_of_elsewhere(retriever: Retriever, program: str) -> None:
+    """Warns of photographs that a program does not find by name in the folder that it is given."""
     collection = retriever.collection
     within = [name for name in collection.names if place_of(collection.path(name)).number > 1]
     if within:
         logger.warning(
-            "%d photographs are further pictures of a file (%s): COLMAP cannot open them for the colours of points",
+            "%d photographs are further pictures of a file (%s): %s cannot open them, for colours of points or else",
             len(within),
             within[0],
+            program,
         )
-    elsewhere = retriever.collection.elsewhere
+    elsewhere = collection.elsewhere
     if elsewhere:
         name = next(iter(elsewhere))
         logger.warning(
-            "%d photographs do not lie below %s (%s is %s): COLMAP looks there for them, by name, for colours",
+            "%d photographs do not lie below %s (%s is %s): %s looks there for them, by name, for colours or else",
             len(elsewhere),
-            retriever.collection.root,
+            collection.root,
             name,
             elsewhere[name],
+            program,
         )

@@ -1,5 +1,6 @@
 """Exports of a small index: read again by plain SQL and loops, by this program's own import, and by COLMAP."""
 
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -19,9 +20,11 @@ from retrieval.errors import ArtefactError, ImageError, RetrievalError
 from retrieval.evaluation.pipeline import build_collection
 from retrieval.exchange.colmap import pair_of
 from retrieval.exchange.export import export_colmap, export_hloc
+from retrieval.features.store import Failure
 from retrieval.index.collection import Collection
 from retrieval.photographs.folder import list_images
 from retrieval.search.retriever import Retriever
+from retrieval.storage import lock
 
 needs_colmap = pytest.mark.skipif(shutil.which("colmap") is None, reason="COLMAP is not installed")
 COFFEE = [f"scenes/coffee_{number}.jpg" for number in range(3)]
@@ -277,10 +280,10 @@ def test_colmap_verifies_the_matches_of_an_export(retriever, database, tmp_path)
         assert len(ours & theirs) > 0.85 * len(ours)
 
 
-def test_one_camera(retriever, turned, tmp_path):
+def test_one_camera_is_refused_before_any_work(turned, tmp_path):
     with pytest.raises(RetrievalError, match="leave out --single-camera"):
-        export_colmap(Retriever.open(turned), tmp_path / "some.db", source="index", single_camera=True)
-    assert not (tmp_path / "some.db").exists()
+        export_colmap(Retriever.open(turned), tmp_path / "some.db", single_camera=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_there_is_not_overwritten(retriever, tmp_path):
@@ -319,6 +322,70 @@ def test_an_export_that_fails_leaves_nothing_but_what_it_goes_on_with(retriever,
         patched.setattr(export.extractor, "_extract_all", broken)
         export_colmap(retriever, tmp_path / "some.db", [(COFFEE[0], COFFEE[1])])
     assert [path.name for path in tmp_path.iterdir()] == ["some.db"]
+
+
+def test_features_of_a_photograph_that_has_changed_are_made_anew(retriever, photos, tmp_path, monkeypatch):
+    from retrieval.exchange import export
+
+    def broken(*_):
+        raise ImageError("broken")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(export, "verified", broken)
+        with pytest.raises(ImageError, match="broken"):
+            export_colmap(retriever, tmp_path / "some.db", [(COFFEE[0], COFFEE[1])])
+    before = (photos / COFFEE[2]).stat()
+    os.utime(photos / COFFEE[2], (before.st_atime, before.st_mtime + 10))
+    try:
+        assert export_colmap(retriever, tmp_path / "some.db", [(COFFEE[0], COFFEE[1])]).kept == 1
+    finally:
+        os.utime(photos / COFFEE[2], ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert [path.name for path in tmp_path.iterdir()] == ["some.db"]
+
+
+def test_features_with_failures_are_not_kept(retriever, tmp_path, monkeypatch):
+    from retrieval.exchange import export
+
+    def failing(_, names, *__):
+        yield from (Failure(name, f"{name} is broken") for name in names)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(export.extractor, "_extract_all", failing)
+        with pytest.raises(ImageError, match="is broken: put it back"):
+            export_colmap(retriever, tmp_path / "some.db", [(COFFEE[0], COFFEE[1])])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_photograph_that_is_gone_is_told_before_any_is_described(retriever, photos, tmp_path, monkeypatch):
+    from retrieval.exchange import export
+
+    monkeypatch.setattr(export.extractor, "extract_collection", None)
+    (photos / COFFEE[2]).rename(photos / "elsewhere")
+    try:
+        for write in (export_colmap, export_hloc):
+            with pytest.raises(ImageError, match="is not there any more"):
+                write(retriever, tmp_path / "some", [(COFFEE[0], COFFEE[1])])
+    finally:
+        (photos / "elsewhere").rename(photos / COFFEE[2])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("source", ["index", "descriptors"])
+@pytest.mark.parametrize("write", [export_colmap, export_hloc])
+def test_two_do_not_write_one_target(write, source, retriever, tmp_path):
+    target = tmp_path / "some"
+    with lock.writing_file(target), pytest.raises(ArtefactError, match="is being changed by"):
+        write(retriever, target, [(COFFEE[0], COFFEE[1])], source)
+    assert not list(tmp_path.iterdir())
+
+
+def test_photographs_that_do_not_lie_in_the_folder_are_told(retriever, photos, tmp_path, caplog, monkeypatch):
+    place = shutil.copy(photos / COFFEE[0], tmp_path / "coffee.jpg")
+    monkeypatch.setattr(Collection, "elsewhere", {COFFEE[0]: str(place)})
+    for write, program in ((export_colmap, "COLMAP"), (export_hloc, "hloc")):
+        caplog.clear()
+        write(retriever, tmp_path / program, [(COFFEE[0], COFFEE[1])], "index")
+        assert any(f"{program} looks there for them" in record.getMessage() for record in caplog.records)
 
 
 def test_what_cannot_be_had_is_told(index, retriever, tmp_path):
