@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from hardnet.descriptors.descriptor import unit_rows
+from retrieval.errors import ArtefactError
 from retrieval.features.colmap_database import CORNER, NORM
 
 MOST_IMAGES = 2147483647  # of COLMAP 3.8; image ids are smaller
@@ -153,14 +154,23 @@ class Writer:
 
 @contextmanager
 def new_database(path: Path) -> Iterator[Writer]:
-    """A new database; the file must not be there. What was written is kept when the block ends well."""
-    with closing(sqlite3.connect(path)) as database:
-        database.execute("PRAGMA journal_mode = OFF")  # a file that appears whole or not at all needs none beside it
-        database.execute("PRAGMA synchronous = OFF")  # whoever renames it syncs it first
-        database.execute(f"PRAGMA user_version = {VERSION}")
-        with database:
-            database.executescript(SCHEMA)
-            yield Writer(database)
+    """A new database; the file must not be there. What was written is kept when the block ends well.
+
+    Raises:
+        ArtefactError: it cannot be written, for want of space for example.
+    """
+    try:
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("PRAGMA journal_mode = OFF")  # a file that appears whole or not at all needs none
+            database.execute("PRAGMA synchronous = OFF")  # whoever renames it syncs it first
+            database.execute(f"PRAGMA user_version = {VERSION}")
+            with database:
+                database.executescript(SCHEMA)
+                yield Writer(database)
+    except sqlite3.Error as error:
+        raise ArtefactError(
+            f"the database could not be written to {path.parent} ({error}): make room there, or choose another place"
+        ) from error
 
 
 def write_features(path: Path, images: Iterable[tuple[str, tuple[int, int], np.ndarray, np.ndarray]]) -> None:

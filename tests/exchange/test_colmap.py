@@ -4,6 +4,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 from contextlib import closing
 
 import numpy as np
@@ -37,6 +38,25 @@ def test_the_schema_is_what_colmap_makes(tmp_path):
     with colmap.new_database(tmp_path / "ours.db"):
         pass
     assert columns(tmp_path / "ours.db") == columns(made)
+
+
+def test_a_full_disk_is_told(tmp_path):
+    """A limit on the size of files, in a process of its own: SQLite's writes fail as on a full disk."""
+    code = (
+        "import resource, sys, pathlib, numpy as np\n"
+        "from retrieval.errors import ArtefactError\n"
+        "from retrieval.exchange import colmap\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
+        "try:\n"
+        "    with colmap.new_database(pathlib.Path(sys.argv[1])) as writer:\n"
+        "        for i in range(100):\n"
+        "            writer.image(str(i), 1, np.zeros((5000, 6), np.float32))\n"
+        "except ArtefactError as error:\n"
+        "    print(error)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "some.db")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "could not be written" in done.stdout
 
 
 @given(IMAGE_IDS, IMAGE_IDS)
