@@ -71,6 +71,8 @@ class HlocFile:
                 f"{what}: keypoints {centres.shape} and descriptors {rows.T.shape} do not fit: expected (N, 2) and "
                 f"({self.dimensions}, N)"
             )
+        if affine is not None and affine.shape != (len(centres), 4):
+            raise DatasetError(f"{what}: expected {AFFINE} ({len(centres)}, 4), one a keypoint, got {affine.shape}")
         if size.shape != (2,) or not (size > 0).all():
             raise DatasetError(f"{what}: expected width and height as {SIZE}, got {size.tolist()}")
         bad = np.flatnonzero(~(np.abs(np.linalg.norm(rows, axis=1) - 1) <= UNIT_TOLERANCE))
@@ -80,8 +82,6 @@ class HlocFile:
                 "normalise them"
             )
         frames = np.tile(CIRCLE * np.eye(2), (len(centres), 1, 1)) if affine is None else affine.reshape(-1, 2, 2)
-        if len(frames) != len(centres):
-            raise DatasetError(f"{what}: {len(centres)} keypoints and {len(frames)} rows of {AFFINE}")
         regions, usable = shaped(centres[:, :2], frames)
         width, height = int(size[0]), int(size[1])
         inside_image(regions[:, :2], (width, height), what)

@@ -86,6 +86,16 @@ def test_files_that_are_wrong_are_told(name, data, told, tmp_path):
         open_hloc(path).read(0)
 
 
+@pytest.mark.parametrize("shape", [(7, 3), (6, 4), (28,), (7, 2, 2), (14, 2), ()])
+def test_shapes_that_are_not_four_numbers_a_keypoint_are_told(shape, tmp_path):
+    path = tmp_path / "features.h5"
+    write(path)
+    with h5py.File(path, "a") as stream:
+        stream["db/0.jpg"].create_dataset("affine", data=np.ones(shape, np.float32))
+    with pytest.raises(DatasetError, match=r"expected affine \(7, 4\)"):
+        open_hloc(path).read(0)
+
+
 def test_damaged_files_are_told(tmp_path):
     path = tmp_path / "features.h5"
     write(path)
