@@ -26,6 +26,7 @@ def add_parser(verbs: Any) -> None:
         "confirms, as COLMAP's database or as hloc's files.",
         "retrieval export church.index --colmap database.db",
         "colmap mapper --database_path database.db --image_path church/ --output_path sparse",
+        "retrieval export church.index --colmap database.db --pairs church.tsv",
         "retrieval export church.index --hloc outputs/ --descriptors",
     )
     export.set_defaults(goes_on=True)
@@ -39,7 +40,8 @@ def add_parser(verbs: Any) -> None:
         "--pairs",
         type=Path,
         metavar="FILE",
-        help="match these photographs, two names a line, instead of those that a search of each confirms",
+        help="match these photographs: two names a line, or what `retrieval pairs` made (.tsv, .jsonl, .txt, .pairs); "
+        "default INDEX.pairs, which is made or brought up to date before",
     )
     export.add_argument(
         "--matches",

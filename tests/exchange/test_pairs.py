@@ -1,8 +1,11 @@
 """Pairs of photographs: those of two scenes, and lists that people write."""
 
+import shutil
+
 import pytest
 
 from retrieval import Retriever
+from retrieval.commands.cli import main
 from retrieval.errors import DatasetError
 from retrieval.exchange.pairs import read_pairs, verified_pairs
 
@@ -28,6 +31,29 @@ def test_lists_of_pairs(retriever, tmp_path):
     path.write_text("cat.png brick.png\r\n\nbrick.png\tcat.png\nscenes/coffee_1.jpg scenes/coffee_0.jpg\n")
     expected = [("brick.png", "cat.png"), ("scenes/coffee_0.jpg", "scenes/coffee_1.jpg")]
     assert read_pairs(path, retriever.collection) == expected
+
+
+@pytest.mark.parametrize("name", ["some.tsv", "some.jsonl", "some.txt", "some.pairs"])
+def test_what_the_program_lists_is_read_again(name, retriever, signed, tmp_path):
+    assert main(["pairs", str(signed), "-o", str(tmp_path / name)]) == 0
+    expected = {(pair.first, pair.second) for pair in retriever.collection.pairs()}
+    assert set(read_pairs(tmp_path / name, retriever.collection)) == expected
+
+
+def test_lines_of_json_that_are_wrong_are_told(retriever, tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    for line in ('{"first": "cat.png"}', '{"first": "cat.png", "second": 3}', "[1]", "cat.png brick.png", "{"):
+        path.write_text('{"first": "cat.png", "second": "brick.png"}\n' + line + "\n")
+        with pytest.raises(DatasetError, match="line 2: expected two names"):
+            read_pairs(path, retriever.collection)
+
+
+def test_how_many_neighbours_were_taken_is_told(signed, tmp_path, caplog):
+    index = shutil.copytree(signed, tmp_path / "some.index")
+    assert main(["pairs", str(index), "-o", f"{index}.pairs", "--neighbours", "7"]) == 0
+    caplog.set_level("INFO", "retrieval.exchange")
+    verified_pairs(Retriever.open(index))
+    assert any("at most 7 neighbours" in record.getMessage() for record in caplog.records)
 
 
 @pytest.mark.parametrize(
