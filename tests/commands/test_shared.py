@@ -4,7 +4,11 @@ import argparse
 
 import pytest
 
+from retrieval.commands import export as export_verb
+from retrieval.commands import pairs as pairs_verb
 from retrieval.commands.shared import Listed
+from retrieval.exchange import export
+from retrieval.pairs import listing
 
 
 @pytest.mark.parametrize(
@@ -26,3 +30,9 @@ def test_values_by_spaces_or_commas(tmp_path, monkeypatch, given, found):
     assert parser.parse_args(["--rows", *given]).rows == found
     with pytest.raises(SystemExit):
         parser.parse_args(["--rows", ","])
+
+
+def test_choices_are_those_of_the_rooms():
+    """Verbs name them again, so that `--help` loads no room."""
+    assert export_verb.SOURCES == export.SOURCES
+    assert pairs_verb.FORMATS == listing.FORMATS
