@@ -6,7 +6,6 @@ matches of two photographs are in the group ``first/second``, each ``/`` of a na
 has for each keypoint of the first that of the second or -1, ``matching_scores0`` (N,) how sure that is.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from retrieval.errors import RetrievalError
 from retrieval.features.hloc_file import AFFINE, DESCRIPTORS, KEYPOINTS, SIZE
+from retrieval.pairs import listing
 
 FEATURES, MATCHES, PAIRS = "features.h5", "matches.h5", "pairs.txt"
 
@@ -22,15 +22,11 @@ def check_names(names: tuple[str, ...]) -> None:
     """Refuses names that hloc's files cannot tell apart or take apart.
 
     Raises:
-        RetrievalError: white space in a name, bytes that are no UTF-8, or two names that differ in ``/`` and ``-``.
+        RetrievalError: as `retrieval.pairs.listing.check_names`, or two names that differ in ``/`` and ``-`` alone.
     """
+    listing.check_names(names, "hloc")
     known: dict[str, str] = {}
     for name in names:
-        if name.split() != [name] or not _is_text(name):
-            raise RetrievalError(
-                f"{name!r} has white space or bytes that are no UTF-8, by which hloc's list of pairs would break: "
-                "rename the file, and index it anew"
-            )
         other = known.setdefault(name.replace("/", "-"), name)
         if other != name:
             raise RetrievalError(f"hloc takes {other!r} and {name!r} for one name: rename one, and index it anew")
@@ -88,11 +84,4 @@ def write_matches(stream: Any, one: str, other: str, count: int, matches: np.nda
 
 def write_pairs(folder: Path, pairs: list[tuple[str, str]]) -> None:
     """The list of pairs, two names a line."""
-    (folder / PAIRS).write_text("".join(f"{one} {other}\n" for one, other in pairs), encoding="utf-8")
-
-
-def _is_text(name: str) -> bool:
-    try:
-        return bool(os.fsencode(name).decode("utf-8"))
-    except UnicodeDecodeError:
-        return False
+    (folder / PAIRS).write_text("".join(f"{line}\n" for line in listing.two_names(pairs)), encoding="utf-8")

@@ -32,7 +32,7 @@ def check_names(names: Iterable[str], form: str) -> None:
     """Refuses, before any work, names that a format cannot hold.
 
     COLMAP (``matches_importer --match_type pairs``) takes what stands before the first space for the first name and
-    passes over lines that begin with #; hloc splits a line at white space. Neither knows quotes.
+    passes over lines that begin with #; hloc splits a line of UTF-8 at white space. Neither knows quotes.
 
     Raises:
         RetrievalError: naming the first.
@@ -40,10 +40,16 @@ def check_names(names: Iterable[str], form: str) -> None:
     for name in names:
         if form == "tsv" and any(sign in name for sign in "\t\n\r"):
             raise RetrievalError(f"{name!r} has a tab or a line end in it, which a .tsv cannot hold: write a .jsonl")
-        if form in ("colmap", "hloc") and (name.split() != [name] or name.startswith("#")):
+        told = None
+        if form in ("colmap", "hloc") and name.split() != [name]:
+            told = "two names a line, as COLMAP and hloc read them, cannot hold white space"
+        elif form == "colmap" and name.startswith("#"):
+            told = "COLMAP passes over lines that begin with #"
+        elif form == "hloc" and any("\udc80" <= sign <= "\udcff" for sign in name):
+            told = "hloc reads names as UTF-8, and this one has other bytes"
+        if told is not None:
             raise RetrievalError(
-                f"{name!r}: two names a line, as COLMAP and hloc read them, cannot hold white space or begin with #: "
-                "rename such photographs and make the index anew, or write a .tsv or .jsonl"
+                f"{name!r}: {told}: rename such photographs and make the index anew, or list pairs in a .tsv or .jsonl"
             )
 
 
@@ -75,9 +81,14 @@ def _jsonl(pairs: Iterable[Pair]) -> Iterator[str]:
         yield json.dumps(pair_tree(pair))
 
 
+def two_names(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Lines of two names, which have gone through `check_names`."""
+    for first, second in pairs:
+        yield f"{first} {second}"
+
+
 def _two_names(pairs: Iterable[Pair]) -> Iterator[str]:
-    for pair in pairs:
-        yield f"{pair.first} {pair.second}"
+    return two_names((pair.first, pair.second) for pair in pairs)
 
 
 def pair_tree(pair: Pair) -> dict[str, object]:

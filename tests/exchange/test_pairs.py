@@ -1,13 +1,17 @@
 """Pairs of photographs: those of two scenes, and lists that people write."""
 
 import shutil
+from contextlib import nullcontext
 
 import pytest
 
 from retrieval import Retriever
 from retrieval.commands.cli import main
-from retrieval.errors import DatasetError
+from retrieval.errors import DatasetError, RetrievalError
+from retrieval.exchange import hloc
 from retrieval.exchange.pairs import read_pairs, verified_pairs
+from retrieval.pairs import listing, stored
+from retrieval.pairs.making import make
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +37,25 @@ def test_lists_of_pairs(retriever, tmp_path):
     assert read_pairs(path, retriever.collection) == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "refused"),
+    [
+        ("a b.jpg", {"colmap", "hloc"}),
+        ("a\u00a0b.jpg", {"colmap", "hloc"}),
+        ("#1.jpg", {"colmap"}),
+        ("caf\udce9.jpg", {"hloc"}),
+        ("caf\u00e9#1.jpg", set()),
+        ("a\tb.jpg", {"tsv", "colmap", "hloc"}),
+    ],
+)
+def test_each_program_refuses_the_names_that_it_cannot_read(name, refused):
+    for form in listing.FORMATS:
+        with pytest.raises(RetrievalError) if form in refused else nullcontext():
+            listing.check_names([name], form)
+    with pytest.raises(RetrievalError) if "hloc" in refused else nullcontext():
+        hloc.check_names((name,))
+
+
 @pytest.mark.parametrize("name", ["some.tsv", "some.jsonl", "some.txt", "some.pairs"])
 def test_what_the_program_lists_is_read_again(name, retriever, signed, tmp_path):
     assert main(["pairs", str(signed), "-o", str(tmp_path / name)]) == 0
@@ -50,7 +73,8 @@ def test_lines_of_json_that_are_wrong_are_told(retriever, tmp_path):
 
 def test_how_many_neighbours_were_taken_is_told(signed, tmp_path, caplog):
     index = shutil.copytree(signed, tmp_path / "some.index")
-    assert main(["pairs", str(index), "-o", f"{index}.pairs", "--neighbours", "7"]) == 0
+    shutil.rmtree(stored.beside(index), ignore_errors=True)
+    make(Retriever.open(index).collection, stored.beside(index), 7)
     caplog.set_level("INFO", "retrieval.exchange")
     verified_pairs(Retriever.open(index))
     assert any("at most 7 neighbours" in record.getMessage() for record in caplog.records)
