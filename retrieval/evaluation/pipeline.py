@@ -18,13 +18,14 @@ from tqdm import tqdm
 
 from retrieval import config as settings_module
 from retrieval.config import Config, VocabularyConfig
-from retrieval.errors import ArtefactError, ConfigError, DatasetError, RetrievalError
+from retrieval.errors import ArtefactError, ConfigError, DatasetError, ImageError, RetrievalError
 from retrieval.features import extractor
 from retrieval.features.imported import import_opened, of_files, open_path, source_settings
 from retrieval.features.sources import Source
 from retrieval.features.store import Failure, FeatureStore
 from retrieval.index.building import Instalment, aggregates, build_index, discard_parts, index_settings
 from retrieval.index.collection import Collection
+from retrieval.photographs.decoding import look_at
 from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.storage import artefacts, atomic, lock
 from retrieval.storage.atomic import partial_folder
@@ -306,6 +307,8 @@ def _build(
         if of_files(source):  # what is drawn of a photograph has to fit its regions
             config = replace(config, images=replace(config.images, exif="ignore"))
         store = _imported(source, features, images, partial / "features")
+        if of_files(source):
+            _require_sizes(store, features, images, config)
     if not store.names:
         raise RetrievalError(
             f"none of the {len(images.names)} files in {images.root} is a usable photograph: see "
@@ -359,6 +362,32 @@ def _imported(source: Source, path: Path | None, images: ImageSet, folder: Path)
             images.root,
         )
     return import_opened(source, str(path), folder, images=wanted)
+
+
+def _require_sizes(store: FeatureStore, path: Path | None, images: ImageSet, config: Config) -> None:
+    """Refuses features of files that were as large as others than those that are there; a header says how large.
+
+    Raises:
+        DatasetError: naming the first; the store is removed, so that mended features can be taken in its place.
+    """
+    differing, unread = [], []
+    for shard in store.shards:
+        for name, size in zip(shard.names, shard.sizes.tolist(), strict=True):
+            try:
+                found = look_at(images.path(name), config.images)
+            except ImageError as error:
+                unread.append(str(error))
+                continue
+            if found != tuple(size):
+                differing.append(f"{name} is {found[0]} x {found[1]} and was {size[0]} x {size[1]}")
+    if unread:
+        logger.warning("%s: sizes of %d photographs could not be compared (%s)", path, len(unread), unread[0])
+    if differing:
+        atomic.discard(store.folder)
+        raise DatasetError(
+            f"{path} has features of {len(differing)} photographs of other sizes than the files in {images.root} "
+            f"({differing[0]}): give the photographs that they were made of, or make the features anew"
+        )
 
 
 def shipped_words(descriptor: Mapping[str, Any], features: int, config: Config) -> Vocabulary | None:

@@ -61,9 +61,10 @@ def photograph_files(collection: Collection) -> Iterator[PhotographFile]:
         content = collection.content(name)
         same = seen_size(header, config) == tuple(sizes[image_id].tolist())
         if not same or (content is not None and data.content != content):
-            raise ImageError(
-                f"{display_name(path)} is another photograph than the indexed one: `retrieval add --replace` it"
-            )
+            cure = "`retrieval add --replace` it"
+            if content is None:  # of imported features; there is nothing to add to them
+                cure = "put that one back, or make the index anew with features of this one"
+            raise ImageError(f"{display_name(path)} is another photograph than the indexed one: {cure}")
         orientation = header.orientation if config.exif == "apply" else 1
         yield PhotographFile(name, header.width, header.height, orientation, focal_length(data.data, header))
 

@@ -16,7 +16,7 @@ import pytest
 from benchmarks.colmap import environment
 from retrieval import config as settings
 from retrieval.commands.cli import main
-from retrieval.errors import ArtefactError, ImageError, RetrievalError
+from retrieval.errors import ArtefactError, DatasetError, ImageError, RetrievalError
 from retrieval.evaluation.pipeline import build_collection
 from retrieval.exchange.colmap import pair_of
 from retrieval.exchange.export import export_colmap, export_hloc
@@ -175,6 +175,23 @@ def test_what_is_exported_is_taken_in_again(form, database, hloc, photos, config
             other = found[one.name]
             assert other.inliers == pytest.approx(one.inliers, rel=0.25, abs=5)
             np.testing.assert_allclose(one.transform, other.transform, atol=3)
+
+
+@pytest.mark.parametrize("form", ["colmap", "hloc"])
+def test_features_of_photographs_of_another_size_are_refused(form, database, hloc, photos, config, tmp_path):
+    source = database if form == "colmap" else hloc / "features.h5"
+    folder, index = shutil.copytree(photos, tmp_path / "photos"), tmp_path / "again.index"
+    picture = cv2.imread(str(folder / COFFEE[1]))
+    height, width = picture.shape[:2]
+    cv2.imwrite(str(folder / COFFEE[1]), picture[:-7])
+    told = rf"of 1 photographs .*coffee_1\.jpg is {width} x {height - 7} and was {width} x {height}"
+    with pytest.raises(DatasetError, match=told):
+        imported(folder, source, index, config)
+    shutil.copy(photos / COFFEE[1], folder / COFFEE[1])
+    again = imported(folder, source, index, config)
+    cv2.imwrite(str(folder / COFFEE[1]), picture[:-7])
+    with pytest.raises(ImageError, match="make the index anew with features of this one"):
+        export_colmap(again, tmp_path / "some.db", [(COFFEE[0], COFFEE[1])], "index")
 
 
 def test_an_index_of_imported_features_is_not_described_again(database, photos, config, tmp_path):
