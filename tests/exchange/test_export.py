@@ -398,7 +398,7 @@ def test_two_do_not_write_one_target(write, source, retriever, tmp_path):
 
 def test_photographs_that_do_not_lie_in_the_folder_are_told(retriever, photos, tmp_path, caplog, monkeypatch):
     place = shutil.copy(photos / COFFEE[0], tmp_path / "coffee.jpg")
-    monkeypatch.setattr(Collection, "elsewhere", {COFFEE[0]: str(place)})
+    monkeypatch.setitem(vars(retriever.collection), "elsewhere", {COFFEE[0]: str(place)})  # it is cached there
     for write, program in ((export_colmap, "COLMAP"), (export_hloc, "hloc")):
         caplog.clear()
         write(retriever, tmp_path / program, [(COFFEE[0], COFFEE[1])], "index")
