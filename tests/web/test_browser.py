@@ -144,7 +144,7 @@ def test_from_a_photograph_to_its_matches_and_back(open_page, address):
     page.click("button:has-text('Stop')")
     page.go_back()
     finished(page)
-    page.wait_for_function(f"document.activeElement.href?.includes('hit={image_id(ANSWER)}')")  # where one had been
+    page.wait_for_selector(f"a[href*='hit={image_id(ANSWER)}']:focus")  # where one had been
     assert page.url == shared
     assert names(page) == found
     page.go_forward()
@@ -682,7 +682,7 @@ def test_from_a_hit_to_all_of_this_and_to_a_match(open_page, grouped):
     for _ in range(5):
         page.go_back()
     page.wait_for_selector("#results:visible")
-    page.wait_for_function("document.activeElement.className === 'all'")
+    page.wait_for_selector(".all:focus")
     assert focused(page, "of") == image_id(ANSWER)
     page.go_forward()
     page.wait_for_selector(f"#member-{image_id(ANSWER)}")
@@ -716,14 +716,14 @@ def test_groups_with_the_keyboard_alone(open_page, grouped):
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Enter")  # all groups
     page.wait_for_selector("#group-list h2")
-    page.wait_for_function("document.activeElement.closest('#group-list h2') !== null")  # where one had been
+    page.wait_for_selector("#group-list h2:focus, #group-list h2 :focus")  # where one had been
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")  # the second picture of the group
     page.keyboard.press("Enter")
     page.wait_for_selector(".links g")
     assert (given(page, "of"), given(page, "groups")) == (image_id("scenes/coffee_0.jpg"), "perhaps")
     page.go_back()
-    page.wait_for_function("document.activeElement.className === 'tile'")
+    page.wait_for_selector(".tile:focus")
     other = open_page()  # somebody who was sent the address
     other.goto(f"{grouped}/?groups=perhaps&of={image_id(QUERY)}&links=1")
     other.wait_for_selector(".links g")
