@@ -17,6 +17,7 @@ those of an index for a feature, without signatures / with those for HQE / with 
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -94,9 +95,7 @@ def main() -> int:
 
 def measured(overrides: list[str], work: Path, sets: list[str], seeds: list[int]) -> Found:
     """All figures of one way of describing; artefacts in `work` are reused."""
-    config = settings_module.load(
-        None, ["images.exif=ignore", "images.max_side=null", "vocabulary.words=20000", *overrides]
-    )
+    config = settings_of_paris(overrides)
     config = replace(config, index=replace(config.index, signatures=signatures_for(ROWS)))
     precisions: dict[str, dict[str, list[float]]] = {}
     for name in sets:
@@ -115,6 +114,13 @@ def measured(overrides: list[str], work: Path, sets: list[str], seeds: list[int]
         size = sizes(Collection.open(index_folder(sets[0], work, seeds[0]) / label).snapshot.segments[0])
     milliseconds = 1000 * min(one.photograph / one.jobs for one in passes)
     return Found(precisions, milliseconds, passes[0].features, size)
+
+
+def settings_of_paris(overrides: Sequence[str]) -> Config:
+    """The settings of the sets of Paris: pixels as they are stored, and 20,000 words."""
+    return settings_module.load(
+        None, ["images.exif=ignore", "images.max_side=null", "vocabulary.words=20000", *overrides]
+    )
 
 
 def of_paris(name: str, config: Config, work: Path) -> dict[str, float]:

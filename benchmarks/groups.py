@@ -26,9 +26,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from benchmarks import record
-from benchmarks.choice import index_folder, of_index
+from benchmarks.choice import index_folder, of_index, settings_of_paris
 from benchmarks.evaluate_real import VOCABULARY, paris_benchmark
-from retrieval import config as settings_module
 from retrieval.datasets.groundtruth import GroundTruth
 from retrieval.index.collection import Collection
 from retrieval.pairs.grouping import grouped
@@ -100,16 +99,7 @@ def main() -> int:
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     arguments = parser.parse_args()
-    config = settings_module.load(
-        None,
-        [
-            "images.exif=ignore",
-            "images.max_side=null",
-            "vocabulary.words=20000",
-            f"seed={arguments.seed}",
-            *arguments.overrides,
-        ],
-    )
+    config = settings_of_paris([f"seed={arguments.seed}", *arguments.overrides])
     figures: dict[str, Any] = {}
     bars: dict[str, bool] = {}
     for name in arguments.sets:

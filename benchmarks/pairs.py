@@ -29,13 +29,12 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from benchmarks import record
-from benchmarks.choice import index_folder, of_index
+from benchmarks.choice import index_folder, of_index, settings_of_paris
 from benchmarks.colmap import Colmap, environment
 from benchmarks.evaluate_real import VOCABULARY
 from benchmarks.resampled import Resampled, words_of
 from benchmarks.scale import Case, write_index
 from hardnet import dequantise
-from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.evaluation.pipeline import obtain_index, obtain_vocabulary
 from retrieval.features.extractor import extract_collection
@@ -68,16 +67,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path("runs") / "choice")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     arguments = parser.parse_args()
-    config = settings_module.load(
-        None,
-        [
-            "images.exif=ignore",
-            "images.max_side=null",
-            "vocabulary.words=20000",
-            f"seed={arguments.seed}",
-            *arguments.overrides,
-        ],
-    )
+    config = settings_of_paris([f"seed={arguments.seed}", *arguments.overrides])
     figures: dict[str, Any] = {}
     bars: dict[str, bool] = {}
     of_index("paris250", config, arguments.work)  # features and words

@@ -234,3 +234,17 @@ def busy_heics():
         "pieces of many": bare_heic([(1, b"hvc1")], places=struct.pack(">IHH", 0, 0, most) + empty * most, pad=1 << 10),
         "pictures": bare_heic([(one, b"hvc1") for one in range(1, most + 1)]),
     }
+
+
+def as_seen(stored, orientation):
+    """A grey picture (H, W) as EXIF's orientation has it seen."""
+    return {
+        1: stored,
+        2: np.fliplr(stored),
+        3: np.rot90(stored, 2),
+        4: np.flipud(stored),
+        5: stored.T,
+        6: np.rot90(stored, -1),
+        7: np.rot90(stored, 2).T,
+        8: np.rot90(stored),
+    }[orientation]

@@ -27,6 +27,7 @@ from retrieval.photographs.decoding import (
     seen_size,
 )
 from tests import hostile
+from tests.encoded import as_seen
 
 RNG = np.random.default_rng(7)
 COLOUR = RNG.integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -239,17 +240,7 @@ def test_orientation(form, orientation):
     assert read_header(data).orientation == orientation
     plain = pillow(Image.fromarray(SMOOTH), form, **options)
     stored = load_image(plain).gray
-    as_seen = {
-        1: stored,
-        2: np.fliplr(stored),
-        3: np.rot90(stored, 2),
-        4: np.flipud(stored),
-        5: stored.T,
-        6: np.rot90(stored, -1),
-        7: np.rot90(stored, 2).T,
-        8: np.rot90(stored),
-    }[orientation]
-    np.testing.assert_array_equal(load_image(data).gray, as_seen)
+    np.testing.assert_array_equal(load_image(data).gray, as_seen(stored, orientation))
     np.testing.assert_array_equal(load_image(data, ImageConfig(exif="ignore")).gray, stored)
 
 

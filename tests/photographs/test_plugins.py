@@ -23,7 +23,7 @@ from retrieval.photographs.heif import read_collection, read_picture
 from retrieval.photographs.quiet import quiet_pillow
 from retrieval.photographs.raws import raw_damage
 from tests import encoded, hostile
-from tests.encoded import LOSSY, dng, pillow, still
+from tests.encoded import LOSSY, as_seen, dng, pillow, still
 
 COFFEE = np.ascontiguousarray(skimage.data.coffee()[60:188, 100:292])
 GREY = COFFEE.astype(np.float64).mean(axis=2)
@@ -34,19 +34,6 @@ FILES = {suffix: still(suffix, COFFEE) for suffix in FORMATS}
 def difference(one, other):
     assert one.shape == other.shape
     return float(np.abs(one - other).mean())
-
-
-def as_seen(stored, orientation):
-    return {
-        1: stored,
-        2: np.fliplr(stored),
-        3: np.rot90(stored, 2),
-        4: np.flipud(stored),
-        5: stored.T,
-        6: np.rot90(stored, -1),
-        7: np.rot90(stored, 2).T,
-        8: np.rot90(stored),
-    }[orientation]
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
