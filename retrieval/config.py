@@ -291,7 +291,7 @@ class ExpansionConfig:
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """How many processes extract features; never changes results.
+    """Where work is done, and in how many processes; never changes results.
 
     Example:
         >>> ParallelConfig(jobs=1).shard_images
@@ -300,11 +300,15 @@ class ParallelConfig:
 
     jobs: int = -1  # counted as joblib counts n_jobs: -1 = all cores; 1 = everything in this process
     shard_images: int = 200  # most photographs per shard, fewer in small collections: a restart redoes at most one
+    scheduler: str | None = None  # of Dask: tcp://HOST:PORT, tls://HOST:PORT, or local:4 for workers here; null: jobs
+    wait: float | None = 10.0  # seconds that a search waits for a part of the index; null: as long as it takes
 
     def __post_init__(self) -> None:
         if self.jobs == 0:
             raise ConfigError("parallel.jobs must not be 0: use 1 for no parallelism, -1 for all cores")
         _at_least("parallel.shard_images", self.shard_images, 1)
+        if self.wait is not None and not self.wait > 0:
+            raise ConfigError(f"parallel.wait must be positive, or null, got {self.wait}")
 
 
 @dataclass(frozen=True)

@@ -40,5 +40,9 @@ class DeviceFullError(RetrievalError):
     """A GPU whose memory does not hold what a photograph takes."""
 
 
+class ClusterError(RetrievalError):
+    """A scheduler that cannot be reached, or workers that are not fit for the work; the message names them."""
+
+
 class DatasetError(RetrievalError):
     """A benchmark folder or a ground-truth file that is incomplete or malformed."""

@@ -7,9 +7,10 @@ processes only decode, and this one does the rest in the GPU's memory.
 
 import contextlib
 import functools
+import itertools
 import logging
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ import hardnet
 from retrieval import config as settings_module
 from retrieval.config import Config, DescriptorConfig
 from retrieval.errors import ArtefactError, ConfigError, DeviceFullError, ImageError, RetrievalError
-from retrieval.features import store
+from retrieval.features import elsewhere, store
 from retrieval.features.detector import detect_regions
 from retrieval.features.patches import cut_patches
 from retrieval.features.scale_space import DeviceScaleSpace, ScaleSpace, scale_space
@@ -32,7 +33,7 @@ from retrieval.geometry.frames import Box, inside_box, mirror_box
 from retrieval.photographs.decoding import Encoded, LoadedImage, display_name, load_image, plain_source, read_photograph
 from retrieval.photographs.folder import ImageSet
 from retrieval.photographs.places import file_of, numbered
-from retrieval.running import processes
+from retrieval.running import engine, processes
 from retrieval.storage.artefacts import PLAN, require_settings
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SHARDS, LEAST_SHARD = 20, 4  # a small collection gets about so many shards, of at least so many photographs
+SHARDS_EACH = 4  # and at least so many for each worker of a cluster, which takes them whole
 _KILLED = "the process that read it was killed (out of memory, or a fault of the decoder)"
 
 
@@ -293,30 +295,96 @@ def extract_collection(images: ImageSet, folder: str | Path, config: Config, tit
         if len(pending) < plan["shards"]:
             logger.info("%s: %d of %d shards are already there", folder, plan["shards"] - len(pending), plan["shards"])
         known = frozenset(images.names)
-        names = [name for i in pending for name in images.names[i * size : (i + 1) * size]]
+        shards = [(i, [(name, images.path(name)) for name in images.names[i * size : (i + 1) * size]]) for i in pending]
+        work = elsewhere.Work(folder, shards, descriptor.dimensions, settings)
+
+        def tell(result: ImageFeatures | Failure) -> None:
+            if isinstance(result, Failure):
+                logger.warning("skipped %s", result.reason)
+            elif numbered(result.name, 2) not in known:
+                tell_of_pages(result, images.path(result.name))
+
+        total = sum(len(photographs) for _, photographs in shards)
         with (
-            tqdm(total=len(names), desc=title, unit="image", disable=None) as bar,
-            contextlib.closing(_extract_all(images, names, config, descriptor)) as results,  # ends the workers
+            engine.working(config.parallel.scheduler, config.parallel.jobs) as workers,
+            tqdm(total=total, desc=title, unit="image", disable=None) as bar,
         ):
-            for shard_index in pending:
-                expected = len(images.names[shard_index * size : (shard_index + 1) * size])
-                found: list[ImageFeatures] = []
-                failures: list[Failure] = []
-                for _ in range(expected):
-                    result = next(results)
-                    if isinstance(result, Failure):
-                        logger.warning("skipped %s", result.reason)
-                        failures.append(result)
-                    else:
-                        if numbered(result.name, 2) not in known:
-                            tell_of_pages(result, images.path(result.name))
-                        found.append(result)
-                    bar.update()
-                store.write_shard(folder, shard_index, found, failures, descriptor.dimensions, settings)
+            if workers.elsewhere:
+                _extract_elsewhere(workers, work, config, tell, bar)
+            else:
+                _extract_here(work, config, descriptor, tell, bar)
     opened = FeatureStore.open(folder)
     if pending or not (folder / store.FAILED).exists():
         store.write_failures(folder, opened.failures)
     return opened
+
+
+def _extract_here(
+    work: elsewhere.Work,
+    config: Config,
+    descriptor: "hardnet.PatchDescriptor",
+    tell: Callable[[ImageFeatures | Failure], None],
+    bar: Any,
+) -> None:
+    """Makes shards one after another, each of photographs that processes of this machine share out."""
+    photographs = [one for _, several in work.shards for one in several]
+    with contextlib.closing(_extract_all(photographs, config, descriptor)) as results:  # ends the workers
+        for number, several in work.shards:
+            found: list[ImageFeatures] = []
+            failures: list[Failure] = []
+            for result in itertools.islice(results, len(several)):
+                tell(result)
+                (failures if isinstance(result, Failure) else found).append(result)  # type: ignore[arg-type]
+                bar.update()
+            store.write_shard(work.folder, number, found, failures, work.dimensions, work.settings)
+
+
+def _extract_elsewhere(
+    workers: engine.Engine,
+    work: elsewhere.Work,
+    config: Config,
+    tell: Callable[[ImageFeatures | Failure], None],
+    bar: Any,
+) -> None:
+    """Has workers that may be on other machines make shards."""
+    config = settings_module.with_whole_paths(config)
+    here = Path.cwd()
+    there = [_below(here, of[place][1]) for _, of in (work.shards[0], work.shards[-1]) for place in (0, -1)]
+    workers.require(_unfit, config, dict(work.settings), [(path, file_state(path)) for path in there])
+    task = functools.partial(_extract_below, here, config)
+    try:
+        elsewhere.extract(workers, work, task, f"{{}}: {_KILLED}", tell, bar)
+    except processes.WorkersDieError as error:
+        raise RetrievalError(
+            f"one worker of {config.parallel.scheduler} after another was killed, probably for want of memory: see "
+            "their logs, and run the same command again (finished shards are kept)"
+        ) from error
+
+
+def _below(folder: Path, path: Path) -> Path:
+    return path if path.is_absolute() else folder / path
+
+
+def _extract_below(folder: Path, config: Config, photograph: tuple[str, Path]) -> ImageFeatures | Failure:
+    """On a worker: `_extract_task` for a path that may be relative to the folder that work was asked for from."""
+    name, path = photograph
+    whole = _below(folder, path)
+    result = _extract_task((name, whole), config, 1, None)
+    assert isinstance(result, ImageFeatures | Failure)
+    if isinstance(result, Failure):
+        return Failure(name, result.reason.replace(display_name(whole), display_name(path)))
+    return result
+
+
+def _unfit(config: Config, settings: Mapping[str, Any], there: Sequence[tuple[Path, tuple[int, int]]]) -> str | None:
+    """On a worker: why it cannot make these features, or None."""
+    for path, state in there:
+        if file_state(path) != state:
+            return (
+                f"does not see {path} as it is here: every worker needs the photographs under the same path or address"
+            )
+    difference = settings_module.first_difference(settings, feature_settings(config))
+    return None if difference is None else f"would make other features, {difference}"
 
 
 def check_collection(images: ImageSet, folder: str | Path, config: Config) -> None:
@@ -338,7 +406,7 @@ def _plan(images: ImageSet, folder: Path, settings: dict[str, Any], config: Conf
     """Reads the folder's plan and checks that it is this one, or writes it."""
     listed = _listed(images)
     if not (folder / PLAN).exists():
-        size = min(config.parallel.shard_images, max(LEAST_SHARD, -(-len(listed) // SHARDS)))
+        size = min(config.parallel.shard_images, max(LEAST_SHARD, -(-len(listed) // _shards(config, len(listed)))))
         descriptor = load_descriptor(config.descriptor)
         plan: dict[str, Any] = {
             "settings": settings,
@@ -350,6 +418,14 @@ def _plan(images: ImageSet, folder: Path, settings: dict[str, Any], config: Conf
         }
         store.write_plan(folder, plan)
     return _check_plan(images, listed, folder, settings, config)
+
+
+def _shards(config: Config, photographs: int) -> int:
+    """In about how many shards a small collection lies."""
+    if config.parallel.scheduler is None:
+        return SHARDS
+    with engine.working(config.parallel.scheduler, config.parallel.jobs) as workers:
+        return max(SHARDS, SHARDS_EACH * workers.jobs(photographs))
 
 
 def _check_plan(
@@ -383,21 +459,20 @@ def file_state(path: Path, nanoseconds: bool = False) -> tuple[int, int]:
 
 
 def _extract_all(
-    images: ImageSet, names: Sequence[str], config: Config, descriptor: "hardnet.PatchDescriptor"
+    items: Sequence[tuple[str, Path]], config: Config, descriptor: "hardnet.PatchDescriptor"
 ) -> Generator[ImageFeatures | Failure, None, None]:
-    """Results in the order of `names`, computed by worker processes.
+    """Results in the order of photographs (name, path), computed by worker processes.
 
     Where this process has a GPU, they only decode; some decoded photographs for each of them wait meanwhile
     (`processes.AHEAD`). For a descriptor with a device of its own they detect and cut, and this process describes.
     """
-    jobs = processes.effective_jobs(config.parallel.jobs, len(names))
+    jobs = processes.effective_jobs(config.parallel.jobs, len(items))
     threads = max(1, joblib.cpu_count() // jobs)
     device = device_of(descriptor)
     patch_size = None if str(descriptor.device).startswith("cpu") else descriptor.patch_size
     task = functools.partial(
         _extract_task, config=config, threads=threads, patch_size=patch_size, decode=device is not None
     )
-    items = [(name, images.path(name)) for name in names]
     if device is not None:
         logger.info("regions are found and described on %s; %d processes decode", device, jobs)
     elif jobs > 1:

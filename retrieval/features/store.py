@@ -212,7 +212,18 @@ def write_shard(
     dimensions: int,
     settings: Mapping[str, Any],
 ) -> None:
-    """Writes one shard atomically."""
+    """Writes one shard atomically, to its place."""
+    write_shard_at(shard_folder(folder, index), images, failures, dimensions, settings)
+
+
+def write_shard_at(
+    path: Path,
+    images: Sequence[ImageFeatures],
+    failures: Sequence[Failure],
+    dimensions: int,
+    settings: Mapping[str, Any],
+) -> None:
+    """Writes one shard atomically, wherever it is wanted."""
     counts = [len(image.codes) for image in images]
     arrays: dict[str, np.ndarray] = {
         "sizes": np.array([(image.width, image.height) for image in images], np.int32).reshape(-1, 2),
@@ -225,7 +236,7 @@ def write_shard(
         "contents": [image.content for image in images],
         "failures": [[failure.name, failure.reason] for failure in failures],
     }
-    artefacts.write_artefact(shard_folder(folder, index), SHARD_KIND, VERSION, arrays, settings, facts)
+    artefacts.write_artefact(path, SHARD_KIND, VERSION, arrays, settings, facts)
 
 
 def read_shard(folder: Path, index: int) -> Shard:

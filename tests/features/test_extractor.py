@@ -89,7 +89,12 @@ def test_a_second_run_opens_and_a_killed_one_goes_on(photos, config, extracted, 
         FeatureStore.open(folder)
     seen = []
     original = extractor._extract_all
-    monkeypatch.setattr(extractor, "_extract_all", lambda *given: (seen.extend(given[1]), original(*given))[1])
+
+    def noted(photographs, *given):
+        seen.extend(name for name, _ in photographs)
+        return original(photographs, *given)
+
+    monkeypatch.setattr(extractor, "_extract_all", noted)
     again = extractor.extract_collection(list_images(photos), folder, config)
     assert set(seen) == set(list_images(photos).names[3:6])
     assert again.names == extracted.names

@@ -1,0 +1,339 @@
+"""Work over the workers of a Dask cluster, started elsewhere or, for ``local:4``, on this machine.
+
+A task may be begun twice: a worker that is cut off is taken for dead, and goes on. So a task changes nothing but files
+of names of its own (`retrieval.running.delivery`), and what it returns.
+"""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, TypeVar
+
+import joblib
+
+from retrieval.errors import ClusterError, RetrievalError
+from retrieval.running.passport import Passport, passport
+from retrieval.running.processes import AHEAD, Death
+
+try:
+    import distributed
+    from distributed.scheduler import KilledWorker
+except ImportError as missing:
+    raise ClusterError(
+        f"work on a scheduler takes dask ({missing}): pip install 'hardnet-retrieval[dask]'"
+    ) from missing
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+
+REACHED = 8.0  # seconds until a scheduler has to answer, and to have a worker
+ANSWERED = 60.0  # seconds until every worker has to have answered a question
+_LOOKED_AT = 5.0  # seconds between looks at workers, while none of them says anything
+_TOLD = 30.0  # seconds without any worker, after which somebody is told
+_LOCAL = "local"
+_at_work = threading.Lock()  # work of a worker process is done one at a time, whatever threads it has
+
+
+class Cluster:
+    """Workers that share folders with this process, and nothing else.
+
+    Args:
+        client: connected.
+        address: as the user named it.
+        local: what was started for it here, and is ended with it.
+    """
+
+    def __init__(self, client: "distributed.Client", address: str, local: "distributed.LocalCluster | None" = None):
+        self.client = client
+        self.address = address
+        self._local = local
+        self._passport = passport()
+
+    @classmethod
+    def connect(cls, address: str) -> "Cluster":
+        """Connects to a scheduler, or starts one with workers here, and compares its workers with this process.
+
+        Args:
+            address: ``tcp://host:port``, ``tls://host:port`` (with dask's settings of certificates), or ``local:4``.
+
+        Raises:
+            ClusterError: no such scheduler, no workers, or workers of another version.
+        """
+        level = logging.INFO if logger.isEnabledFor(logging.DEBUG) else logging.CRITICAL
+        for name in ("distributed", "tornado", "asyncio"):  # what matters of it is told here, in a line
+            logging.getLogger(name).setLevel(level)
+        kind, _, rest = address.partition(":")
+        local = None
+        if kind == _LOCAL:
+            local = _start(address, rest)
+        elif kind not in ("tcp", "tls") or not rest.startswith("//"):
+            raise ClusterError(f"scheduler {address}: expected tcp://HOST:PORT, tls://HOST:PORT or local:NUMBER")
+        try:
+            client = _client(address, local)
+            cluster = cls(client, address, local)
+        except BaseException:
+            if local is not None:
+                local.close()
+            raise
+        try:
+            cluster._require_workers()
+            cluster.require_versions()
+        except BaseException:
+            cluster.close()
+            raise
+        logger.info("work is done by %d workers of %s", cluster.workers, address)
+        return cluster
+
+    @property
+    def elsewhere(self) -> bool:
+        """Workers may be on other machines."""
+        return True
+
+    @property
+    def workers(self) -> int:
+        """How many there are now."""
+        return len(self.addresses())
+
+    def addresses(self) -> list[str]:
+        """The workers that there are now."""
+        with self._reached():
+            return sorted(self.client.nthreads())
+
+    def jobs(self, items: int) -> int:
+        """See `retrieval.running.engine.Engine.jobs`."""
+        return max(1, min(self.workers, items))
+
+    def close(self) -> None:
+        """Ends the connection, and what was started here."""
+        with contextlib.suppress(Exception):
+            self.client.close(timeout=REACHED)
+        if self._local is not None:
+            with contextlib.suppress(Exception):
+                self._local.close(timeout=REACHED)
+
+    def everywhere(self, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+        """What a function of arguments returns on each worker, by address; an exception in its place.
+
+        It runs beside the work that a worker is at.
+
+        Raises:
+            ClusterError: a worker does not answer.
+        """
+        answers: dict[str, Any] = {}
+
+        def ask(address: str) -> None:
+            try:
+                found = self.client.run(_in_thread, function, *arguments, workers=[address], on_error="return")
+                answers[address] = found.get(address, ClusterError("it has gone"))
+            except Exception as error:
+                answers[address] = error
+
+        addresses, end = self.addresses(), time.monotonic() + ANSWERED
+        threads = [threading.Thread(target=ask, args=(address,), daemon=True) for address in addresses]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        silent = [address for address in addresses if address not in answers]
+        if silent:
+            raise ClusterError(
+                f"{self.address}: {len(silent)} of {len(addresses)} workers do not answer ({silent[0]}): see whether "
+                "they can be reached, or end them"
+            )
+        return answers
+
+    def require(self, check: Callable[..., str | None], *arguments: Any) -> int:
+        """See `retrieval.running.engine.Engine.require`."""
+        answers = self.everywhere(check, *arguments)
+        for address, found in answers.items():
+            if isinstance(found, BaseException):
+                found = _told(found)
+            if found is not None:
+                raise ClusterError(f"worker {address}: {found}")
+        return len(answers)
+
+    def require_versions(self) -> None:
+        """Compares what the workers run with what this process runs.
+
+        Raises:
+            ClusterError: naming the first worker and what differs.
+        """
+        others = set()
+        for address, found in self.everywhere(passport).items():
+            if isinstance(found, ModuleNotFoundError | AttributeError):
+                raise ClusterError(
+                    f"worker {address} has no hardnet-retrieval, or not this version of it ({_told(found)}): install "
+                    f"{self._passport.program} there"
+                )
+            if isinstance(found, BaseException):
+                raise ClusterError(f"worker {address}: {_told(found)}")
+            difference = self._passport.difference(found)
+            if difference is not None:
+                raise ClusterError(
+                    f"worker {address} ({found.host}): {difference}; results would differ: install the same there"
+                )
+            if found.processor != self._passport.processor:
+                others.add(found.host)
+        if others:
+            logger.warning(
+                "processors of another kind than here work on %s: the last bits of what they compute may differ",
+                ", ".join(sorted(others)),
+            )
+
+    @contextlib.contextmanager
+    def listening(self, heard: Callable[..., None]) -> Generator[str, None, None]:
+        """See `retrieval.running.engine.Engine.listening`."""
+        topic = f"hardnet-retrieval-{uuid.uuid4().hex}"
+        self.client.subscribe_topic(topic, lambda event: heard(*event[1]))
+        try:
+            yield topic
+        finally:
+            with contextlib.suppress(Exception):
+                self.client.unsubscribe_topic(topic)
+
+    def completed(
+        self, task: Callable[[Item], Any], items: Sequence[Item], named: Sequence[str]
+    ) -> Generator[tuple[int, Any], None, None]:
+        """See `retrieval.running.engine.Engine.completed`."""
+        done: queue.SimpleQueue[distributed.Future] = queue.SimpleQueue()
+        waiting: dict[distributed.Future, int] = {}
+        work, run, given = functools.partial(_work, self._passport, task), uuid.uuid4().hex[:8], 0
+        room = 0  # how many may wait for the workers: more would only lie in memory
+        try:
+            while waiting or given < len(items):
+                if len(waiting) >= room:
+                    room = AHEAD * max(1, self.workers)
+                while given < len(items) and len(waiting) < room:
+                    key = f"{named[given]}-{run}-{given}"
+                    with self._reached():
+                        future = self.client.submit(work, items[given], key=key, pure=False)
+                    waiting[future] = given
+                    future.add_done_callback(done.put)
+                    given += 1
+                future = self._next(done)
+                number = waiting.pop(future)
+                yield number, self._result(future)
+        finally:
+            if waiting:
+                with contextlib.suppress(Exception):
+                    self.client.cancel(list(waiting), force=True)
+
+    def _next(self, done: "queue.SimpleQueue[distributed.Future]") -> "distributed.Future":
+        """The next future that ends; says so where there is no worker; no scheduler, no waiting."""
+        alone, told = time.monotonic(), False
+        while True:
+            try:
+                return done.get(timeout=_LOOKED_AT)
+            except queue.Empty:
+                pass
+            if self.client.status not in ("running", "connecting"):
+                raise ClusterError(self._gone())
+            if self.client.status == "running" and self.workers:
+                alone, told = time.monotonic(), False
+            elif time.monotonic() - alone > _TOLD and not told:
+                logger.warning("%s has no worker: work goes on when there is one (Ctrl-C ends it)", self.address)
+                told = True
+
+    def _result(self, future: "distributed.Future") -> Any:
+        if future.status == "finished":
+            with self._reached():
+                return future.result()
+        if future.status != "error":  # "cancelled" or "lost"
+            raise ClusterError(self._gone())
+        with self._reached():
+            error = future.exception()
+        if isinstance(error, KilledWorker):
+            return Death()
+        if isinstance(error, RetrievalError):
+            raise error
+        assert isinstance(error, BaseException)
+        raise ClusterError(f"{self.address}: a worker failed: {_told(error)}") from error
+
+    @contextlib.contextmanager
+    def _reached(self) -> "Generator[None, None, None]":
+        try:
+            yield
+        except (OSError, TimeoutError, asyncio.CancelledError) as error:
+            raise ClusterError(self._gone()) from error
+
+    def _gone(self) -> str:
+        return f"the scheduler {self.address} has gone: start it and its workers, and run the same command again"
+
+    def _require_workers(self) -> None:
+        try:
+            self.client.wait_for_workers(1, timeout=REACHED)
+        except TimeoutError as error:
+            raise ClusterError(
+                f"the scheduler {self.address} has no workers: start some, for example "
+                f"`dask worker {self.address} --nworkers 4 --nthreads 1`"
+            ) from error
+
+
+def _start(address: str, number: str) -> "distributed.LocalCluster":
+    """Workers on this machine, each a process."""
+    if number and not (number.isdecimal() and int(number)):
+        raise ClusterError(f"scheduler {address}: expected local:NUMBER of workers, for example local:4")
+    return distributed.LocalCluster(
+        n_workers=int(number) if number else joblib.cpu_count(),
+        threads_per_worker=1,
+        processes=True,
+        memory_limit=None,  # files that are mapped would count
+        dashboard_address=None,
+        silence_logs=logging.CRITICAL,
+    )
+
+
+def _client(address: str, local: "distributed.LocalCluster | None") -> "distributed.Client":
+    security = distributed.Security(require_encryption=True) if address.startswith("tls") else None
+    try:
+        return distributed.Client(
+            address if local is None else local, timeout=REACHED, set_as_default=False, security=security
+        )
+    except TypeError as error:  # what distributed says of certificates that are not there
+        raise ClusterError(f"scheduler {address}: {_told(error)}") from error
+    except (OSError, TimeoutError, ValueError, ImportError, RuntimeError) as error:
+        raise ClusterError(
+            f"the scheduler {address} cannot be reached ({_told(error)}): start one with `dask scheduler`, and see "
+            "that nothing is between"
+        ) from error
+
+
+async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    """On a worker: beside its event loop, which has to go on answering."""
+    return await asyncio.to_thread(function, *arguments)
+
+
+def _work(sender: Passport, task: Callable[[Item], Any], item: Item) -> Any:
+    """On a worker: the task's result. Workers that came later were not asked before what they run."""
+    difference = sender.difference(passport())
+    if difference is not None:
+        raise ClusterError(f"worker {_here()}: {difference}; install the same there")
+    try:
+        with _at_work:
+            return task(item)
+    except RetrievalError as error:
+        raise type(error)(f"worker {_here()}: {error}") from error
+    except OSError as error:
+        raise ClusterError(f"worker {_here()}: {_told(error)}") from error
+
+
+def tell(topic: str, message: tuple[Any, ...]) -> None:
+    """On a worker: tells those who listen to a topic (`Cluster.listening`); plain values."""
+    distributed.get_worker().log_event(topic, message)
+
+
+def _here() -> str:
+    """Address and machine of this worker."""
+    return f"{distributed.get_worker().address} ({passport().host})"
+
+
+def _told(error: BaseException) -> str:
+    """An exception in one line."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,111 @@
+"""What workers write, and the process that asked for it puts into place.
+
+A shard is written whole into a folder ``arriving`` of the work folder, under a name of its own, and renamed to its
+place when its worker says that it is there. So two workers may write the same shard (one was taken for dead, and was
+not), and what is at its place is always finished.
+"""
+
+import contextlib
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from retrieval.errors import ClusterError
+from retrieval.running.engine import Engine
+from retrieval.storage import atomic
+
+ARRIVING = "arriving"
+_SPACE = 1 << 20  # bytes that every worker has to be able to write before it begins
+_SEEN = 10.0  # seconds until what a worker wrote is seen here: file servers let some pass
+
+
+@contextlib.contextmanager
+def expected(engine: Engine, folder: Path) -> Iterator[Path]:
+    """A folder for what workers deliver, while the block runs; what arrives later is nobody's.
+
+    Args:
+        engine: whose workers have to see the folder, and to be able to write into it.
+        folder: of the work; it exists.
+
+    Raises:
+        ClusterError: a worker does not see it, or cannot write there.
+    """
+    arriving = folder.resolve() / ARRIVING
+    atomic.discard(arriving)  # of a process that was killed
+    arriving.mkdir()
+    try:
+        require_shared(engine, arriving)
+        yield arriving
+    finally:
+        atomic.discard(arriving)
+
+
+def require_shared(engine: Engine, folder: Path) -> None:
+    """Refuses workers that do not see a folder, or cannot write into it.
+
+    Args:
+        engine: of processes that share everything, or of workers elsewhere.
+        folder: absolute; this process can write there.
+
+    Raises:
+        ClusterError: naming the worker.
+    """
+    token = uuid.uuid4().hex
+    asked = folder / f"asked-{token}"
+    asked.write_text(token, encoding="utf-8")
+    try:
+        workers, end = engine.require(_sees, asked, token), time.monotonic() + _SEEN
+        while (seen := len(list(folder.glob(f"reply-{token}-*")))) < workers:
+            if time.monotonic() > end:
+                raise ClusterError(
+                    f"what {workers - seen} of {workers} workers write into {folder} is not seen here: every worker "
+                    "needs the same folder under the same path"
+                )
+            time.sleep(0.1)
+    finally:
+        for path in folder.glob(f"*-{token}*"):
+            path.unlink(missing_ok=True)
+
+
+def place_for(arriving: Path, name: str) -> Path:
+    """On a worker: where what is called so is written, before it is put into place.
+
+    Raises:
+        ClusterError: nobody waits for it any more.
+    """
+    if not arriving.is_dir():
+        raise ClusterError(f"{arriving} is gone: nobody waits for this work any more")
+    return arriving / f"{name}.{uuid.uuid4().hex[:12]}"
+
+
+def put(arrived: Path, target: Path) -> None:
+    """Puts what a worker wrote into its place, unless the same is there."""
+    if target.exists():
+        atomic.discard(arrived)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.rename(arrived, target)
+    atomic.sync_directory(target.parent)
+
+
+def _sees(asked: Path, token: str) -> str | None:
+    """On a worker: what is wrong with a folder, or None."""
+    host = socket.gethostname()
+    reply = asked.with_name(f"reply-{token}-{host}.{os.getpid()}")
+    try:
+        if asked.read_text(encoding="utf-8") != token:
+            return f"{host} has another folder {asked.parent} than this machine"
+        with reply.open("wb") as stream:
+            stream.write(bytes(_SPACE))
+            stream.flush()
+            os.fsync(stream.fileno())
+    except FileNotFoundError:
+        return f"{host} does not see {asked.parent}: every worker needs the same folder under the same path"
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            reply.unlink()
+        return f"{host} cannot write into {asked.parent}: {error.strerror or error}"
+    return None
