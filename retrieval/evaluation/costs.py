@@ -234,9 +234,10 @@ def searching_bytes(config: VocabularyConfig, dimensions: int) -> float:
 def training_bytes(descriptors: int, config: VocabularyConfig, dimensions: int) -> float:
     """What training words takes in memory: a code and `BYTES_ASSIGNED` a descriptor, and four times the centroids.
 
-    Those are the centroids, faiss's copy, its search structure and the new ones. Where faiss trains, centring copies
-    the codes, each with its row's factor before it; where `lloyd` does, there are its blocks. Where words are scanned
-    there are their codes, and what is decoded at a time, three times with what it is centred and compared in.
+    Where faiss trains those are the centroids, faiss's copy, its search structure and the new ones; otherwise the
+    centroids, sums in double precision and the new ones. Where faiss trains, centring copies the codes, each with its
+    row's factor before it; where `lloyd` does, there are its blocks. Where words are scanned there are their codes, and
+    what is decoded at a time, three times with what it is centred and compared in.
     Measured: `python -m benchmarks.training`.
     """
     kind = assignment_of(config)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from retrieval import config as settings_module
 from retrieval.config import Config, VocabularyConfig
@@ -27,9 +26,10 @@ from retrieval.index.building import Instalment, aggregates, build_index, discar
 from retrieval.index.collection import Collection
 from retrieval.photographs.decoding import look_at
 from retrieval.photographs.folder import ImageSet, list_images
+from retrieval.running import engine
 from retrieval.storage import artefacts, atomic, lock
 from retrieval.storage.atomic import partial_folder
-from retrieval.vocabulary import hamming, kmeans
+from retrieval.vocabulary import assigning, finding, hamming, kmeans
 from retrieval.vocabulary.store import (
     Vocabulary,
     bundled,
@@ -43,7 +43,6 @@ logger = logging.getLogger(__name__)
 
 CHECK_DESCRIPTORS = 10_000  # most descriptors held out of the training
 FEATURES_PER_WORD = 10  # fewer make words of single features: the words that come with the program serve better
-ASSIGNED_AT_ONCE = 1 << 16  # features whose words are found in one step
 HELD_OUT_SHARE = 20  # at most one feature in so many is held out
 
 
@@ -73,7 +72,11 @@ def obtain_vocabulary(store: FeatureStore, folder: str | Path, config: Config) -
     held_out, training = (store.codes_at(rows) for rows in _split(store, config, words))
     folder.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = folder.with_name(f".{folder.name}.checkpoint")
-    trained = kmeans.train(training, config.vocabulary, config.seed, store.quantisation, checkpoint=checkpoint)
+    with (
+        engine.working(config.parallel.scheduler, config.parallel.jobs) as workers,
+        finding.finder(workers, folder.with_name(f".{folder.name}.shared")) as find,
+    ):
+        trained = kmeans.train(training, config.vocabulary, config.seed, store.quantisation, checkpoint, find)
     save_vocabulary(
         folder,
         trained,
@@ -139,11 +142,9 @@ def with_signatures(vocabulary: Vocabulary, store: FeatureStore, folder: Path, c
     words = len(vocabulary.centroids)
     codes = store.codes_at(_split(store, config, words)[1])
     logger.info("signatures: learning the medians of %d words on %d features", words, len(codes))
-    assigned = np.empty(len(codes), np.int32)
-    steps = range(0, len(codes), ASSIGNED_AT_ONCE)
-    for start in tqdm(steps, desc="medians", unit="step", disable=None):
-        chunk = slice(start, start + ASSIGNED_AT_ONCE)
-        assigned[chunk] = vocabulary.words_of(codes[chunk])
+    with engine.working(config.parallel.scheduler, config.parallel.jobs) as workers:
+        shared = folder.with_name(f".{folder.name}.shared")
+        assigned = assigning.words_of(workers, shared, vocabulary, codes, "medians")
     projection = hamming.random_projection(vocabulary.centroids.shape[1], bits, config.seed)
     embedding = hamming.train(projection, codes, assigned, vocabulary.centroids, vocabulary.descriptors_of)
     settings = {
@@ -282,7 +283,7 @@ def build_collection(
     partial = partial_folder(target)
     atomic.clear_temporary(partial)
     partial.mkdir(parents=True, exist_ok=True)
-    with lock.writing(partial):
+    with lock.writing(partial), engine.working(config.parallel.scheduler, config.parallel.jobs):
         try:
             return _build(images, target, partial, config, vocabulary, features)
         finally:  # while the lock is held: it may be another's afterwards

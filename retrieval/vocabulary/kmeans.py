@@ -21,11 +21,11 @@ from retrieval.config import VocabularyConfig, digest
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.storage.artefacts import read_arrays, read_manifest, write_artefact
 from retrieval.vocabulary import lloyd
-from retrieval.vocabulary.blas import one_thread
-from retrieval.vocabulary.encoded import CHUNK, Encoded
+from retrieval.vocabulary.encoded import Encoded
 from retrieval.vocabulary.faiss_blas import import_faiss
+from retrieval.vocabulary.finding import Finder, Lookup, here
 from retrieval.vocabulary.gpu import gpu
-from retrieval.vocabulary.quantizer import Quantizer, probes_of, scanned, threads
+from retrieval.vocabulary.quantizer import probes_of, scanned, threads
 
 if TYPE_CHECKING:
     from retrieval.vocabulary.torch_words import TorchTraining
@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 
 MAX_PER_WORD = 256  # training descriptors a word can use; faiss's own default (ClusteringParameters)
 FEW_PER_WORD = 39  # below this a word's mean is poorly supported; faiss's own warning level
-EXACT = VocabularyConfig(search="exact")
 CHECKPOINT_KIND, CHECKPOINT_VERSION = "k-means checkpoint", 0
 _FINGERPRINT_ROWS = 4096
 
@@ -64,6 +63,7 @@ def train(
     seed: int = 0,
     quantisation: tuple[float, float] | None = None,
     checkpoint: Path | None = None,
+    find: Finder = here,
 ) -> TrainedVocabulary:
     """Trains a vocabulary.
 
@@ -76,6 +76,8 @@ def train(
         quantisation: (lo, scale) of uint8 codes: value = code / scale + lo.
         checkpoint: folder in which every iteration is saved; training that finds one of the same data and
             settings goes on from it, to the same result. It is the caller's to delete.
+        find: finds the words of the sample in each iteration; the same ones, whoever does. Few words, which faiss
+            trains, and those that a GPU trains are found in this process.
 
     Raises:
         RetrievalError: fewer descriptors than words, or faiss is not installed.
@@ -101,7 +103,7 @@ def train(
         for iteration in range(finished, config.iterations):
             begun = time.perf_counter()
             centroids, objective, reseeded, warmth = _iterate(
-                faiss, training, centroids, config, seed + iteration, warmth
+                faiss, training, centroids, config, seed + iteration, warmth, find
             )
             progress["objective"].append(objective)
             progress["reseeded"].append(reseeded)
@@ -118,7 +120,7 @@ def train(
                     progress,
                 )
 
-    counts = _count(training, centroids, config, seed, warmth)
+    counts = _count(training, centroids, config, seed, warmth, find)
     empty = int((counts == 0).sum())
     if empty:
         logger.warning("%d of %d words have no training descriptor", empty, config.words)
@@ -171,6 +173,7 @@ def _iterate(
     config: VocabularyConfig,
     seed: int,
     warmth: lloyd.Warmth | None = None,
+    find: Finder = here,
 ) -> tuple[np.ndarray, float, int, lloyd.Warmth | None]:
     """One Lloyd iteration: new centroids, the objective of the old ones, how many were re-seeded, and `warmth`."""
     words, dimension = centroids.shape
@@ -179,12 +182,10 @@ def _iterate(
     if not isinstance(sample, Encoded):
         return *sample.iterate(centroids, seed), None
     kind = assignment_of(config)
-    if kind == "cells":
-        return lloyd.iterate(sample, centroids, warmth, seed, threads())
-    if kind == "scan":
-        labels, objective = _nearest_words(sample, centroids)
+    if kind != "exact":
+        labels, objective, warmth = _found(sample, centroids, kind, seed, warmth, find)
         new, replaced = lloyd.update(sample, labels, centroids, seed)
-        return new, objective, replaced, None
+        return new, objective, replaced, warmth
     parameters = faiss.ClusteringParameters()
     parameters.niter = 1
     parameters.seed = seed % (1 << 31)
@@ -205,27 +206,24 @@ def _count(
     config: VocabularyConfig,
     seed: int,
     warmth: lloyd.Warmth | None,
+    find: Finder,
 ) -> np.ndarray:
     """(K,) int32: descriptors of the sample nearest to each final word."""
     if not isinstance(sample, Encoded):
         return sample.count(centroids).astype(np.int32)
-    if assignment_of(config) == "cells":
-        labels = lloyd.assign(sample, centroids, warmth, seed, threads())[0].labels
-    else:
-        labels, _ = _nearest_words(sample, centroids)
+    labels, _, _ = _found(sample, centroids, assignment_of(config), seed, warmth, find)
     return np.bincount(labels, minlength=len(centroids)).astype(np.int32)
 
 
-def _nearest_words(sample: Encoded, centroids: np.ndarray) -> tuple[np.ndarray, float]:
-    """The nearest words of the sample, (N,) int32, and the sum of its squared distances from them."""
-    words, labels, squared = Quantizer(centroids, EXACT), np.empty(len(sample), np.int32), 0.0
-    with one_thread():
-        for start in range(0, len(sample), CHUNK):
-            rows = sample.rows(slice(start, start + CHUNK))
-            found = labels[start : start + len(rows)] = words.assign(rows)
-            away = rows - centroids[found]
-            squared += float(np.einsum("ij,ij->", away, away, dtype=np.float64))
-    return labels, squared
+def _found(
+    sample: Encoded, centroids: np.ndarray, kind: str, seed: int, warmth: lloyd.Warmth | None, find: Finder
+) -> tuple[np.ndarray, float, lloyd.Warmth | None]:
+    """(N,) int32 words of the sample, the sum of its squared distances from them, and what the next iteration knows."""
+    if kind != "cells":
+        return *find(sample, Lookup(centroids)), None
+    cells = lloyd.cells_of_words(centroids, None if warmth is None else warmth.centres, seed, threads())
+    labels, squared = find(sample, Lookup(centroids, cells, None if warmth is None else warmth.labels))
+    return labels, squared, lloyd.Warmth(labels, cells[0])
 
 
 def assignment_of(config: VocabularyConfig) -> str:

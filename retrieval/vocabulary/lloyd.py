@@ -47,29 +47,31 @@ class Warmth:
     centres: np.ndarray
 
 
-def iterate(
-    sample: Encoded, centroids: np.ndarray, warmth: Warmth | None, seed: int, threads: int
-) -> tuple[np.ndarray, float, int, Warmth]:
-    """One iteration.
+@dataclass(frozen=True, eq=False)
+class Arrangement:
+    """Words in their cells, as descriptors meet them.
 
-    Args:
-        sample: N training descriptors.
-        centroids: (K, D) float32.
-        warmth: of the iteration before; None for the first.
-        seed: of what replaces words that have lost all descriptors, and of the first cells.
-        threads: that work at once.
-
-    Returns:
-        New centroids; the objective of those given (sum of squared distances); how many words were replaced; what the
-        next iteration takes.
+    Attributes:
+        cell_of: (K,) the cell of each word.
+        order: (K,) the words in the order of their cells.
+        words: (K, D) float32, in this order.
+        norms: (K,) float32, their squared lengths.
+        starts: (G + 1,) where each cell begins among them.
+        near: (G, m) the cells near each cell, itself first.
+        centres: (G, D) float32, of the cells.
     """
-    warmth, squared = assign(sample, centroids, warmth, seed, threads)
-    new, replaced = update(sample, warmth.labels, centroids, seed)
-    return new, squared, replaced, warmth
+
+    cell_of: np.ndarray
+    order: np.ndarray
+    words: np.ndarray
+    norms: np.ndarray
+    starts: np.ndarray
+    near: np.ndarray
+    centres: np.ndarray
 
 
 def update(sample: Encoded, labels: np.ndarray, centroids: np.ndarray, seed: int) -> tuple[np.ndarray, int]:
-    """The second half of an iteration: means of the descriptors of each word.
+    """The second half of an iteration: means of the descriptors of each word, summed in double precision.
 
     Args:
         sample: N training descriptors.
@@ -84,35 +86,62 @@ def update(sample: Encoded, labels: np.ndarray, centroids: np.ndarray, seed: int
     return new, replace_empty(new, counts, np.random.default_rng(seed))
 
 
-def assign(
-    sample: Encoded, centroids: np.ndarray, warmth: Warmth | None, seed: int, threads: int
-) -> tuple[Warmth, float]:
-    """The words of all descriptors, and the sum of their squared distances; as `iterate` takes and gives them."""
+def cells_of_words(
+    centroids: np.ndarray, centres: np.ndarray | None, seed: int, threads: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cells for words.
+
+    Args:
+        centroids: (K, D) float32.
+        centres: of the iteration before; None: of the first, whose are drawn.
+        seed: of that.
+        threads: that work at once.
+
+    Returns:
+        (G, D) float32 centres, and the cell of each word, (K,) int64; no cell is empty.
+    """
     with _working(threads) as spread:
-        centres, cell_of = _cells_of(centroids, None if warmth is None else warmth.centres, seed, spread)
+        return _cells_of(centroids, centres, seed, spread)
+
+
+def arranged(centroids: np.ndarray, centres: np.ndarray, cell_of: np.ndarray, first: bool) -> Arrangement:
+    """Words as the descriptors of an iteration meet them.
+
+    Args:
+        centroids: (K, D) float32.
+        centres: from `cells_of_words`, as `cell_of`.
+        cell_of: the cell of each word.
+        first: whether it is the first iteration.
+    """
+    with one_thread():
         order, starts = grouped(cell_of, len(centres))
-        words, norms = centroids[order], squared_norms(centroids)[order]
-        near = _near(centres, FIRST_NEAR if warmth is None else NEAR)
-        labels = np.empty(len(sample), np.int32)
-        total = 0.0
-        for first in range(0, len(sample), BLOCK):
-            count = min(BLOCK, len(sample) - first)
-            if warmth is None:
-                cells = _nearest_cells(sample, first, count, centres, spread)
-            else:
-                cells = cell_of[warmth.labels[first : first + count]]
-            found, squared = _meet(sample, first, cells, (words, norms, starts, near), spread)
-            labels[first : first + count] = order[found]
-            total += float(squared.sum(dtype=np.float64))
-    return Warmth(labels, centres), total
+        near = _near(centres, FIRST_NEAR if first else NEAR)
+        return Arrangement(cell_of, order, centroids[order], squared_norms(centroids)[order], starts, near, centres)
+
+
+def words_of_block(
+    sample: Encoded, some: slice, arrangement: Arrangement, before: np.ndarray | None, threads: int
+) -> tuple[np.ndarray, float]:
+    """The words of a block of descriptors, and the sum of their squared distances.
+
+    Args:
+        sample: N training descriptors.
+        some: the block, at most `BLOCK` of them: others beside them may change the last digits of distances.
+        arrangement: the words.
+        before: (n,) int32 the words that they had; None: in the first iteration.
+        threads: that work at once.
+    """
+    with _working(threads) as spread:
+        if before is None:
+            cells = _nearest_cells(sample, some.start, some.stop - some.start, arrangement.centres, spread)
+        else:
+            cells = arrangement.cell_of[before]
+        found, squared = _meet(sample, some.start, cells, arrangement, spread)
+    return arrangement.order[found].astype(np.int32), float(squared.sum(dtype=np.float64))
 
 
 def _meet(
-    sample: Encoded,
-    first: int,
-    cells: np.ndarray,
-    arranged: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
-    spread: Spread,
+    sample: Encoded, first: int, cells: np.ndarray, arrangement: Arrangement, spread: Spread
 ) -> tuple[np.ndarray, np.ndarray]:
     """The nearest words of the cells near some descriptors.
 
@@ -120,14 +149,13 @@ def _meet(
         sample: descriptors.
         first: the descriptor that `cells` begins with.
         cells: (n,) the cell of each.
-        arranged: words (K, D) in order of their cells, their squared norms, where each cell begins among them, and
-            the cells near each.
+        arrangement: the words.
         spread: does the work.
 
     Returns:
         (n,) int64, places among the words as arranged; (n,) float32 squared distances.
     """
-    words, norms, starts, near = arranged
+    words, norms, starts, near = arrangement.words, arrangement.norms, arrangement.starts, arrangement.near
     rows, begins = grouped(cells, len(near))
     found, squared = np.empty(len(cells), np.int64), np.empty(len(cells), np.float32)
 
@@ -208,7 +236,7 @@ def _nearest_cells(sample: Encoded, first: int, count: int, centres: np.ndarray,
 
 def _means(sample: Encoded, labels: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Means of the descriptors of each word, its centroid where there are none; (K,) int64 how many there are."""
-    sums = np.zeros_like(centroids)
+    sums = np.zeros(centroids.shape, np.float64)
     for start in range(0, len(sample), CHUNK):
         rows = sample.rows(slice(start, start + CHUNK))
         _add_groups(sums, rows, labels[start : start + CHUNK])
@@ -224,15 +252,16 @@ def _mean_of_groups(rows: np.ndarray, labels: np.ndarray, otherwise: np.ndarray)
 def _add_groups(sums: np.ndarray, rows: np.ndarray, labels: np.ndarray) -> None:
     """Adds each of the rows (N, D) to the sum (K, D) of its label, in their order."""
     changed, group = np.unique(labels, return_inverse=True)
-    ones = np.ones(len(rows), np.float32)
+    ones = np.ones(len(rows), sums.dtype)
     sums[changed] += sparse.csr_matrix((ones, (group, np.arange(len(rows)))), shape=(len(changed), len(rows))) @ rows
 
 
 def _divided(sums: np.ndarray, counts: np.ndarray, otherwise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     empty = counts == 0
-    sums /= np.maximum(counts, 1)[:, None].astype(np.float32)
-    sums[empty] = otherwise[empty]
-    return sums, counts
+    sums /= np.maximum(counts, 1)[:, None].astype(sums.dtype)
+    means = sums.astype(np.float32, copy=False)
+    means[empty] = otherwise[empty]
+    return means, counts
 
 
 def replace_empty(centroids: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> int:
@@ -273,7 +302,7 @@ def words_met(words: int, near: int) -> float:
 
 
 def working_bytes(words: int, dimensions: int, threads: int) -> float:
-    """Memory that `assign` takes beside the descriptors, their words and four times the words.
+    """Memory that an iteration takes beside the descriptors, their words and four times the words.
 
     Each thread has the words that a row meets and one product; besides, there are a block of rows, grouped, and what
     is decoded at a time.

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from retrieval.config import VocabularyConfig
-from retrieval.vocabulary import lloyd
+from retrieval.vocabulary import finding, lloyd
 from retrieval.vocabulary.encoded import Encoded
+from retrieval.vocabulary.finding import Lookup
 from retrieval.vocabulary.kmeans import train
 
 
@@ -27,10 +28,21 @@ def squared(points, centroids):
     return ((points[:, None] - centroids[None]) ** 2).sum(axis=2)
 
 
+def assign(sample, centroids, warmth, seed, threads=1):
+    cells = lloyd.cells_of_words(centroids, None if warmth is None else warmth.centres, seed, threads)
+    labels, squared = finding.here(sample, Lookup(centroids, cells, None if warmth is None else warmth.labels))
+    return lloyd.Warmth(labels, cells[0]), squared
+
+
+def iterate(sample, centroids, warmth, seed, threads=1):
+    warmth, objective = assign(sample, centroids, warmth, seed, threads)
+    return *lloyd.update(sample, warmth.labels, centroids, seed), objective, warmth
+
+
 def test_an_iteration_is_lloyd_s_where_all_cells_are_near(monkeypatch):
     monkeypatch.setattr(lloyd, "FIRST_NEAR", 1000)
     start = POINTS[:50].copy()
-    new, objective, replaced, warmth = lloyd.iterate(SAMPLE, start, None, 0, 1)
+    new, replaced, objective, warmth = iterate(SAMPLE, start, None, 0)
     each = squared(POINTS, start)
     nearest = each.argmin(axis=1)
     np.testing.assert_array_equal(warmth.labels, nearest)
@@ -43,9 +55,9 @@ def test_rows_meet_the_words_of_the_cells_near_the_word_they_had(monkeypatch):
     """By plain loops over what the cells are then."""
     monkeypatch.setattr(lloyd, "NEAR", 3)
     words = POINTS[:200].copy()
-    before, _ = lloyd.assign(SAMPLE, words, None, 0, 1)
+    before, _ = assign(SAMPLE, words, None, 0)
     moved = words + np.float32(0.01)
-    after, objective = lloyd.assign(SAMPLE, moved, before, 0, 1)
+    after, objective = assign(SAMPLE, moved, before, 0)
     cell_of = squared(moved, after.centres).argmin(axis=1)
     near = np.argsort(squared(after.centres, after.centres), axis=1, kind="stable")[:, :3]
     total = 0.0
@@ -60,18 +72,19 @@ def test_rows_meet_the_words_of_the_cells_near_the_word_they_had(monkeypatch):
 def test_one_thread_or_many_and_blocks_give_the_same_bytes(monkeypatch):
     results = []
     for threads in (1, 3):
+        monkeypatch.setattr(finding, "threads", lambda threads=threads: threads)
         words, warmth = POINTS[:400].copy(), None
         for iteration in range(3):
-            words, objective, _, warmth = lloyd.iterate(SAMPLE, words, warmth, iteration, threads)
+            words, _, objective, warmth = iterate(SAMPLE, words, warmth, iteration, threads)
         results.append((words.tobytes(), warmth.labels.tobytes(), objective))
     assert results[0] == results[1]
 
 
 def test_blocks_hold_all_rows(monkeypatch):
-    whole, total = lloyd.assign(SAMPLE, POINTS[:400], None, 0, 1)
+    whole, total = assign(SAMPLE, POINTS[:400], None, 0)
     for name, value in (("BLOCK", 1700), ("CHUNK", 500), ("ROWS", 7), ("MOST", 900)):
         monkeypatch.setattr(lloyd, name, value)
-    parts, other = lloyd.assign(SAMPLE, POINTS[:400], None, 0, 1)
+    parts, other = assign(SAMPLE, POINTS[:400], None, 0)
     assert (whole.labels == parts.labels).mean() > 0.999
     assert other == pytest.approx(total, rel=1e-5)
 
