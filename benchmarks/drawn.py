@@ -28,6 +28,7 @@ from retrieval.index import building, state
 from retrieval.index.assembly import IndexedImage, build_segment
 from retrieval.index.collection import Collection
 from retrieval.index.lines import lines_of
+from retrieval.index.parts import portions
 from retrieval.index.segment import Segment, write_segment
 from retrieval.index.snapshot import Snapshot
 from retrieval.index.state import State
@@ -165,7 +166,7 @@ def write_index(
         parts.mkdir()
         names: list[str] = []
         entries: list[dict[str, Any]] = []
-        for portion in building.portions(images, lambda image: len(image.words), building.SEGMENT_FEATURES):
+        for portion in portions(images, lambda image: len(image.words), building.SEGMENT_FEATURES):
             names.append(f"{len(names) + 1:06d}")
             for image in portion:
                 number, (width, height) = len(entries), image.size

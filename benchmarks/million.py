@@ -32,7 +32,7 @@ from retrieval.config import Config
 from retrieval.evaluation.pipeline import CHECK_DESCRIPTORS
 from retrieval.features.extractor import extract_collection
 from retrieval.features.store import FeatureStore, ImageFeatures, codes_of
-from retrieval.index.building import WORDS_AT_ONCE
+from retrieval.index.parts import WORDS_AT_ONCE
 from retrieval.photographs.folder import list_images
 from retrieval.vocabulary import kmeans
 from retrieval.vocabulary.store import check_vocabulary, open_vocabulary, save_vocabulary

@@ -464,6 +464,11 @@ def with_whole_paths(config: Config) -> Config:
     return replace(config, detector=detector, descriptor=descriptor)
 
 
+def without_scheduler(config: Config) -> Config:
+    """The configuration of a process that does the work itself, and of what is kept of it."""
+    return replace(config, parallel=replace(config.parallel, scheduler=None))
+
+
 def feature_settings(config: Config) -> dict[str, Any]:
     """The settings that decide what features a photograph has (for digests and for error messages)."""
     tree = to_tree(config)

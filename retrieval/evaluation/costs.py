@@ -24,7 +24,8 @@ from retrieval.evaluation.pipeline import CHECK_DESCRIPTORS, training_sizes
 from retrieval.features import extractor
 from retrieval.index import merging
 from retrieval.index.assembly import IndexedImage, build_segment
-from retrieval.index.building import SEGMENT_FEATURES, WORDS_AT_ONCE
+from retrieval.index.building import SEGMENT_FEATURES
+from retrieval.index.parts import WORDS_AT_ONCE
 from retrieval.index.segment import Segment, open_segment, write_segment
 from retrieval.photographs.decoding import load_image
 from retrieval.photographs.folder import ImageSet

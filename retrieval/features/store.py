@@ -5,10 +5,10 @@ A store is a folder with ``plan.json`` (which photographs, with which settings),
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -91,6 +91,43 @@ class Shard:
         return map(self.image, range(len(self.names)))
 
 
+class Span(NamedTuple):
+    """Where consecutive photographs lie.
+
+    Attributes:
+        folder: of the store.
+        shard: its number.
+        start, stop: the photographs of the shard.
+    """
+
+    folder: Path
+    shard: int
+    start: int
+    stop: int
+
+
+def runs(places: Iterable[Span]) -> list[Span]:
+    """The same places, with those that follow each other in one; folders as they are called from anywhere."""
+    found: list[Span] = []
+    for place in places:
+        if found and found[-1][:2] == place[:2] and found[-1].stop == place.start:
+            found[-1] = found[-1]._replace(stop=place.stop)
+        else:
+            found.append(place)
+    return [place._replace(folder=place.folder.absolute()) for place in found]
+
+
+def images_at(places: Iterable[Span]) -> Iterator[ImageFeatures]:
+    """The photographs that lie there, memory-mapped.
+
+    Raises:
+        ArtefactError: a shard is missing or damaged.
+    """
+    for place in places:
+        shard = read_shard(place.folder, place.shard)
+        yield from map(shard.image, range(place.start, place.stop))
+
+
 class FeatureStore:
     """A complete feature store, opened for reading.
 
@@ -167,6 +204,12 @@ class FeatureStore:
         """All photographs in order."""
         for shard in self.shards:
             yield from shard.images()
+
+    def stored(self) -> Iterator[tuple[ImageFeatures, Span]]:
+        """All photographs in order, each with where it lies."""
+        for number, shard in enumerate(self.shards):
+            for i in range(len(shard.names)):
+                yield shard.image(i), Span(self.folder, number, i, i + 1)
 
     def codes_at(self, rows: np.ndarray) -> np.ndarray:
         """The codes of some features.

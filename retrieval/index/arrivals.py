@@ -18,8 +18,9 @@ from retrieval import config as settings_module
 from retrieval.config import Config, ImageConfig
 from retrieval.errors import ArtefactError, DatasetError, ImageError, RetrievalError
 from retrieval.features import store as features
-from retrieval.features.store import Failure, ImageFeatures, Shard
+from retrieval.features.store import Failure, Span
 from retrieval.index.opened import OpenedIndex
+from retrieval.index.parts import Stored
 from retrieval.index.state import State
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.files import Encoded, content_of, display_name
@@ -187,10 +188,8 @@ def _gone(
     return {name: following[name] for name in current.lines.names(current.having(following))}
 
 
-def extract(
-    arrivals: Arrivals, collection: OpenedIndex, config: Config
-) -> tuple[list[ImageFeatures], tuple[Failure, ...]]:
-    """The features of new photographs in the order of their names, and those that could not be used.
+def extract(arrivals: Arrivals, collection: OpenedIndex, config: Config) -> tuple[list[Stored], tuple[Failure, ...]]:
+    """The features of new photographs in the order of their names, each with where they lie, and what is unusable.
 
     Args:
         arrivals: from `compare`.
@@ -209,7 +208,7 @@ def extract(
     stored = {key: collection.settings[key] for key in settings}
     artefacts.require_settings(what, stored, settings)
     folder, root = collection.folder / ADDING, Path(collection.root)
-    ready = {image.content: image for shard in _waiting(folder, settings) for image in shard.images()}
+    ready = {image.content: (image, place) for image, place in _waiting(folder, settings)}
     names = sorted(arrivals.new, key=os.fsencode)
     missing = tuple(name for name in names if arrivals.contents[name] not in ready)
     if len(missing) < len(names):
@@ -222,9 +221,10 @@ def extract(
         work = folder / settings_module.digest({"settings": settings, "images": listed})[:16]
         config = extractor.going_on(config, work)
         store = extractor.extract_collection(ImageSet(root, missing, elsewhere), work, config, "add")
-        found, failures = {image.name: image for image in store.images()}, store.failures
+        found, failures = {image.name: (image, place) for image, place in store.stored()}, store.failures
     for name in set(names).difference(missing):
-        found[name] = replace(ready[arrivals.contents[name]], name=name)
+        image, place = ready[arrivals.contents[name]]
+        found[name] = replace(image, name=name), place
     return [found[name] for name in names if name in found], failures
 
 
@@ -233,7 +233,7 @@ def discard(current: State) -> None:
     folder = current.folder
     for path in [*(folder / ADDING).glob("*"), *(folder / ADDING).glob(".*.tmp")]:
         with contextlib.suppress(ArtefactError):
-            waiting = {image.content for shard in _shards(path) for image in shard.images() if image.content}
+            waiting = {image.content for image, _ in _shards(path) if image.content}
             known = {current.lines.content(line) for line in current.having((), waiting)}
             if path.suffix != ".tmp" and not waiting <= known:
                 continue  # another addition's, which was stopped
@@ -242,15 +242,16 @@ def discard(current: State) -> None:
         (folder / ADDING).rmdir()
 
 
-def _waiting(folder: Path, settings: Mapping[str, Any]) -> Iterator[Shard]:
-    """Finished shards of stopped additions that were made with these settings."""
+def _waiting(folder: Path, settings: Mapping[str, Any]) -> Iterator[Stored]:
+    """What is in finished shards of stopped additions that were made with these settings."""
     for path in sorted(folder.glob("*")):
         with contextlib.suppress(ArtefactError):  # stopped before it had a plan
             if features.read_plan(path)["settings"] == settings:
                 yield from _shards(path)
 
 
-def _shards(folder: Path) -> Iterator[Shard]:
+def _shards(folder: Path) -> Iterator[Stored]:
     for number in range(features.read_plan(folder)["shards"]):
         if features.shard_folder(folder, number).exists():
-            yield features.read_shard(folder, number)
+            for i, image in enumerate(features.read_shard(folder, number).images()):
+                yield image, Span(folder, number, i, i + 1)

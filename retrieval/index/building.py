@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -19,24 +19,22 @@ from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.errors import ArtefactError
 from retrieval.features.store import FAILED, Failure, FeatureStore, ImageFeatures, write_failures
-from retrieval.index import merging, scoring, state
-from retrieval.index.assembly import IndexedImage, build_segment
+from retrieval.index import merging, state
 from retrieval.index.lines import lines_of
 from retrieval.index.opened import require_embedding
+from retrieval.index.parts import Stored, by_workers, of_features, portions, segment_of
 from retrieval.index.segment import VERSION, open_segment, write_segment
-from retrieval.storage import artefacts, atomic, lock
+from retrieval.running import engine
+from retrieval.storage import artefacts, atomic, delivery, lock
 from retrieval.vocabulary.store import Vocabulary, copy_vocabulary, require_features
 
 logger = logging.getLogger(__name__)
-
-Item = TypeVar("Item")
 
 _OF = "made_of"  # what the parts of a build are made of, as a digest
 
 SEGMENT_FEATURES = 1 << 22
 """Features of a segment that is made in memory, which takes up to 180 bytes for each: a larger collection is made of
 several, which are merged on disk."""
-WORDS_AT_ONCE = 1 << 15  # features whose words are found together, of several images
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,9 @@ def build_index(
             copy_vocabulary(vocabulary, folder / "vocabulary")
             (folder / state.SEGMENTS).mkdir()
             segments = merge_parts(parts, [name for one in indexed for name in one.segments], folder, settings, order)
-            atomic.write_text(folder / "config.yaml", settings_module.to_yaml(config))
+            atomic.write_text(
+                folder / "config.yaml", settings_module.to_yaml(settings_module.without_scheduler(config))
+            )
             write_failures(folder, failures)
             facts: dict[str, Any] = {"root": str(Path(root).resolve()), "images": len(images), "failed": FAILED}
             if instalments:
@@ -238,18 +238,27 @@ def _write_parts(
     parts: Path, store: FeatureStore, vocabulary: Vocabulary, config: Config, settings: dict[str, Any], done: int = 0
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Writes the segments that are not there yet, behind so many; the images' lines, and the names of all segments."""
-    entries: list[dict[str, Any]] = []
-    names: list[str] = []
-    with tqdm(total=len(store.names), desc="index", unit="image", disable=None) as bar:
-        for portion in portions(store.images(), lambda image: len(image.codes), SEGMENT_FEATURES):
-            names.append(f"{done + len(names) + 1:06d}")
-            if (parts / names[-1]).exists():
-                logger.info("%s is there already", parts / names[-1])
-                bar.update(len(portion))
-            else:
-                arrays = _segment_of(portion, vocabulary, config, bar)
-                write_segment(parts / names[-1], arrays, segment_settings(settings))
-            entries += [entry_of(image) for image in portion]
+    todo = list(of_features(store.stored(), SEGMENT_FEATURES))
+    names = [f"{done + number + 1:06d}" for number in range(len(todo))]
+    entries = [entry_of(image) for portion in todo for image, _ in portion]
+    left = [number for number, name in enumerate(names) if not (parts / name).exists()]
+    if len(left) < len(names):
+        logger.info("%s: %d of %d segments are there already", parts, len(names) - len(left), len(names))
+    remembered = segment_settings(settings)
+    with (
+        engine.working(config.parallel.scheduler, config.parallel.jobs) as workers,
+        tqdm(total=sum(len(todo[number]) for number in left), desc="index", unit="image", disable=None) as bar,
+    ):
+        if workers.elsewhere:
+            chosen, of = [names[number] for number in left], [todo[number] for number in left]
+            with by_workers(workers, parts, chosen, of, vocabulary, config, remembered) as made:
+                for at, place in made:
+                    delivery.put(place, parts / chosen[at])
+                    bar.update(len(of[at]))
+        else:
+            for number in left:
+                arrays = segment_of([image for image, _ in todo[number]], vocabulary, config, bar.update)
+                write_segment(parts / names[number], arrays, remembered)
     return entries, names
 
 
@@ -287,52 +296,38 @@ def merge_parts(
 
 
 def assembled(
-    images: Iterable[ImageFeatures],
-    total: int,
+    stored: Iterable[Stored],
     vocabulary: Vocabulary,
     config: Config,
-    most: int = SEGMENT_FEATURES,
+    settings: dict[str, Any],
+    folder: Path,
+    most: int | None = None,
 ) -> Iterator[tuple[list[ImageFeatures], dict[str, Any]]]:
     """The arrays of one segment after another, each with its images; at least one segment.
 
     Args:
-        images: their features, in order.
-        total: how many images.
+        stored: their features, in order, and where these lie.
         vocabulary: assigns words, and makes signatures.
-        config: `index.signatures` and `asmk.binary` count.
-        most: a segment ends before it has more features, unless one image has.
+        config: `index.signatures`, `asmk.binary` and `parallel` count.
+        settings: that a segment remembers.
+        folder: of the work; where workers make segments, they are gone when the last is taken.
+        most: a segment ends before it has more features, unless one image has; None: `SEGMENT_FEATURES`.
     """
-    with tqdm(total=total, desc="index", unit="image", disable=None) as bar:
-        for portion in portions(images, lambda image: len(image.codes), most):
-            yield portion, _segment_of(portion, vocabulary, config, bar)
-
-
-def _segment_of(images: list[ImageFeatures], vocabulary: Vocabulary, config: Config, bar: Any) -> dict[str, Any]:
-    """The arrays of a segment of some images."""
-
-    def indexed() -> Iterator[IndexedImage]:
-        for some in portions(images, lambda image: len(image.codes), WORDS_AT_ONCE):
-            yield from _indexed(some, vocabulary, config)
-            for image in some:  # what was read of a store's files does not stay in memory
-                artefacts.let_go(image.codes)
-                artefacts.let_go(image.regions)
-            bar.update(len(some))
-
-    return build_segment(indexed(), len(vocabulary.centroids))
-
-
-def portions(items: Iterable[Item], features: Callable[[Item], int], most: int) -> Iterator[list[Item]]:
-    """Consecutive items of at most so many features together, unless one has more; one portion where there are none."""
-    portion: list[Item] = []
-    total = 0
-    for item in items:
-        count = features(item)
-        if portion and total + count > most:
-            yield portion
-            portion, total = [], 0
-        portion.append(item)
-        total += count
-    yield portion
+    todo = list(of_features(stored, most or SEGMENT_FEATURES))
+    images = [[image for image, _ in portion] for portion in todo]
+    with (
+        engine.working(config.parallel.scheduler, config.parallel.jobs) as workers,
+        tqdm(total=sum(map(len, images)), desc="index", unit="image", disable=None) as bar,
+    ):
+        if not workers.elsewhere:
+            for portion in images:
+                yield portion, segment_of(portion, vocabulary, config, bar.update)
+            return
+        named = [f"{number:06d}" for number in range(len(todo))]
+        with by_workers(workers, folder, named, todo, vocabulary, config, settings) as made:
+            for portion, place in zip(images, engine.in_order(made), strict=True):
+                bar.update(len(portion))
+                yield portion, vars(open_segment(place))
 
 
 def entry_of(image: ImageFeatures) -> dict[str, Any]:
@@ -344,24 +339,6 @@ def entry_of(image: ImageFeatures) -> dict[str, Any]:
 def segment_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """What a segment remembers of the index's settings: those that do not change when images come and go."""
     return {key: value for key, value in settings.items() if key != "features"}
-
-
-def _indexed(images: list[ImageFeatures], vocabulary: Vocabulary, config: Config) -> Iterator[IndexedImage]:
-    """Words, and what `index.signatures` asks for, of some photographs."""
-    if not images:
-        return
-    wanted = config.index.signatures
-    descriptors = vocabulary.descriptors_of(np.concatenate([image.codes for image in images]))
-    words = vocabulary.quantizer.assign(descriptors)
-    signatures = require_embedding(vocabulary).signatures(descriptors, words) if "hamming" in wanted else None
-    bounds = np.cumsum([0] + [len(image.codes) for image in images])
-    for i, image in enumerate(images):
-        own = slice(bounds[i], bounds[i + 1])
-        aggregates = None
-        if "asmk" in wanted:
-            _, aggregates = scoring.aggregate(descriptors[own], words[own], vocabulary.centroids, config.asmk.binary)
-        size = (image.width, image.height)
-        yield IndexedImage(size, image.regions, words[own], None if signatures is None else signatures[own], aggregates)
 
 
 def aggregates(config: Config) -> str:

@@ -4,6 +4,7 @@ Each change is one commit: a process that is stopped in the middle leaves the in
 extracted waits for the next one (`retrieval.index.arrivals`).
 """
 
+import dataclasses
 import difflib
 import json
 import logging
@@ -17,10 +18,11 @@ from tqdm import tqdm
 
 from retrieval.config import Config
 from retrieval.errors import RetrievalError
-from retrieval.features.store import FAILED, Failure, ImageFeatures, write_failures
+from retrieval.features.store import FAILED, Failure, write_failures
 from retrieval.index import arrivals, building, merging, state
 from retrieval.index.lines import lines_of
 from retrieval.index.opened import Index, OpenedIndex, locate, open_state
+from retrieval.index.parts import Stored, portions
 from retrieval.index.segment import Segment, open_segment, write_segment
 from retrieval.index.state import State
 from retrieval.photographs.names import Names, canonical
@@ -96,11 +98,12 @@ def add(
         found = arrivals.compare(given, current, chosen, replace)
         for failure in found.failures:
             logger.warning("skipped %s", failure.reason)
-        images: list[ImageFeatures] = []
+        stored: list[Stored] = []
         failures = list(found.failures)
         if found.new:
-            images, unusable = arrivals.extract(found, collection, chosen)
+            stored, unusable = arrivals.extract(found, collection, chosen)
             failures += unusable
+        images = [image for image, _ in stored]
         added = {image.name for image in images}
         reasons = {failure.name: failure.reason for failure in failures}
         known = [*found.known, *((path, first) for _, path, first in found.copies if first in added)]
@@ -109,7 +112,8 @@ def add(
         gone = tuple(name for name, first in found.gone.items() if first in added)
         newest = collection
         if images:
-            committed = _commit_addition(current, collection, images, (*replaced, *gone), found.new)
+            how = dataclasses.replace(collection.config, parallel=chosen.parallel)
+            committed = _commit_addition(current, collection, stored, (*replaced, *gone), found.new, how)
             newest = open_state(type(collection), committed, collection)
         fine = {name for name, _ in given}.difference(failure.name for failure in failures)
         _note_failures(current.folder, failures, fine)
@@ -188,7 +192,7 @@ def compact(index: str | Path | OpenedIndex) -> OpenedIndex:
     with state.changing(_folder(index)) as current:
         order, entries = current.lines.in_order(current.live).tolist(), current.lines.entries
         counts = [entry["features"] for entry in entries]
-        groups = list(building.portions(order, counts.__getitem__, merging.FEATURES))
+        groups = list(portions(order, counts.__getitem__, merging.FEATURES))
         if order == list(range(len(entries))) and len(groups) == len(current.segments):
             return _opened(index, current)
         segments = [open_segment(current.segment_folder(name), verify=True) for name in current.segments]
@@ -217,13 +221,14 @@ def _opened(index: str | Path | OpenedIndex, current: State) -> OpenedIndex:
 def _commit_addition(
     current: State,
     collection: OpenedIndex,
-    images: Sequence[ImageFeatures],
+    stored: Sequence[Stored],
     leaving: Sequence[str],
     paths: Mapping[str, Path],
+    config: Config,
 ) -> State:
     """Writes the segments of new images and makes them part of the index: its new state."""
     removed = np.concatenate([current.removed, current.having(leaving)])
-    features = sum(len(image.codes) for image in images)
+    features = sum(len(image.codes) for image, _ in stored)
     segments = list(current.segments)
     small: list[Segment] = []
     while features <= SMALL_SEGMENT and segments:
@@ -232,7 +237,8 @@ def _commit_addition(
         small.insert(0, open_segment(current.segment_folder(segments.pop()), verify=True))
     entries: list[dict[str, Any]] = []
     written: list[str] = []
-    for portion, arrays in building.assembled(images, len(images), collection.vocabulary, collection.config):
+    remembered = building.segment_settings(current.manifest["settings"])
+    for portion, arrays in building.assembled(stored, collection.vocabulary, config, remembered, current.folder):
         written.append(state.next_segment(current, len(written)))
         if small:  # then the addition is one segment, too
             parts = [*small, Segment(**arrays)]

@@ -25,10 +25,10 @@ from retrieval.pairs import stored
 from retrieval.pairs.links import Links, joined, none, united
 from retrieval.pairs.neighbours import neighbours
 from retrieval.pairs.pair import Pairs
-from retrieval.running import processes
+from retrieval.running import engine, processes
 from retrieval.search.ranker import Ranker
 from retrieval.search.retriever import Retriever
-from retrieval.storage import artefacts, atomic, lock
+from retrieval.storage import artefacts, atomic, delivery, lock
 from retrieval.storage.atomic import partial_folder
 
 logger = logging.getLogger(__name__)
@@ -161,8 +161,10 @@ def _make(
         return Pairs(collection, work.known, config), Cost()
     state, most = settings_module.digest(collection.state.manifest), work.settings["neighbours"]
     _take_up(partial, {"index": state, "settings": work.settings, "earlier": work.earlier})
-    search = _Search(collection.folder.resolve(), state, config, most, partial)
-    found, cost = _searched(collection, search, work.missing)
+    alone = settings_module.without_scheduler(config)
+    search = _Search(collection.folder.resolve(), state, alone, most, partial.resolve())
+    with engine.working(config.parallel.scheduler, config.parallel.jobs) as workers:
+        found, cost = _searched(collection, search, work.missing, workers)
     links = united(joined([work.known, found]), config.verification)
     stored.write(folder, collection, now, links, work.settings)
     return Pairs(collection, links, config), cost
@@ -181,40 +183,58 @@ def _take_up(partial: Path, plan: Mapping[str, Any]) -> None:
     atomic.write_text(path, text)
 
 
-def _searched(collection: Collection, search: _Search, image_ids: np.ndarray) -> tuple[Links, Cost]:
+def _searched(
+    collection: Collection, search: _Search, image_ids: np.ndarray, workers: engine.Engine
+) -> tuple[Links, Cost]:
     """Links found by searching with some photographs; shards that are there are not made again."""
     start = time.perf_counter()
     size = min(LARGEST_SHARD, max(1, -(-len(image_ids) // SHARDS)))
     shards = [(f"{at:09d}", image_ids[at : at + size]) for at in range(0, len(image_ids), size)]
     left = [shard for shard in shards if not (search.partial / shard[0]).exists()]
-    jobs = processes.effective_jobs(search.config.parallel.jobs, len(left))
-    here = Retriever(collection, search.config).ranker if jobs == 1 else None
-    task = functools.partial(_search_shard, search, here)
     photographs, seconds = 0, 0.0
+    if workers.elsewhere:
+        workers.require(_unfit, search)
     with (
+        delivery.expected(workers, search.partial) as arriving,
         tqdm(total=len(image_ids), desc="pairs", unit="image", disable=None) as bar,
-        contextlib.closing(processes.results(task, left, jobs)) as results,
     ):
+        in_this_process = not workers.elsewhere and workers.jobs(len(left)) == 1
+        here = Retriever(collection, search.config).ranker if in_this_process else None
+        task = functools.partial(_search_shard, search, arriving, here)
         bar.update(len(image_ids) - sum(len(ids) for _, ids in left))
-        try:
-            for (_, ids), taken in zip(left, results, strict=True):
-                if isinstance(taken, processes.Death):
-                    raise RetrievalError(_KILLED)
-                bar.update(len(ids))
-                photographs, seconds = photographs + len(ids), seconds + taken
-        except processes.WorkersDieError as error:
-            raise RetrievalError(_KILLED) from error
+        with contextlib.closing(workers.completed(task, left, [f"pairs-{name}" for name, _ in left])) as results:
+            try:
+                for number, taken in results:
+                    if isinstance(taken, processes.Death):
+                        raise RetrievalError(_KILLED)
+                    (name, ids), (place, used) = left[number], taken
+                    delivery.put(place, search.partial / name)
+                    bar.update(len(ids))
+                    photographs, seconds = photographs + len(ids), seconds + used
+            except processes.WorkersDieError as error:
+                raise RetrievalError(_KILLED) from error
     found = joined([stored.read_links(search.partial / name) for name, _ in shards])
     return found, Cost(photographs, time.perf_counter() - start, seconds)
 
 
-def _search_shard(search: _Search, here: Ranker | None, shard: tuple[str, np.ndarray]) -> float:
-    """Searches with the photographs of a shard and writes what is found; seconds of this process's processors."""
+def _unfit(search: _Search) -> str | None:
+    """On a worker: why it cannot search, or None."""
+    try:
+        _ranker(search)
+    except RetrievalError as error:
+        return str(error)
+    return None
+
+
+def _search_shard(
+    search: _Search, arriving: Path, here: Ranker | None, shard: tuple[str, np.ndarray]
+) -> tuple[Path, float]:
+    """Searches with the photographs of a shard and writes what is found: where, in how many seconds of processors."""
     name, image_ids = shard
-    ranker = here or _ranker(search)
+    place, ranker = delivery.place_for(arriving, name), here or _ranker(search)
     start = time.process_time()
-    stored.write_links(search.partial / name, neighbours(ranker, image_ids, search.most))
-    return time.process_time() - start
+    stored.write_links(place, neighbours(ranker, image_ids, search.most))
+    return place, time.process_time() - start
 
 
 @functools.lru_cache(1)

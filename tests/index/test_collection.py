@@ -190,7 +190,6 @@ def test_any_sequence_of_changes_equals_a_fresh_build(pool, first, monkeypatch, 
     """With everything merged at once, and with many segments."""
     monkeypatch.setattr(changes, "SMALL_SEGMENT", small)
     monkeypatch.setattr(building, "SEGMENT_FEATURES", most)
-    monkeypatch.setattr(building.assembled, "__defaults__", (most,))
     monkeypatch.setattr(merging, "FEATURES", most)
     plain = extractor.extract_image
 
@@ -427,7 +426,7 @@ def test_a_build_goes_on_behind_the_segments_that_are_there(pool, first, tmp_pat
     vocabulary = Collection.open(first).vocabulary
     monkeypatch.setattr(building, "SEGMENT_FEATURES", 600)
     made = []
-    plain = building._segment_of
+    plain = building.segment_of
 
     def stopped_at_the_third(images, *rest):
         made.append([image.name for image in images])
@@ -435,7 +434,7 @@ def test_a_build_goes_on_behind_the_segments_that_are_there(pool, first, tmp_pat
             raise KeyboardInterrupt
         return plain(images, *rest)
 
-    monkeypatch.setattr(building, "_segment_of", stopped_at_the_third)
+    monkeypatch.setattr(building, "segment_of", stopped_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         build_index(tmp_path / "index", store, vocabulary, config, pool)
     assert not (tmp_path / "index").exists()
@@ -500,7 +499,12 @@ def test_an_addition_that_has_grown_takes_up_the_stopped_one(pool, index, tmp_pa
     shutil.copy(pool / "j.png", folder)
     seen = []
     original = extractor._extract_all
-    monkeypatch.setattr(extractor, "_extract_all", lambda *given: (seen.extend(given[1]), original(*given))[1])
+
+    def noted(photographs, *given):
+        seen.extend(name for name, _ in photographs)
+        return original(photographs, *given)
+
+    monkeypatch.setattr(extractor, "_extract_all", noted)
     assert add(index, [folder]).names == ("i.png", "j.png", "renamed.png")
     assert seen == ["j.png"]
     assert check(index).leftovers == ()
