@@ -119,6 +119,8 @@ def _make(
     from retrieval.running.cluster import tell
 
     number, photographs = shard
+    if (there := delivery.delivered(arriving, f"{number:06d}")) is not None:
+        return _Delivered(there, store.read_shard_at(there).failures, ())
     place = delivery.place_for(arriving, f"{number:06d}")
     found: list[ImageFeatures] = []
     failures: list[Failure] = []

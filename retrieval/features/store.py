@@ -288,7 +288,15 @@ def read_shard(folder: Path, index: int) -> Shard:
     Raises:
         ArtefactError: missing or damaged.
     """
-    path = shard_folder(folder, index)
+    return read_shard_at(shard_folder(folder, index))
+
+
+def read_shard_at(path: Path) -> Shard:
+    """Opens one shard, wherever it lies.
+
+    Raises:
+        ArtefactError: missing or damaged.
+    """
     manifest = artefacts.read_manifest(path, SHARD_KIND, VERSION)
     arrays = artefacts.read_arrays(path, manifest)
     facts = manifest["facts"]

@@ -138,6 +138,8 @@ def _alive(result: Path | Death) -> Path:
 def _deliver(arriving: Path, config: Config, settings: dict[str, Any], item: tuple[str, Sequence[Span]]) -> Path:
     """On a worker: makes a segment and writes it."""
     name, places = item
+    if (there := delivery.delivered(arriving, name)) is not None:
+        return there
     where = delivery.place_for(arriving, name)
     write_segment(where, segment_of(images_at(places), _vocabulary(arriving / "vocabulary"), config), settings)
     return where

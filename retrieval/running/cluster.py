@@ -33,8 +33,9 @@ logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
-REACHED = 8.0  # seconds until a scheduler has to answer, and to have a worker
+REACHED = 6.0  # seconds until a scheduler has to answer, and to have a worker
 ANSWERED = 60.0  # seconds until every worker has to have answered a question
+_ASKED = 10  # times, a second apart, while workers come and go
 _LOOKED_AT = 5.0  # seconds between looks at workers, while none of them says anything
 _TOLD = 30.0  # seconds without any worker, after which somebody is told
 _LOCAL = "local"
@@ -121,33 +122,48 @@ class Cluster:
     def everywhere(self, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
         """What a function of arguments returns on each worker, by address; an exception in its place.
 
-        It runs beside the work that a worker is at.
+        It runs beside the work that a worker is at. Workers that go meanwhile are left out.
 
         Raises:
-            ClusterError: a worker does not answer.
+            ClusterError: a worker does not answer, or there is none.
         """
+        answers: dict[str, Any] = {}
+        for _ in range(_ASKED):
+            addresses = self.addresses()
+            answers = {address: answers[address] for address in addresses if address in answers}
+            missing = [address for address in addresses if address not in answers]
+            if addresses and not missing:
+                return answers
+            found = self._ask(missing, function, arguments)
+            silent = [address for address in missing if address not in found]
+            if silent:
+                raise ClusterError(
+                    f"{self.address}: {len(silent)} of {len(addresses)} workers do not answer ({silent[0]}): see "
+                    "whether they can be reached, or end them"
+                )
+            answers |= {address: answer for address, answer in found.items() if not isinstance(answer, OSError)}
+            if len(answers) < len(addresses) or not addresses:  # connections are broken: some are about to go
+                time.sleep(1.0)
+        raise ClusterError(f"{self.address}: workers cannot be reached, or come and go: see their logs")
+
+    def _ask(self, addresses: list[str], function: Callable[..., Any], arguments: tuple[Any, ...]) -> dict[str, Any]:
+        """What those workers answer that do in `ANSWERED` seconds; an OSError where the connection breaks."""
         answers: dict[str, Any] = {}
 
         def ask(address: str) -> None:
             try:
                 found = self.client.run(_in_thread, function, *arguments, workers=[address], on_error="return")
-                answers[address] = found.get(address, ClusterError("it has gone"))
-            except Exception as error:
-                answers[address] = error
+                answers[address] = found.get(address, ConnectionResetError("it has gone"))
+            except Exception as error:  # a worker that went, or another's trouble
+                answers[address] = error if isinstance(error, OSError) else ConnectionResetError(_told(error))
 
-        addresses, end = self.addresses(), time.monotonic() + ANSWERED
         threads = [threading.Thread(target=ask, args=(address,), daemon=True) for address in addresses]
         for thread in threads:
             thread.start()
+        end = time.monotonic() + ANSWERED
         for thread in threads:
             thread.join(max(0.0, end - time.monotonic()))
-        silent = [address for address in addresses if address not in answers]
-        if silent:
-            raise ClusterError(
-                f"{self.address}: {len(silent)} of {len(addresses)} workers do not answer ({silent[0]}): see whether "
-                "they can be reached, or end them"
-            )
-        return answers
+        return dict(answers)
 
     def require(self, check: Callable[..., str | None], *arguments: Any) -> int:
         """See `retrieval.running.engine.Engine.require`."""
@@ -306,8 +322,11 @@ def _client(address: str, local: "distributed.LocalCluster | None") -> "distribu
 
 
 async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    """On a worker: beside its event loop, which has to go on answering."""
-    return await asyncio.to_thread(function, *arguments)
+    """On a worker: beside its event loop, which has to go on answering. Trouble of files is not that of connections."""
+    try:
+        return await asyncio.to_thread(function, *arguments)
+    except OSError as error:
+        raise ClusterError(_told(error)) from error
 
 
 def _work(sender: Passport, task: Callable[[Item], Any], item: Item) -> Any:

@@ -81,6 +81,11 @@ def place_for(arriving: Path, name: str) -> Path:
     return arriving / f"{name}.{uuid.uuid4().hex[:12]}"
 
 
+def delivered(arriving: Path, name: str) -> Path | None:
+    """On a worker: where what is called so lies already, written by a worker that died before it could say so."""
+    return next(arriving.glob(f"{name}.*"), None)
+
+
 def put(arrived: Path, target: Path) -> None:
     """Puts what a worker wrote into its place, unless the same is there."""
     if target.exists():
