@@ -39,6 +39,7 @@ _ASKED = 10  # times, a second apart, while workers come and go
 _LOOKED_AT = 5.0  # seconds between looks at workers, while none of them says anything
 _TOLD = 30.0  # seconds without any worker, after which somebody is told
 _LOCAL = "local"
+_AGAIN = ("pending", "lost")  # of what was done by a worker that has died since: it is being done again
 _at_work = threading.Lock()  # work of a worker process is done one at a time, whatever threads it has
 
 
@@ -67,9 +68,8 @@ class Cluster:
         Raises:
             ClusterError: no such scheduler, no workers, or workers of another version.
         """
-        level = logging.INFO if logger.isEnabledFor(logging.DEBUG) else logging.CRITICAL
-        for name in ("distributed", "tornado", "asyncio"):  # what matters of it is told here, in a line
-            logging.getLogger(name).setLevel(level)
+        if not logger.isEnabledFor(logging.DEBUG):
+            _silence()
         kind, _, rest = address.partition(":")
         local = None
         if kind == _LOCAL:
@@ -217,25 +217,44 @@ class Cluster:
     def completed(
         self, task: Callable[[Item], Any], items: Sequence[Item], named: Sequence[str]
     ) -> Generator[tuple[int, Any], None, None]:
-        """See `retrieval.running.engine.Engine.completed`."""
+        """See `retrieval.running.engine.Engine.completed`.
+
+        What was with several workers that died is done again when all else is done, alone: only then is it to blame.
+        """
+        suspects: list[int] = []
+        for number, result in self._completed(task, items, named, range(len(items))):
+            if isinstance(result, Death):
+                suspects.append(number)
+            else:
+                yield number, result
+        for number in suspects:
+            yield from self._completed(task, items, named, [number])
+
+    def _completed(
+        self, task: Callable[[Item], Any], items: Sequence[Item], named: Sequence[str], which: Sequence[int]
+    ) -> Generator[tuple[int, Any], None, None]:
+        """As `completed`, of some items."""
         done: queue.SimpleQueue[distributed.Future] = queue.SimpleQueue()
         waiting: dict[distributed.Future, int] = {}
         work, run, given = functools.partial(_work, self._passport, task), uuid.uuid4().hex[:8], 0
         room = 0  # how many may wait for the workers: more would only lie in memory
         try:
-            while waiting or given < len(items):
+            while waiting or given < len(which):
                 if len(waiting) >= room:
                     room = AHEAD * max(1, self.workers)
-                while given < len(items) and len(waiting) < room:
-                    key = f"{named[given]}-{run}-{given}"
+                while given < len(which) and len(waiting) < room:
+                    number = which[given]
+                    key = f"{named[number]}-{run}-{number}"
                     with self._reached():
-                        future = self.client.submit(work, items[given], key=key, pure=False)
-                    waiting[future] = given
+                        future = self.client.submit(work, items[number], key=key, pure=False)
+                    waiting[future] = number
                     future.add_done_callback(done.put)
                     given += 1
                 future = self._next(done)
-                number = waiting.pop(future)
-                yield number, self._result(future)
+                if future.status in _AGAIN:
+                    future.add_done_callback(done.put)
+                    continue
+                yield waiting.pop(future), self._result(future)
         finally:
             if waiting:
                 with contextlib.suppress(Exception):
@@ -261,7 +280,7 @@ class Cluster:
         if future.status == "finished":
             with self._reached():
                 return future.result()
-        if future.status != "error":  # "cancelled" or "lost"
+        if future.status != "error":  # but "cancelled"
             raise ClusterError(self._gone())
         with self._reached():
             error = future.exception()
@@ -292,6 +311,13 @@ class Cluster:
             ) from error
 
 
+def _silence() -> None:
+    """What matters of what distributed has to say is told here, in a line."""
+    for name in ["distributed", "asyncio", *logging.root.manager.loggerDict]:
+        if name.split(".")[0] in ("distributed", "tornado", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
 def _start(address: str, number: str) -> "distributed.LocalCluster":
     """Workers on this machine, each a process."""
     if number and not (number.isdecimal() and int(number)):
@@ -301,7 +327,8 @@ def _start(address: str, number: str) -> "distributed.LocalCluster":
         threads_per_worker=1,
         processes=True,
         memory_limit=None,  # files that are mapped would count
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",
+        host="127.0.0.1",
         silence_logs=logging.CRITICAL,
     )
 
