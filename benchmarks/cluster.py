@@ -416,19 +416,26 @@ def cut(case: Case) -> tuple[dict[str, Any], dict[str, bool]]:
     figures, bars = {}, {}
     for what, seconds in (("for 20 s", CUT), ("for good", None)):
         with namespaces(2) as (host, names), _cut_off(case, host, names) as address, engine.working(address, 1):
-            timers = [threading.Timer(0.3 * made[1], _link, [names[0], "down"])]
-            if seconds is not None:
-                timers.append(threading.Timer(0.3 * made[1] + seconds, _link, [names[0], "up"]))
-            for timer in timers:
-                timer.start()
+            folder = _emptied(case.work / "again")
+            cutting = threading.Thread(target=_down_at_work, args=(folder / "features", names[0], seconds))
+            cutting.start()
             start = time.perf_counter()
-            found = contents(extraction(case, case.by(address), _emptied(case.work / "again")))
+            found = contents(extraction(case, case.by(address), folder))
             took = time.perf_counter() - start
-            for timer in timers:
-                timer.cancel()
+            cutting.join()
             figures[f"extraction, link down {what}"] = {"seconds": took, "equal": found == made[0]}
             bars[f"cut: extraction ends, link down {what}, byte for byte"] = found == made[0]
     return figures, bars
+
+
+def _down_at_work(features: Path, name: str, seconds: float | None) -> None:
+    """Takes a link down as soon as two shards are there."""
+    while len(list(features.glob("shards/*"))) < 2:
+        time.sleep(0.05)
+    _link(name, "down")
+    if seconds is not None:
+        time.sleep(seconds)
+        _link(name, "up")
 
 
 @contextlib.contextmanager

@@ -63,6 +63,7 @@ def add_parser(verbs: Any) -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     from retrieval.evaluation import pipeline
+    from retrieval.running import engine
 
     words = [] if arguments.words is None else [f"vocabulary.words={arguments.words}"]
     config = chosen_config(arguments, *words)
@@ -73,8 +74,9 @@ def _train(arguments: argparse.Namespace) -> int:
         raise RetrievalError(
             f"--set {fixed[0]} changes nothing: {arguments.source} holds features that are made already"
         )
-    store = pipeline.open_features(arguments.source, arguments.output, config)
-    vocabulary = pipeline.obtain_vocabulary(store, arguments.output, config)
+    with engine.working(config.parallel.scheduler, config.parallel.jobs):
+        store = pipeline.open_features(arguments.source, arguments.output, config)
+        vocabulary = pipeline.obtain_vocabulary(store, arguments.output, config)
     pipeline.remove_partial(arguments.output)
     print(f"{arguments.output}: {len(vocabulary.centroids)} words from {store.features} features")
     if vocabulary.agreement is not None:

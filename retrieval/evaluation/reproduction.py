@@ -39,6 +39,7 @@ from retrieval.geometry.frames import Box
 from retrieval.index.building import Instalment
 from retrieval.photographs.decoding import display_name
 from retrieval.photographs.folder import ImageSet
+from retrieval.running import engine
 from retrieval.search.retriever import Retriever
 from retrieval.storage import atomic
 from retrieval.vocabulary.quantizer import probes_of, search_kind
@@ -100,15 +101,32 @@ def run(
         logger.info("index.signatures is not looked at: an index of a benchmark keeps what its rows need")
     config = replace(config, index=replace(config.index, signatures=signatures_for(rows)))
     stores = features or work / "features"
-    results: dict[str, Any] = {}
-    timings: dict[str, Any] = {}
-    published_as: dict[str, str] = {}
     earlier = _earlier(work / RESULTS, benchmark, config)
     runs = _runs(config, descriptors, imported)
     for label, chosen in runs.items():
         _check_reusable(benchmark, work, stores, label, chosen, imported)
     if imported is None:
         check_photographs(benchmark, config, [stores / benchmark.name / label for label in runs])
+    with engine.working(config.parallel.scheduler, config.parallel.jobs):  # one cluster for all of it
+        return _run_all(runs, benchmark, work, config, rows, stores, imported, watch, earlier)
+
+
+def _run_all(
+    runs: Mapping[str, Config],
+    benchmark: Benchmark,
+    work: Path,
+    config: Config,
+    rows: Sequence[str],
+    stores: Path,
+    imported: Path | None,
+    watch: Watch | None,
+    earlier: Mapping[str, Any],
+) -> dict[str, Any]:
+    """As `run`, of what was found fit for it."""
+    results: dict[str, Any] = {}
+    timings: dict[str, Any] = {}
+    published_as: dict[str, str] = {}
+    report: dict[str, Any] = {}
     for label, chosen in runs.items():
         clock = Clock()
         database = _features(benchmark.images, benchmark.name, label, stores, chosen, imported)
@@ -147,7 +165,7 @@ def run(
             "earlier": old,
             "published_as": {**{name: earlier["published_as"][name] for name in old}, **published_as},
             "timings": {**{name: earlier["timings"][name] for name in old}, **timings},
-            "config": settings_module.to_tree(config),
+            "config": settings_module.to_tree(settings_module.without_scheduler(config)),
             "versions": versions(),
         }
         atomic.write_text(work / RESULTS, json.dumps(report, indent=1))  # after every descriptor

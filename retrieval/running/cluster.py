@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 REACHED = 6.0  # seconds until a scheduler has to answer, and to have a worker
+FETCHED = 20.0  # seconds until a result has to be here, else it is made again: a worker may die with it
 ANSWERED = 60.0  # seconds until every worker has to have answered a question
 _ASKED = 10  # times, a second apart, while workers come and go
 _LOOKED_AT = 5.0  # seconds between looks at workers, while none of them says anything
@@ -236,25 +237,35 @@ class Cluster:
         """As `completed`, of some items."""
         done: queue.SimpleQueue[distributed.Future] = queue.SimpleQueue()
         waiting: dict[distributed.Future, int] = {}
-        work, run, given = functools.partial(_work, self._passport, task), uuid.uuid4().hex[:8], 0
+        work, given = functools.partial(_work, self._passport, task), 0
         room = 0  # how many may wait for the workers: more would only lie in memory
+
+        def submit(number: int) -> None:
+            key = f"{named[number]}-{uuid.uuid4().hex[:12]}"
+            with self._reached():
+                future = self.client.submit(work, items[number], key=key, pure=False)
+            waiting[future] = number
+            future.add_done_callback(done.put)
+
         try:
             while waiting or given < len(which):
                 if len(waiting) >= room:
                     room = AHEAD * max(1, self.workers)
                 while given < len(which) and len(waiting) < room:
-                    number = which[given]
-                    key = f"{named[number]}-{run}-{number}"
-                    with self._reached():
-                        future = self.client.submit(work, items[number], key=key, pure=False)
-                    waiting[future] = number
-                    future.add_done_callback(done.put)
+                    submit(which[given])
                     given += 1
                 future = self._next(done)
                 if future.status in _AGAIN:
                     future.add_done_callback(done.put)
                     continue
-                yield waiting.pop(future), self._result(future)
+                number = waiting.pop(future)
+                try:
+                    result = self._result(future)
+                except TimeoutError:
+                    logger.info("what became of %s cannot be fetched: it is done again", named[number])
+                    submit(number)
+                else:
+                    yield number, result
         finally:
             if waiting:
                 with contextlib.suppress(Exception):
@@ -277,19 +288,23 @@ class Cluster:
                 told = True
 
     def _result(self, future: "distributed.Future") -> Any:
-        if future.status == "finished":
-            with self._reached():
-                return future.result()
-        if future.status != "error":  # but "cancelled"
+        """What a task returned.
+
+        Raises:
+            TimeoutError: its worker is gone, or cannot be reached.
+        """
+        if future.status == "cancelled":
             raise ClusterError(self._gone())
-        with self._reached():
-            error = future.exception()
-        if isinstance(error, KilledWorker):
+        try:
+            return future.result(timeout=FETCHED)
+        except (RetrievalError, TimeoutError):  # a task's own is told as another error
+            raise
+        except KilledWorker:
             return Death()
-        if isinstance(error, RetrievalError):
-            raise error
-        assert isinstance(error, BaseException)
-        raise ClusterError(f"{self.address}: a worker failed: {_told(error)}") from error
+        except (OSError, asyncio.CancelledError) as error:
+            raise ClusterError(self._gone()) from error
+        except Exception as error:
+            raise ClusterError(f"{self.address}: a worker failed: {_told(error)}") from error
 
     @contextlib.contextmanager
     def _reached(self) -> "Generator[None, None, None]":
