@@ -92,7 +92,7 @@ def extract(
     with delivery.expected(engine, work.folder) as arriving, engine.listening(count) as topic:
         make = functools.partial(_make, task, arriving, work.dimensions, dict(work.settings), topic)
         named = [f"features-{number:06d}" for number, _ in work.shards]
-        with contextlib.closing(engine.completed(make, work.shards, named)) as results:
+        with contextlib.closing(engine.completed(make, work.shards, named, sure=False)) as results:
             for at, result in results:
                 number, photographs = work.shards[at]
                 if isinstance(result, Death):

@@ -45,7 +45,7 @@ class Engine(Protocol):
         """Calls a function with what workers tell (`retrieval.running.cluster.tell`) of a topic, which is yielded."""
 
     def completed(
-        self, task: Callable[[Item], Any], items: Sequence[Item], named: Sequence[str]
+        self, task: Callable[[Item], Any], items: Sequence[Item], named: Sequence[str], sure: bool = True
     ) -> Generator[tuple[int, Any], None, None]:
         """What a task makes of items, as they come.
 
@@ -53,6 +53,7 @@ class Engine(Protocol):
             task: takes an item; picklable. An exception that it raises is raised here.
             items: picklable.
             named: what each of them is called, for those who look at the workers.
+            sure: whether a `processes.Death` has to be the item's own doing; otherwise others were at work as well.
 
         Yields:
             The number of an item and the task's result for it, or a `processes.Death` where it kills what works at it.
@@ -95,7 +96,7 @@ class Processes:
         yield ""
 
     def completed(
-        self, task: Callable[[Item], Any], items: Sequence[Item], named: Sequence[str] = ()
+        self, task: Callable[[Item], Any], items: Sequence[Item], named: Sequence[str] = (), sure: bool = True
     ) -> Generator[tuple[int, Any], None, None]:
         """See `Engine.completed`; in the order of the items."""
         with contextlib.closing(processes.results(task, items, self.jobs(len(items)))) as results:
