@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 REACHED = 6.0  # seconds until a scheduler has to answer, and to have a worker
-FETCHED = 20.0  # seconds until a result has to be here, else it is made again: a worker may die with it
+FETCHED = 10.0  # seconds until a result has to be here, else it is made again: a worker may die with it
 ANSWERED = 60.0  # seconds until every worker has to have answered a question
 _ASKED = 10  # times, a second apart, while workers come and go
 _LOOKED_AT = 5.0  # seconds between looks at workers, while none of them says anything
@@ -57,6 +57,7 @@ class Cluster:
         self.client = client
         self.address = address
         self._local = local
+        self._wanted = 0 if local is None else len(local.workers)
         self._passport = passport()
 
     @classmethod
@@ -144,6 +145,7 @@ class Cluster:
                 )
             answers |= {address: answer for address, answer in found.items() if not isinstance(answer, OSError)}
             if len(answers) < len(addresses) or not addresses:  # connections are broken: some are about to go
+                self._mend()
                 time.sleep(1.0)
         raise ClusterError(f"{self.address}: workers cannot be reached, or come and go: see their logs")
 
@@ -264,6 +266,8 @@ class Cluster:
                 number = waiting.pop(future)
                 try:
                     result = self._result(future)
+                    if isinstance(result, Death):
+                        self._mend()
                 except TimeoutError:
                     logger.info("what became of %s cannot be fetched: it is done again", named[number])
                     submit(number)
@@ -284,11 +288,18 @@ class Cluster:
                 pass
             if self.client.status not in ("running", "connecting"):
                 raise ClusterError(self._gone())
+            self._mend()
             if self.client.status == "running" and self.workers:
                 alone, told = time.monotonic(), False
             elif time.monotonic() - alone > _TOLD and not told:
                 logger.warning("%s has no worker: work goes on when there is one (Ctrl-C ends it)", self.address)
                 told = True
+
+    def _mend(self) -> None:
+        """Starts workers of this machine anew that are not started again by themselves, as they died on starting."""
+        if self._local is not None and len(self._local.workers) < self._wanted:
+            with contextlib.suppress(Exception):  # it is tried again
+                self._local.scale(self._wanted)
 
     def _result(self, future: "distributed.Future") -> Any:
         """What a task returned.
