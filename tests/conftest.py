@@ -18,6 +18,7 @@ import skimage.data
 from retrieval import config as settings
 from retrieval.evaluation.pipeline import build_collection, remove_partial
 from retrieval.photographs.folder import list_images
+from tests import object_store
 
 ROOTSIFT = "descriptor.name=rootsift"  # quick; the default has tests of its own (vocabulary/test_bundled.py)
 OVERRIDES = [
@@ -71,6 +72,13 @@ def _own_cache(tmp_path_factory):
     """What is measured of weights that tests draw does not lie in the user's cache."""
     if "HARDNET_WEIGHTS" not in os.environ:
         os.environ["HARDNET_WEIGHTS"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def store():
+    """A store of objects on this machine, to which the environment leads."""
+    with object_store.running() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

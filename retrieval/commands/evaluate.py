@@ -149,13 +149,14 @@ def _rank_own(
     from retrieval.datasets.own import read_own
     from retrieval.evaluation.reproduction import indexed_query, rank_queries
     from retrieval.evaluation.rows import BenchmarkQuery, need_descriptors
+    from retrieval.photographs.addresses import located
 
     collection, again = retriever.collection, need_descriptors(rows)
 
     def ask(query: "Query") -> BenchmarkQuery:
         if query.image in collection.ids:
             return indexed_query(retriever, query.image, query.box)
-        return BenchmarkQuery(None, query.box, lambda: retriever.queries.described(Path(query.image)))
+        return BenchmarkQuery(None, query.box, lambda: retriever.queries.described(located(query.image)))
 
     truth = read_own(path, collection.images, lambda query: _check(retriever, query, again))
     return truth, rank_queries(retriever, truth.queries, ask, collection.names, rows, clock)
@@ -212,15 +213,17 @@ def _check(retriever: "Retriever", query: "Query", again: bool) -> None:
         RetrievalError: it cannot, the box lies outside, or the photograph is not the indexed one any more.
     """
     from retrieval.evaluation.rows import ROWS, need_descriptors
+    from retrieval.photographs.addresses import located
     from retrieval.photographs.decoding import load_image
     from retrieval.search.queries import check_box
 
-    stored = None
+    stored, path = None, None
     if query.image in retriever.collection.ids:
         stored = retriever.queries.features(query.image, query.box).size
         if not again:
             return
-    path = retriever.collection.path(query.image)  # an absolute path stays what it is
+        path = retriever.collection.path(query.image)
+    path = path or located(query.image)
     loaded = load_image(path, retriever.config.images)
     size = (loaded.width, loaded.height)
     check_box(query.box, *size)

@@ -43,9 +43,12 @@ def add_parser(verbs: Any) -> None:
         "retrieval index holidays/ -o holidays.index --set vocabulary.words=20000",
         "retrieval index covers/ -o covers.index --config objects",
         "retrieval index church/ -o church.index --features database.db",
+        "retrieval index s3://bucket/holidays -o holidays.index",
     )
     index.set_defaults(goes_on=True)
-    index.add_argument("photos", type=Path, help="folder of photographs, searched recursively")
+    index.add_argument(
+        "photos", help="folder of photographs, searched recursively; also an address: s3://BUCKET/FOLDER, gs://, az://"
+    )
     index.add_argument("-o", "--output", type=Path, required=True, metavar="INDEX", help="index folder to create")
     index.add_argument(
         "--vocabulary",
@@ -70,10 +73,13 @@ def add_parser(verbs: Any) -> None:
         _add,
         "Add photographs to an index. Those whose content is in it already are left out.",
         "retrieval add holidays.index holidays/2026 tower.jpg",
+        "retrieval add holidays.index s3://bucket/2026",
     )
     add.set_defaults(goes_on=True)
     add.add_argument("index", type=Path, help="the index's folder")
-    add.add_argument("photos", type=Path, nargs="+", metavar="PHOTO|FOLDER", help="folders are searched recursively")
+    add.add_argument(
+        "photos", nargs="+", metavar="PHOTO|FOLDER", help="folders are searched recursively; addresses as for index"
+    )
     add.add_argument(
         "--replace", action="store_true", help="a photograph takes the place of one of its name with other content"
     )

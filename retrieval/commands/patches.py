@@ -159,7 +159,9 @@ def _synthetic(kinds: Any) -> None:
             "retrieval patches synthetic a.jpg b.jpg more/ -o train-synthetic --limit 400 --views 4 --seed 1",
         ],
     )
-    parser.add_argument("photographs", type=Path, nargs="+", metavar="PHOTO", help="photographs, or folders of them")
+    parser.add_argument(
+        "photographs", nargs="+", metavar="PHOTO", help="photographs, or folders of them; also addresses, s3://..."
+    )
     parser.add_argument("--views", type=at_least(1), default=3, metavar="N", help="simulated photographs of each")
     parser.set_defaults(limit=300)
 
@@ -250,13 +252,14 @@ def _add_sequences(parser: argparse.ArgumentParser) -> None:
 
 def _run_synthetic(arguments: argparse.Namespace) -> int:
     from retrieval.patchsets.synthetic import Cameras, synthetic_patches
+    from retrieval.photographs.addresses import is_folder, located
     from retrieval.photographs.folder import list_images
 
     require_free(arguments.output)
     config, cameras = settings_of(arguments), Cameras(views=arguments.views)
     photographs: list[Path] = []
-    for given in arguments.photographs:
-        if given.is_dir():
+    for given in map(located, arguments.photographs):
+        if is_folder(given):
             images = list_images(given)
             photographs += [images.path(name) for name in images.names]
         else:

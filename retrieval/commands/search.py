@@ -69,7 +69,7 @@ def add_parser(verbs: Any) -> None:
 def _add_search(parser: argparse.ArgumentParser) -> None:
     """The index and the query."""
     parser.add_argument("index", type=Path, help="the index's folder")
-    parser.add_argument("photo", help="path of a photograph, or the name of an indexed one")
+    parser.add_argument("photo", help="path or address of a photograph, or the name of an indexed one")
     parser.add_argument(
         "--box",
         type=float,

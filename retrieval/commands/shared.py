@@ -17,6 +17,7 @@ import hardnet
 from retrieval import config as settings_module
 from retrieval.config import Config, IndexConfig
 from retrieval.errors import RetrievalError
+from retrieval.photographs.addresses import require_local
 from retrieval.running import interrupts
 
 Command = Callable[[argparse.Namespace], int]
@@ -58,6 +59,7 @@ def run_command(command: Command, arguments: argparse.Namespace) -> int:
         level=arguments.log_level.upper(), format="%(levelname)s: %(message)s", stream=sys.stderr, force=True
     )
     try:
+        _require_local(arguments)
         with interrupts.terminable():
             return command(arguments)
     except (RetrievalError, hardnet.HardnetError) as error:
@@ -70,6 +72,14 @@ def run_command(command: Command, arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt as interrupt:
         return interrupts.stopped(interrupt, getattr(arguments, "goes_on", False))
     return 2
+
+
+def _require_local(arguments: argparse.Namespace) -> None:
+    """Refuses addresses in stores for all arguments that are paths; those of photographs, which may, are text."""
+    for name, value in vars(arguments).items():
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, Path):
+                require_local(one, name)
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:

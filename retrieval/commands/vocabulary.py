@@ -28,7 +28,7 @@ def add_parser(verbs: Any) -> None:
         "retrieval vocabulary train landmarks/ -o landmarks.vocabulary --words 100000",
     )
     train.set_defaults(goes_on=True)
-    train.add_argument("source", type=Path, help="folder of photographs, or of features extracted earlier")
+    train.add_argument("source", help="folder or address of photographs, or folder of features extracted earlier")
     train.add_argument("-o", "--output", type=Path, required=True, metavar="VOCAB", help="vocabulary folder to create")
     train.add_argument("--words", type=int, metavar="N", help="number of words (default: the configuration's)")
     add_settings(train)
@@ -42,7 +42,6 @@ def add_parser(verbs: Any) -> None:
     check.add_argument("vocabulary", type=Path)
     check.add_argument(
         "--held-out",
-        type=Path,
         metavar="PHOTOS|FEATURES",
         help="photographs, or features extracted earlier, that training did not see; "
         "default: the descriptors held out when it was trained",

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from retrieval.datasets.groundtruth import OWN, GroundTruth, Query
 from retrieval.errors import DatasetError, RetrievalError
 from retrieval.geometry.frames import Box
+from retrieval.photographs import addresses
 from retrieval.photographs.folder import ImageSet
 from retrieval.photographs.names import Names, canonical
 from retrieval.photographs.places import file_of, stem_of
@@ -261,7 +262,7 @@ class _Reader:
 
     def __post_init__(self) -> None:
         self.names = _Names(self.images.names)
-        self._root = Path(os.path.realpath(self.images.root))
+        self._root = addresses.whole(self.images.root)
         self._elsewhere = {path: name for name, path in self.images.elsewhere.items()}
 
     def row(self, line: int, text: Mapping[str, str]) -> Row | None:
@@ -303,13 +304,13 @@ class _Reader:
         found = self._exact(line, "image", text)
         if found is not None:
             return found
-        path = next((path for path in map(self._path, (text, text.strip())) if os.path.isfile(file_of(path))), None)
+        path = next((path for path in map(self._path, (text, text.strip())) if addresses.is_file(file_of(path))), None)
         if path is None:
             found = self._spelled_otherwise(line, *map(self._path, (text, text.strip())))
             return found or self._short(line, "image", text)
         # the way to the folder is resolved, the file is not: a link among the photographs is indexed by its own name
-        path = Path(os.path.realpath(path.parent), path.name)
-        inside = path.relative_to(self._root).as_posix() if path.is_relative_to(self._root) else None
+        path = addresses.whole(path.parent) / path.name
+        inside = addresses.below(path, self._root)
         if inside in self.names.full:
             return inside
         if path in self._elsewhere:
@@ -335,6 +336,8 @@ class _Reader:
             raise DatasetError(f"{self.path}, line {line}, {column}: {error}") from error
 
     def _path(self, text: str) -> Path:
+        if addresses.is_address(text):
+            return addresses.located(text)
         return Path(os.path.abspath(self.path.parent), text)
 
     def _list(self, line: int, column: str, text: str) -> frozenset[str]:
@@ -364,6 +367,8 @@ class _Reader:
 
 def _one_file(one: Path, other: Path) -> bool:
     """Whether two paths lead to one file; one that leads nowhere is no other's."""
+    if addresses.is_address(one) or addresses.is_address(other):
+        return one == other
     try:
         return os.path.samefile(one, other)
     except OSError:

@@ -27,6 +27,7 @@ from retrieval.index.assembly import IndexedImage, build_segment
 from retrieval.index.building import SEGMENT_FEATURES
 from retrieval.index.parts import WORDS_AT_ONCE
 from retrieval.index.segment import Segment, open_segment, write_segment
+from retrieval.photographs.addresses import is_private
 from retrieval.photographs.decoding import load_image
 from retrieval.photographs.folder import ImageSet
 from retrieval.vocabulary import hamming, kmeans, lloyd
@@ -280,6 +281,8 @@ def describe(config: Config, images: ImageSet | None) -> Describing:
     """
     on_gpu = extractor.device_of(extractor.load_descriptor(config.descriptor)) is not None
     processes = joblib.effective_n_jobs(config.parallel.jobs)
+    if images is not None and is_private(images.root):  # no other process could read them
+        processes = 1
     jobs = 1 if on_gpu else processes  # what a GPU does, one process asks for; the others decode
     count = max(CALIBRATION_IMAGES, 2 * jobs)
     if images is not None:
@@ -295,7 +298,7 @@ def describe(config: Config, images: ImageSet | None) -> Describing:
     seconds, features, memory = zip(*timed, strict=True)
     each = float(np.mean(seconds))
     if images is not None:  # it may be the one that takes the most memory
-        largest = max(images.names, key=lambda name: extractor.file_state(images.path(name))[0])
+        largest = max(images.names, key=lambda name: images.state(name)[0])
         apart = joblib.Parallel(n_jobs=2)  # not in this process, whose memory counts in every stage
         tried = apart([joblib.delayed(_time_one)(images.path(largest), config)])
         memory += tuple(found[2] for found in tried if found)

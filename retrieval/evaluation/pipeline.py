@@ -24,6 +24,7 @@ from retrieval.features.sources import Source
 from retrieval.features.store import Failure, FeatureStore
 from retrieval.index.building import Instalment, aggregates, build_index, discard_parts, index_settings
 from retrieval.index.collection import Collection
+from retrieval.photographs.addresses import is_address, require_local
 from retrieval.photographs.decoding import look_at
 from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.running import engine
@@ -280,6 +281,7 @@ def build_collection(
         DatasetError: `features` are none, or malformed.
         RetrievalError: no usable photograph, or too few features for the vocabulary.
     """
+    require_local(target, "an index")
     partial = partial_folder(target)
     atomic.clear_temporary(partial)
     partial.mkdir(parents=True, exist_ok=True)
@@ -418,12 +420,12 @@ def remove_partial(target: Path) -> None:
     atomic.discard(partial_folder(target))
 
 
-def is_store(folder: Path) -> bool:
-    """Whether a folder holds extracted features."""
-    return (folder / artefacts.PLAN).exists()
+def is_store(folder: str | Path) -> bool:
+    """Whether a folder holds extracted features; an address never does."""
+    return not is_address(folder) and Path(folder, artefacts.PLAN).exists()
 
 
-def open_features(source: Path, target: Path, config: Config) -> FeatureStore:
+def open_features(source: str | Path, target: Path, config: Config) -> FeatureStore:
     """The features in a folder: a feature store as it is, or photographs (extracted beside `target`, resumable)."""
     if is_store(source):
         return FeatureStore.open(source)
@@ -431,7 +433,7 @@ def open_features(source: Path, target: Path, config: Config) -> FeatureStore:
     return extractor.extract_collection(images, partial_folder(target) / "features", config)
 
 
-def check_held_out(folder: Path, held_out: Path | None, config: Config) -> dict[str, Any]:
+def check_held_out(folder: Path, held_out: str | Path | None, config: Config) -> dict[str, Any]:
     """Quality of a vocabulary, measured on features it was not trained on; see `store.check_vocabulary`.
 
     Args:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from retrieval.errors import ImageError
 from retrieval.geometry.frames import to_frames
 from retrieval.index.collection import Collection
+from retrieval.photographs.addresses import is_file
 from retrieval.photographs.exif import focal_length
 from retrieval.photographs.files import display_name, read_photograph
 from retrieval.photographs.headers import read_header
@@ -51,7 +52,7 @@ def photograph_files(collection: Collection) -> Iterator[PhotographFile]:
     bar = tqdm(collection.names, desc="photographs", unit="image", disable=None)
     for image_id, name in enumerate(bar):
         path = collection.path(name)
-        if not file_of(path).is_file():
+        if not is_file(file_of(path)):
             raise ImageError(
                 f"{display_name(path)} is not there any more, and what its file says has to be known: put it back, or "
                 "`retrieval remove` it from the index"

@@ -30,9 +30,10 @@ from retrieval.features.patches import cut_patches
 from retrieval.features.scale_space import DeviceScaleSpace, ScaleSpace, scale_space
 from retrieval.features.store import Failure, FeatureStore, ImageFeatures
 from retrieval.geometry.frames import Box, inside_box, mirror_box
+from retrieval.photographs.addresses import is_private
 from retrieval.photographs.decoding import Encoded, LoadedImage, display_name, load_image, plain_source, read_photograph
 from retrieval.photographs.folder import ImageSet
-from retrieval.photographs.places import file_of, numbered
+from retrieval.photographs.places import numbered
 from retrieval.running import engine, processes
 from retrieval.storage.artefacts import PLAN, require_settings
 
@@ -399,7 +400,7 @@ def check_collection(images: ImageSet, folder: str | Path, config: Config) -> No
 
 
 def _listed(images: ImageSet) -> list[list[Any]]:
-    return [[name, *file_state(images.path(name))] for name in images.names]
+    return [[name, *images.state(name)] for name in images.names]
 
 
 def _plan(images: ImageSet, folder: Path, settings: dict[str, Any], config: Config) -> dict[str, Any]:
@@ -445,19 +446,6 @@ def _check_plan(
     return plan
 
 
-def file_state(path: Path, nanoseconds: bool = False) -> tuple[int, int]:
-    """Size in bytes and time of the last change in seconds: a file that has neither changed is taken to be the same.
-
-    (-1, -1) where they cannot be told; the extraction will say why. Plans have seconds, which other file systems keep;
-    within one process nanoseconds tell more.
-    """
-    try:
-        status = file_of(path).stat()
-    except OSError:
-        return -1, -1
-    return status.st_size, status.st_mtime_ns if nanoseconds else int(status.st_mtime)
-
-
 def _extract_all(
     items: Sequence[tuple[str, Path]], config: Config, descriptor: "hardnet.PatchDescriptor"
 ) -> Generator[ImageFeatures | Failure, None, None]:
@@ -466,7 +454,8 @@ def _extract_all(
     Where this process has a GPU, they only decode; some decoded photographs for each of them wait meanwhile
     (`processes.AHEAD`). For a descriptor with a device of its own they detect and cut, and this process describes.
     """
-    jobs = processes.effective_jobs(config.parallel.jobs, len(items))
+    private = any(is_private(path) for _, path in items)  # in the memory of this process
+    jobs = 1 if private else processes.effective_jobs(config.parallel.jobs, len(items))
     threads = max(1, joblib.cpu_count() // jobs)
     device = device_of(descriptor)
     patch_size = None if str(descriptor.device).startswith("cpu") else descriptor.patch_size

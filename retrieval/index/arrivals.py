@@ -8,9 +8,9 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 from tqdm import tqdm
 
@@ -22,8 +22,9 @@ from retrieval.features.store import Failure, Span
 from retrieval.index.opened import OpenedIndex
 from retrieval.index.parts import Stored
 from retrieval.index.state import State
+from retrieval.photographs import addresses
 from retrieval.photographs.decoding import read_photograph
-from retrieval.photographs.files import Encoded, content_of, display_name
+from retrieval.photographs.files import Encoded, content_of, display_name, file_state
 from retrieval.photographs.folder import ImageSet, list_images, pictures_of
 from retrieval.photographs.places import Place, file_of, numbered, place_of
 from retrieval.storage import artefacts, atomic
@@ -31,6 +32,20 @@ from retrieval.storage import artefacts, atomic
 logger = logging.getLogger(__name__)
 
 ADDING = ".adding"
+
+
+class Given(NamedTuple):
+    """A photograph that is given.
+
+    Attributes:
+        name: that it would have in the index.
+        path: absolute, or an address in a store.
+        state: size and time of change, where a listing has told them.
+    """
+
+    name: str
+    path: Path
+    state: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +61,7 @@ class Arrivals:
         known: path and name, for content that a live image has.
         copies: name, path, and the name in `new` that the same content has.
         failures: those that cannot be added, with reasons.
+        states: name -> size and time of change of those in `new`, where they were told before.
     """
 
     new: dict[str, Path]
@@ -55,51 +71,72 @@ class Arrivals:
     known: tuple[tuple[Path, str], ...]
     copies: tuple[tuple[str, Path, str], ...]
     failures: tuple[Failure, ...]
+    states: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
-def named(
-    photographs: Iterable[str | Path], root: Path, prefix: str, images: ImageConfig | None = None
-) -> list[tuple[str, Path]]:
+def named(photographs: Iterable[str | Path], root: Path, prefix: str, images: ImageConfig | None = None) -> list[Given]:
     """Names and absolute paths of all photographs that are given.
 
     Args:
-        photographs: files, and folders that are searched recursively.
+        photographs: files, and folders that are searched recursively; addresses in stores likewise.
         root: the folder that names are relative to, for what lies below it.
         prefix: put before the names of what does not.
         images: whether every picture of a file is a photograph, as for `list_images`.
 
     Raises:
         DatasetError: a path does not exist or cannot be read, or is an index itself.
-        RetrievalError: the prefix makes no relative name.
+        RetrievalError: the prefix makes no relative name, or an address is not taken.
     """
     if PurePosixPath(prefix).is_absolute() or ".." in PurePosixPath(prefix).parts:
         raise RetrievalError(f"--prefix {prefix!r}: names are relative, for example 2026/")
-    if isinstance(photographs, str | Path):
-        photographs = [photographs]
-    paths = [Path(given) for given in photographs]
-    for path in paths:
-        if not os.path.lexists(file_of(path)):
-            raise DatasetError(f"{path} does not exist: expected a photograph, or a folder of them")
-        if path.is_dir() and artefacts.is_artefact(path):
-            raise DatasetError(f"{path} is no folder of photographs: it was written by this program")
-    return [one for path in paths for one in _below(path, root, prefix, images)]
+    if isinstance(photographs, str | Path) or addresses.is_address(photographs):
+        photographs = [cast(Path, photographs)]
+    paths = [(path, _is_folder(path)) for path in map(addresses.located, photographs)]
+    return [one for path, folder in paths for one in _below(path, folder, root, prefix, images)]
 
 
-def _below(path: Path, root: Path, prefix: str, images: ImageConfig | None) -> Iterator[tuple[str, Path]]:
-    if path.is_dir():
-        place = path.resolve()
-        found = [(name, place / name) for name in list_images(path, images, may_be_empty=True).names]
+def _is_folder(path: Path) -> bool:
+    """Whether a path that is given is a folder of photographs, and no file.
+
+    Raises:
+        DatasetError: there is nothing, nobody knows whether, or it is of another kind.
+    """
+    try:
+        if addresses.is_address(path):
+            there, folder = True, addresses.status(file_of(path)).kind == "folder"
+            with addresses.told():
+                ours = folder and artefacts.is_artefact(path)
+        else:
+            there, folder = addresses.there(file_of(path)), path.is_dir()
+            ours = folder and artefacts.is_artefact(path)
+    except FileNotFoundError:
+        there = folder = ours = False
+    except addresses.StoreError as error:
+        raise DatasetError(f"{display_name(path)} cannot be looked up: {error}") from error
+    if not there:
+        raise DatasetError(f"{path} does not exist: expected a photograph, or a folder of them")
+    if ours:
+        raise DatasetError(f"{path} is no folder of photographs: it was written by this program")
+    return folder
+
+
+def _below(path: Path, folder: bool, root: Path, prefix: str, images: ImageConfig | None) -> Iterator[Given]:
+    if folder:
+        place = addresses.whole(path)
+        listed = list_images(path, images, may_be_empty=True)
+        found = [Given(name, place / name, listed.states.get(name)) for name in listed.names]
         if not found:
             logger.warning("%s holds no file", path)
     else:
-        place = path.parent.resolve()
+        place = addresses.whole(path.parent)
         names = [path.name] if images is None else pictures_of(path, path.name, images)
-        found = [(name, place / name) for name in names]
-    for name, file in found:
-        yield (file.relative_to(root).as_posix() if file.is_relative_to(root) else prefix + name), file
+        found = [Given(name, place / name) for name in names]
+    for one in found:
+        inside = addresses.below(one.path, root)
+        yield one._replace(name=prefix + one.name if inside is None else inside)
 
 
-def compare(given: Sequence[tuple[str, Path]], current: State, config: Config, replacing: bool) -> Arrivals:
+def compare(given: Sequence[Given], current: State, config: Config, replacing: bool) -> Arrivals:
     """Reads every file once, to see by their content which photographs are in the index already.
 
     Args:
@@ -111,7 +148,7 @@ def compare(given: Sequence[tuple[str, Path]], current: State, config: Config, r
     failures: list[Failure] = []
     read: list[tuple[str, Path, str]] = []
     last, digest = Place(Path()), ""
-    for name, path in tqdm(given, desc="compare", unit="image", disable=None):
+    for name, path, _ in tqdm(given, desc="compare", unit="image", disable=None):
         place = place_of(path)
         try:
             if place.file != last.file:  # the pictures of a file come one after another
@@ -151,7 +188,8 @@ def compare(given: Sequence[tuple[str, Path]], current: State, config: Config, r
         else:
             new[name], contents[name], known_as[content] = path, content, name
     replaced = tuple(name for name in new if name in live)
-    return Arrivals(new, contents, replaced, gone, tuple(known), tuple(copies), tuple(failures))
+    states = {one.name: one.state for one in given if one.state is not None and new.get(one.name) == one.path}
+    return Arrivals(new, contents, replaced, gone, tuple(known), tuple(copies), tuple(failures), states)
 
 
 def _gone(
@@ -207,7 +245,7 @@ def extract(arrivals: Arrivals, collection: OpenedIndex, config: Config) -> tupl
     settings = extractor.feature_settings(config)
     stored = {key: collection.settings[key] for key in settings}
     artefacts.require_settings(what, stored, settings)
-    folder, root = collection.folder / ADDING, Path(collection.root)
+    folder, root = collection.folder / ADDING, addresses.located(collection.root)
     ready = {image.content: (image, place) for image, place in _waiting(folder, settings)}
     names = sorted(arrivals.new, key=os.fsencode)
     missing = tuple(name for name in names if arrivals.contents[name] not in ready)
@@ -217,10 +255,11 @@ def extract(arrivals: Arrivals, collection: OpenedIndex, config: Config) -> tupl
     failures: tuple[Failure, ...] = ()
     if missing:
         elsewhere = {name: arrivals.new[name] for name in missing if root / name != arrivals.new[name]}
-        listed = [[name, str(arrivals.new[name]), *extractor.file_state(arrivals.new[name])] for name in missing]
+        states = {name: arrivals.states.get(name) or file_state(arrivals.new[name]) for name in missing}
+        listed = [[name, str(arrivals.new[name]), *states[name]] for name in missing]
         work = folder / settings_module.digest({"settings": settings, "images": listed})[:16]
         config = extractor.going_on(config, work)
-        store = extractor.extract_collection(ImageSet(root, missing, elsewhere), work, config, "add")
+        store = extractor.extract_collection(ImageSet(root, missing, elsewhere, states), work, config, "add")
         found, failures = {image.name: (image, place) for image, place in store.stored()}, store.failures
     for name in set(names).difference(missing):
         image, place = ready[arrivals.contents[name]]

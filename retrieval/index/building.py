@@ -24,6 +24,7 @@ from retrieval.index.lines import lines_of
 from retrieval.index.opened import require_embedding
 from retrieval.index.parts import Stored, by_workers, of_features, portions, segment_of
 from retrieval.index.segment import VERSION, open_segment, write_segment
+from retrieval.photographs.addresses import located, whole
 from retrieval.running import engine
 from retrieval.storage import artefacts, atomic, delivery, lock
 from retrieval.vocabulary.store import Vocabulary, copy_vocabulary, require_features
@@ -128,7 +129,7 @@ def build_index(
                 folder / "config.yaml", settings_module.to_yaml(settings_module.without_scheduler(config))
             )
             write_failures(folder, failures)
-            facts: dict[str, Any] = {"root": str(Path(root).resolve()), "images": len(images), "failed": FAILED}
+            facts: dict[str, Any] = {"root": str(whole(located(root))), "images": len(images), "failed": FAILED}
             if instalments:
                 facts["instalments"] = digests
             state.initial_manifest(folder, settings, segments, b"".join(images), facts)

@@ -25,6 +25,7 @@ from retrieval.index.opened import Index, OpenedIndex, locate, open_state
 from retrieval.index.parts import Stored, portions
 from retrieval.index.segment import Segment, open_segment, write_segment
 from retrieval.index.state import State
+from retrieval.photographs.addresses import located
 from retrieval.photographs.names import Names, canonical
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ def add(
 
     Args:
         index: its folder, or what was opened of it.
-        photographs: files, and folders that are searched recursively.
+        photographs: files, and folders that are searched recursively; addresses in stores likewise.
         config: only its `parallel` section and the descriptor's device and batch size may differ from the index's.
             Photographs are described in the index's precision; where that does not run, in float32.
         replace: a photograph takes the place of one of its name with other content, instead of failing; further
@@ -82,7 +83,7 @@ def add(
         prefix: put before the names of photographs from elsewhere.
 
     Raises:
-        DatasetError: a path does not exist, or is an index.
+        DatasetError: a path does not exist, or is an index; or a store does not say.
         ArtefactError: the index is being changed by another process, damaged, or of features that photographs do not
             give; or the disk is full. Nothing was changed.
 
@@ -94,7 +95,7 @@ def add(
     with state.changing(_folder(index)) as current:
         collection = _opened(index, current)
         chosen = config or collection.config
-        given = arrivals.named(photographs, Path(collection.root), prefix, chosen.images)
+        given = arrivals.named(photographs, located(collection.root), prefix, chosen.images)
         found = arrivals.compare(given, current, chosen, replace)
         for failure in found.failures:
             logger.warning("skipped %s", failure.reason)
@@ -115,7 +116,7 @@ def add(
             how = dataclasses.replace(collection.config, parallel=chosen.parallel)
             committed = _commit_addition(current, collection, stored, (*replaced, *gone), found.new, how)
             newest = open_state(type(collection), committed, collection)
-        fine = {name for name, _ in given}.difference(failure.name for failure in failures)
+        fine = {one.name for one in given}.difference(failure.name for failure in failures)
         _note_failures(current.folder, failures, fine)
         arrivals.discard(newest.state)
     return Added(newest, tuple(image.name for image in images), replaced, gone, tuple(known), tuple(failures))
@@ -248,7 +249,7 @@ def _commit_addition(
         else:
             _write(current, written[-1], arrays)
         entries += [building.entry_of(image) for image in portion]
-    root = Path(collection.root)
+    root = located(collection.root)
     for entry in entries:
         if paths[entry["name"]] != root / entry["name"]:
             entry["path"] = str(paths[entry["name"]])

@@ -23,6 +23,7 @@ from retrieval.features.store import FAILED
 from retrieval.index.segment import Segment, open_segment, segment_content
 from retrieval.index.snapshot import Snapshot
 from retrieval.index.state import KIND, VERSION, State, read_state, require_moved
+from retrieval.photographs.addresses import located, require_local
 from retrieval.photographs.folder import ImageSet
 from retrieval.photographs.names import Names
 from retrieval.storage import artefacts
@@ -48,7 +49,7 @@ class OpenedIndex:
         settings: the feature and vocabulary settings of its content.
         snapshot: postings, geometry and scores.
         vocabulary: the words.
-        root: the folder that names are relative to.
+        root: the folder that names are relative to, or its address.
         state: what was read from disk.
         order: (n,) int64 the line of `state` that each image id stands for, in the bytewise order of names.
         contents: of each segment what tells it from any other: the checksum of its manifest.
@@ -137,16 +138,19 @@ class OpenedIndex:
     @property
     def images(self) -> ImageSet:
         """The photographs, where they lay when they were indexed."""
-        return ImageSet(Path(self.root), self.names, {name: Path(path) for name, path in self.elsewhere.items()})
+        return ImageSet(located(self.root), self.names, {name: located(path) for name, path in self.elsewhere.items()})
 
     def path(self, name: str) -> Path:
-        """Where the photograph of an image lay when it was indexed.
+        """Where the photograph of an image lay when it was indexed; of one in a store its address, as a `UPath`.
+
+        Raises:
+            RetrievalError: it is an address, and the packages for its store are missing.
 
         Example:
             >>> Collection.open("holidays.index").path("tower.jpg").is_file()
             True
         """
-        return Path(self.elsewhere.get(name) or Path(self.root, name))
+        return located(self.elsewhere.get(name) or located(self.root) / name)
 
     def content(self, name: str) -> str | None:
         """sha256 of the file that an image was made from, in hexadecimal; None where it is not known.
@@ -389,6 +393,7 @@ def _lines(path: Path) -> int:
 
 def locate(folder: str | Path) -> Path:
     """The folder itself, or the one index inside it (a work folder keeps one index per descriptor)."""
+    require_local(folder, "an index")
     folder = Path(folder)
     if (folder / artefacts.MANIFEST).exists() or not folder.is_dir():
         return folder

@@ -15,6 +15,7 @@ import numpy as np
 
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError
+from retrieval.photographs.addresses import located
 from retrieval.photographs.files import Encoded, display_name, read_file, read_photograph
 from retrieval.photographs.given import plain_source
 from retrieval.photographs.ground import GROUND
@@ -152,7 +153,7 @@ def look_at(path: str | Path, config: ImageConfig | None = None) -> tuple[int, i
     """
     config = config or ImageConfig()
     try:
-        encoded = read_file(Path(path), config)
+        encoded = read_file(located(path), config)
         header = read_header(encoded)
         check_header(header, config)
         if not header.ended:
@@ -178,7 +179,7 @@ def load_pixels(path: str | Path, config: ImageConfig | None = None) -> np.ndarr
     """
     config = config or ImageConfig()
     try:
-        found = samples_of(read_file(Path(path), config), config)
+        found = samples_of(read_file(located(path), config), config)
         full = int(np.iinfo(found.pixels.dtype).max)
         if found.header.peak not in (None, full):
             raise ImageError(f"its white is {found.header.peak}: convert it to 8 or 16 bits")
@@ -219,7 +220,7 @@ def load_picture(
 def _encoded(source: str | Path | bytes | Encoded, config: ImageConfig) -> Encoded:
     if isinstance(source, bytes):
         return Encoded(source)
-    return source if isinstance(source, Encoded) else read_file(Path(source), config)
+    return source if isinstance(source, Encoded) else read_file(located(source), config)
 
 
 def _picture(source: Encoded, config: ImageConfig, side: int | None) -> np.ndarray:

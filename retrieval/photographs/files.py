@@ -2,17 +2,17 @@
 
 import hashlib
 import os
-import stat
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError
-from retrieval.photographs.places import place_of
+from retrieval.photographs import addresses
+from retrieval.photographs.places import file_of, place_of
 
 _FILE_BYTES_PER_PIXEL = 16  # uncompressed 16-bit RGBA takes 8: a larger file is no single photograph
 _FILE_BYTES_EXTRA = 64 << 20  # metadata, thumbnails and further pages of a small photograph
@@ -56,11 +56,17 @@ class Peek:
     """The bytes of an opened file that are looked at, read in blocks: for what a header says, without the rest.
 
     It has a length, and is indexed and sliced as bytes are.
+
+    Args:
+        file: opened for reading, on this machine or in a store.
+        size: bytes that it has; None asks the file system.
+        block: bytes that are read at a time.
     """
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: BinaryIO | addresses.Opened, size: int | None = None, block: int = _BLOCK):
         self._file = file
-        self._size = os.fstat(file.fileno()).st_size
+        self._size = os.fstat(cast(BinaryIO, file).fileno()).st_size if size is None else size
+        self._least = block
         self._begin, self._block = 0, b""
 
     def __len__(self) -> int:
@@ -73,7 +79,7 @@ class Peek:
         begin, end, _ = part.indices(self._size)
         if not self._begin <= begin <= end <= self._begin + len(self._block):
             self._file.seek(begin)
-            self._begin, self._block = begin, self._file.read(max(end - begin, _BLOCK))
+            self._begin, self._block = begin, self._file.read(max(end - begin, self._least))
         return self._block[begin - self._begin : max(end - self._begin, 0)]
 
 
@@ -81,14 +87,15 @@ def read_photograph(path: str | Path, config: ImageConfig | None = None) -> Enco
     """A photograph as its file has it, for who needs the bytes beside the picture: `load_image` takes it.
 
     Args:
-        path: the file, or a picture in it as in `retrieval.photographs.places`.
+        path: the file, or a picture in it as in `retrieval.photographs.places`; an address in a store likewise.
         config: limits; None for the defaults.
 
     Raises:
         ImageError: missing, unreadable, no regular file, or too large to be a photograph.
     """
+    path = addresses.located(path)
     try:
-        return read_file(Path(path), config or ImageConfig())
+        return read_file(path, config or ImageConfig())
     except ImageError as error:
         raise ImageError(f"{display_name(path)}: {error}") from error
 
@@ -98,23 +105,36 @@ def read_file(path: Path, config: ImageConfig) -> Encoded:
     limit = file_limit(config)
     try:
         place = place_of(path)
-        status = os.stat(place.file)
-        if stat.S_ISDIR(status.st_mode):
+        status = addresses.status(place.file)
+        if status.kind == "folder":
             raise ImageError("a folder, not a photograph")
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        if status.kind != "file":  # opening a pipe would wait for ever
             raise ImageError("not a regular file")
-        if status.st_size > limit:
+        if status.size > limit:
             raise ImageError(
-                f"a file of {status.st_size} bytes is larger than any photograph of "
+                f"a file of {status.size} bytes is larger than any photograph of "
                 f"images.max_megapixels = {config.max_megapixels:g}"
             )
-        return Encoded(place.file.read_bytes(), place.number)
+        return Encoded(addresses.read(place.file), place.number)
     except FileNotFoundError as error:
         raise ImageError("no such file") from error
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # a NUL byte in the name
         raise ImageError(f"cannot be read: {error}") from error
+
+
+def file_state(path: Path, nanoseconds: bool = False) -> tuple[int, int]:
+    """Size in bytes and time of the last change in seconds: a file that has neither changed is taken to be the same.
+
+    (-1, -1) where they cannot be told; the extraction will say why. Plans have seconds, which other file systems keep;
+    within one process nanoseconds tell more.
+    """
+    try:
+        status = addresses.status(file_of(path))
+    except OSError:
+        return -1, -1
+    return (status.size, status.changed) if nanoseconds else status.state
 
 
 def file_limit(config: ImageConfig) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError, RetrievalError
 from retrieval.photographs import tiff
+from retrieval.photographs.addresses import is_address, located
 from retrieval.photographs.files import file_limit
 from retrieval.photographs.ground import over_ground
 from retrieval.photographs.sizes import check_size, turned
@@ -18,8 +19,8 @@ def plain_source(source: object, config: ImageConfig | None = None) -> str | Pat
     """A photograph as programs hand it over, as one of the things that `load_image` takes.
 
     Args:
-        source: a path (str or ``os.PathLike``), the encoded bytes of a file, a binary file object,
-            pixels as an array, or a PIL image.
+        source: a path (str or ``os.PathLike``) or an address in a store (str or `UPath`), the encoded bytes of a file,
+            a binary file object, pixels as an array, or a PIL image.
         config: limits and orientation; None for the defaults.
 
     Returns:
@@ -38,6 +39,8 @@ def plain_source(source: object, config: ImageConfig | None = None) -> str | Pat
         return bytes(source)
     if isinstance(source, os.PathLike):
         return Path(os.fsdecode(os.fspath(source)))
+    if is_address(source):  # a UPath
+        return located(source)
     if callable(getattr(source, "getexif", None)) and callable(getattr(source, "convert", None)):
         return _pil_pixels(source, config)
     if callable(getattr(source, "read", None)):

@@ -1,13 +1,15 @@
 """Where a photograph lies: a file and, of the pictures in it, which; the one place where the two are put together.
 
 The first picture of a file has the file's name, ``scan.tif``; the further ones are ``scan.tif#2``, ``scan.tif#3`` and
-so on. Such a name goes wherever a path does. A file that is really called ``scan.tif#2`` is that file.
+so on. Such a name goes wherever a path does. A file that is really called ``scan.tif#2`` is that file. Paths may be
+addresses in a store (`retrieval.photographs.addresses`).
 """
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+from retrieval.photographs import addresses
 
 _NUMBERED = re.compile(r"(.+)#([2-9]|[1-9][0-9]{1,6})", re.DOTALL)
 
@@ -41,8 +43,11 @@ def place_of(path: str | Path) -> Place:
     Args:
         path: of a file, or of a file with ``#`` and a number of 2 or more, in decimal without leading zeros. Where
             there is a file of just this name it is meant.
+
+    Raises:
+        RetrievalError: an address that is none, as `addresses.located`.
     """
-    path = Path(path)
+    path = addresses.located(path)
     found = _NUMBERED.fullmatch(path.name)
     if found is None or _there(path):
         return Place(path)
@@ -63,6 +68,6 @@ def file_of(path: str | Path) -> Path:
 
 def _there(path: Path) -> bool:
     try:
-        return os.path.lexists(path)
+        return addresses.there(path, unsure=False)
     except ValueError:  # a NUL byte in the name
         return False

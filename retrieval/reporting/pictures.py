@@ -15,6 +15,7 @@ import numpy as np
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError, RetrievalError
 from retrieval.index.collection import Collection
+from retrieval.photographs.addresses import there
 from retrieval.photographs.decoding import load_picture
 from retrieval.photographs.places import file_of
 from retrieval.reporting.lettering import Colour, measure, shortened, write
@@ -63,7 +64,7 @@ def open_photograph(
             has it too; without, it passes for one of 640 x 480.
     """
     name, known = str(path) if name is None else name, size or (640, 480)
-    if not os.path.lexists(file_of(path)):
+    if not there(file_of(path)):
         return Photograph(name, known, None, "the photograph is gone")
     try:
         pixels = load_picture(path, config)

@@ -23,7 +23,9 @@ from retrieval.geometry.contents import ByContents
 from retrieval.geometry.frames import Box, inside_box, mirror_box
 from retrieval.geometry.putatives import QueryWords
 from retrieval.index.collection import Collection
+from retrieval.photographs import addresses
 from retrieval.photographs.decoding import read_photograph
+from retrieval.photographs.files import file_state
 from retrieval.photographs.names import hint_for
 from retrieval.photographs.places import file_of
 from retrieval.storage import artefacts
@@ -33,8 +35,8 @@ logger = logging.getLogger(__name__)
 AGAIN = 16  # photographs read again whose features are kept: some 300 kB each
 
 Photograph = str | Path | bytes | np.ndarray | Any
-"""The name of an indexed photograph, a path, an (H, W) or (H, W, 3) array, a PIL image, or an encoded photograph as
-bytes or as a binary file object."""
+"""The name of an indexed photograph, a path, an address in a store, an (H, W) or (H, W, 3) array, a PIL image, or an
+encoded photograph as bytes or as a binary file object."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +178,7 @@ class Queries:
         if name is None:
             return self.encode(self.described(image, box=box), box, several)
         path, stored = self.collection.path(name), self.features(image, box, signatures=True)
-        if not file_of(path).is_file():
+        if not addresses.is_file(file_of(path)):
             logger.warning(
                 "%s is not there any more: its features keep the one word each that the index knows, instead of %d",
                 path,
@@ -202,7 +204,7 @@ class Queries:
         if not isinstance(image, str):
             return None
         name = self.collection.find(image)
-        if name is None and not os.path.lexists(file_of(image)):
+        if name is None and not addresses.there(file_of(image)):
             hint = hint_for(self.collection.names, image)
             if hint is not None:
                 raise ImageError(f"{image}: no such file, and no indexed photograph is named so: {hint}")
@@ -225,7 +227,7 @@ class Queries:
         if name is None:
             return self.encode(self.described(image, mirror=True, box=box), box, assignments, mirrored=True)
         path = self.collection.path(name)
-        if not file_of(path).is_file():
+        if not addresses.is_file(file_of(path)):
             raise ImageError(
                 f"{path} is not there any more, and its mirror image is described from its pixels: search without "
                 "mirror, or with the path of a copy"
@@ -268,7 +270,7 @@ class Queries:
         Where the file's content is not known, features outside the box count as well, as they tell what it shows.
         """
         inside = None if box is None or self.collection.content(name) is None else box_of(box)
-        state = extractor.file_state(path, nanoseconds=True)
+        state = file_state(path, nanoseconds=True)
         return self._described_again(path, state, inside, mirror)
 
     def _describe_again(self, path: Path, _: tuple[int, int], box: Box | None, mirror: bool) -> ImageFeatures:
@@ -286,7 +288,7 @@ class Queries:
             RetrievalError: the photograph cannot be used, is none, or the index was made with other features.
         """
         features = self._extracted(image, mirror, box)
-        extractor.tell_of_pages(features, image if isinstance(image, str | os.PathLike) else None)
+        extractor.tell_of_pages(features, label_of(image) if _is_place(image) else None)
         return features
 
     def _extracted(self, image: Photograph, mirror: bool, box: Sequence[float] | None) -> ImageFeatures:
@@ -367,9 +369,14 @@ class Queries:
 
 def label_of(image: Photograph) -> str:
     """What a query is called: the name or path it was given by, or what it was given as."""
-    if isinstance(image, str | os.PathLike):
+    if _is_place(image):
         return str(image)
     return "the query array" if isinstance(image, np.ndarray) else "the query photograph"
+
+
+def _is_place(image: Photograph) -> bool:
+    """Whether a query is given by a name, a path or an address."""
+    return isinstance(image, str | os.PathLike) or addresses.is_address(image)
 
 
 def check_box(box: Sequence[float] | None, width: int, height: int) -> Box | None:

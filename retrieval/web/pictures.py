@@ -1,6 +1,7 @@
 """Photographs made small for the page: thumbnails, and pictures to draw boxes and matches on."""
 
 import hashlib
+import logging
 from pathlib import Path
 
 import cv2
@@ -8,11 +9,21 @@ import numpy as np
 
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError
-from retrieval.photographs.decoding import load_picture, read_header, read_photograph, seen_size, shrunk_to
+from retrieval.photographs.addresses import StoreError, is_address, status
+from retrieval.photographs.decoding import (
+    display_name,
+    load_picture,
+    read_header,
+    read_photograph,
+    seen_size,
+    shrunk_to,
+)
 from retrieval.photographs.places import file_of
 from retrieval.reporting.pictures import encode as figure_bytes
 from retrieval.web.bounded import BoundedCache
 from retrieval.web.problems import RequestError
+
+logger = logging.getLogger(__name__)
 
 SIDES = (320, 640, 1280, 1920)
 """Longest sides that are offered, pixels; few, so that pictures are found in caches."""
@@ -62,18 +73,21 @@ class Pictures:
             RequestError: the photograph is gone, has changed, or cannot be read.
         """
         try:
-            status = file_of(path).stat()
+            found = status(file_of(path))
+        except StoreError as error:
+            logger.warning("%s: %s", display_name(path), error)
+            raise RequestError(410, "the photograph's file cannot be read any more") from None
         except (OSError, ValueError):
             raise RequestError(410, "the photograph is not where it was when it was indexed") from None
-        key = (str(path), size, status.st_mtime_ns, status.st_size, side)
+        key = (str(path), size, found.changed, found.size, side)
         tag = hashlib.sha256(repr(key).encode("utf-8", "backslashreplace")).hexdigest()[:16]
         if tag in known:
             return None, tag
-        found = self._cache.get(key)
-        if found is None:
-            found = self._make(path, size, config, side)
-            self._cache.put(key, found, len(found) + 500)
-        return found, tag
+        picture = self._cache.get(key)
+        if picture is None:
+            picture = self._make(path, size, config, side)
+            self._cache.put(key, picture, len(picture) + 500)
+        return picture, tag
 
     @staticmethod
     def _make(path: Path, size: tuple[int, int], config: ImageConfig, side: int) -> bytes:
@@ -82,5 +96,7 @@ class Pictures:
             if seen_size(read_header(data), config) != size:
                 raise RequestError(410, "the photograph's file has changed since it was indexed")
             return encode(load_picture(data, config, side))
-        except ImageError:
+        except ImageError as error:
+            if is_address(path):
+                logger.warning("%s", error)
             raise RequestError(410, "the photograph's file cannot be read any more") from None
