@@ -72,8 +72,9 @@ def running():
         query = environ.get("QUERY_STRING", "")
         requests.append((environ["REQUEST_METHOD"], f"{path}?{query}" if query else path))
         if path in denied:
-            start_response("403 Forbidden", [("Content-Type", "application/xml")])
-            return [_DENIED]
+            body = b"" if environ["REQUEST_METHOD"] == "HEAD" else _DENIED
+            start_response("403 Forbidden", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+            return [body]
         return app(environ, start_response)
 
     server = make_server("127.0.0.1", 0, counting, threaded=True, request_handler=MotoRequestHandler)

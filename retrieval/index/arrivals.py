@@ -104,8 +104,7 @@ def _is_folder(path: Path) -> bool:
     try:
         if addresses.is_address(path):
             there, folder = True, addresses.status(file_of(path)).kind == "folder"
-            with addresses.told():
-                ours = folder and artefacts.is_artefact(path)
+            ours = folder and artefacts.is_artefact(path, addresses.read_whole)
         else:
             there, folder = addresses.there(file_of(path)), path.is_dir()
             ours = folder and artefacts.is_artefact(path)

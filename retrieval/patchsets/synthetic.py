@@ -25,6 +25,7 @@ from retrieval.patchsets.distinct import distinct
 from retrieval.patchsets.overlap import found_again
 from retrieval.patchsets.transfer import inside, transfer
 from retrieval.patchsets.writing import CONTEXT, DEFAULTS, training_patches
+from retrieval.photographs.addresses import located
 from retrieval.photographs.decoding import load_image
 
 logger = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ def synthetic_patches(
     cameras, config = cameras or Cameras(), config or DEFAULTS
     work = joblib.Parallel(n_jobs=min(joblib.effective_n_jobs(jobs), len(photographs)), return_as="generator")
     results: Iterator[tuple[np.ndarray, np.ndarray] | str] = work(
-        joblib.delayed(_photograph_patches)(Path(path), limit, (seed, index), cameras, config)
+        joblib.delayed(_photograph_patches)(located(path), limit, (seed, index), cameras, config)
         for index, path in enumerate(photographs)
     )
     patches, points, scenes, first = [], [], [], 0

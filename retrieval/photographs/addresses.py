@@ -204,16 +204,35 @@ def is_folder(path: Path) -> bool:
         return False
 
 
-def read(path: Path) -> bytes:
+def read(path: Path, found: Status) -> bytes:
     """All bytes of a file.
+
+    Args:
+        path: of it.
+        found: its status, without which some clients would ask for it again.
 
     Raises:
         OSError: it cannot be read.
     """
     if not is_address(path):
         return path.read_bytes()
+    if not found.size:  # of nothing no store has a range
+        return b""
     with told():
-        return bytes(_store(path).cat_file(_key(path)))
+        return bytes(_store(path).cat_file(_key(path), start=0))
+
+
+def read_whole(path: Path) -> bytes:
+    """All bytes of a file in a store, of which nothing is known yet.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DatasetError: it cannot be read.
+    """
+    try:
+        return read(path, status(path))
+    except StoreError as error:
+        raise DatasetError(f"{path} cannot be read: {error}") from error
 
 
 class Opened:

@@ -115,7 +115,7 @@ def read_file(path: Path, config: ImageConfig) -> Encoded:
                 f"a file of {status.size} bytes is larger than any photograph of "
                 f"images.max_megapixels = {config.max_megapixels:g}"
             )
-        return Encoded(addresses.read(place.file), place.number)
+        return Encoded(addresses.read(place.file, status), place.number)
     except FileNotFoundError as error:
         raise ImageError("no such file") from error
     except OSError as error:

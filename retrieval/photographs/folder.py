@@ -134,10 +134,8 @@ def _without_artefacts(root: Path, found: dict[str, Status]) -> dict[str, Status
     folders = {name.rpartition("/")[0] for name in found if name.rpartition("/")[2] in (MANIFEST, PLAN)} - {""}
     passed: list[str] = []
     for folder in sorted(folders):  # what holds another before it
-        if not f"{folder}/".startswith(tuple(passed)):
-            with addresses.told():
-                if is_artefact(root / folder):
-                    passed.append(f"{folder}/")
+        if not f"{folder}/".startswith(tuple(passed)) and is_artefact(root / folder, addresses.read_whole):
+            passed.append(f"{folder}/")
     return {name: one for name, one in found.items() if not name.startswith(tuple(passed))} if passed else found
 
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -241,11 +241,16 @@ def require_settings(what: str, stored: Mapping[str, Any], wanted: Mapping[str, 
         raise ArtefactError(f"{what}: made with other settings, {difference}; use the same settings or make it anew")
 
 
-def is_artefact(folder: Path) -> bool:
-    """Whether a folder was written by this program: its manifest or plan says of what kind it is."""
+def is_artefact(folder: Path, read: Callable[[Path], bytes] = Path.read_bytes) -> bool:
+    """Whether a folder was written by this program: its manifest or plan says of what kind it is.
+
+    Args:
+        folder: the folder.
+        read: reads a file of it, for folders that do not lie on this machine.
+    """
     for name in (MANIFEST, PLAN):
         try:
-            facts = json.loads((folder / name).read_text(encoding="utf-8"))
+            facts = json.loads(read(folder / name).decode())
         except (OSError, ValueError):
             continue
         if isinstance(facts, dict) and {"kind", "version"} <= facts.keys():
