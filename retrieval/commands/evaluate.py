@@ -213,17 +213,15 @@ def _check(retriever: "Retriever", query: "Query", again: bool) -> None:
         RetrievalError: it cannot, the box lies outside, or the photograph is not the indexed one any more.
     """
     from retrieval.evaluation.rows import ROWS, need_descriptors
-    from retrieval.photographs.addresses import located
     from retrieval.photographs.decoding import load_image
     from retrieval.search.queries import check_box
 
-    stored, path = None, None
+    stored = None
     if query.image in retriever.collection.ids:
         stored = retriever.queries.features(query.image, query.box).size
         if not again:
             return
-        path = retriever.collection.path(query.image)
-    path = path or located(query.image)
+    path = retriever.collection.path(query.image)  # an absolute path or an address stays what it is
     loaded = load_image(path, retriever.config.images)
     size = (loaded.width, loaded.height)
     check_box(query.box, *size)

@@ -26,6 +26,7 @@ from retrieval.features import extractor
 from retrieval.features.hloc_file import h5py
 from retrieval.features.store import FeatureStore
 from retrieval.patchsets.matching import mutual_matches
+from retrieval.photographs.addresses import is_address
 from retrieval.photographs.places import place_of
 from retrieval.search.retriever import Retriever
 from retrieval.storage import atomic, lock
@@ -337,6 +338,12 @@ def _tell_of_elsewhere(retriever: Retriever, program: str) -> None:
             program,
         )
     elsewhere = collection.elsewhere
+    if is_address(collection.root):
+        logger.warning(
+            "the photographs lie in a store, %s: %s looks for them in a folder, by name: copy them",
+            collection.root,
+            program,
+        )
     if elsewhere:
         name = next(iter(elsewhere))
         logger.warning(

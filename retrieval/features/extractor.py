@@ -32,6 +32,7 @@ from retrieval.features.store import Failure, FeatureStore, ImageFeatures
 from retrieval.geometry.frames import Box, inside_box, mirror_box
 from retrieval.photographs.addresses import is_private
 from retrieval.photographs.decoding import Encoded, LoadedImage, display_name, load_image, plain_source, read_photograph
+from retrieval.photographs.files import file_state
 from retrieval.photographs.folder import ImageSet
 from retrieval.photographs.places import numbered
 from retrieval.running import engine, processes

@@ -5,6 +5,8 @@ next one that comes upon photographs of the same content takes them up.
 """
 
 import contextlib
+import functools
+import itertools
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,15 +25,15 @@ from retrieval.index.opened import OpenedIndex
 from retrieval.index.parts import Stored
 from retrieval.index.state import State
 from retrieval.photographs import addresses
-from retrieval.photographs.decoding import read_photograph
-from retrieval.photographs.files import Encoded, content_of, display_name, file_state
+from retrieval.photographs.files import Encoded, content_of, display_name, file_state, read_file
 from retrieval.photographs.folder import ImageSet, list_images, pictures_of
-from retrieval.photographs.places import Place, file_of, numbered, place_of
+from retrieval.photographs.places import file_of, numbered, place_of
 from retrieval.storage import artefacts, atomic
 
 logger = logging.getLogger(__name__)
 
 ADDING = ".adding"
+_READ = 8  # files of a store that are read together
 
 
 class Given(NamedTuple):
@@ -146,16 +148,13 @@ def compare(given: Sequence[Given], current: State, config: Config, replacing: b
     """
     failures: list[Failure] = []
     read: list[tuple[str, Path, str]] = []
-    last, digest = Place(Path()), ""
-    for name, path, _ in tqdm(given, desc="compare", unit="image", disable=None):
-        place = place_of(path)
-        try:
-            if place.file != last.file:  # the pictures of a file come one after another
-                last, digest = Place(Path()), Encoded(read_photograph(path, config.images).data).content
-                last = place
-            read.append((name, path, content_of(digest, place.number)))
-        except ImageError as error:
-            failures.append(Failure(name, str(error)))
+    contents_of_files = _contents([path for _, path, _ in given], config.images)
+    bar = tqdm(contents_of_files, desc="compare", total=len(given), unit="image", disable=None)
+    for (name, path, _), (content, reason) in zip(given, bar, strict=True):
+        if reason:
+            failures.append(Failure(name, reason))
+        else:
+            read.append((name, path, content))
     lines = current.having([name for name, _, _ in read], [content for _, _, content in read])
     live = dict(zip(current.lines.names(lines), map(current.lines.content, lines), strict=True))
     gone = {} if config.images.pages == "first" else _gone(read, live, current, config.images)
@@ -189,6 +188,26 @@ def compare(given: Sequence[Given], current: State, config: Config, replacing: b
     replaced = tuple(name for name in new if name in live)
     states = {one.name: one.state for one in given if one.state is not None and new.get(one.name) == one.path}
     return Arrivals(new, contents, replaced, gone, tuple(known), tuple(copies), tuple(failures), states)
+
+
+def _contents(paths: Sequence[Path], images: ImageConfig) -> Iterator[tuple[str, str]]:
+    """Of each photograph its content, or an empty one and why it cannot be read; a file of several is read once."""
+    with addresses.at_once(_READ, paths) as each:
+        places = list(each(place_of, paths))
+        files = [file for file, _ in itertools.groupby(place.file for place in places)]
+        digests = each(functools.partial(_digest, images=images), files)
+        for _, group in itertools.groupby(zip(places, paths, strict=True), lambda one: one[0].file):
+            digest, reason = next(digests)
+            for place, path in group:  # the pictures of a file come one after another
+                yield ("", f"{display_name(path)}: {reason}") if reason else (content_of(digest, place.number), "")
+
+
+def _digest(file: Path, images: ImageConfig) -> tuple[str, str]:
+    """sha256 of a file, or an empty one and why it cannot be read."""
+    try:
+        return Encoded(read_file(file, images).data).content, ""
+    except ImageError as error:
+        return "", str(error)
 
 
 def _gone(

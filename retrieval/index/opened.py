@@ -23,7 +23,7 @@ from retrieval.features.store import FAILED
 from retrieval.index.segment import Segment, open_segment, segment_content
 from retrieval.index.snapshot import Snapshot
 from retrieval.index.state import KIND, VERSION, State, read_state, require_moved
-from retrieval.photographs.addresses import located, require_local
+from retrieval.photographs.addresses import joined, located, require_local
 from retrieval.photographs.folder import ImageSet
 from retrieval.photographs.names import Names
 from retrieval.storage import artefacts
@@ -150,7 +150,7 @@ class OpenedIndex:
             >>> Collection.open("holidays.index").path("tower.jpg").is_file()
             True
         """
-        return located(self.elsewhere.get(name) or located(self.root) / name)
+        return joined(located(self.root), self.elsewhere.get(name, name))
 
     def content(self, name: str) -> str | None:
         """sha256 of the file that an image was made from, in hexadecimal; None where it is not known.

@@ -18,7 +18,8 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -36,6 +37,7 @@ _ENVIRONMENT = ("AWS_", "FSSPEC_", "GOOGLE_", "GCSFS_", "STORAGE_", "AZURE_", "H
 _LOUD = (  # whose debug lines hold credentials, and whose others say where they were found
     "aiobotocore", "aiohttp", "adlfs", "asyncio", "azure", "botocore", "fsspec", "gcsfs", "google", "s3fs", "urllib3",
 )  # fmt: skip
+_SMALL = 1 << 24  # bytes: a manifest of a thousand segments has a few megabytes
 _MOST_TOLD = 200  # letters of a store's own words
 _SECOND = 10**9  # nanoseconds
 
@@ -46,7 +48,7 @@ class Status:
 
     Attributes:
         kind: "other" is a pipe, a device or the like.
-        size: bytes.
+        size: bytes; -1 where a store does not tell.
         changed: time of the last change, nanoseconds; in a store mostly of a whole second, or 0 where it does not tell.
     """
 
@@ -135,6 +137,11 @@ def whole(path: Path) -> Path:
     return path if is_address(path) else path.resolve()
 
 
+def joined(root: Path, name: str) -> Path:
+    """Where a file of a folder lies; a name that is an absolute path or an address stays what it is."""
+    return located(name) if is_address(name) or os.path.isabs(name) else root / name
+
+
 def below(path: Path, root: Path) -> str | None:
     """The POSIX path of a file relative to a folder; None where it does not lie below it. Neither is looked up."""
     if is_address(path) != is_address(root):
@@ -204,12 +211,13 @@ def is_folder(path: Path) -> bool:
         return False
 
 
-def read(path: Path, found: Status) -> bytes:
+def read(path: Path, found: Status, most: int) -> bytes:
     """All bytes of a file.
 
     Args:
         path: of it.
         found: its status, without which some clients would ask for it again.
+        most: bytes; of a file whose size is not known one more is read, so that it is seen to be larger.
 
     Raises:
         OSError: it cannot be read.
@@ -219,7 +227,8 @@ def read(path: Path, found: Status) -> bytes:
     if not found.size:  # of nothing no store has a range
         return b""
     with told():
-        return bytes(_store(path).cat_file(_key(path), start=0))
+        end = most + 1 if found.size < 0 else None
+        return bytes(_store(path).cat_file(_key(path), start=0, end=end))
 
 
 def read_whole(path: Path) -> bytes:
@@ -230,7 +239,7 @@ def read_whole(path: Path) -> bytes:
         DatasetError: it cannot be read.
     """
     try:
-        return read(path, status(path))
+        return read(path, status(path), _SMALL)
     except StoreError as error:
         raise DatasetError(f"{path} cannot be read: {error}") from error
 
@@ -283,6 +292,24 @@ def listed(root: Path) -> dict[str, Status]:
 
 
 @contextlib.contextmanager
+def at_once(most: int, paths: Iterable[Path]) -> Iterator[Callable[..., Iterator[Any]]]:
+    """`map`, for a block that asks something of many files: of a store for several at once, as answers take a while.
+
+    Args:
+        most: files that are asked for together.
+        paths: all of them.
+    """
+    if not any(map(is_address, paths)):
+        yield map
+        return
+    pool = ThreadPoolExecutor(most)
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
 def told() -> Iterator[None]:
     """What a store raises becomes an `OSError` of one line that says what to do, and holds no credentials.
 
@@ -314,7 +341,8 @@ def _status(facts: dict[str, Any]) -> Status:
     if isinstance(changed, datetime.datetime):
         changed = changed.timestamp()
     seconds = float(changed) if isinstance(changed, int | float) else 0.0
-    return Status("file", int(facts.get("size") or 0), round(seconds * 1e6) * (_SECOND // 10**6))
+    size = facts.get("size")
+    return Status("file", -1 if size is None else int(size), round(seconds * 1e6) * (_SECOND // 10**6))
 
 
 def _key(path: Path) -> str:

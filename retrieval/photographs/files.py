@@ -110,12 +110,13 @@ def read_file(path: Path, config: ImageConfig) -> Encoded:
             raise ImageError("a folder, not a photograph")
         if status.kind != "file":  # opening a pipe would wait for ever
             raise ImageError("not a regular file")
+        too_large = f"is larger than any photograph of images.max_megapixels = {config.max_megapixels:g}"
         if status.size > limit:
-            raise ImageError(
-                f"a file of {status.size} bytes is larger than any photograph of "
-                f"images.max_megapixels = {config.max_megapixels:g}"
-            )
-        return Encoded(addresses.read(place.file, status), place.number)
+            raise ImageError(f"a file of {status.size} bytes {too_large}")
+        data = addresses.read(place.file, status, limit)
+        if len(data) > limit:
+            raise ImageError(f"a file of more than {limit} bytes {too_large}")
+        return Encoded(data, place.number)
     except FileNotFoundError as error:
         raise ImageError("no such file") from error
     except OSError as error:

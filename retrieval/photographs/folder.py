@@ -7,7 +7,6 @@ import functools
 import logging
 import os
 from collections.abc import Container, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -120,11 +119,8 @@ def _list_store(root: Path, images: ImageConfig | None, may_be_empty: bool) -> I
     names = {name: [name] for name in found}
     if images is not None and images.pages != "first":
         look = functools.partial(_look, root, images, found)
-        pool = ThreadPoolExecutor(_LOOKS)
-        try:
-            names = dict(zip(found, tqdm(pool.map(look, found), total=len(found), **_bar(images)), strict=True))
-        finally:
-            pool.shutdown(cancel_futures=True)
+        with addresses.at_once(_LOOKS, [root]) as each:
+            names = dict(zip(found, tqdm(each(look, found), total=len(found), **_bar(images)), strict=True))
     states = {one: found[name].state for name, several in names.items() for one in several}
     return ImageSet(root, tuple(sorted(states, key=os.fsencode)), states=states)
 
@@ -191,7 +187,7 @@ def _count(path: Path, images: ImageConfig, status: Status | None = None) -> int
     """How many pictures a file has; 1 where it cannot be read, as whoever reads it will say."""
     try:
         status = addresses.status(path) if status is None else status
-        if status.kind != "file" or status.size > file_limit(images):
+        if status.kind != "file" or status.size > file_limit(images) or status.size < 0:
             return 1
         if addresses.is_address(path):
             return count_pictures(cast(Any, Peek(addresses.Opened(path, status.size), status.size, _BLOCK)))

@@ -59,7 +59,8 @@ def test_all_verbs(built, index, filled, capsys, tmp_path, caplog):
         "image,positives\ns3://held/tower.jpg,scenes/coffee_0.jpg|scenes/coffee_1.jpg\n"
         "s3://held/holidays/scenes/coffee_0.jpg,scenes/coffee_1.jpg\ncat.png,brick.png\n"
     )
-    rows = json.loads(tell("evaluate", copy, queries, "--rows", "bow+sv", "--json"))["bow+sv"]
+    rows = json.loads(tell("evaluate", copy, queries, "--rows", "bow+sv", "--json", "--report", tmp_path / "r.html"))
+    rows = rows["bow+sv"]
     assert set(rows["per_query"]) == {"tower.jpg", "scenes/coffee_0.jpg", "cat.png"}
     assert rows["per_query"]["scenes/coffee_0.jpg"] == 1.0
     tell("export", copy, "--colmap", tmp_path / "x.db")

@@ -345,7 +345,7 @@ def test_a_forked_process_has_a_client_of_its_own(store):
     status = addresses.status(path)
     child = os.fork()
     if child == 0:
-        os._exit(0 if addresses.read(path, status) == PNG else 1)
+        os._exit(0 if addresses.read(path, status, 1 << 20) == PNG else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
