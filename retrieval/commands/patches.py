@@ -252,8 +252,9 @@ def _add_sequences(parser: argparse.ArgumentParser) -> None:
 
 def _run_synthetic(arguments: argparse.Namespace) -> int:
     from retrieval.patchsets.synthetic import Cameras, synthetic_patches
-    from retrieval.photographs.addresses import is_folder, located
+    from retrieval.photographs.addresses import located
     from retrieval.photographs.folder import list_images
+    from retrieval.photographs.stores import is_folder
 
     require_free(arguments.output)
     config, cameras = settings_of(arguments), Cameras(views=arguments.views)

@@ -129,6 +129,7 @@ def serve_index(
     proxies = _networks(arguments.forwarded_allow_ips)
     token = _token(arguments)
 
+    from retrieval.photographs.addresses import located
     from retrieval.search.retriever import Retriever
     from retrieval.web import server
     from retrieval.web.app import Limits, make_app
@@ -137,6 +138,7 @@ def serve_index(
     from retrieval.web.uploads import Uploads
 
     opened = open_retriever(arguments)
+    located(opened.collection.root)  # of a store whose packages are missing no picture could be shown: told now
     verification = replace(opened.config.verification, depth=arguments.depth)
     retriever = Retriever(opened.collection, replace(opened.config, verification=verification))
     uploads = Uploads(arguments.cache << 20, arguments.max_megapixels)

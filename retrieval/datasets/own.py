@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from retrieval.datasets.groundtruth import OWN, GroundTruth, Query
 from retrieval.errors import DatasetError, RetrievalError
 from retrieval.geometry.frames import Box
-from retrieval.photographs import addresses
+from retrieval.photographs import addresses, stores
 from retrieval.photographs.folder import ImageSet
 from retrieval.photographs.names import Names, canonical
 from retrieval.photographs.places import file_of, stem_of
@@ -304,7 +304,7 @@ class _Reader:
         found = self._exact(line, "image", text)
         if found is not None:
             return found
-        path = next((path for path in map(self._path, (text, text.strip())) if addresses.is_file(file_of(path))), None)
+        path = next((path for path in map(self._path, (text, text.strip())) if stores.is_file(file_of(path))), None)
         if path is None:
             found = self._spelled_otherwise(line, *map(self._path, (text, text.strip())))
             return found or self._short(line, "image", text)

@@ -14,12 +14,12 @@ from tqdm import tqdm
 from retrieval.errors import ImageError
 from retrieval.geometry.frames import to_frames
 from retrieval.index.collection import Collection
-from retrieval.photographs.addresses import is_file
 from retrieval.photographs.exif import focal_length
 from retrieval.photographs.files import display_name, read_photograph
 from retrieval.photographs.headers import read_header
 from retrieval.photographs.places import file_of
 from retrieval.photographs.sizes import seen_size
+from retrieval.photographs.stores import is_file
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from retrieval.features.store import Failure, Span
 from retrieval.index.opened import OpenedIndex
 from retrieval.index.parts import Stored
 from retrieval.index.state import State
-from retrieval.photographs import addresses
+from retrieval.photographs import addresses, stores
 from retrieval.photographs.files import Encoded, content_of, display_name, file_state, read_file
 from retrieval.photographs.folder import ImageSet, list_images, pictures_of
 from retrieval.photographs.places import file_of, numbered, place_of
@@ -105,14 +105,14 @@ def _is_folder(path: Path) -> bool:
     """
     try:
         if addresses.is_address(path):
-            there, folder = True, addresses.status(file_of(path)).kind == "folder"
-            ours = folder and artefacts.is_artefact(path, addresses.read_whole)
+            there, folder = True, stores.status(file_of(path)).kind == "folder"
+            ours = folder and artefacts.is_artefact(path, stores.read_whole)
         else:
-            there, folder = addresses.there(file_of(path)), path.is_dir()
+            there, folder = stores.there(file_of(path)), path.is_dir()
             ours = folder and artefacts.is_artefact(path)
     except FileNotFoundError:
         there = folder = ours = False
-    except addresses.StoreError as error:
+    except stores.StoreError as error:
         raise DatasetError(f"{display_name(path)} cannot be looked up: {error}") from error
     if not there:
         raise DatasetError(f"{path} does not exist: expected a photograph, or a folder of them")
@@ -192,7 +192,7 @@ def compare(given: Sequence[Given], current: State, config: Config, replacing: b
 
 def _contents(paths: Sequence[Path], images: ImageConfig) -> Iterator[tuple[str, str]]:
     """Of each photograph its content, or an empty one and why it cannot be read; a file of several is read once."""
-    with addresses.at_once(_READ, paths) as each:
+    with stores.at_once(_READ, paths) as each:
         places = list(each(place_of, paths))
         files = [file for file, _ in itertools.groupby(place.file for place in places)]
         digests = each(functools.partial(_digest, images=images), files)

@@ -11,7 +11,7 @@ import numpy as np
 
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError
-from retrieval.photographs import addresses
+from retrieval.photographs import addresses, stores
 from retrieval.photographs.places import file_of, place_of
 
 _FILE_BYTES_PER_PIXEL = 16  # uncompressed 16-bit RGBA takes 8: a larger file is no single photograph
@@ -63,7 +63,7 @@ class Peek:
         block: bytes that are read at a time.
     """
 
-    def __init__(self, file: BinaryIO | addresses.Opened, size: int | None = None, block: int = _BLOCK):
+    def __init__(self, file: BinaryIO | stores.Opened, size: int | None = None, block: int = _BLOCK):
         self._file = file
         self._size = os.fstat(cast(BinaryIO, file).fileno()).st_size if size is None else size
         self._least = block
@@ -105,7 +105,7 @@ def read_file(path: Path, config: ImageConfig) -> Encoded:
     limit = file_limit(config)
     try:
         place = place_of(path)
-        status = addresses.status(place.file)
+        status = stores.status(place.file)
         if status.kind == "folder":
             raise ImageError("a folder, not a photograph")
         if status.kind != "file":  # opening a pipe would wait for ever
@@ -113,7 +113,7 @@ def read_file(path: Path, config: ImageConfig) -> Encoded:
         too_large = f"is larger than any photograph of images.max_megapixels = {config.max_megapixels:g}"
         if status.size > limit:
             raise ImageError(f"a file of {status.size} bytes {too_large}")
-        data = addresses.read(place.file, status, limit)
+        data = stores.read(place.file, status, limit)
         if len(data) > limit:
             raise ImageError(f"a file of more than {limit} bytes {too_large}")
         return Encoded(data, place.number)
@@ -132,7 +132,7 @@ def file_state(path: Path, nanoseconds: bool = False) -> tuple[int, int]:
     within one process nanoseconds tell more.
     """
     try:
-        status = addresses.status(file_of(path))
+        status = stores.status(file_of(path))
     except OSError:
         return -1, -1
     return (status.size, status.changed) if nanoseconds else status.state

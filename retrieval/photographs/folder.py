@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from retrieval.config import ImageConfig
 from retrieval.errors import DatasetError
-from retrieval.photographs import addresses
-from retrieval.photographs.addresses import Status
+from retrieval.photographs import addresses, stores
 from retrieval.photographs.files import Peek, display_name, file_limit, file_state
 from retrieval.photographs.headers import count_pictures
 from retrieval.photographs.places import numbered, place_of, stem_of
+from retrieval.photographs.stores import Status
 from retrieval.storage.artefacts import MANIFEST, PLAN, is_artefact
 
 logger = logging.getLogger(__name__)
@@ -93,8 +93,8 @@ def _list_store(root: Path, images: ImageConfig | None, may_be_empty: bool) -> I
     """`list_images` of a folder in a store. Keys that no path spells, with an empty part, are passed over."""
     shown = display_name(root)
     try:
-        found = addresses.listed(root)
-        kind = "folder" if found else addresses.status(root).kind
+        found = stores.listed(root)
+        kind = "folder" if found else stores.status(root).kind
         found = _without_artefacts(root, {name: one for name, one in found.items() if "/." not in f"/{name}"})
     except FileNotFoundError as error:
         raise DatasetError(
@@ -119,7 +119,7 @@ def _list_store(root: Path, images: ImageConfig | None, may_be_empty: bool) -> I
     names = {name: [name] for name in found}
     if images is not None and images.pages != "first":
         look = functools.partial(_look, root, images, found)
-        with addresses.at_once(_LOOKS, [root]) as each:
+        with stores.at_once(_LOOKS, [root]) as each:
             names = dict(zip(found, tqdm(each(look, found), total=len(found), **_bar(images)), strict=True))
     states = {one: found[name].state for name, several in names.items() for one in several}
     return ImageSet(root, tuple(sorted(states, key=os.fsencode)), states=states)
@@ -130,7 +130,7 @@ def _without_artefacts(root: Path, found: dict[str, Status]) -> dict[str, Status
     folders = {name.rpartition("/")[0] for name in found if name.rpartition("/")[2] in (MANIFEST, PLAN)} - {""}
     passed: list[str] = []
     for folder in sorted(folders):  # what holds another before it
-        if not f"{folder}/".startswith(tuple(passed)) and is_artefact(root / folder, addresses.read_whole):
+        if not f"{folder}/".startswith(tuple(passed)) and is_artefact(root / folder, stores.read_whole):
             passed.append(f"{folder}/")
     return {name: one for name, one in found.items() if not name.startswith(tuple(passed))} if passed else found
 
@@ -186,11 +186,11 @@ def _bar(images: ImageConfig) -> dict[str, Any]:
 def _count(path: Path, images: ImageConfig, status: Status | None = None) -> int:
     """How many pictures a file has; 1 where it cannot be read, as whoever reads it will say."""
     try:
-        status = addresses.status(path) if status is None else status
+        status = stores.status(path) if status is None else status
         if status.kind != "file" or status.size > file_limit(images) or status.size < 0:
             return 1
         if addresses.is_address(path):
-            return count_pictures(cast(Any, Peek(addresses.Opened(path, status.size), status.size, _BLOCK)))
+            return count_pictures(cast(Any, Peek(stores.Opened(path, status.size), status.size, _BLOCK)))
         with path.open("rb") as file:
             return count_pictures(cast(Any, Peek(file)))
     except (OSError, ValueError):

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from retrieval.photographs import addresses
+from retrieval.photographs import addresses, stores
 
 _NUMBERED = re.compile(r"(.+)#([2-9]|[1-9][0-9]{1,6})", re.DOTALL)
 
@@ -68,6 +68,6 @@ def file_of(path: str | Path) -> Path:
 
 def _there(path: Path) -> bool:
     try:
-        return addresses.there(path, unsure=False)
+        return stores.there(path, unsure=False)
     except ValueError:  # a NUL byte in the name
         return False

@@ -15,9 +15,9 @@ import numpy as np
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError, RetrievalError
 from retrieval.index.collection import Collection
-from retrieval.photographs.addresses import there
 from retrieval.photographs.decoding import load_picture
 from retrieval.photographs.places import file_of
+from retrieval.photographs.stores import there
 from retrieval.reporting.lettering import Colour, measure, shortened, write
 from retrieval.storage import atomic
 

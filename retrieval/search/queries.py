@@ -23,7 +23,7 @@ from retrieval.geometry.contents import ByContents
 from retrieval.geometry.frames import Box, inside_box, mirror_box
 from retrieval.geometry.putatives import QueryWords
 from retrieval.index.collection import Collection
-from retrieval.photographs import addresses
+from retrieval.photographs import addresses, stores
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.files import file_state
 from retrieval.photographs.names import hint_for
@@ -178,7 +178,7 @@ class Queries:
         if name is None:
             return self.encode(self.described(image, box=box), box, several)
         path, stored = self.collection.path(name), self.features(image, box, signatures=True)
-        if not addresses.is_file(file_of(path)):
+        if not stores.is_file(file_of(path)):
             logger.warning(
                 "%s is not there any more: its features keep the one word each that the index knows, instead of %d",
                 path,
@@ -204,7 +204,7 @@ class Queries:
         if not isinstance(image, str):
             return None
         name = self.collection.find(image)
-        if name is None and not addresses.there(file_of(image)):
+        if name is None and not stores.there(file_of(image)):
             hint = hint_for(self.collection.names, image)
             if hint is not None:
                 raise ImageError(f"{image}: no such file, and no indexed photograph is named so: {hint}")
@@ -227,7 +227,7 @@ class Queries:
         if name is None:
             return self.encode(self.described(image, mirror=True, box=box), box, assignments, mirrored=True)
         path = self.collection.path(name)
-        if not addresses.is_file(file_of(path)):
+        if not stores.is_file(file_of(path)):
             raise ImageError(
                 f"{path} is not there any more, and its mirror image is described from its pixels: search without "
                 "mirror, or with the path of a copy"

@@ -9,7 +9,7 @@ import numpy as np
 
 from retrieval.config import ImageConfig
 from retrieval.errors import ImageError
-from retrieval.photographs.addresses import StoreError, is_address, status
+from retrieval.photographs.addresses import is_address
 from retrieval.photographs.decoding import (
     display_name,
     load_picture,
@@ -19,6 +19,7 @@ from retrieval.photographs.decoding import (
     shrunk_to,
 )
 from retrieval.photographs.places import file_of
+from retrieval.photographs.stores import StoreError, status
 from retrieval.reporting.pictures import encode as figure_bytes
 from retrieval.web.bounded import BoundedCache
 from retrieval.web.problems import RequestError

@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("upath", reason="needs the extra s3")
 
 from retrieval.evaluation import costs
+from retrieval.photographs import addresses
 from tests.command import error_line, run
 from tests.conftest import OVERRIDES
 from tests.object_store import KEY, SECRET
@@ -123,6 +124,27 @@ def test_errors(built, filled, capsys, tmp_path, arguments, message):
     assert error_line(err).startswith(message)
     assert "s3cr3t" not in err
     assert not (tmp_path / "out.index").exists()
+
+
+def test_packages_that_are_missing(built, capsys, monkeypatch, tmp_path):
+    """Are named before anything is begun; searches that read no photograph do without."""
+    found = addresses.importlib.util.find_spec
+    addresses._require.cache_clear()
+    monkeypatch.setattr(addresses.importlib.util, "find_spec", lambda name: None if name == "s3fs" else found(name))
+    for arguments in (
+        ("index", "s3://held/holidays", "-o", tmp_path / "z.index"),
+        ("add", built, "s3://held/tower.jpg"),
+        ("query", built, "s3://held/tower.jpg"),
+        ("serve", built),
+    ):
+        code, _, err = run(capsys, *arguments)
+        assert code == 2
+        assert error_line(err).startswith(
+            "error: photographs at s3:// need s3fs: install the extra s3, in the checkout:"
+        )
+    code, _, err = run(capsys, "query", built, "cat.png")
+    assert code == 0, err
+    addresses._require.cache_clear()
 
 
 def test_a_store_that_cannot_be_reached(built, capsys, monkeypatch, tmp_path):

@@ -19,7 +19,7 @@ from upath import UPath
 
 from retrieval.config import ImageConfig
 from retrieval.errors import DatasetError, ImageError, RetrievalError
-from retrieval.photographs import addresses
+from retrieval.photographs import addresses, stores
 from retrieval.photographs.addresses import is_address, located, require_local
 from retrieval.photographs.decoding import load_image, load_picture, load_pixels, look_at, read_photograph
 from retrieval.photographs.files import file_state
@@ -106,6 +106,12 @@ def test_secrets_in_addresses_are_refused_and_not_repeated(text, tmp_path):
         assert "cr3t" not in str(error.value)
         assert "AKIA" not in str(error.value)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["s3://", "s3:///photos", "gs:///x.jpg"])
+def test_an_address_names_a_bucket(text):
+    with pytest.raises(DatasetError, match=r"names no bucket: expected (s3|gs)://BUCKET/PATH"):
+        located(text)
 
 
 def test_options_of_a_upath_are_refused():
@@ -244,8 +250,8 @@ def test_access_to_a_bucket_is_denied(store):
     store.denied |= {"/closed", "/closed/", "/closed/a.png"}
     with pytest.raises(DatasetError, match=r"^s3://closed/ cannot be listed: access denied: check the credentials"):
         list_images("s3://closed")
-    assert addresses.there(located("s3://closed/a.png"))  # for all that is known
-    assert not addresses.there(located("s3://closed/a.png"), unsure=False)
+    assert stores.there(located("s3://closed/a.png"))  # for all that is known
+    assert not stores.there(located("s3://closed/a.png"), unsure=False)
 
 
 def test_a_store_that_does_not_answer(store, monkeypatch):
@@ -274,7 +280,7 @@ def test_no_credentials(store, monkeypatch):
     ],
 )
 def test_what_stores_raise_is_one_line(error, told):
-    with pytest.raises(addresses.StoreError, match=told), addresses.told():
+    with pytest.raises(stores.StoreError, match=told), stores.told():
         raise error
 
 
@@ -305,20 +311,20 @@ def test_what_is_uploaded_later_is_found(store):
     store.put("later", {"photos/a.png": PNG})
     before = file_state(located("s3://later/photos/a.png"))
     assert list_images("s3://later/photos").names == ("a.png",)
-    assert not addresses.is_file(located("s3://later/photos/b.png"))
+    assert not stores.is_file(located("s3://later/photos/b.png"))
     store.put("later", {"photos/b.png": PNG, "photos/a.png": TWO})
     assert list_images("s3://later/photos").names == ("a.png", "b.png")
-    assert addresses.is_file(located("s3://later/photos/b.png"))
+    assert stores.is_file(located("s3://later/photos/b.png"))
     assert file_state(located("s3://later/photos/a.png"))[0] == len(TWO) != before[0]
 
 
 def test_the_environment_decides(store, monkeypatch):
     """Also where it changes: another client is made then."""
     store.put("here", {"a.png": PNG})
-    assert addresses.is_file(located("s3://here/a.png"))
+    assert stores.is_file(located("s3://here/a.png"))
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(OSError, match="cannot be reached"):
-        addresses.status(located("s3://here/a.png"))
+        stores.status(located("s3://here/a.png"))
 
 
 def test_other_processes_get_no_credentials(store):
@@ -342,10 +348,10 @@ def test_other_processes_get_no_credentials(store):
 def test_a_forked_process_has_a_client_of_its_own(store):
     store.put("forked", {"a.png": PNG})
     path = located("s3://forked/a.png")
-    status = addresses.status(path)
+    status = stores.status(path)
     child = os.fork()
     if child == 0:
-        os._exit(0 if addresses.read(path, status, 1 << 20) == PNG else 1)
+        os._exit(0 if stores.read(path, status, 1 << 20) == PNG else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
@@ -353,7 +359,7 @@ def test_nothing_secret_is_logged(store, caplog):
     caplog.set_level(logging.DEBUG)
     store.put("logged", {"a.png": PNG})
     caplog.clear()
-    addresses._client.cache_clear()
+    stores._client.cache_clear()
     images = list_images("s3://logged", ImageConfig())
     assert read_photograph(images.path("a.png")).data == PNG
     with pytest.raises(ImageError):
