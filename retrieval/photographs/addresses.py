@@ -49,6 +49,11 @@ def located(given: object) -> Path:
             that is unknown, or one for which packages are missing; the message says what to do, and repeats no secret.
     """
     if isinstance(given, Path):
+        if _COLLAPSED.match(str(given)) and not os.path.lexists(given.parent):
+            scheme = str(given).split(":", 1)[0]
+            raise RetrievalError(
+                f"{scheme}:/... is what pathlib makes of an address {scheme}://...: give it as text, or as a UPath"
+            )
         return given
     if not is_address(given):
         text = os.fsdecode(cast(str, given))
@@ -123,16 +128,18 @@ def _refuse_secrets(scheme: str, rest: str) -> None:
     """Refuses a key, password or signature in an address; the message has nothing of the address but its scheme."""
     authority = rest.split("/", 1)[0]
     user, at, host = authority.rpartition("@")
+    extra = _EXTRAS.get(scheme.lower())
     port = host.rpartition("]")[2].rpartition(":")  # of [::1]:8000 that behind the bracket
-    secret = ":" in user or (port[1] and not port[2].isdigit() and not host.startswith("arn:"))
-    signed = _EXTRAS.get(scheme.lower(), "az") == "az" and _SIGNED.search(rest)  # a key of the others may hold a ?
+    odd = port[1] and (extra is not None or not port[2].isdigit()) and not host.startswith("arn:")
+    secret = odd or ":" in user or (at and extra in ("s3", "gs"))
+    signed = extra in (None, "az") and _SIGNED.search(rest)  # a key of the others may hold a ?
     if secret or signed:
         raise RetrievalError(
             f"an address {scheme}://... with a key, password or signature in it (not repeated here) is not taken, as "
             "addresses are stored and shown: give credentials by the environment, for s3:// AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY"
         )
-    if at and _EXTRAS.get(scheme.lower()) == "az":
+    if at and extra == "az":
         raise RetrievalError(
             f"{scheme}://{authority}/...: name the account by the environment, AZURE_STORAGE_ACCOUNT_NAME, and give "
             "the address as az://CONTAINER/PATH"

@@ -127,10 +127,17 @@ def _list_store(root: Path, images: ImageConfig | None, may_be_empty: bool) -> I
 
 def _without_artefacts(root: Path, found: dict[str, Status]) -> dict[str, Status]:
     """What a listing has but for the files of indexes, vocabularies and features."""
+
+    def read(path: Path) -> bytes:
+        name = addresses.below(path, root)
+        if name is None or name not in found:
+            raise FileNotFoundError(path)
+        return stores.read_whole(path, found[name])
+
     folders = {name.rpartition("/")[0] for name in found if name.rpartition("/")[2] in (MANIFEST, PLAN)} - {""}
     passed: list[str] = []
     for folder in sorted(folders):  # what holds another before it
-        if not f"{folder}/".startswith(tuple(passed)) and is_artefact(root / folder, stores.read_whole):
+        if not f"{folder}/".startswith(tuple(passed)) and is_artefact(root / folder, read):
             passed.append(f"{folder}/")
     return {name: one for name, one in found.items() if not name.startswith(tuple(passed))} if passed else found
 

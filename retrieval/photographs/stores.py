@@ -129,15 +129,19 @@ def read(path: Path, found: Status, most: int) -> bytes:
         return bytes(_store(path).cat_file(_key(path), start=0, end=end))
 
 
-def read_whole(path: Path) -> bytes:
-    """All bytes of a file in a store, of which nothing is known yet.
+def read_whole(path: Path, found: Status | None = None) -> bytes:
+    """All bytes of a small file in a store.
+
+    Args:
+        path: of it.
+        found: its status, where it is known.
 
     Raises:
         FileNotFoundError: there is none.
         DatasetError: it cannot be read.
     """
     try:
-        return read(path, status(path), _SMALL)
+        return read(path, found or status(path), _SMALL)
     except StoreError as error:
         raise DatasetError(f"{path} cannot be read: {error}") from error
 

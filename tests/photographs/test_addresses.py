@@ -92,6 +92,8 @@ def test_names_come_back(parts):
     [
         "s3://AKIA123:s3cr3t@bucket/x.jpg",
         "s3://AKIA123:s3/cr3t@bucket/x.jpg",
+        "s3://AKIA123:42/s3cr3t@bucket/x.jpg",
+        "s3://AKIA123@bucket/x.jpg",
         "gs://user:s3cr3t@bucket",
         "https://me:s3cr3t@example.org/x.jpg",
         "https://me:s3/cr3t@example.org:8000/x.jpg",
@@ -112,6 +114,17 @@ def test_secrets_in_addresses_are_refused_and_not_repeated(text, tmp_path):
 def test_an_address_names_a_bucket(text):
     with pytest.raises(DatasetError, match=r"names no bucket: expected (s3|gs)://BUCKET/PATH"):
         located(text)
+
+
+def test_what_pathlib_makes_of_an_address_is_told(tmp_path, monkeypatch):
+    for read in (located, list_images, load_image):
+        with pytest.raises(
+            RetrievalError, match=r"^s3:/\.\.\. is what pathlib makes of an address s3://\.\.\.: give it as"
+        ):
+            read(Path("s3://key:s3cr3t@bucket/x.jpg"))
+    monkeypatch.chdir(tmp_path)
+    Path("s3:", "bucket").mkdir(parents=True)
+    assert located(Path("s3:/bucket/x.jpg")) == Path("s3:/bucket/x.jpg")
 
 
 def test_options_of_a_upath_are_refused():
@@ -207,7 +220,11 @@ def test_what_is_a_photograph(store, caplog):
 def test_indexes_among_the_photographs_are_passed_over(store, index):
     store.upload(index, "mixed", "photos/old.index/")
     store.put("mixed", {"photos/a.png": PNG, "photos/web/manifest.json": b'{"name": "a web page"}', "plan.json": b"{}"})
+    store.requests.clear()
     assert list_images("s3://mixed/photos").names == ("a.png", "web/manifest.json")
+    assert [path for _, path in store.requests[1:]] == [
+        "/mixed/photos/old.index/manifest.json", "/mixed/photos/web/manifest.json",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
