@@ -20,6 +20,7 @@ from retrieval.errors import DatasetError, RetrievalError
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
 _COLLAPSED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/(?!/)")  # what `pathlib` makes of one
 _LOCAL = ("file", "local")
+CHAIN = "::"  # fsspec's way to say that one store lies in another
 _SIGNED = re.compile(r"[?&](x-amz-|x-goog-|awsaccesskeyid|signature|sig|token|access_token)", re.IGNORECASE)
 _EXTRAS = {
     "s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az", "adl": "az",
@@ -61,6 +62,8 @@ def located(given: object) -> Path:
         return Path(text if found is None else found[2])  # file://
     scheme, rest = cast(re.Match[str], _ADDRESS.match(str(given))).groups()
     _refuse_secrets(scheme, rest)
+    if CHAIN in rest:
+        raise DatasetError(f"{given}: a name with {CHAIN} in it is not taken, as stores are chained so: rename it")
     if scheme.lower() in _EXTRAS and rest[:1] in ("", "/"):
         raise DatasetError(f"{given} names no bucket: expected {scheme}://BUCKET/PATH")
     if not isinstance(given, str):

@@ -90,7 +90,7 @@ def list_images(root: str | Path, images: ImageConfig | None = None, *, may_be_e
 
 
 def _list_store(root: Path, images: ImageConfig | None, may_be_empty: bool) -> ImageSet:
-    """`list_images` of a folder in a store. Keys that no path spells, with an empty part, are passed over."""
+    """`list_images` of a folder in a store. Keys that no path or address spells are passed over."""
     shown = display_name(root)
     try:
         found = stores.listed(root)
@@ -104,14 +104,15 @@ def _list_store(root: Path, images: ImageConfig | None, may_be_empty: bool) -> I
         raise DatasetError(f"{shown} cannot be listed: {error}") from error
     if kind != "folder":
         raise DatasetError(f"{shown} is not a folder: expected a folder of photographs")
-    odd = [name for name in found if "//" in f"/{name}"]
+    odd = [name for name in found if "//" in f"/{name}" or addresses.CHAIN in name]
     for name in odd:
         del found[name]
     if odd:
         logger.warning(
-            "%s: %d files are passed over, as their names have an empty part between slashes (%s): rename them",
+            "%s: %d files are passed over, as their names have an empty part between slashes, or %s (%s): rename them",
             shown,
             len(odd),
+            addresses.CHAIN,
             display_name(odd[0]),
         )
     if not found and not may_be_empty:
