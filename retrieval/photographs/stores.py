@@ -27,6 +27,7 @@ _LOUD = (  # whose debug lines hold credentials, and whose others say where they
     "aiobotocore", "aiohttp", "adlfs", "asyncio", "azure", "botocore", "fsspec", "gcsfs", "google", "s3fs", "urllib3",
 )  # fmt: skip
 _SMALL = 1 << 24  # bytes: a manifest of a thousand segments has a few megabytes
+_SECRETS, _SECRET = ("KEY", "SECRET", "TOKEN", "PASSWORD", "CONNECTION"), 8  # in names of variables; letters of them
 _MOST_TOLD = 200  # letters of a store's own words
 _SECOND = 10**9  # nanoseconds
 
@@ -294,8 +295,11 @@ def _reason(error: Exception) -> str:
 
 
 def _words(error: BaseException) -> str:
-    """A store's own words as one line that can be printed, without what may be secret in addresses that it names."""
+    """A store's own words as one line that can be printed, without what may be secret in them."""
     text = " ".join(str(error).split()) or type(error).__name__
+    for name, value in os.environ.items():
+        if len(value) >= _SECRET and any(word in name.upper() for word in _SECRETS):
+            text = text.replace(value, "...")
     text = re.sub(r"://[^/\s]*@", "://", text)
     text = re.sub(r"\?[^\s\"']+", "?...", text)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)[:_MOST_TOLD]

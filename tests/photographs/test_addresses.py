@@ -299,6 +299,7 @@ def test_no_credentials(store, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "told"),
     [
+        (ValueError("bad sv=1&s3cr3t here"), r"^the store says: bad \.\.\. here$"),
         (TimeoutError(), r"^the store does not answer in time: .*\(TimeoutError\)$"),
         (type("ReadTimeoutError", (Exception,), {})("x" * 999), r"^the store does not answer in time: .*\(x{200}\)$"),
         (ConnectionResetError("reset\nby peer"), r"^the store cannot be reached: .*\(reset by peer\)$"),
@@ -308,7 +309,8 @@ def test_no_credentials(store, monkeypatch):
         ),
     ],
 )
-def test_what_stores_raise_is_one_line(error, told):
+def test_what_stores_raise_is_one_line(error, told, monkeypatch):
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "sv=1&s3cr3t")
     with pytest.raises(stores.StoreError, match=told), stores.told():
         raise error
 
