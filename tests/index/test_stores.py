@@ -1,5 +1,6 @@
 """An index of photographs in a store is that of the same photographs in a folder, but for where they lie."""
 
+import dataclasses
 import json
 import pickle
 import shutil
@@ -9,9 +10,11 @@ import pytest
 pytest.importorskip("upath", reason="needs the extra s3")
 
 from retrieval import config as settings
-from retrieval.errors import DatasetError, ImageError, RetrievalError
+from retrieval.errors import ArtefactError, DatasetError, ImageError, RetrievalError
 from retrieval.evaluation.pipeline import build_collection
 from retrieval.exchange.files import photograph_files
+from retrieval.features.extractor import extract_collection
+from retrieval.features.store import read_shard, shard_folder
 from retrieval.index.collection import Collection
 from retrieval.photographs.addresses import located
 from retrieval.photographs.folder import list_images
@@ -173,6 +176,26 @@ def test_what_cannot_be_added(copy, built, filled, given, message):
     with pytest.raises(DatasetError, match=message):
         Collection.open(copy).add([given])
     filled.denied.clear()
+
+
+def test_features_are_gone_on_with(filled, photos, config, tmp_path):
+    """Of a listing alone it is known that photographs are those of before; a shard that is missing is made again."""
+    data = (photos / "cat.png").read_bytes()
+    filled.put("twice", {f"{number}.png": data + bytes(number) for number in range(5)})
+    one = dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, shard_images=1))
+    first = extract_collection(list_images("s3://twice"), tmp_path / "features", one)
+    shard = shard_folder(tmp_path / "features", 0)
+    shutil.rmtree(shard)
+    filled.requests.clear()
+    again = extract_collection(list_images("s3://twice"), tmp_path / "features", one)
+    assert (again.digest, again.names) == (first.digest, first.names)
+    lacking = len(read_shard(tmp_path / "features", 0).names)
+    assert len(filled.requests) == 1 + 2 * lacking < 11
+    filled.put("twice", {"3.png": data + b"other"})
+    with pytest.raises(
+        ArtefactError, match=r"are of other photographs than s3://twice/ holds now \(1 differ, first: 3\.png"
+    ):
+        extract_collection(list_images("s3://twice"), tmp_path / "features", one)
 
 
 def test_what_goes_between_listing_and_reading(filled, photos, config, tmp_path):
