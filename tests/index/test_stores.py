@@ -275,3 +275,14 @@ def test_photographs_in_memory(photos, config, tmp_path):
 
 def _few_words(config):
     return settings.load(None, ["vocabulary.words=20"], base=config)
+
+
+def test_workers_read_a_store(filled, config, tmp_path):
+    pytest.importorskip("distributed")
+    images = list_images(ROOT)
+    one = extract_collection(images, tmp_path / "one", config)
+    by = dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, scheduler="local:1"))
+    again = extract_collection(images, tmp_path / "two", by)
+    assert one.digest == again.digest
+    assert [failure.reason for failure in one.failures] == [failure.reason for failure in again.failures]
+    assert SECRET not in (again.folder / "plan.json").read_text()

@@ -91,7 +91,10 @@ def test_a_server_of_its_own_tells_no_secret(built, store):
     """Nor in its log, in which everything is told."""
     import httpx2
 
-    with serving(built, "--log-level", "debug") as (process, address), httpx2.Client(base_url=address) as client:
+    with (
+        serving(built, "--log-level", "debug") as (process, address),
+        httpx2.Client(base_url=address, timeout=600) as client,
+    ):
         answers = [client.get(place.format(id=image_id(NAME))) for place in PLACES]
         answers += [client.get("/api/images"), client.get("/openapi.json"), client.get("/")]
         hqe = client.post("/api/search", json={"id": image_id(NAME), "mirror": True}, timeout=600)
