@@ -9,7 +9,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -112,6 +112,15 @@ def build(kind: type[T], tree: Any, prefix: str = "", root: type | None = None) 
 def to_tree(settings: Any) -> dict[str, Any]:
     """A dataclass as plain nested dicts and lists, ready for YAML or JSON."""
     return {field.name: _plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+
+
+def flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The single values of nested dicts and lists with their dotted keys, in order (``phases.0.batch``)."""
+    if isinstance(tree, Mapping | list):
+        for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+            yield from flat(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, tree
 
 
 def known_keys(kind: type, prefix: str = "") -> list[str]:

@@ -13,7 +13,7 @@ Trains HardNet, a smaller network, or AffNet by a recipe, or goes on where an ea
 
 A run is a folder: checkpoint.pth while it goes, NAME.safetensors when it is done. It may be cut off at any time;
 the same command takes it up again from the last checkpoint and ends with the same weights.
-Curves: tensorboard --logdir logs. Several GPUs: torchrun --nproc-per-node N -m hardnet.commands.cli train ..."""
+Curves: tensorboard --logdir logs. Several processes, GPUs or machines: torchrun, whose options end with a lone --"""
 
 _TRAIN_EXAMPLES = """\
 examples:
@@ -22,6 +22,7 @@ examples:
   hardnet train configs/hardnet/open.yaml --run runs/open --steps 500  500 steps now, the rest another time
   hardnet train configs/hardnet/affnet.yaml --run runs/affnet          shapes of regions
   hardnet train configs/hardnet/liberty.yaml --run runs/short --set phases.0.batch=256 --set phases.0.pairs=1000000
+  torchrun --standalone --nproc-per-node 4 --no-python -- hardnet train liberty --run runs/liberty     four GPUs
   hardnet train configs/hardnet/small.yaml --run runs/hardnet-small    a smaller network, from the bundled one
   hardnet describe patches.png out.npy --descriptor runs/open/hardnet.safetensors"""
 
@@ -71,17 +72,25 @@ def _train(arguments: argparse.Namespace) -> int:
         raise TrainingError(f"--steps {arguments.steps}: expected a number from 1 (or 0 for all)")
     from hardnet.descriptors.loading import choose_device
     from hardnet.training.loop import train
+    from hardnet.training.team import SharedError, leads, leads_machine
 
     try:
         choose_device(arguments.device)
     except ValueError as error:
         raise TrainingError(f"--device: {error}") from error
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.INFO if leads() else logging.WARNING, format="%(message)s")
     try:
         outcome = train(recipe, arguments.folder, arguments.device, arguments.logs, arguments.steps)
+    except SharedError:
+        if leads_machine():
+            raise
+        return 2
     except KeyboardInterrupt:
-        print("\nstopped: the same command goes on from the last checkpoint", file=sys.stderr)
+        if leads_machine():
+            print("\nstopped: the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
+    if not leads():
+        return 0
     if math.isnan(outcome.loss):
         print(f"step {outcome.step} of {outcome.steps}: nothing was left to do; {outcome.weights} holds the weights")
         return 0

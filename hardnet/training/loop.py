@@ -6,15 +6,17 @@ that was left alone (same machine, same number of threads).
 
 A recipe of AffNet is trained in the same way, with steps of its own (`hardnet.training.shapes`).
 
-Under ``torchrun`` each process describes its part of every batch; descriptors are gathered, so the hardest
-negatives are still those of the whole batch.
+Under ``torchrun`` each process describes its part of every batch. Descriptors are gathered and BatchNorm and dropout
+see all parts, so a run of several processes is that of one but for rounding, and either takes up the other's state.
 """
 
 import functools
+import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +28,19 @@ from hardnet.descriptors.descriptor import PatchDescriptor
 from hardnet.descriptors.loading import choose_device
 from hardnet.descriptors.networks import PATCH_SIZE
 from hardnet.errors import TrainingError
-from hardnet.patchsets import PatchSet, digest, read_arrays
+from hardnet.patchsets import PatchSet, digest, glance, read_arrays
+from hardnet.settings import flat
 from hardnet.training.deformation import cut, draw_frames
 from hardnet.training.distillation import load_teacher, regression, taught_by_all
 from hardnet.training.loss import hardest_in_batch
 from hardnet.training.memory import keep_freed_memory
-from hardnet.training.recipe import Recipe, SetSettings, ValidationSettings, fingerprint
+from hardnet.training.recipe import Recipe, SetSettings, ValidationSettings, deciding, fingerprint
 from hardnet.training.sampling import PairSampler
 from hardnet.training.shapes import ShapeValidation, described_in_shape, leaning, load_descriptor
 from hardnet.training.state import State, diverged
-from hardnet.training.team import Team
+from hardnet.training.team import SharedError, Team
 from hardnet.training.views import ViewSettings, change_light, draw_views, flip_alike
+from hardnet.training.whole_batch import across
 from hardnet.weights import checkpoints, table
 
 CHECKPOINT = "checkpoint.pth"
@@ -86,61 +90,8 @@ def train(
         PatchSetError: a patch set that cannot be read.
         ValueError: a device that does not exist.
     """
-    team = Team.join(device)
-    run = Path(folder)
-    target = team.device or choose_device(device)
-    if not recipe.sets:
-        raise TrainingError("the recipe names no patch sets: add sets with their paths, or --set sets=[{path: DIR}]")
-    learns_shapes = recipe.network == "affnet"
-    if learns_shapes and team.size > 1:
-        raise TrainingError(f"affnet is trained in one process, torchrun started {team.size}: run hardnet train alone")
-    patch_sets = [open_set(part) for part in recipe.sets]
-    disturbs = learns_shapes or all(phase.views.disturbs for phase in recipe.phases)
-    shares = [part.share or 0.0 for part in recipe.sets] if recipe.sets[0].share is not None else None
-    sampler = PairSampler(patch_sets, shares, recipe.seed, single=disturbs)
-    for phase in recipe.phases:
-        sampler.check(phase.batch)
-        if phase.batch % team.size:
-            raise TrainingError(f"a batch of {phase.batch} cannot be divided among {team.size} processes")
-    if target == "cpu":
-        keep_freed_memory()
-    half = _half(recipe.precision, target)
-    teacher = load_teacher(recipe.teacher, target, half) if recipe.teacher else None
-    judge = load_descriptor(recipe.shapes.descriptor, target) if learns_shapes else None
-    surroundings: dict[str, Any] = {
-        "data": [digest(patch_set) for patch_set in patch_sets],
-        "precision": "bfloat16" if half else "single",
-        "processes": team.size,
-        "start": table.resolve(recipe.start).sha256 if recipe.start else "",
-    }
-    learned_from: dict[str, str] = {}
-    if teacher is not None:
-        learned_from["teacher"] = teacher.fingerprint
-        surroundings["precision of the teacher"] = teacher.precision
-    if judge is not None:
-        learned_from["descriptor"] = table.resolve(recipe.shapes.descriptor).sha256
-    surroundings |= learned_from
-    state = State(recipe, target, surroundings)
-    checkpoint = run / CHECKPOINT
-    for stale in run.glob(f".{CHECKPOINT}.*.tmp"):  # of a run that was killed while it wrote
-        stale.unlink(missing_ok=True)
-    if checkpoint.is_file():
-        state.load(checkpoint)
-        _log.info("%s: going on after step %d of %d", run, state.step, recipe.steps)
-    run.mkdir(parents=True, exist_ok=True)
-    validation = _validation(recipe, judge) if team.leads and recipe.validation.path else None
-    if judge is None:
-        step = functools.partial(_step, recipe, state, team, teacher, half)
-    else:
-        step = functools.partial(_shape_step, recipe, state, judge, half)
-    last = recipe.steps if stop_after == 0 else min(recipe.steps, state.step + stop_after)
-    loss = _run_steps(recipe, state, patch_sets, sampler, team, step, last, checkpoint, logs, validation)
-    finished = run / f"{recipe.name}.safetensors" if state.step == recipe.steps else None
-    if finished is not None and team.leads:
-        notes = {"recipe": fingerprint(recipe), "steps": str(recipe.steps), "seed": str(recipe.seed)}
-        checkpoints.write_network(finished, state.result(), state.kind, {**notes, **learned_from})
-    team.leave()
-    return Outcome(finished, checkpoint, state.step, recipe.steps, loss, validation.last if validation else None)
+    with Team.joined(device) as team:
+        return _train(recipe, Path(folder), device, logs, stop_after, team)
 
 
 def open_set(part: SetSettings | ValidationSettings) -> PatchSet:
@@ -158,6 +109,69 @@ def open_set(part: SetSettings | ValidationSettings) -> PatchSet:
 
         return read_hpatches(part.path, part.sequences or None)
     return read_arrays(part.path)
+
+
+def _train(
+    recipe: Recipe, run: Path, device: str, logs: str | Path | None, stop_after: int, team: Team
+) -> Outcome:
+    """`train`, in a process that has met the others."""
+    target = team.device or choose_device(device)
+    if not recipe.sets:
+        raise TrainingError("the recipe names no patch sets: add sets with their paths, or --set sets=[{path: DIR}]")
+    learns_shapes = recipe.network == "affnet"
+    if learns_shapes and team.size > 1:
+        raise SharedError(f"affnet is trained in one process, torchrun started {team.size}: run hardnet train alone")
+    patch_sets = [open_set(part) for part in recipe.sets]
+    disturbs = learns_shapes or all(phase.views.disturbs for phase in recipe.phases)
+    shares = [part.share or 0.0 for part in recipe.sets] if recipe.sets[0].share is not None else None
+    sampler = PairSampler(patch_sets, shares, recipe.seed, single=disturbs)
+    for phase in recipe.phases:
+        sampler.check(phase.batch)
+        if phase.batch % team.size:
+            raise SharedError(f"a batch of {phase.batch} cannot be divided among {team.size} processes")
+    if target == "cpu":
+        keep_freed_memory()
+    half = _half(recipe.precision, target)
+    teacher = load_teacher(recipe.teacher, target, half) if recipe.teacher else None
+    judge = load_descriptor(recipe.shapes.descriptor, target) if learns_shapes else None
+    surroundings: dict[str, Any] = {
+        "data": [digest(patch_set) for patch_set in patch_sets],
+        "precision": "bfloat16" if half else "single",
+        "start": table.resolve(recipe.start).sha256 if recipe.start else "",
+    }
+    learned_from: dict[str, str] = {}
+    if teacher is not None:
+        learned_from["teacher"] = teacher.fingerprint
+        surroundings["precision of the teacher"] = teacher.precision
+    if judge is not None:
+        learned_from["descriptor"] = table.resolve(recipe.shapes.descriptor).sha256
+    surroundings |= learned_from
+    team.agree(_decisive(recipe, patch_sets, surroundings, stop_after))
+    state = State(recipe, target, surroundings, team.size)
+    across(state.network, team)
+    checkpoint = run / CHECKPOINT
+    if checkpoint.is_file():
+        state.load(checkpoint)
+    if team.size > 1:
+        _take_the_furthest(state, team)
+    if state.step:
+        _log.info("%s: going on after step %d of %d", run, state.step, recipe.steps)
+    if team.leads:
+        for stale in run.glob(f".{CHECKPOINT}.*.tmp"):  # of a run that was killed while it wrote
+            stale.unlink(missing_ok=True)
+        run.mkdir(parents=True, exist_ok=True)
+    validation = _validation(recipe, judge) if team.leads and recipe.validation.path else None
+    if judge is None:
+        step = functools.partial(_step, recipe, state, team, teacher, half)
+    else:
+        step = functools.partial(_shape_step, recipe, state, judge, half)
+    last = recipe.steps if stop_after == 0 else min(recipe.steps, state.step + stop_after)
+    loss = _run_steps(recipe, state, patch_sets, sampler, team, step, last, checkpoint, logs, validation)
+    finished = run / f"{recipe.name}.safetensors" if state.step == recipe.steps else None
+    if finished is not None and team.leads:
+        notes = {"recipe": fingerprint(recipe), "steps": str(recipe.steps), "seed": str(recipe.seed)}
+        checkpoints.write_network(finished, state.result(), state.kind, {**notes, **learned_from})
+    return Outcome(finished, checkpoint, state.step, recipe.steps, loss, validation.last if validation else None)
 
 
 @dataclass(frozen=True)
@@ -227,7 +241,8 @@ def _run_steps(
     """Trains up to (not including) step `last`; the mean loss of the last steps. `take` takes one and says its loss."""
     writer = _writer(logs, recipe.name, state.step) if team.leads else None
     smooth = {"loss": float("nan")}
-    bar = tqdm(total=recipe.steps, initial=state.step, unit="step", desc=recipe.name, disable=None)
+    hidden = None if team.leads else True
+    bar = tqdm(total=recipe.steps, initial=state.step, unit="step", desc=recipe.name, disable=hidden)
     with bar, ThreadPoolExecutor(1) as background:
 
         def prepare(step: int) -> list[_Patches]:
@@ -241,11 +256,14 @@ def _run_steps(
                 waiting.append(background.submit(prepare, step + _AHEAD))
             values = take(groups)
             if not np.isfinite(values["loss"]):
-                raise TrainingError(diverged(step, checkpoint))
+                raise SharedError(diverged(step, checkpoint))
             smooth = values if np.isnan(smooth["loss"]) else {k: v + 0.02 * (values[k] - v) for k, v in smooth.items()}
             done = state.step
-            if team.leads and (done % recipe.checkpoint_every == 0 or done == last):
-                state.save(checkpoint)
+            if done % recipe.checkpoint_every == 0 or done == last:
+                if team.size > 1:
+                    _require_one_network(state, team)
+                if team.leads:
+                    state.save(checkpoint)
             if writer is not None and done % LOG_EVERY == 0:
                 for key, mean in smooth.items():
                     writer.add_scalar(key, mean, done)
@@ -280,7 +298,7 @@ def _step(
     anchors, positives = _views(groups, phase.views, generator, state.device).chunk(2)
     part = team.part(len(anchors))
     mine = torch.cat([anchors[part], positives[part]]).contiguous(memory_format=torch.channels_last)
-    torch.manual_seed(_seed(recipe.seed, state.step, 2 + team.rank))  # dropout
+    torch.manual_seed(_seed(recipe.seed, state.step, 2))  # dropout
     state.network.train()
     with torch.autocast(torch.device(state.device).type, torch.bfloat16, enabled=half):
         descriptors = state.network(mine)
@@ -294,7 +312,6 @@ def _step(
     state.optimiser.zero_grad(set_to_none=True)
     loss.backward()
     team.sum_gradients(state.network)
-    team.average_statistics(state.network)
     state.advance()
     return {key: float(value.detach()) for key, value in {"loss": loss, **parts}.items()}
 
@@ -369,6 +386,43 @@ def _batch(recipe: Recipe, patch_sets: Sequence[PatchSet], sampler: PairSampler,
 def _seed(seed: int, step: int, purpose: int) -> int:
     """A 63-bit seed for one use at one step."""
     return int(np.random.SeedSequence([seed, step, purpose]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _decisive(
+    recipe: Recipe, patch_sets: Sequence[PatchSet], surroundings: Mapping[str, Any], stop_after: int
+) -> dict[str, str]:
+    """What the processes of a run must have in common; where files lie is not among it."""
+    facts = {f"{name} version": metadata.version(name) for name in ("hardnet-retrieval", "torch", "numpy")}
+    facts |= {f"recipe's {key}": str(value) for key, value in flat(deciding(recipe))}
+    facts |= {"recipe's checkpoint_every": str(recipe.checkpoint_every), "--steps": str(stop_after)}
+    for number, patch_set in enumerate(patch_sets):
+        facts[f"sets.{number}'s points"] = digest(patch_set)
+        facts[f"sets.{number}'s pixels"] = glance(patch_set)
+    return facts | {key: str(value) for key, value in surroundings.items() if key != "data"}
+
+
+def _take_the_furthest(state: State, team: Team) -> None:
+    """All processes go on from one state: that of the process whose machine has the furthest checkpoint.
+
+    Machines need not share a disk, and torchrun may count them in another order than the last time.
+    """
+    steps = [int(step) for step in team.exchange(str(state.step).encode())]
+    source = steps.index(max(steps))
+    state.unpack(team.share(state.packed() if team.rank == source else b"", source))
+
+
+def _require_one_network(state: State, team: Team) -> None:
+    """Raises SharedError where the processes no longer hold one network, as they would on a machine that errs."""
+    found = hashlib.sha256()
+    for value in state.network.state_dict().values():
+        found.update(value.cpu().contiguous().numpy().tobytes())
+    digests = team.exchange(found.digest())
+    if len(set(digests)) > 1:
+        other = next(rank for rank, one in enumerate(digests) if one != digests[0])
+        raise SharedError(
+            f"processes 0 and {other} hold different weights after step {state.step}: their machines do not compute the "
+            "same; the same command goes on from the last checkpoint, on one machine or on machines of one kind"
+        )
 
 
 def _half(precision: str, device: str) -> bool:

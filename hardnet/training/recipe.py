@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hardnet import settings as settings_module
 from hardnet.errors import TrainingError
@@ -224,8 +225,8 @@ def require_network(key: str, name_or_path: str) -> None:
         raise TrainingError(f"{key}: {name_or_path} is no network that torch runs; name the weights of one")
 
 
-def fingerprint(recipe: Recipe) -> str:
-    """Changes with every setting that changes the weights.
+def deciding(recipe: Recipe) -> dict[str, Any]:
+    """The settings that change the weights, as plain nested values.
 
     Left out: the name, how often is saved and validated, and where patches, first weights, teacher and the descriptor
     of shapes lie (a checkpoint knows what they are). Without a teacher, a HardNet's is that of versions which knew
@@ -244,4 +245,9 @@ def fingerprint(recipe: Recipe) -> str:
     if recipe.network == "hardnet":  # as before there was another
         tree.pop("network")
     tree["optimiser"].pop("kind" if recipe.optimiser.kind == "sgd" else "dampening")  # as before there was adam
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+    return tree
+
+
+def fingerprint(recipe: Recipe) -> str:
+    """Changes with every setting that changes the weights."""
+    return hashlib.sha256(json.dumps(deciding(recipe), sort_keys=True).encode()).hexdigest()[:16]

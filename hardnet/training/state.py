@@ -1,5 +1,7 @@
 """The state of a training run, and the file that keeps it."""
 
+import io
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from hardnet.shapes import networks as shapes
 from hardnet.shapes.networks import AffNet
 from hardnet.training.recipe import Recipe, fingerprint
 from hardnet.weights import table
+
+_log = logging.getLogger(__name__)
 
 _NETWORKS = {**descriptors.NETWORKS, **shapes.NETWORKS}
 ADAM_SQUARES = 0.999  # decay of mean squared gradients (Kingma and Ba 2015)
@@ -44,6 +48,7 @@ class State:
         recipe: what is trained.
         device: a torch device that exists.
         surroundings: what else the weights depend on, as plain values; a checkpoint made in others is refused.
+        processes: that train together; a checkpoint made by another number is gone on with, equal but for rounding.
 
     Attributes:
         network: in training.
@@ -52,9 +57,10 @@ class State:
         step: steps done.
     """
 
-    def __init__(self, recipe: Recipe, device: str, surroundings: dict[str, Any]) -> None:
+    def __init__(self, recipe: Recipe, device: str, surroundings: dict[str, Any], processes: int = 1) -> None:
         self.recipe = recipe
         self.surroundings = surroundings
+        self.processes = processes
         self.device = device
         self.step = 0
         self.kind = recipe.network.partition("-")[0]
@@ -107,18 +113,22 @@ class State:
         """
         if not all(bool(value.isfinite().all()) for _, value in self._floats()):
             raise TrainingError(diverged(self.step, path))
-        content: dict[str, Any] = {
-            "step": self.step,
-            "recipe": fingerprint(self.recipe),
-            "surroundings": self.surroundings,
-            "state_dict": self.network.state_dict(),
-            "average": self.average,
-            "momentum": [self.optimiser.state[p].get("momentum_buffer") for p in self.network.parameters()],
-        }
-        if self.recipe.optimiser.kind == "adam":
-            content["momentum"] = [dict(self.optimiser.state[p]) for p in self.network.parameters()]
         with replacing(path) as temporary:
-            torch.save(content, temporary)
+            torch.save(self._content(), temporary)
+
+    def packed(self) -> bytes:
+        """What a checkpoint would hold, for another process."""
+        stream = io.BytesIO()
+        torch.save(self._content(), stream)
+        return stream.getvalue()
+
+    def unpack(self, content: bytes) -> None:
+        """Takes up what another process packed.
+
+        Raises:
+            TrainingError: it is of another recipe.
+        """
+        self._take(io.BytesIO(content), "the state of another process")
 
     def load(self, path: Path) -> None:
         """Takes up a checkpoint.
@@ -126,8 +136,25 @@ class State:
         Raises:
             TrainingError: damaged, or of another recipe.
         """
+        self._take(path, str(path))
+
+    def _content(self) -> dict[str, Any]:
+        content: dict[str, Any] = {
+            "step": self.step,
+            "recipe": fingerprint(self.recipe),
+            "surroundings": self.surroundings,
+            "processes": self.processes,
+            "state_dict": self.network.state_dict(),
+            "average": self.average,
+            "momentum": [self.optimiser.state[p].get("momentum_buffer") for p in self.network.parameters()],
+        }
+        if self.recipe.optimiser.kind == "adam":
+            content["momentum"] = [dict(self.optimiser.state[p]) for p in self.network.parameters()]
+        return content
+
+    def _take(self, source: Path | io.BytesIO, path: str) -> None:
         try:
-            content = torch.load(path, map_location=self.device, weights_only=True)
+            content = torch.load(source, map_location=self.device, weights_only=True)
             step, found = int(content["step"]), content["recipe"]
             if found != fingerprint(self.recipe):
                 raise TrainingError(
@@ -140,6 +167,12 @@ class State:
                         f"{path} was made with other {key} ({content['surroundings'][key]}, now {ours}): restore them, "
                         "train into another folder, or remove it to start again"
                     )
+            if content["surroundings"].get("processes", 1) > 1:
+                raise TrainingError(
+                    f"{path} was made by several processes of an earlier version, which normalised the part of each by "
+                    "itself: train into another folder, or remove it to start again"
+                )
+            made_by = content.get("processes", 1)
             self.network.load_state_dict(content["state_dict"])
             for key in self.average:
                 self.average[key].copy_(content["average"][key])
@@ -155,6 +188,13 @@ class State:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise TrainingError(f"{path} cannot be taken up ({reason}): remove it to start again") from error
         self.step = step
+        if made_by != self.processes:
+            _log.info(
+                "%s was made in %d processes, going on in %d: weights are the same but for rounding",
+                path,
+                made_by,
+                self.processes,
+            )
 
 
 def _optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
