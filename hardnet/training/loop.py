@@ -111,9 +111,7 @@ def open_set(part: SetSettings | ValidationSettings) -> PatchSet:
     return read_arrays(part.path)
 
 
-def _train(
-    recipe: Recipe, run: Path, device: str, logs: str | Path | None, stop_after: int, team: Team
-) -> Outcome:
+def _train(recipe: Recipe, run: Path, device: str, logs: str | Path | None, stop_after: int, team: Team) -> Outcome:
     """`train`, in a process that has met the others."""
     target = team.device or choose_device(device)
     if not recipe.sets:
@@ -420,8 +418,8 @@ def _require_one_network(state: State, team: Team) -> None:
     if len(set(digests)) > 1:
         other = next(rank for rank, one in enumerate(digests) if one != digests[0])
         raise SharedError(
-            f"processes 0 and {other} hold different weights after step {state.step}: their machines do not compute the "
-            "same; the same command goes on from the last checkpoint, on one machine or on machines of one kind"
+            f"processes 0 and {other} hold different weights after step {state.step}: their machines do not compute "
+            "the same; the same command goes on from the last checkpoint, on one machine or on machines of one kind"
         )
 
 

@@ -21,8 +21,9 @@ from torch import nn
 
 from hardnet.errors import TrainingError
 
-_FALLEN = "another process of the run has ended: its own output says why; the same command goes on from the last checkpoint"
-_STOPPED = "stopped by SIGTERM, which torchrun sends when another process has ended: the same command goes on from the last checkpoint"
+_GO_ON = "the same command goes on from the last checkpoint"
+_FALLEN = f"another process of the run has ended, whose own output says why: {_GO_ON}"
+_STOPPED = f"stopped by SIGTERM, which torchrun sends when another process has ended: {_GO_ON}"
 _TOLD = 3  # most differences that are told
 
 
@@ -168,8 +169,8 @@ class Team:
                 told = "; ".join(f"{key} {other.get(key)}, there {first.get(key)}" for key in keys[:_TOLD])
                 more = f"; and {len(keys) - _TOLD} more" if len(keys) > _TOLD else ""
                 raise SharedError(
-                    f"process {rank} on {host} differs from process 0 on {first_host}: {told}{more}: give all processes "
-                    "the same recipe, patches and versions"
+                    f"process {rank} on {host} differs from process 0 on {first_host}: {told}{more}: give "
+                    "all processes the same recipe, patches and versions"
                 )
 
 

@@ -9,30 +9,25 @@ from pathlib import Path
 
 import torch
 
-from hardnet.descriptors import networks
 from hardnet.training import loop
 from hardnet.training.recipe import load_recipe
 from hardnet.training.state import State
 
 
 def in_double():
-    """The network and what it is given in float64; the loss stays in float32."""
-    standardise, made = networks.standardise, State.__init__
+    """The layers of the network that is trained in float64; patches, descriptors and the loss stay in float32."""
+    made = State.__init__
 
     def double(self, *arguments):
         made(self, *arguments)
         self.network.double()
+        self.network.features.register_forward_pre_hook(lambda layers, given: (given[0].double(),))
         self.average = {key: value.double() for key, value in self.average.items()}
 
-    def rows(descriptors):
-        return descriptors / torch.sqrt(descriptors.square().sum(dim=1, keepdim=True) + networks._LENGTH_FLOOR)
-
     State.__init__ = double
-    networks.standardise = lambda patches, floor=1e-7: standardise(patches, floor).double()
-    networks.unit_rows = rows
 
 
-def main(recipe, folder, precision):
+def main(recipe, folder, precision, stop_after=0):
     if precision == "double":
         in_double()
     run_steps, losses = loop._run_steps, []
@@ -49,8 +44,8 @@ def main(recipe, folder, precision):
         return loss
 
     loop._run_steps = observed
-    loop.train(load_recipe(recipe), folder / "run", "cpu", None)
+    loop.train(load_recipe(recipe), folder / "run", "cpu", None, stop_after)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], *map(int, sys.argv[4:]))

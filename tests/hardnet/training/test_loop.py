@@ -347,21 +347,3 @@ def test_first_weights_of_another_width_are_refused(toy, tmp_path):
     ):
         with pytest.raises(WeightsError, match=message):
             train(recipe(toy, steps=1, network=network, start=str(first)), tmp_path / network, "cpu", None)
-
-
-@pytest.mark.skipif(not THOROUGH, reason="starts three programs; .ci/run does")
-def test_processes_share_a_batch_and_end_with_one_network(toy, tmp_path):
-    """Two processes under torchrun: gradients of the whole batch, equal weights."""
-    script = Path(__file__).with_name("parallel_training.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    done = subprocess.run([*command, str(toy), str(tmp_path)], env=environment, capture_output=True, timeout=900)
-    assert done.returncode == 0, done.stderr.decode()[-3000:]
-    first, second = (torch.load(tmp_path / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
-    for kind in ("weights", "average"):
-        assert all(torch.equal(first[kind][key], second[kind][key]) for key in first[kind])
-    torch.testing.assert_close(first["gradient"], first["expected"], rtol=1e-4, atol=1e-7)
-    torch.testing.assert_close(second["gradient"], first["expected"], rtol=1e-4, atol=1e-7)
-    for one in (first, second):
-        torch.testing.assert_close(one["told"], one["taught"], rtol=0, atol=1e-5)
-    assert (tmp_path / "run" / "toy.safetensors").is_file()
