@@ -14,9 +14,10 @@ from hardnet.benchmarks.hpatches import TASKS, HPatchesResult, evaluate_hpatches
 from hardnet.benchmarks.matching import RATIO, draw_twos, evaluate_matching
 from hardnet.descriptors.descriptor import PatchDescriptor
 from hardnet.errors import HardnetError, PatchSetError
-from hardnet.patchsets.arrays import POINTS, read_arrays
+from hardnet.patchsets.arrays import POINTS
 from hardnet.patchsets.hpatches import LEVELS, split_sequences
 from hardnet.patchsets.phototour import INFO, PAIRS, read_pairs, read_phototour
+from hardnet.patchsets.shards import read_set, shard_folders
 
 _HELP = "Measures descriptors on labelled patches and prints the published figures beside them."
 
@@ -37,7 +38,8 @@ those of all points. PATH is a folder of arrays, as retrieval patches writes the
 _MATCHING_EXAMPLES = """\
 examples:
   hardnet evaluate matching patches/church
-  hardnet evaluate matching patches/church --descriptor hardnet --descriptor runs/mine/mine.safetensors"""
+  hardnet evaluate matching patches/church --descriptor hardnet --descriptor runs/mine/mine.safetensors
+  hardnet evaluate matching /mnt/a/town-1 /mnt/b/town-2 --shards    a set that was made on two machines"""
 
 _HPATCHES_HELP = """\
 Mean average precision of verification, matching and retrieval. DIR holds one folder a sequence, each with
@@ -60,7 +62,8 @@ def add_parser(verbs: Any) -> None:
     benchmarks = evaluate.add_subparsers(metavar="benchmark", required=True)
 
     brown = _benchmark(benchmarks, "brown", "FPR at 95 %% recall on pairs of patches", _BROWN_HELP, _BROWN_EXAMPLES)
-    brown.add_argument("paths", nargs="+", metavar="PATH", help="PhotoTour folder or folder of arrays")
+    brown.add_argument("paths", nargs="+", metavar="PATH", help="PhotoTour folder or folder of arrays, or of shards")
+    _add_shards(brown)
     brown.add_argument("--pairs", type=_pairs, default=100_000, help="drawn for a folder of arrays (default 100000)")
     brown.set_defaults(run=_brown)
 
@@ -71,7 +74,8 @@ def add_parser(verbs: Any) -> None:
         _MATCHING_HELP,
         _MATCHING_EXAMPLES,
     )
-    matching.add_argument("paths", nargs="+", metavar="PATH", help="folder of arrays")
+    matching.add_argument("paths", nargs="+", metavar="PATH", help="folder of arrays, or of shards")
+    _add_shards(matching)
     matching.set_defaults(run=_matching)
 
     hpatches = _benchmark(benchmarks, "hpatches", "the three tasks of HPatches", _HPATCHES_HELP, _HPATCHES_EXAMPLES)
@@ -104,6 +108,10 @@ def _benchmark(benchmarks: Any, name: str, brief: str, description: str, example
     return parser
 
 
+def _add_shards(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--shards", action="store_true", help="the PATHs are the shards of one set")
+
+
 def _pairs(text: str) -> int:
     count = int(text)
     if count < 2:
@@ -121,7 +129,7 @@ def _load(arguments: argparse.Namespace) -> dict[str, PatchDescriptor]:
 
 def _brown(arguments: argparse.Namespace) -> int:
     descriptors = _load(arguments)
-    report = [_measure_brown(Path(path), descriptors, arguments) for path in arguments.paths]
+    report = [_measure_brown(path, descriptors, arguments) for path in _sets(arguments)]
     if arguments.json:
         text = json.dumps({"benchmark": "brown", "seed": arguments.seed, "sets": report}, indent=1)
     else:
@@ -132,25 +140,31 @@ def _brown(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _sets(arguments: argparse.Namespace) -> list[Path | list[Path]]:
+    """What is measured: each path, or all of them as one set."""
+    paths = [Path(path) for path in arguments.paths]
+    return [paths] if arguments.shards else list(paths)
+
+
 def _measure_brown(
-    path: Path, descriptors: dict[str, PatchDescriptor], arguments: argparse.Namespace
+    path: Path | list[Path], descriptors: dict[str, PatchDescriptor], arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """Reads one set and measures every descriptor on it; figures in %."""
-    if (path / INFO).is_file():
+    if isinstance(path, Path) and (path / INFO).is_file():
         patch_set = read_phototour(path)
         left, right, match = read_pairs(path)
         source, comparable = PAIRS, published.is_published_phototour(patch_set.name, len(patch_set))
-    elif (path / POINTS).is_file():
-        patch_set = read_arrays(path)
+    elif isinstance(path, list) or (path / POINTS).is_file() or shard_folders(path):
+        patch_set = read_set(path)
         left, right, match = draw_pairs(patch_set, arguments.pairs, arguments.seed)
         source, comparable = f"drawn with seed {arguments.seed}", False
     else:
         raise PatchSetError(f"{path} holds neither {INFO} (PhotoTour) nor {POINTS} (arrays): give a folder of patches")
     figures = [asdict(figure) for figure in published.BROWN if figure.test == patch_set.name]
     if match.all() or not match.any():
-        raise PatchSetError(f"{path / PAIRS} lists pairs of only one kind: give matching and non-matching ones")
+        raise PatchSetError(f"{path}: {source} lists pairs of only one kind: give matching and non-matching ones")
     return {
-        "path": str(path),
+        "path": _told(path),
         "name": patch_set.name,
         "patches": len(patch_set),
         "pairs": len(match),
@@ -162,6 +176,10 @@ def _measure_brown(
         },
         "published": figures,
     }
+
+
+def _told(path: Path | list[Path]) -> str | list[str]:
+    return str(path) if isinstance(path, Path) else [str(one) for one in path]
 
 
 def _brown_table(measured: dict[str, Any]) -> str:
@@ -182,12 +200,12 @@ def _matching(arguments: argparse.Namespace) -> int:
     descriptors = _load(arguments)
     report: list[dict[str, Any]] = []
     lines: list[str] = []
-    for path in arguments.paths:
-        patch_set = read_arrays(path)
+    for path in _sets(arguments):
+        patch_set = read_set(path)
         left, right = draw_twos(patch_set, arguments.seed)
         found = {name: evaluate_matching(one, patch_set, left, right) for name, one in descriptors.items()}
         shares = {name: {"nearest": 100 * nearest, "ratio": 100 * sure} for name, (nearest, sure) in found.items()}
-        report.append({"path": path, "name": patch_set.name, "points": len(left), "right": shares})
+        report.append({"path": _told(path), "name": patch_set.name, "points": len(left), "right": shares})
         lines.append(f"{patch_set.name}: {len(left)} points, two patches of each drawn with seed {arguments.seed}")
         lines.append(f"  {'right, %':<30}{'nearest':>10}{f'ratio {RATIO}':>12}")
         lines += [f"  {name:<30}{one['nearest']:10.2f}{one['ratio']:12.2f}" for name, one in shares.items()]

@@ -1,8 +1,8 @@
 """Patch sets as plain arrays: what training reads, and what the other formats are turned into.
 
 A folder holds ``patches.npy`` (uint8 (N, S, S), memory-mapped), ``point_ids.npy`` and ``scene_ids.npy`` (int32
-(N,)), and may hold ``patchset.json`` with what the arrays do not say: a name, where the patches come from, and
-the `context` that they show.
+(N,)), and may hold ``patchset.json`` with what the arrays do not say: a name, where the patches come from, the
+`context` that they show, and the checksums of the three.
 """
 
 import hashlib
@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 
 from hardnet.errors import PatchSetError
+from hardnet.patchsets.stacked import Stacked
 
 PATCHES, POINTS, SCENES, NOTES = "patches.npy", "point_ids.npy", "scene_ids.npy", "patchset.json"
 LARGEST_CONTEXT = 8.0
+_TOGETHER = 4096  # patches written at once
 GLANCED = 256  # patches that tell sets of the same points apart
 
 
@@ -30,7 +32,7 @@ class PatchSet:
 
     Attributes:
         name: for messages and logs.
-        patches: (N, S, S) uint8 grey values, possibly memory-mapped.
+        patches: (N, S, S) uint8 grey values, possibly memory-mapped, or in several arrays that count as one.
         point_ids: (N,) int32; patches of equal id show the same 3-D point.
         scene_ids: (N,) int32; which photograph or scene a patch comes from. Points of different scenes differ.
         context: side of a patch in sides of the measurement region (1: the patch is the measurement region;
@@ -43,7 +45,7 @@ class PatchSet:
     """
 
     name: str
-    patches: np.ndarray
+    patches: np.ndarray | Stacked
     point_ids: np.ndarray
     scene_ids: np.ndarray
     context: float = 1.0
@@ -64,14 +66,16 @@ def by_point(patch_set: PatchSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return order, starts, counts
 
 
-def joined(patch_sets: Sequence[PatchSet]) -> PatchSet:
-    """One set of several whose points and scenes are all different; they are numbered on.
+def joined(patch_sets: Sequence[PatchSet], name: str | None = None, scenes_known: bool = False) -> PatchSet:
+    """One set of several whose points and scenes are all different; they are numbered on, patches are not copied.
 
     Args:
-        patch_sets: at least one, patches of one size that show as much around their regions; the first gives the name.
+        patch_sets: at least one, patches of one size that show as much around their regions.
+        name: of the whole; None for that of the first.
+        scenes_known: whether scenes have different numbers already, and keep them.
 
     Raises:
-        PatchSetError: sizes or contexts differ.
+        PatchSetError: sizes or contexts differ, or there are more points than numbers of 32 bits.
     """
     first = patch_sets[0]
     for other in patch_sets[1:]:
@@ -79,28 +83,41 @@ def joined(patch_sets: Sequence[PatchSet]) -> PatchSet:
             raise PatchSetError(
                 f"{other.name} and {first.name} hold patches of different sizes or contexts: keep them apart"
             )
-    points: list[np.ndarray] = []
-    scenes: list[np.ndarray] = []
-    for one in patch_sets:
-        points.append(one.point_ids + (points[-1].max() + 1 if points else 0))
-        scenes.append(one.scene_ids + (scenes[-1].max() + 1 if scenes else 0))
+    points = _numbered_on([one.point_ids for one in patch_sets], first.name)
+    scenes = [one.scene_ids for one in patch_sets]
     return PatchSet(
-        first.name,
-        np.concatenate([one.patches for one in patch_sets]),
-        np.concatenate(points).astype(np.int32),
-        np.concatenate(scenes).astype(np.int32),
+        first.name if name is None else name,
+        Stacked([part for one in patch_sets for part in _parts(one.patches)]),
+        points,
+        np.concatenate(scenes) if scenes_known else _numbered_on(scenes, first.name),
         context=first.context,
     )
 
 
-def read_arrays(folder: str | Path) -> PatchSet:
+def _parts(patches: np.ndarray | Stacked) -> tuple[np.ndarray, ...]:
+    return patches.parts if isinstance(patches, Stacked) else (patches,)
+
+
+def _numbered_on(parts: Sequence[np.ndarray], name: str) -> np.ndarray:
+    """Numbers of several arrays, those of each begun behind the largest of the one before: int32."""
+    found, start = [], 0
+    for part in parts:
+        found.append(part.astype(np.int64) + start)
+        start = int(found[-1].max(initial=start - 1)) + 1
+    if start > np.iinfo(np.int32).max:
+        raise PatchSetError(f"{name} and what is joined with it have {start} points: keep them apart")
+    return np.concatenate(found).astype(np.int32)
+
+
+def read_arrays(folder: str | Path, verify: bool = False) -> PatchSet:
     """Opens a folder of arrays; the patches stay on disk until they are used.
 
     Args:
         folder: with the three arrays, and optionally ``patchset.json``.
+        verify: whether the arrays are read once and compared with the checksums of ``patchset.json``, if it has some.
 
     Raises:
-        PatchSetError: an array is missing, of another type or shape, or does not fit the others.
+        PatchSetError: an array is missing, of another type or shape, does not fit the others, or is damaged.
 
     Example:
         >>> ids = np.arange(5, dtype=np.int32)
@@ -120,6 +137,8 @@ def read_arrays(folder: str | Path) -> PatchSet:
             found = f"{ids.dtype} {ids.shape}"
             raise PatchSetError(f"{folder / name} holds {found}, expected int32 ({len(patches)},): write it again")
     notes = read_notes(folder)
+    if verify:
+        _verify(folder, notes.get("sha256", {}))
     context = notes.get("context", 1.0)
     if not isinstance(context, int | float) or not 1.0 <= context <= LARGEST_CONTEXT:
         raise PatchSetError(f"{folder / NOTES}: context is {context!r}, expected a number from 1 to {LARGEST_CONTEXT}")
@@ -188,15 +207,17 @@ def write_arrays(folder: str | Path, patch_set: PatchSet, notes: Mapping[str, An
         raise PatchSetError(f"{folder} exists already: remove it or choose another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
-    arrays: Iterable[tuple[str, np.ndarray]] = (
-        (PATCHES, np.asarray(patch_set.patches, np.uint8)),
+    arrays: Iterable[tuple[str, np.ndarray | Stacked]] = (
+        (PATCHES, patch_set.patches),
         (POINTS, np.asarray(patch_set.point_ids, np.int32)),
         (SCENES, np.asarray(patch_set.scene_ids, np.int32)),
     )
     try:
         for name, array in arrays:
-            np.save(temporary / name, array, allow_pickle=False)
-        text = json.dumps({**(notes or {}), "name": patch_set.name, "context": patch_set.context}, indent=1)
+            _save(temporary / name, array)
+        told: dict[str, Any] = {"name": patch_set.name, "context": patch_set.context}
+        told["sha256"] = {name: _sha256(temporary / name) for name, _ in arrays}
+        text = json.dumps({**(notes or {}), **told}, indent=1)
         (temporary / NOTES).write_text(text + "\n", encoding="utf-8")
         temporary.chmod(0o755)
         os.replace(temporary, folder)
@@ -204,6 +225,35 @@ def write_arrays(folder: str | Path, patch_set: PatchSet, notes: Mapping[str, An
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return folder
+
+
+def _save(path: Path, array: np.ndarray | Stacked) -> None:
+    """As `np.save` writes it; of several arrays some rows at a time."""
+    if not isinstance(array, Stacked):
+        np.save(path, np.asarray(array, np.uint8) if path.name == PATCHES else array, allow_pickle=False)
+        return
+    header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
+    with path.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        for start in range(0, len(array), _TOGETHER):
+            stream.write(array[start : start + _TOGETHER].tobytes())
+
+
+def _verify(folder: Path, expected: Any) -> None:
+    """Raises PatchSetError where an array has another checksum than was noted when it was written."""
+    if not isinstance(expected, dict):
+        raise PatchSetError(f"{folder / NOTES}: sha256 is {expected!r}, expected an object: correct or remove it")
+    for name in (PATCHES, POINTS, SCENES):
+        if name in expected and _sha256(folder / name) != expected[name]:
+            raise PatchSetError(
+                f"{folder / name} is damaged, or was changed after it was written ({NOTES} has another sha256): bring "
+                "it again or make it again"
+            )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _array(path: Path, mapped: bool) -> np.ndarray:

@@ -28,7 +28,7 @@ from hardnet.descriptors.descriptor import PatchDescriptor
 from hardnet.descriptors.loading import choose_device
 from hardnet.descriptors.networks import PATCH_SIZE
 from hardnet.errors import TrainingError
-from hardnet.patchsets import PatchSet, digest, glance, read_arrays
+from hardnet.patchsets import PatchSet, digest, glance, read_set
 from hardnet.settings import flat
 from hardnet.training.deformation import cut, draw_frames
 from hardnet.training.distillation import load_teacher, regression, taught_by_all
@@ -100,15 +100,16 @@ def open_set(part: SetSettings | ValidationSettings) -> PatchSet:
     Raises:
         PatchSetError: it cannot be read.
     """
+    if part.kind == "arrays":
+        return read_set(part.path)
+    assert isinstance(part.path, str)  # several folders are of arrays
     if part.kind == "phototour":
         from hardnet.patchsets.phototour import read_phototour
 
         return read_phototour(part.path)
-    if part.kind == "hpatches":
-        from hardnet.patchsets.hpatches import read_hpatches
+    from hardnet.patchsets.hpatches import read_hpatches
 
-        return read_hpatches(part.path, part.sequences or None)
-    return read_arrays(part.path)
+    return read_hpatches(part.path, part.sequences or None)
 
 
 def _train(recipe: Recipe, run: Path, device: str, logs: str | Path | None, stop_after: int, team: Team) -> Outcome:

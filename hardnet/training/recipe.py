@@ -29,13 +29,14 @@ COLLAPSE = 0.01  # learning rate of stochastic gradient descent from which on Af
 class SetSettings:
     """One source of patches."""
 
-    path: str  # folder; relative to where the command runs
+    path: str | tuple[str, ...]  # folder, or the folders that are one set's shards; relative to where the command runs
     kind: str = "arrays"  # "arrays" | "phototour" | "hpatches"
     share: float | None = None  # of every batch; null for all sets: the sets' shares of all points
     sequences: tuple[str, ...] = ()  # of an HPatches folder; none named: all
 
     def __post_init__(self) -> None:
         one_of("sets.kind", self.kind, KINDS)
+        _one_folder("sets.path", self.kind, self.path)
         if self.share is not None and not 0 < self.share <= 1:
             raise settings_module.SettingsError(f"sets.share: expected a number above 0 up to 1, got {self.share!r}")
 
@@ -95,7 +96,7 @@ class LossSettings:
 class ValidationSettings:
     """Pairs that tell how the run goes; their patches must not be trained on."""
 
-    path: str = ""  # folder; empty: no validation
+    path: str | tuple[str, ...] = ""  # folder, or folders; empty: no validation
     kind: str = "arrays"
     sequences: tuple[str, ...] = ()
     pairs: int = 10_000  # drawn with the seed, half of them matching
@@ -103,6 +104,7 @@ class ValidationSettings:
 
     def __post_init__(self) -> None:
         one_of("validation.kind", self.kind, KINDS)
+        _one_folder("validation.path", self.kind, self.path)
         at_least("validation.pairs", self.pairs, 100)
         at_least("validation.every", self.every, 1)
 
@@ -251,3 +253,8 @@ def deciding(recipe: Recipe) -> dict[str, Any]:
 def fingerprint(recipe: Recipe) -> str:
     """Changes with every setting that changes the weights."""
     return hashlib.sha256(json.dumps(deciding(recipe), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _one_folder(key: str, kind: str, path: str | tuple[str, ...]) -> None:
+    if kind != "arrays" and not isinstance(path, str):
+        raise settings_module.SettingsError(f"{key}: several folders are shards of a set of arrays, not of {kind}")

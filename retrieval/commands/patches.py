@@ -6,6 +6,7 @@ A further kind of source is a function like `_sequences`: `add_kind`, its argume
 
 import argparse
 import dataclasses
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def add_kind(kinds: Any, name: str, run: Run, summary: str, examples: Sequence[str]) -> argparse.ArgumentParser:
-    """One kind of source, with the options that all share: ``-o``, ``--limit``, ``--seed``, ``--set``.
+    """One kind of source, with the options that all share: ``-o``, ``--limit``, ``--seed``, ``--set``, ``--shard``.
 
     Args:
         kinds: what `add_subparsers` of ``patches`` returned.
@@ -62,9 +63,38 @@ def add_kind(kinds: Any, name: str, run: Run, summary: str, examples: Sequence[s
         "--limit", type=at_least(1), metavar="N", help="at most so many points of a scene, chosen at random"
     )
     parser.add_argument("--seed", type=at_least(0), default=0, metavar="N", help="of every random choice (default 0)")
+    parser.add_argument(
+        "--shard",
+        type=_shard,
+        default=(1, 1),
+        metavar="K/N",
+        help="only the K-th of N parts of the sources, in their order: N machines that are given the same sources make "
+        "a set together",
+    )
     add_settings(parser, with_config=False)
     parser.set_defaults(command=run)
     return parser
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """``K/N`` as numbers."""
+    found = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
+    number, of = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= number <= of:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected K/N, such as 1/4 for the first of four")
+    return number, of
+
+
+def part_of(arguments: argparse.Namespace, count: int) -> slice:
+    """Which of `count` sources a shard is made of; those of all shards are all of them, in order.
+
+    Raises:
+        RetrievalError: more shards than sources.
+    """
+    number, of = arguments.shard
+    if of > max(count, 1):
+        raise RetrievalError(f"--shard {number}/{of}: there are {count} sources, so at most {count} shards")
+    return slice((number - 1) * count // of, number * count // of)
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -111,13 +141,13 @@ def save(
     config: settings_module.Config,
     more: dict[str, Any] | None = None,
 ) -> int:
-    """Writes a patch set and says what was written.
+    """Writes a patch set, or a shard of it, and says what was written.
 
     Args:
-        arguments: `output`, `limit` and `seed` count.
-        patch_set: `hardnet.patchsets.PatchSet` whose scene ids count `scenes`.
+        arguments: `output`, `limit`, `seed` and `shard` count.
+        patch_set: `hardnet.patchsets.PatchSet` whose scene ids count those of `scenes` that it is made of.
         kind: of source.
-        scenes: their names.
+        scenes: names of all sources.
         config: what the patches were made with.
         more: for ``patchset.json``.
 
@@ -126,20 +156,26 @@ def save(
     """
     from hardnet.patchsets.arrays import write_arrays
 
-    patch_set = dataclasses.replace(patch_set, name=arguments.output.name or kind)
+    part, (number, of) = part_of(arguments, len(scenes)), arguments.shard
+    scene_ids = (patch_set.scene_ids + part.start).astype(np.int32)
+    patch_set = dataclasses.replace(patch_set, name=arguments.output.name or kind, scene_ids=scene_ids)
     tree = settings_module.to_tree(config)
     notes: dict[str, Any] = {"kind": kind, "scenes": list(scenes), "seed": arguments.seed, "limit": arguments.limit}
     notes |= {"settings": {section: tree[section] for section in SECTIONS}, **(more or {})}
+    if of > 1:
+        notes["shard"] = {"number": number, "of": of}
     write_arrays(arguments.output, patch_set, notes)
     width = max(len(name) for name in scenes)
     lines = [f"{'scene':<{width}}  {'points':>8}  {'patches':>8}"]
-    if len(scenes) > LISTED:
-        lines, scenes = [], ()
-    for scene, name in enumerate(scenes):
+    places = range(part.start, part.stop)
+    if len(places) > LISTED:
+        lines, places = [], range(0)
+    for scene in places:
         ids = patch_set.point_ids[patch_set.scene_ids == scene]
-        lines.append(f"{name:<{width}}  {len(np.unique(ids)):>8}  {len(ids):>8}")
+        lines.append(f"{scenes[scene]:<{width}}  {len(np.unique(ids)):>8}  {len(ids):>8}")
     points, total = len(np.unique(patch_set.point_ids)), len(np.unique(patch_set.scene_ids))
-    say(f"{arguments.output}: {points} points, {len(patch_set)} patches, {total} scenes", *lines)
+    what = f", shard {number} of {of}" if of > 1 else ""
+    say(f"{arguments.output}: {points} points, {len(patch_set)} patches, {total} scenes{what}", *lines)
     return 0
 
 
@@ -157,6 +193,7 @@ def _synthetic(kinds: Any) -> None:
         [
             "retrieval patches synthetic photographs/ -o train-synthetic",
             "retrieval patches synthetic a.jpg b.jpg more/ -o train-synthetic --limit 400 --views 4 --seed 1",
+            "retrieval patches synthetic photographs/ -o train-synthetic/2 --shard 2/4   the second of four machines",
         ],
     )
     parser.add_argument(
@@ -265,7 +302,10 @@ def _run_synthetic(arguments: argparse.Namespace) -> int:
             photographs += [images.path(name) for name in images.names]
         else:
             photographs.append(given)
-    patch_set = synthetic_patches(photographs, arguments.limit, arguments.seed, cameras, config, config.parallel.jobs)
+    part = part_of(arguments, len(photographs))
+    patch_set = synthetic_patches(
+        photographs[part], arguments.limit, arguments.seed, cameras, config, config.parallel.jobs, first=part.start
+    )
     more = {"cameras": dataclasses.asdict(cameras)}
     return save(
         arguments, patch_set, "synthetic", [f"{path.parent.name}/{path.name}" for path in photographs], config, more
@@ -277,7 +317,8 @@ def _run_sequences(arguments: argparse.Namespace) -> int:
 
     require_free(arguments.output)
     config = settings_of(arguments)
-    patch_set = sequence_patches(arguments.folders, arguments.limit, arguments.seed, config, not arguments.as_given)
+    folders = arguments.folders[part_of(arguments, len(arguments.folders))]
+    patch_set = sequence_patches(folders, arguments.limit, arguments.seed, config, not arguments.as_given)
     more = {"homographies": "as given" if arguments.as_given else "corrected by the photographs"}
     return save(arguments, patch_set, "sequences", _names(arguments.folders), config, more)
 
@@ -287,7 +328,8 @@ def _run_multiview(arguments: argparse.Namespace) -> int:
 
     require_free(arguments.output)
     config, agreement = settings_of(arguments), Agreement(min_views=arguments.min_views)
-    patch_set = multiview_patches(arguments.folders, arguments.limit, arguments.seed, config, agreement)
+    folders = arguments.folders[part_of(arguments, len(arguments.folders))]
+    patch_set = multiview_patches(folders, arguments.limit, arguments.seed, config, agreement)
     more = {"agreement": dataclasses.asdict(agreement)}
     return save(arguments, patch_set, "multiview", _names(arguments.folders), config, more)
 
@@ -302,7 +344,7 @@ def _run_colmap(arguments: argparse.Namespace) -> int:
     scenes = [(arguments.model, arguments.photographs), *arguments.also]
     found = [
         reconstruction_patches(model, photographs, arguments.limit, arguments.seed, config, agreement)
-        for model, photographs in scenes
+        for model, photographs in scenes[part_of(arguments, len(scenes))]
     ]
     more = {"agreement": dataclasses.asdict(agreement)}
     return save(arguments, joined(found), "colmap", _names([folder for _, folder in scenes]), config, more)
@@ -311,6 +353,8 @@ def _run_colmap(arguments: argparse.Namespace) -> int:
 def _run_hpatches(arguments: argparse.Namespace) -> int:
     from retrieval.patchsets.sequences import write_hpatches
 
+    if arguments.shard != (1, 1):
+        raise RetrievalError("hpatches makes a folder of each sequence, so machines need no --shard: give each its own")
     config = settings_of(arguments)
     correct = not arguments.as_given
     written = write_hpatches(

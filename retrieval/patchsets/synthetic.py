@@ -73,6 +73,7 @@ def synthetic_patches(
     cameras: Cameras | None = None,
     config: Config | None = None,
     jobs: int = -1,
+    first: int = 0,
 ) -> PatchSet:
     """Patches of the regions of photographs and of simulated views of them.
 
@@ -83,6 +84,7 @@ def synthetic_patches(
         cameras: the views.
         config: images and detector sections count.
         jobs: processes; -1 for one per core.
+        first: place of the first photograph in the whole list, where these are a part of it.
 
     Returns:
         Points in the order of the photographs; the first patch of each is of the photograph itself, and points
@@ -96,20 +98,20 @@ def synthetic_patches(
     cameras, config = cameras or Cameras(), config or DEFAULTS
     work = joblib.Parallel(n_jobs=min(joblib.effective_n_jobs(jobs), len(photographs)), return_as="generator")
     results: Iterator[tuple[np.ndarray, np.ndarray] | str] = work(
-        joblib.delayed(_photograph_patches)(located(path), limit, (seed, index), cameras, config)
-        for index, path in enumerate(photographs)
+        joblib.delayed(_photograph_patches)(located(path), limit, (seed, place), cameras, config)
+        for place, path in enumerate(photographs, first)
     )
-    patches, points, scenes, first = [], [], [], 0
+    patches, points, scenes, total = [], [], [], 0
     for index, result in enumerate(tqdm(results, "patches", len(photographs), unit="image", disable=None)):
         if isinstance(result, str):
             logger.warning("skipped %s", result)
             continue
         found, ids = result
         patches.append(found)
-        points.append(ids + first)
+        points.append(ids + total)
         scenes.append(np.full(len(ids), index))
-        first += int(ids.max()) + 1 if len(ids) else 0
-    if first == 0:
+        total += int(ids.max()) + 1 if len(ids) else 0
+    if total == 0:
         raise DatasetError(f"none of {len(photographs)} photographs gave a patch: give larger or sharper ones")
     return PatchSet(
         "synthetic",
