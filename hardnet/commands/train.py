@@ -13,7 +13,7 @@ Trains HardNet, a smaller network, or AffNet by a recipe, or goes on where an ea
 
 A run is a folder: checkpoint.pth while it goes, NAME.safetensors when it is done. It may be cut off at any time;
 the same command takes it up again from the last checkpoint and ends with the same weights.
-Curves: tensorboard --logdir logs. Several processes, GPUs or machines: torchrun, whose options end with a lone --"""
+Curves: tensorboard --logdir logs. Several GPUs, processes or machines: torchrun (below; the lone -- is needed)."""
 
 _TRAIN_EXAMPLES = """\
 examples:
@@ -22,7 +22,7 @@ examples:
   hardnet train configs/hardnet/open.yaml --run runs/open --steps 500  500 steps now, the rest another time
   hardnet train configs/hardnet/affnet.yaml --run runs/affnet          shapes of regions
   hardnet train configs/hardnet/liberty.yaml --run runs/short --set phases.0.batch=256 --set phases.0.pairs=1000000
-  torchrun --standalone --nproc-per-node 4 --no-python -- hardnet train liberty --run runs/liberty     four GPUs
+  torchrun --standalone --nproc-per-node 4 --no-python -- hardnet train liberty --run runs/liberty    on four GPUs
   hardnet train configs/hardnet/small.yaml --run runs/hardnet-small    a smaller network, from the bundled one
   hardnet describe patches.png out.npy --descriptor runs/open/hardnet.safetensors"""
 

@@ -7,7 +7,7 @@ Example:
     4
 """
 
-from hardnet.patchsets.arrays import PatchSet, digest, glance, read_arrays, write_arrays
+from hardnet.patchsets.arrays import PatchSet, digest, read_arrays, write_arrays
 from hardnet.patchsets.shards import read_set
 
-__all__ = ["PatchSet", "digest", "glance", "read_arrays", "read_set", "write_arrays"]
+__all__ = ["PatchSet", "digest", "read_arrays", "read_set", "write_arrays"]

@@ -28,7 +28,8 @@ from hardnet.descriptors.descriptor import PatchDescriptor
 from hardnet.descriptors.loading import choose_device
 from hardnet.descriptors.networks import PATCH_SIZE
 from hardnet.errors import TrainingError
-from hardnet.patchsets import PatchSet, digest, glance, read_set
+from hardnet.patchsets import PatchSet, digest, read_set
+from hardnet.patchsets.arrays import glance
 from hardnet.settings import flat
 from hardnet.training.deformation import cut, draw_frames
 from hardnet.training.distillation import load_teacher, regression, taught_by_all
@@ -90,7 +91,7 @@ def train(
         PatchSetError: a patch set that cannot be read.
         ValueError: a device that does not exist.
     """
-    with Team.joined(device) as team:
+    with Team.join(device) as team:
         return _train(recipe, Path(folder), device, logs, stop_after, team)
 
 

@@ -13,8 +13,9 @@ import platform
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import nn
@@ -49,11 +50,13 @@ class Team:
         rank: of this process, from 0.
         size: how many there are.
         device: this process's own; None where it trains alone.
+        ending: what is done when they part.
     """
 
     rank: int = 0
     size: int = 1
     device: str | None = None
+    ending: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False, compare=False)
 
     @property
     def leads(self) -> bool:
@@ -61,24 +64,22 @@ class Team:
         return self.rank == 0
 
     @classmethod
-    @contextlib.contextmanager
-    def joined(cls, device: str) -> Iterator["Team"]:
-        """Meets the others, if torchrun started any, and parts from them when the block has ended well.
+    def join(cls, device: str) -> "Team":
+        """Meets the others, if torchrun started any. The team is a context, and parts when the block has ended well.
 
         Args:
             device: "auto", "cpu" or "cuda" where there are others.
 
         Raises:
-            TrainingError: a device that the processes cannot share, fewer GPUs than processes, another process that
-                ended, or SIGTERM.
+            TrainingError: a device that the processes cannot share, or fewer GPUs than processes; in the block, another
+                process that ended, or SIGTERM.
         """
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
-            yield cls()
-            return
+            return cls()
         rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
         if device not in ("auto", "cpu", "cuda"):
-            raise TrainingError(
+            raise SharedError(
                 f"--device {device}: under torchrun each process takes its own GPU; use auto, cuda or cpu"
             )
         on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
@@ -87,11 +88,18 @@ class Team:
             raise SharedError(f"{here} processes need as many GPUs, {torch.cuda.device_count()} are here: start fewer")
         if on_gpu:
             torch.cuda.set_device(local)
-        with _ending_told(), _talking():
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_ending_told())
+            stack.enter_context(_talking())
             torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
-            yield cls(rank, size, f"cuda:{local}" if on_gpu else "cpu")
-            torch.distributed.barrier()
-            torch.distributed.destroy_process_group()
+            stack.push(_part)
+            return cls(rank, size, f"cuda:{local}" if on_gpu else "cpu", stack.pop_all())
+
+    def __enter__(self) -> "Team":
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self.ending.__exit__(*raised)
 
     def part(self, count: int) -> slice:
         """This process's share of a batch."""
@@ -172,6 +180,13 @@ class Team:
                     f"process {rank} on {host} differs from process 0 on {first_host}: {told}{more}: give "
                     "all processes the same recipe, patches and versions"
                 )
+
+
+def _part(kind: type[BaseException] | None, *_: object) -> None:
+    """Waits for the others and parts, if all went well; those who wait for one that failed would wait for ever."""
+    if kind is None:
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Layers that see the whole batch of a team: BatchNorm's statistics and dropout's numbers are those of one process.
 
-torch's own SyncBatchNorm wants GPUs. This one computes the same on any device, as fast as BatchNorm2d on a CPU: mean
+torch's own SyncBatchNorm wants GPUs. This one computes the same on any device, by the kernels of BatchNorm2d: mean
 and variance of the whole batch from those of the parts, and gradients through both (Ioffe and Szegedy 2015, section 3).
 """
 
