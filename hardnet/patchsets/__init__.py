@@ -9,5 +9,6 @@ Example:
 
 from hardnet.patchsets.arrays import PatchSet, digest, read_arrays, write_arrays
 from hardnet.patchsets.shards import read_set
+from hardnet.patchsets.stacked import Stacked
 
-__all__ = ["PatchSet", "digest", "read_arrays", "read_set", "write_arrays"]
+__all__ = ["PatchSet", "Stacked", "digest", "read_arrays", "read_set", "write_arrays"]
