@@ -128,7 +128,10 @@ def _train(recipe: Recipe, run: Path, device: str, logs: str | Path | None, stop
     for phase in recipe.phases:
         sampler.check(phase.batch)
         if phase.batch % team.size:
-            raise SharedError(f"a batch of {phase.batch} cannot be divided among {team.size} processes")
+            raise SharedError(
+                f"a batch of {phase.batch} cannot be divided among {team.size} processes: start a number that "
+                "divides it, or change phases.*.batch"
+            )
     if target == "cpu":
         keep_freed_memory()
     half = _half(recipe.precision, target)

@@ -24,7 +24,7 @@ from hardnet.errors import TrainingError
 
 _GO_ON = "the same command goes on from the last checkpoint"
 _FALLEN = f"another process of the run has ended, whose own output says why: {_GO_ON}"
-_STOPPED = f"stopped by SIGTERM, which torchrun sends when another process has ended: {_GO_ON}"
+_STOPPED = f"stopped by SIGTERM (torchrun sends it when another process has ended, or it is to stop itself): {_GO_ON}"
 _TOLD = 3  # most differences that are told
 
 
