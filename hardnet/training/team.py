@@ -7,6 +7,7 @@ the order in which float numbers are added.
 """
 
 import contextlib
+import importlib
 import json
 import os
 import platform
@@ -91,6 +92,9 @@ class Team:
         with contextlib.ExitStack() as stack:
             stack.enter_context(_ending_told())
             stack.enter_context(_talking())
+            # what the first step of an optimiser imports would hold the group for ever, and with it threads that may
+            # abort the program at its end
+            importlib.import_module("torch._dynamo")
             torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
             stack.push(_part)
             return cls(rank, size, f"cuda:{local}" if on_gpu else "cpu", stack.pop_all())
@@ -183,9 +187,10 @@ class Team:
 
 
 def _part(kind: type[BaseException] | None, *_: object) -> None:
-    """Waits for the others and parts, if all went well; those who wait for one that failed would wait for ever."""
+    """Waits for the others, if all went well, and parts. NCCL would wait for those that failed; it ends with them."""
     if kind is None:
         torch.distributed.barrier()
+    if kind is None or torch.distributed.get_backend() == "gloo":
         torch.distributed.destroy_process_group()
 
 

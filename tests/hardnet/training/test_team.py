@@ -30,7 +30,7 @@ ENVIRONMENT = {
 }
 SCRIPT = str(Path(__file__).with_name("parallel_training.py"))
 COMMAND = ["-m", "--", "hardnet.commands.cli", "train", "toy.yaml", "--device", "cpu", "--logs", "logs", "--run"]
-LIMIT = 300  # seconds after which a program hangs
+LIMIT = 900  # seconds after which a program hangs
 HARDNET = "averaging: 0.9\n"
 STUDENT = HARDNET + "network: compact-8\nteacher: hardnet\nlosses: {regression: 4.0}\n"
 
