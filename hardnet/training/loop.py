@@ -149,7 +149,8 @@ def _train(recipe: Recipe, run: Path, device: str, logs: str | Path | None, stop
     if judge is not None:
         learned_from["descriptor"] = table.resolve(recipe.shapes.descriptor).sha256
     surroundings |= learned_from
-    team.agree(_decisive(recipe, patch_sets, surroundings, stop_after))
+    if team.size > 1:
+        team.agree(_decisive(recipe, patch_sets, surroundings, stop_after))
     state = State(recipe, target, surroundings, team.size)
     across(state.network, team)
     checkpoint = run / CHECKPOINT
@@ -395,13 +396,20 @@ def _decisive(
     recipe: Recipe, patch_sets: Sequence[PatchSet], surroundings: Mapping[str, Any], stop_after: int
 ) -> dict[str, str]:
     """What the processes of a run must have in common; where files lie is not among it."""
-    facts = {f"{name} version": metadata.version(name) for name in ("hardnet-retrieval", "torch", "numpy")}
+    facts = {f"{name} version": _version(name) for name in ("hardnet-retrieval", "torch", "numpy")}
     facts |= {f"recipe's {key}": str(value) for key, value in flat(deciding(recipe))}
     facts |= {"recipe's checkpoint_every": str(recipe.checkpoint_every), "--steps": str(stop_after)}
     for number, patch_set in enumerate(patch_sets):
         facts[f"sets.{number}'s points"] = digest(patch_set)
         facts[f"sets.{number}'s pixels"] = glance(patch_set)
     return facts | {key: str(value) for key, value in surroundings.items() if key != "data"}
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:  # run from a checkout
+        return "not installed"
 
 
 def _take_the_furthest(state: State, team: Team) -> None:
