@@ -36,7 +36,6 @@ Item = TypeVar("Item")
 REACHED = 6.0  # seconds until a scheduler has to answer, and to have a worker
 FETCHED = 10.0  # seconds until a result has to be here, else it is made again: a worker may die with it
 ANSWERED = 60.0  # seconds until every worker has to have answered a question
-_ASKED = 10  # times, a second apart, while workers come and go
 _LOOKED_AT = 5.0  # seconds between looks at workers, while none of them says anything
 _TOLD = 30.0  # seconds without any worker, after which somebody is told
 _LOCAL = "local"
@@ -130,7 +129,8 @@ class Cluster:
             ClusterError: a worker does not answer, or there is none.
         """
         answers: dict[str, Any] = {}
-        for _ in range(_ASKED):
+        end = time.monotonic() + ANSWERED
+        while time.monotonic() < end:
             addresses = self.addresses()
             answers = {address: answers[address] for address in addresses if address in answers}
             missing = [address for address in addresses if address not in answers]

@@ -33,14 +33,33 @@ def expected(engine: Engine, folder: Path) -> Iterator[Path]:
     Raises:
         ClusterError: a worker does not see it, or cannot write there.
     """
-    arriving = folder.resolve() / ARRIVING
-    atomic.discard(arriving)  # of a process that was killed
-    arriving.mkdir()
-    try:
-        require_shared(engine, arriving)
+    with shared(engine, folder / ARRIVING) as arriving:
         yield arriving
+
+
+@contextlib.contextmanager
+def shared(engine: Engine, folder: Path) -> Iterator[Path]:
+    """A folder that all workers see, empty, while the block runs.
+
+    It lies in the one that is given, under a name that none had before: workers keep what they have read by its path,
+    and some may still be at work for a process that was killed.
+
+    Args:
+        engine: as for `expected`.
+        folder: made, and removed in the end; what a process that was killed left there goes.
+
+    Raises:
+        ClusterError: as `expected`.
+    """
+    folder = folder.resolve()
+    atomic.discard(folder)
+    place = folder / uuid.uuid4().hex[:12]
+    place.mkdir(parents=True)
+    try:
+        require_shared(engine, place)
+        yield place
     finally:
-        atomic.discard(arriving)
+        atomic.discard(folder)
 
 
 def require_shared(engine: Engine, folder: Path) -> None:

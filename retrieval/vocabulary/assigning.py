@@ -7,8 +7,9 @@ import numpy as np
 from tqdm import tqdm
 
 from retrieval.running.engine import Engine
+from retrieval.storage import delivery
 from retrieval.vocabulary.encoded import CHUNK, Encoded
-from retrieval.vocabulary.finding import in_shards, sample_in, shared, slices, write_sample
+from retrieval.vocabulary.finding import in_shards, sample_in, slices, write_sample
 from retrieval.vocabulary.store import Vocabulary, copy_vocabulary, open_vocabulary
 
 
@@ -33,7 +34,7 @@ def words_of(engine: Engine, folder: Path, vocabulary: Vocabulary, codes: np.nda
                 labels[some] = vocabulary.words_of(codes[some])
                 bar.update()
             return labels
-        with shared(engine, folder) as place:
+        with delivery.shared(engine, folder) as place:
             sample, words = place / "sample", place / "vocabulary"
             write_sample(sample, Encoded(codes, vocabulary.quantisation, None))
             copy_vocabulary(vocabulary, words)

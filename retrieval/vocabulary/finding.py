@@ -71,7 +71,7 @@ def finder(engine: Engine, folder: Path) -> Iterator[Finder]:
     if not engine.elsewhere:
         yield here
         return
-    with shared(engine, folder) as place:
+    with delivery.shared(engine, folder) as place:
         yield _Workers(engine, place)
 
 
@@ -118,18 +118,6 @@ def sample_in(folder: Path) -> Encoded:
     manifest = artefacts.read_manifest(folder, _SAMPLE, _VERSION)
     arrays, quantisation = artefacts.read_arrays(folder, manifest), manifest["facts"]["quantisation"]
     return Encoded(arrays["stored"], None if quantisation is None else tuple(quantisation), arrays.get("mean"))
-
-
-@contextlib.contextmanager
-def shared(engine: Engine, folder: Path) -> Iterator[Path]:
-    """A folder that all workers see, empty; removed in the end."""
-    atomic.discard(folder)
-    folder.mkdir(parents=True)
-    try:
-        delivery.require_shared(engine, folder.resolve())
-        yield folder.resolve()
-    finally:
-        atomic.discard(folder)
 
 
 @contextlib.contextmanager

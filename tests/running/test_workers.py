@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 import pickle
+import shutil
 import signal
 import socket
 import time
@@ -235,12 +236,12 @@ class Told:
 
 def test_a_folder_that_a_worker_does_not_see(tmp_path, monkeypatch):
     with delivery.expected(Told(), tmp_path) as arriving:
-        assert arriving == tmp_path / "arriving"
+        assert arriving.parent == tmp_path / "arriving"
         assert list(arriving.iterdir()) == []
     assert list(tmp_path.iterdir()) == []
 
     def elsewhere_mounted():
-        for path in (tmp_path / "arriving").iterdir():
+        for path in (tmp_path / "arriving").glob("*/*"):
             path.unlink()
 
     with (
@@ -282,6 +283,21 @@ def test_what_is_delivered_late_or_twice(tmp_path):
     assert (tmp_path / "shards" / "000001" / "what").read_text() == places[0].name
     with pytest.raises(ClusterError, match="nobody waits"):
         delivery.place_for(arriving, "000002")
+
+
+def test_work_of_before_is_nobodys(tmp_path):
+    """A process that was killed, and is begun again before its workers have noticed."""
+    with contextlib.closing(iter_of(delivery.expected(engine.Processes(1), tmp_path))) as first:
+        before = next(first)
+        with delivery.expected(engine.Processes(1), tmp_path) as arriving:
+            assert list(arriving.iterdir()) == []
+            with pytest.raises(ClusterError, match="nobody waits"):
+                delivery.place_for(before, "000001")
+
+
+def iter_of(context):
+    with context as value:
+        yield value
 
 
 @pytest.fixture(scope="module")
@@ -393,6 +409,17 @@ def test_an_addition_is_the_same(workers, chain, photos, tmp_path, monkeypatch):
         assert len(added.names) == 6
     ours, theirs = (files(tmp_path / name / "some.index") for name in ("None", LOCAL))
     assert ours == theirs
+
+
+def test_words_of_an_earlier_index_of_the_same_name_are_not_met_again(workers, photos, config, tmp_path):
+    """Workers outlive the process that asked, and remember what they have opened."""
+    images = list_images(photos)
+    for seed in (1, 2, 3):
+        seeded = settings_module.load(None, [f"seed={seed}"], base=config)
+        build_collection(images, tmp_path / f"{seed}", seeded)
+        shutil.rmtree(tmp_path / "some.index", ignore_errors=True)
+        build_collection(images, tmp_path / "some.index", by(seeded))
+        assert files(tmp_path / "some.index") == files(tmp_path / f"{seed}")
 
 
 @pytest.mark.parametrize("kind", ["scan", "cells"])
