@@ -363,18 +363,37 @@ def _start(address: str, number: str) -> "distributed.LocalCluster":
 
 
 def _client(address: str, local: "distributed.LocalCluster | None") -> "distributed.Client":
-    security = distributed.Security(require_encryption=True) if address.startswith("tls") else None
+    security = _certificates(address) if address.startswith("tls") else None
     try:
         return distributed.Client(
             address if local is None else local, timeout=REACHED, set_as_default=False, security=security
         )
-    except TypeError as error:  # what distributed says of certificates that are not there
-        raise ClusterError(f"scheduler {address}: {_told(error)}") from error
     except (OSError, TimeoutError, ValueError, ImportError, RuntimeError) as error:
         raise ClusterError(
             f"the scheduler {address} cannot be reached ({_told(error)}): start one with `dask scheduler`, and see "
-            "that nothing is between"
+            f"that nothing is between{'' if security else ', and whether it takes tls:// alone'}"
         ) from error
+
+
+def _certificates(address: str) -> "distributed.Security":
+    """Dask's settings of TLS; looked at first, as a client that cannot begin takes seconds to end.
+
+    Raises:
+        ClusterError: there are none, or the files cannot be read.
+    """
+    security = distributed.Security(require_encryption=True)
+    try:
+        context = security.get_connection_args("client")["ssl_context"]
+    except OSError as error:
+        raise ClusterError(
+            f"scheduler {address}: the certificates of dask's settings for TLS: {_told(error)}"
+        ) from error
+    if context is None:
+        raise ClusterError(
+            f"scheduler {address}: TLS takes certificates, which dask's settings name: distributed.comm.tls.ca-file, "
+            "client.cert and client.key (docs/scaling.md)"
+        )
+    return security
 
 
 async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -183,9 +183,16 @@ def test_a_scheduler_without_workers(monkeypatch):
         pass
 
 
-def test_certificates_that_are_missing():
+def test_certificates_that_are_missing(tmp_path):
     with (
-        pytest.raises(ClusterError, match=r"scheduler tls://127.0.0.1:1:? .*TLS"),
+        pytest.raises(ClusterError, match=r"tls://127.0.0.1:1: TLS takes certificates"),
+        engine.working("tls://127.0.0.1:1", 1),
+    ):
+        pass
+    missing = {f"distributed.comm.tls.{name}": str(tmp_path / "no.pem") for name in ("ca-file", "client.cert")}
+    with (
+        dask.config.set(missing),
+        pytest.raises(ClusterError, match=r"tls://127.0.0.1:1: the certificates .*No such file"),
         engine.working("tls://127.0.0.1:1", 1),
     ):
         pass
