@@ -18,7 +18,7 @@ from retrieval import config as settings_module
 from retrieval.config import Config, IndexConfig
 from retrieval.errors import RetrievalError
 from retrieval.photographs.addresses import require_local
-from retrieval.running import interrupts
+from retrieval.running import interrupts, limits
 
 Command = Callable[[argparse.Namespace], int]
 SOME_FAILED = 1
@@ -58,6 +58,7 @@ def run_command(command: Command, arguments: argparse.Namespace) -> int:
     logging.basicConfig(
         level=arguments.log_level.upper(), format="%(levelname)s: %(message)s", stream=sys.stderr, force=True
     )
+    limits.raise_open_files()
     try:
         _require_local(arguments)
         with interrupts.terminable():
