@@ -33,6 +33,7 @@ from retrieval.index.collection import Collection
 from retrieval.index.segment import Segment
 from retrieval.search.expansion import hamming as hqe
 from retrieval.search.queries import QueryFeatures
+from retrieval.search.ranking import Wanted, listed
 from retrieval.search.retriever import Retriever
 from retrieval.vocabulary import hamming
 from retrieval.vocabulary.hamming import Embedding
@@ -236,7 +237,9 @@ def _vote(retriever: Retriever, embedding: Embedding, query: Drawn, words: np.nd
     first = scoring.hamming_votes(
         segment, entries.words, signatures.reshape(len(owners), -1), config.hamming, strict=config.hqe.strict
     )
-    found["reliable images without geometry"].append(len(hqe.reliable_images(first, config.hqe)))
+    voted = np.flatnonzero(first.scores)
+    head = listed(voted, first.scores[voted], Wanted(config.hqe.depth), first.strict[voted])
+    found["reliable images without geometry"].append(len(hqe.reliable_images(head, config.hqe)))
 
 
 def _match(collection: Collection, words: np.ndarray, aggregates: np.ndarray) -> Found:

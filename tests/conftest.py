@@ -30,6 +30,7 @@ OVERRIDES = [
 LONGEST = (  # begun first, so that no process is left alone with one of them in the end
     "training/test_loop.py", "running/test_interrupts.py", "index/test_survival.py", "features/test_extractor.py",
     "photographs/test_hostile.py", "search/test_ranker.py", "index/test_collection.py", "web/test_server.py",
+    "search/test_spread.py",
     "datasets/test_planar.py", "patchsets/test_sequences.py", "evaluation/test_planning.py",
 )  # fmt: skip
 

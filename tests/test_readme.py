@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = {name: (ROOT / "docs" / name).read_text() for name in ("guide.md", "reproduce.md")}
 OWN, PAGE = "Search your own photographs", "The page"
-PROGRAMS = ("make", "pip", "python", "python3", "retrieval", "hardnet")
+PROGRAMS = ("make", "pip", "python", "python3", "retrieval", "hardnet", "dask")
 
 
 def blocks(page, language):
@@ -84,6 +84,10 @@ def check(words):
             given = hardnet_cli._parser().parse_args(arguments)
             if hasattr(given, "recipe"):
                 load_recipe(given.recipe, given.set)
+        case "dask", [("scheduler" | "worker") as what, *rest]:
+            pytest.importorskip("distributed")
+            command = importlib.import_module(f"distributed.cli.dask_{what}").main
+            command.make_context(f"dask {what}", rest)  # refuses options that there are not
         case "colmap", ["mapper" | "exhaustive_matcher", "--database_path", *_]:
             pass  # another program; `tests/exchange` runs it where it is installed
         case _:

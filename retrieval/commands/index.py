@@ -112,8 +112,15 @@ def add_parser(verbs: Any) -> None:
         _compact,
         "Merge the parts that additions left and give back the space of what was removed.",
         "retrieval compact holidays.index",
+        "retrieval compact holidays.index --segments 4",
     )
     compact.add_argument("index", type=Path, help="the index's folder")
+    compact.add_argument(
+        "--segments",
+        type=int,
+        metavar="N",
+        help="make N segments of about the same size, for N workers to search them (--scheduler); without it one",
+    )
 
     check = add_verb(
         verbs,
@@ -207,11 +214,12 @@ def _compact(arguments: argparse.Namespace) -> int:
     from retrieval.index.collection import Collection
 
     collection = Collection.open(arguments.index)
-    before, after = collection.info(), collection.compact().info()
+    before, after = collection.info(), collection.compact(arguments.segments).info()
+    segments = f"{before['segments']} segment{'' if before['segments'] == 1 else 's'}"
     if after["generation"] == before["generation"]:
-        print(f"{arguments.index} is compact already")
+        print(f"{arguments.index} is compact already" + ("" if arguments.segments is None else f": {segments}"))
         return 0
-    segments = f"{before['segments']} segment{'' if before['segments'] == 1 else 's'} -> {after['segments']}"
+    segments = f"{segments} -> {after['segments']}"
     print(
         f"{arguments.index}: {segments}, {before['removed']} removed images forgotten, "
         f"{before['bytes'] / 1e6:.1f} -> {after['bytes'] / 1e6:.1f} MB"

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retrieval.commands.search_figures import check_figure, draw_explanation, draw_sheet
-from retrieval.commands.shared import add_settings, add_verb, open_retriever, shown
+from retrieval.commands.shared import add_scheduler, add_settings, add_verb, open_retriever, shown
 from retrieval.errors import RetrievalError
 from retrieval.search.as_json import explanation_tree, search_tree
 from retrieval.search.grades import mostly_stamped
+from retrieval.search.ranking import Missing, told
 
 if TYPE_CHECKING:
     from retrieval.search.explanation import Expansion, Explanation, Placement, SharedWords
@@ -36,6 +37,7 @@ def add_parser(verbs: Any) -> None:
         "retrieval query holidays.index tower.jpg --box 120 40 420 600 --top 10",
         "retrieval query holidays.index tower.jpg --expand aqe --figure found.jpg",
         "embedding-search tower.jpg | retrieval query holidays.index tower.jpg --candidates -",
+        "retrieval query holidays.index tower.jpg --scheduler tcp://10.0.0.1:8786 --wait 2",
     )
     _add_search(query)
     query.add_argument("--top", type=int, default=20, metavar="N", help="number of hits (default 20)")
@@ -51,6 +53,7 @@ def add_parser(verbs: Any) -> None:
     query.add_argument("--json", action="store_true", help="print one JSON object")
     query.add_argument("--matches", action="store_true", help="with --json: the inlier regions of every hit")
     add_settings(query, with_config=False)
+    add_scheduler(query, searches=True)
     explain = add_verb(
         verbs,
         "explain",
@@ -64,6 +67,7 @@ def add_parser(verbs: Any) -> None:
     explain.add_argument("--matches", type=int, default=5, metavar="N", help="show N correspondences (default 5)")
     explain.add_argument("--json", action="store_true", help="print one JSON object, with all words and matches")
     add_settings(explain, with_config=False)
+    add_scheduler(explain, searches=True)
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:
@@ -115,9 +119,13 @@ def _query(arguments: argparse.Namespace) -> int:
     if arguments.matches and not arguments.json:
         raise RetrievalError("--matches belongs to --json (or draw them: retrieval explain ... --figure FILE)")
     check_figure(arguments.figure)
-    retriever = _open(arguments)
     if arguments.top < 1:
         raise RetrievalError(f"--top {arguments.top}: expected at least 1")
+    with _open(arguments) as retriever:
+        return _search(arguments, retriever)
+
+
+def _search(arguments: argparse.Namespace, retriever: "Retriever") -> int:
     verify, expand = not arguments.no_verify, arguments.expand or _default(arguments)
     features = retriever.prepare(arguments.photo, arguments.box, expand)
     features.tell_of_none()
@@ -130,6 +138,7 @@ def _query(arguments: argparse.Namespace) -> int:
         how += f", among {_counted(len(retriever.ranker.candidates), 'candidate')}"
     if arguments.figure is not None:
         draw_sheet(arguments, retriever, features, hits, how)
+    _tell_missing(hits.missing, retriever)
     if arguments.json:
         print(json.dumps(search_tree(arguments.photo, features, hits, arguments.matches, arguments.mirror)))
         return 0
@@ -147,15 +156,26 @@ def _open(arguments: argparse.Namespace) -> "Retriever":
     """The retriever, among the candidates where there are some."""
     from retrieval.search.candidates import read_names
 
-    if arguments.candidates is None:
-        if arguments.skip_unknown:
-            raise RetrievalError("--skip-unknown belongs to --candidates FILE")
-        retriever: Retriever = open_retriever(arguments)
-        return retriever
-    source = sys.stdin.buffer if arguments.candidates == "-" else Path(arguments.candidates)
-    names = read_names(source)
-    retriever = open_retriever(arguments)
-    return retriever.among(names, arguments.skip_unknown)
+    if arguments.candidates is None and arguments.skip_unknown:
+        raise RetrievalError("--skip-unknown belongs to --candidates FILE")
+    names = None
+    if arguments.candidates is not None:
+        names = read_names(sys.stdin.buffer if arguments.candidates == "-" else Path(arguments.candidates))
+    retriever: Retriever = open_retriever(arguments)
+    if names is not None:
+        retriever = retriever.among(names, arguments.skip_unknown)
+    retriever.connect()  # before the photograph is described
+    return retriever
+
+
+def _tell_missing(missing: Sequence[Missing], retriever: "Retriever") -> None:
+    """A line about what could not be searched."""
+    if missing:
+        print(
+            f"warning: partial: {told(missing)}, of {retriever.collection.snapshot.images} in all, could not be "
+            "searched, as what has them does not answer",
+            file=sys.stderr,
+        )
 
 
 def _default(arguments: argparse.Namespace) -> str | None:
@@ -180,14 +200,15 @@ def _counted(number: int, thing: str) -> str:
 
 def _explain(arguments: argparse.Namespace) -> int:
     check_figure(arguments.figure)
-    retriever = _open(arguments)
     for option in ("words", "matches"):
         if getattr(arguments, option) < 0:
             raise RetrievalError(f"--{option} {getattr(arguments, option)}: expected at least 0")
     expand = _default(arguments)
-    explained = retriever.explain(arguments.photo, arguments.name, arguments.box, arguments.mirror, expand)
-    if arguments.figure is not None:
-        draw_explanation(arguments, retriever, explained)
+    with _open(arguments) as retriever:
+        explained = retriever.explain(arguments.photo, arguments.name, arguments.box, arguments.mirror, expand)
+        _tell_missing(explained.missing, retriever)
+        if arguments.figure is not None:
+            draw_explanation(arguments, retriever, explained)
     if arguments.json:
         print(json.dumps(explanation_tree(explained)))
     else:

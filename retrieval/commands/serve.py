@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retrieval.commands.shared import add_settings, add_verb, open_retriever
+from retrieval.commands.shared import add_scheduler, add_settings, add_verb, open_retriever
 from retrieval.errors import RetrievalError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def add_parser(verbs: Any) -> None:
         "retrieval serve holidays.index --port 9000 --depth 500",
         f"{TOKEN_VARIABLE}=... retrieval serve holidays.index --host 0.0.0.0",
         "retrieval serve holidays.index --root-path /photos --allow-host example.org",
+        "retrieval serve holidays.index --scheduler tcp://10.0.0.1:8786 --wait 2",
     )
     serve.add_argument("index", type=Path)
     add_server_options(serve)
@@ -97,6 +98,7 @@ def add_server_options(serve: argparse.ArgumentParser) -> None:
         "--cache", type=int, default=CACHE_MEGABYTES, metavar="MB", help="memory for uploads (default 256 megabytes)"
     )
     add_settings(serve, with_config=False)
+    add_scheduler(serve, searches=True)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -141,9 +143,14 @@ def serve_index(
     located(opened.collection.root)  # of a store whose packages are missing no picture could be shown: told now
     verification = replace(opened.config.verification, depth=arguments.depth)
     retriever = Retriever(opened.collection, replace(opened.config, verification=verification))
+    retriever.connect()
     uploads = Uploads(arguments.cache << 20, arguments.max_megapixels)
     service = Service(retriever, uploads)
-    with labelling(service) as labels, server.listen(arguments.host, arguments.port) as listening:
+    with (
+        contextlib.closing(service),
+        labelling(service) as labels,
+        server.listen(arguments.host, arguments.port) as listening,
+    ):
         _read_something(retriever)
         warm_up(retriever)
         port = listening.getsockname()[1]

@@ -15,7 +15,7 @@ from typing import Any
 
 import hardnet
 from retrieval import config as settings_module
-from retrieval.config import Config, IndexConfig
+from retrieval.config import Config, IndexConfig, ParallelConfig
 from retrieval.errors import RetrievalError
 from retrieval.photographs.addresses import require_local
 from retrieval.running import interrupts, limits
@@ -136,6 +136,54 @@ def chosen_config(arguments: argparse.Namespace, *further: str) -> Config:
                 f"with --set {key}=PATH"
             )
     return config
+
+
+def add_scheduler(parser: argparse.ArgumentParser, searches: bool = False) -> None:
+    """``--scheduler``, and of verbs that search ``--wait``: shorthand for ``--set parallel.scheduler=...``.
+
+    Args:
+        parser: that has `add_settings` too, whose overrides it adds to.
+        searches: the verb searches an index.
+    """
+    what = (
+        "let the workers of a Dask scheduler search, each a part of the index's segments: retrieval compact INDEX "
+        "--segments 4 makes parts for four of them"
+        if searches
+        else "have the work done by the workers of a Dask scheduler, which see the same folders under the same paths"
+    )
+    parser.add_argument(
+        "--scheduler",
+        action=_Setting,
+        key="parallel.scheduler",
+        metavar="ADDRESS|local:N",
+        help=f"{what}; for example tcp://10.0.0.1:8786, tls://10.0.0.1:8786, or local:4 for four processes of this "
+        "machine; needs the extra dask",
+    )
+    if searches:
+        parser.add_argument(
+            "--wait",
+            action=_Setting,
+            key="parallel.wait",
+            metavar="SECONDS",
+            help="with --scheduler: how long each step of a search waits for a part of the index, before it goes on "
+            f"without it and says so (default {ParallelConfig().wait:g}; none: as long as it takes)",
+        )
+
+
+class _Setting(argparse.Action):
+    """An option that stands for a setting."""
+
+    def __init__(self, *arguments: Any, key: str, **options: Any):
+        super().__init__(*arguments, **options)
+        self.key = key
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Adds to the overrides."""
+        setattr(namespace, self.dest, values)
+        value = "null" if values == "none" else values
+        namespace.overrides = [*(namespace.overrides or []), f"{self.key}={value}"]
 
 
 def add_no_signatures(parser: argparse.ArgumentParser) -> None:

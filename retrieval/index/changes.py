@@ -6,6 +6,7 @@ extracted waits for the next one (`retrieval.index.arrivals`).
 
 import dataclasses
 import difflib
+import itertools
 import json
 import logging
 from collections.abc import Mapping, Sequence, Set
@@ -171,16 +172,19 @@ def _fitting(current: State, patterns: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name in found)
 
 
-def compact(index: str | Path | OpenedIndex) -> OpenedIndex:
-    """Merges the segments of an index and forgets what was removed; scores stay what they are.
+def compact(index: str | Path | OpenedIndex, segments: int | None = None) -> OpenedIndex:
+    """Merges the segments of an index, or splits them, and forgets what was removed; scores stay what they are.
 
     Args:
         index: its folder, or what was opened of it.
+        segments: so many, of about equal numbers of features: as many as there are to be workers that search the index
+            (`parallel.scheduler`). None: as few as can be.
 
     Returns:
         The index afterwards, of the class that was given; an `OpenedIndex` where a folder was.
 
     Raises:
+        RetrievalError: more segments than photographs, or fewer than hold the features.
         ArtefactError: the index is being changed by another process, or damaged, or the disk is full. Nothing was
             changed.
 
@@ -194,20 +198,32 @@ def compact(index: str | Path | OpenedIndex) -> OpenedIndex:
         order, entries = current.lines.in_order(current.live).tolist(), current.lines.entries
         counts = [entry["features"] for entry in entries]
         groups = list(portions(order, counts.__getitem__, merging.FEATURES))
-        if order == list(range(len(entries))) and len(groups) == len(current.segments):
+        opened = [open_segment(current.segment_folder(name), verify=True) for name in current.segments]
+        if segments is not None:
+            _require_possible(segments, len(order), len(groups))
+            bounds = merging.runs([counts[line] for line in order], segments)
+            groups = [order[first:last] for first, last in itertools.pairwise(bounds)]
+        alike = [len(group) for group in groups] == [len(segment.sizes) for segment in opened]
+        if order == list(range(len(entries))) and (alike or (segments is None and len(groups) == len(opened))):
             return _opened(index, current)
-        segments = [open_segment(current.segment_folder(name), verify=True) for name in current.segments]
         names: list[str] = []
         for group in tqdm(groups, desc="compact", unit="segment", disable=None):
             ids = np.full(len(entries), -1, np.int32)
             ids[group] = np.arange(len(group))
             names.append(state.next_segment(current, len(names)))
-            with merging.merged(_parts(segments, ids), current.folder) as arrays:
+            with merging.merged(_parts(opened, ids), current.folder) as arrays:
                 _write(current, names[-1], arrays)
         images = lines_of(entries[line] for line in order)
         none = np.empty(0, np.int32)
         current = state.commit(current, images=images, removed=none, segments=tuple(names), same_content=True)
     return _opened(index, current)
+
+
+def _require_possible(segments: int, images: int, least: int) -> None:
+    if not least <= segments <= max(images, 1):
+        raise RetrievalError(
+            f"{segments} segments: expected {least} to {max(images, 1)} for {images} photographs (nothing was changed)"
+        )
 
 
 def _folder(index: str | Path | OpenedIndex) -> Path:

@@ -48,14 +48,14 @@ class Collection(OpenedIndex):
         """
         return changes.remove(self, patterns, dry_run=dry_run)
 
-    def compact(self) -> "Collection":
-        """Merges the segments and forgets removed images; see `retrieval.index.changes.compact`.
+    def compact(self, segments: int | None = None) -> "Collection":
+        """Merges or splits the segments and forgets removed images; see `retrieval.index.changes.compact`.
 
         Example:
             >>> Collection.open("holidays.index").compact()  # doctest: +ELLIPSIS
             Collection('holidays.index', 5 images, ... features)
         """
-        compacted = changes.compact(self)
+        compacted = changes.compact(self, segments)
         assert isinstance(compacted, Collection)  # it is of the class that was given
         return compacted
 

@@ -39,6 +39,26 @@ def merged(parts: Sequence[Part], folder: Path) -> Iterator[dict[str, np.ndarray
         yield _merge(parts, Path(scratch))
 
 
+def runs(features: Sequence[int], parts: int) -> list[int]:
+    """Consecutive things in runs of about as many features each.
+
+    Args:
+        features: of each thing.
+        parts: how many runs, at least one; at most as many as there are things, or one of nothing.
+
+    Returns:
+        parts + 1 bounds, from 0 to the number of things; no run of some is empty.
+    """
+    ends, bounds = np.cumsum(features), [0]
+    for part in range(1, parts):
+        nearest = int(np.searchsorted(ends, ends[-1] * part / parts))  # the thing that goes beyond it
+        before = int(ends[nearest - 1]) if nearest else 0
+        if ends[-1] * part / parts - before > ends[nearest] - ends[-1] * part / parts:
+            nearest += 1
+        bounds.append(min(max(nearest, bounds[-1] + 1), len(features) - (parts - part)))
+    return [*bounds, len(features)]
+
+
 def _merge(parts: Sequence[Part], folder: Path) -> dict[str, np.ndarray]:
     ids = [given.astype(np.int32) for _, given in parts]
     segments = [segment for segment, _ in parts]

@@ -6,6 +6,9 @@ of its live images anew. Rows number the features of all segments, one segment a
 
 An image all of whose words are in every image (the plainer of two near-copies, say) has no idf to be found by: in its
 score all words weigh 1 (`Snapshot.weightless`).
+
+A part of an index is a snapshot too, of some of its segments, that is told the `Statistics` of all: its images score as
+they do among all.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,6 +26,21 @@ from retrieval.vocabulary import hamming
 
 
 @dataclass(frozen=True, eq=False)
+class Statistics:
+    """What scores take from all live images of an index.
+
+    Attributes:
+        document_frequencies: (W,) int32 images that contain each word.
+        images: N, how many there are.
+        uneven: whether some of them are weightless, see `Snapshot.weightless`.
+    """
+
+    document_frequencies: np.ndarray
+    images: int
+    uneven: bool
+
+
+@dataclass(frozen=True, eq=False)
 class Snapshot:
     """n live images, W words.
 
@@ -30,10 +48,12 @@ class Snapshot:
         segments: at least one, of one vocabulary, all with the same kinds of signatures.
         ids: for each segment, the (images of the segment,) int32 ids of its images, -1 where one is removed. All ids
             together are 0 ... n - 1.
+        among: of the whole index, where these are a part of its segments; None: these are all.
     """
 
     segments: tuple[Segment, ...]
     ids: tuple[np.ndarray, ...]
+    among: Statistics | None = None
 
     @classmethod
     def of(cls, *segments: Segment) -> "Snapshot":
@@ -73,8 +93,20 @@ class Snapshot:
         return self._live([np.diff(segment.offsets) for segment in self.segments])
 
     @cached_property
+    def statistics(self) -> Statistics:
+        """What a part of this index has to be told."""
+        return Statistics(self.document_frequencies, self.images, bool(self.weightless.any()))
+
+    @property
+    def uneven(self) -> bool:
+        """Whether some images of the index are `weightless`, in this part of it or in another."""
+        return bool(self.weightless.any()) if self.among is None else self.among.uneven
+
+    @cached_property
     def document_frequencies(self) -> np.ndarray:
-        """(W,) int32 live images that contain each word."""
+        """(W,) int32 live images of the index that contain each word."""
+        if self.among is not None:
+            return self.among.document_frequencies
         total = np.zeros(self.words, np.int32)
         for segment, ids in zip(self.segments, self.ids, strict=True):
             total += segment.document_frequencies
@@ -89,7 +121,8 @@ class Snapshot:
     @cached_property
     def idf(self) -> np.ndarray:
         """(W,) float32 inverse document frequencies."""
-        return scoring.inverse_document_frequencies(self.document_frequencies, self.images)
+        images = self.images if self.among is None else self.among.images
+        return scoring.inverse_document_frequencies(self.document_frequencies, images)
 
     @cached_property
     def idf_squared(self) -> np.ndarray:
@@ -117,9 +150,10 @@ class Snapshot:
         return np.ones_like(self.idf) if self.weightless[image] else self.idf
 
     def norm(self, image: int) -> float:
-        """The length of one image's vector of tf times `weights_in`."""
-        number, local = self._home[0][image], self._home[1][image]
-        return float((self._count_norms if self.weightless[image] else self.norms)[number][local])
+        """The length of one image's vector of tf times `weights_in`, without those of all others."""
+        words, often = np.unique(self.words_at(self.image_rows(image)), return_counts=True)
+        weights = self.weights_in(image)[words].astype(np.float64) ** 2
+        return float(np.sqrt(np.cumsum(weights * often * often)[-1])) if len(words) else 0.0
 
     @cached_property
     def _count_norms(self) -> tuple[np.ndarray, ...]:
@@ -167,7 +201,8 @@ class Snapshot:
         """Votes of every image, see `scoring.hamming_votes`.
 
         Votes have no upper bound, and those of `weightless` images, whose words weigh 1, would outdo the others: all of
-        them are brought to at most half of the least score that idf gives.
+        them are brought to at most half of the least score that idf gives (`levelled`). A part of an index leaves that
+        to whoever has the scores of all parts.
 
         Args:
             query: with signatures.
@@ -198,13 +233,13 @@ class Snapshot:
         if not final:
             return voted(None, None)
         votes = voted(self.idf_squared, self.vote_norms)
-        if not self.weightless.any():
+        if not self.uneven:
             return votes
         even = voted(None, self._even_norms)
-        least = votes.scores[votes.found].min(initial=np.inf)
-        best = even.scores[self.weightless].max()
-        scores = even.scores * (least / (2 * best) if best > least / 2 else 1.0)
-        return Votes(np.where(self.weightless, scores, votes.scores), votes.strict, even.found)
+        scores = np.where(self.weightless, even.scores, votes.scores)
+        if self.among is None:
+            scores = levelled(scores, self.weightless)
+        return Votes(scores, votes.strict, even.found)
 
     def kernel(self, words: np.ndarray, aggregates: np.ndarray, config: AsmkConfig) -> tuple[np.ndarray, np.ndarray]:
         """ASMK between a query and every image, see `scoring.asmk_scores`.
@@ -224,7 +259,7 @@ class Snapshot:
 
         if config.idf:
             scores = compared(self._asmk_idf, self.vote_norms)
-            if not self.weightless.any():
+            if not self.uneven:
                 return scores, scores > 0
         even = compared(np.ones(self.words), self._even_norms)
         return np.where(self.weightless, even, scores) if config.idf else even, even > 0
@@ -327,6 +362,14 @@ class Snapshot:
         for one in np.unique(number) if len(rows) else (0,):
             at = np.flatnonzero(number == one)
             yield int(one), at, rows[at] - self._first_rows[one]
+
+
+def levelled(scores: np.ndarray, weightless: np.ndarray) -> np.ndarray:
+    """Votes (n,) in which those of `weightless` images (n,) bool reach at most half of the least of the others."""
+    others = scores[~weightless]
+    least = others[others > 0].min(initial=np.inf)
+    best = scores[weightless].max(initial=0.0)
+    return np.where(weightless, scores * (least / (2 * best) if best > least / 2 else 1.0), scores)
 
 
 def _planes(segment: Segment) -> np.ndarray:

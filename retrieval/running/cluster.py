@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, TypeVar
 
 import joblib
@@ -22,7 +22,11 @@ from retrieval.running.passport import Passport, passport
 from retrieval.running.processes import AHEAD, Death
 
 try:
+    import dask
     import distributed
+    from distributed.core import clean_exception, error_message
+    from distributed.protocol import to_serialize
+    from distributed.protocol.pickle import dumps, loads
     from distributed.scheduler import KilledWorker
 except ImportError as missing:
     raise ClusterError(
@@ -36,11 +40,19 @@ Item = TypeVar("Item")
 REACHED = 6.0  # seconds until a scheduler has to answer, and to have a worker
 FETCHED = 10.0  # seconds until a result has to be here, else it is made again: a worker may die with it
 ANSWERED = 60.0  # seconds until every worker has to have answered a question
+_REACHED_DIRECTLY = 3.0  # seconds until a worker has to answer this process itself, without the scheduler between
+_TRIED_AGAIN = 60.0  # seconds after which a worker that was not reached so is tried again
+_GONE = 1.0  # seconds in which a scheduler notices that a worker has died
 _LOOKED_AT = 5.0  # seconds between looks at workers, while none of them says anything
 _TOLD = 30.0  # seconds without any worker, after which somebody is told
 _LOCAL = "local"
 _AGAIN = ("pending", "lost")  # of what was done by a worker that has died since: it is being done again
+_HEARS = "hardnet_retrieval"  # what questions are called among a worker's handlers
 _at_work = threading.Lock()  # work of a worker process is done one at a time, whatever threads it has
+
+
+class WorkerLostError(Exception):
+    """A worker that was asked something is not there any more; another may be asked."""
 
 
 class Cluster:
@@ -58,6 +70,8 @@ class Cluster:
         self._local = local
         self._wanted = 0 if local is None else len(local.workers)
         self._passport = passport()
+        self._reached_directly: set[str] = set()
+        self._reached_around: dict[str, float] = {}  # through the scheduler, and since when
 
     @classmethod
     def connect(cls, address: str) -> "Cluster":
@@ -97,6 +111,11 @@ class Cluster:
     def elsewhere(self) -> bool:
         """Workers may be on other machines."""
         return True
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a scheduler, or one that went lately and may come back."""
+        return self.client.status in ("running", "connecting")
 
     @property
     def workers(self) -> int:
@@ -167,6 +186,131 @@ class Cluster:
         for thread in threads:
             thread.join(max(0.0, end - time.monotonic()))
         return dict(answers)
+
+    def together(self, questions: Sequence[Callable[[], Awaitable[Any]]], wait: float | None) -> list[Any]:
+        """What several questions to workers (`ask`, in coroutines) are answered, all at once.
+
+        Args:
+            questions: each begins one.
+            wait: seconds for all of them; None: as long as it takes.
+
+        Returns:
+            In the order of the questions: the answer, the exception that was raised, or a TimeoutError.
+
+        Raises:
+            ClusterError: the connection is closed.
+        """
+
+        async def answered() -> list[Any]:
+            begun = [asyncio.ensure_future(question()) for question in questions]
+            try:
+                _, late = await asyncio.wait(begun, timeout=_TOLD if wait is None else wait)
+                if late and wait is None:
+                    logger.warning("%s: some workers do not answer: waiting (Ctrl-C ends it)", self.address)
+                    await asyncio.wait(late)
+            finally:
+                for one in begun:
+                    one.cancel()
+                results = await asyncio.gather(*begun, return_exceptions=True)
+            return [TimeoutError() if isinstance(one, asyncio.CancelledError) else one for one in results]
+
+        if not questions:
+            return []
+        if not self.connected:
+            raise ClusterError(self._gone())
+        with self._reached():
+            found: list[Any] = self.client.sync(answered)
+        return found
+
+    async def ask(self, worker: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function of arguments returns on a worker, beside the work that it is at; see `together`.
+
+        The worker is asked directly, which takes a millisecond where the scheduler's tasks take ten, or, where this
+        process cannot reach it, through the scheduler.
+
+        Raises:
+            WorkerLostError: it is not there any more.
+            RetrievalError: the function raised it.
+            ClusterError: the function failed otherwise, or the scheduler has gone.
+        """
+        question = dumps((function, arguments))
+        since = self._reached_around.get(worker, -_TRIED_AGAIN)
+        if worker not in self._reached_directly and time.monotonic() - since >= _TRIED_AGAIN:
+            await self._find_way(worker)
+        if worker in self._reached_directly:
+            try:
+                return self._said(worker, await getattr(self.client.rpc(worker), _HEARS)(question=question))
+            except OSError as error:
+                self._reached_directly.discard(worker)
+                if await self._left(worker):
+                    raise WorkerLostError(worker) from error
+                await self._find_way(worker)  # it is there, and hung up
+            except RuntimeError as error:  # connections were closed meanwhile, as the scheduler did not come back
+                raise ClusterError(self._gone()) from error
+        return self._said(worker, await self._around(worker, op=_HEARS, question=question))
+
+    async def there(self) -> list[str]:
+        """The workers that there are now, asked within `together`.
+
+        Raises:
+            ClusterError: the scheduler has gone.
+        """
+        return sorted(await self._of_scheduler(self.client.scheduler.ncores))
+
+    async def _find_way(self, worker: str) -> None:
+        """Has a worker hear questions, and finds out whether this process reaches it itself."""
+        if worker not in await self.there():
+            raise WorkerLostError(worker)
+        message = {"function": dumps(_hear), "args": dumps(()), "kwargs": dumps({}), "wait": True}
+        try:
+            await asyncio.wait_for(self.client.rpc(worker).run(**message), _REACHED_DIRECTLY)
+            self._reached_directly.add(worker)
+            self._reached_around.pop(worker, None)
+        except RuntimeError as error:
+            raise ClusterError(self._gone()) from error
+        except OSError as error:  # or too late
+            if await self._left(worker):
+                raise WorkerLostError(worker) from error
+            logger.warning(
+                "worker %s is not reached directly (%s) but through the scheduler, which takes longer",
+                worker,
+                _told(error),
+            )
+            await self._around(worker, op="run", **message)
+            self._reached_around[worker] = time.monotonic()
+
+    async def _around(self, worker: str, **message: Any) -> dict[str, Any]:
+        """A worker's answer to a message, through the scheduler."""
+        ask = self.client.scheduler.broadcast
+        answers = await self._of_scheduler(ask, msg=message, workers=[worker], on_error="return_pickle")
+        answer = answers.get(worker)
+        if not isinstance(answer, dict):
+            raise WorkerLostError(worker)
+        return answer
+
+    async def _left(self, worker: str) -> bool:
+        """Whether a worker that hung up has gone; the scheduler may take a moment to see that."""
+        end = time.monotonic() + _GONE
+        while worker in await self.there():
+            if time.monotonic() > end:
+                return False
+            await asyncio.sleep(0.05)
+        return True
+
+    async def _of_scheduler(self, ask: Callable[..., Awaitable[Any]], **arguments: Any) -> Any:
+        try:
+            return await ask(**arguments)
+        except (OSError, RuntimeError) as error:
+            raise ClusterError(self._gone()) from error
+
+    def _said(self, worker: str, answer: dict[str, Any]) -> Any:
+        """What is in a worker's answer."""
+        if answer["status"] == "OK":
+            return answer["result"]
+        _, error, _ = clean_exception(**answer)
+        assert error is not None
+        told = f"worker {worker}: {_told(error)}"
+        raise (type(error) if isinstance(error, RetrievalError) else ClusterError)(told) from error
 
     def require(self, check: Callable[..., str | None], *arguments: Any) -> int:
         """See `retrieval.running.engine.Engine.require`."""
@@ -286,7 +430,7 @@ class Cluster:
                 return done.get(timeout=_LOOKED_AT)
             except queue.Empty:
                 pass
-            if self.client.status not in ("running", "connecting"):
+            if not self.connected:
                 raise ClusterError(self._gone())
             self._mend()
             if self.client.status == "running" and self.workers:
@@ -351,15 +495,16 @@ def _start(address: str, number: str) -> "distributed.LocalCluster":
     """Workers on this machine, each a process."""
     if number and not (number.isdecimal() and int(number)):
         raise ClusterError(f"scheduler {address}: expected local:NUMBER of workers, for example local:4")
-    return distributed.LocalCluster(
-        n_workers=int(number) if number else joblib.cpu_count(),
-        threads_per_worker=1,
-        processes=True,
-        memory_limit=None,  # files that are mapped would count
-        dashboard_address="127.0.0.1:0",
-        host="127.0.0.1",
-        silence_logs=logging.CRITICAL,
-    )
+    # nobody looks at its samples, and taking them is much of what workers do that have nothing to do
+    with dask.config.set({"distributed.worker.profile.enabled": False}):
+        return distributed.LocalCluster(
+            n_workers=int(number) if number else joblib.cpu_count(),
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=None,  # files that are mapped would count
+            dashboard_address="127.0.0.1:0",  # of None, distributed takes one that others on this machine may have
+            silence_logs=logging.CRITICAL,
+        )
 
 
 def _client(address: str, local: "distributed.LocalCluster | None") -> "distributed.Client":
@@ -394,6 +539,24 @@ def _certificates(address: str) -> "distributed.Security":
             "client.cert and client.key (docs/scaling.md)"
         )
     return security
+
+
+def _hear(dask_worker: "distributed.Worker") -> None:
+    """On a worker: from now on it answers questions (`Cluster.ask`), which its log does not tell one by one."""
+    dask_worker.handlers[_HEARS] = _heard
+
+
+async def _heard(question: bytes) -> dict[str, Any]:
+    """On a worker: the answer to a question, found beside its event loop."""
+
+    def said() -> Any:
+        function, arguments = loads(question)  # may import much
+        return function(*arguments)
+
+    try:
+        return {"status": "OK", "result": to_serialize(await asyncio.to_thread(said))}
+    except Exception as error:
+        return dict(error_message(error))
 
 
 async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -10,7 +10,7 @@ from retrieval.search.grades import grade
 if TYPE_CHECKING:
     from retrieval.search.explanation import Explanation
     from retrieval.search.queries import QueryFeatures
-    from retrieval.search.ranking import Hit
+    from retrieval.search.ranking import Hit, Missing
 
 
 def search_tree(
@@ -21,7 +21,7 @@ def search_tree(
     Args:
         name: what the query is called.
         features: the query.
-        hits: best first.
+        hits: best first; of `Hits` that are partial it is told what is missing.
         matches: also the inlier regions of every hit.
         mirror: also whether a hit was found by the mirror image.
     """
@@ -29,7 +29,15 @@ def search_tree(
     return {
         "query": {"name": name, "box": box, "features": len(features.words)},
         "hits": [hit_tree(hit, matches, mirror) for hit in hits],
+        **missing_tree(getattr(hits, "missing", ())),
     }
+
+
+def missing_tree(missing: Sequence["Missing"]) -> dict[str, Any]:
+    """Parts of the index that did not answer; nothing where all did."""
+    if not missing:
+        return {}
+    return {"partial": True, "missing": [{"segments": list(part.segments), "images": part.images} for part in missing]}
 
 
 def hit_tree(hit: "Hit", matches: bool = False, mirror: bool = False) -> dict[str, Any]:
@@ -113,6 +121,7 @@ def explanation_tree(one: "Explanation") -> dict[str, Any]:
             "corners": placed.corners.round(3).tolist(),
         },
         "matches": matches,
+        **missing_tree(one.missing),
     }
 
 

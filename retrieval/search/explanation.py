@@ -6,16 +6,16 @@ takes, run on the whole collection; the parts of the cosine come from the vector
 multiplies.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
-from retrieval.errors import CandidatesError, RetrievalError
+from retrieval.errors import CandidatesError, ClusterError, RetrievalError
 from retrieval.geometry.contents import ByContents
 from retrieval.geometry.frames import Box, apply, mirror_box
-from retrieval.geometry.putatives import find_putatives
 from retrieval.geometry.significance import significance
 from retrieval.index import scoring
 from retrieval.index.collection import Collection
@@ -25,7 +25,7 @@ from retrieval.search.grades import SAYS, grade
 from retrieval.search.mirror import merge
 from retrieval.search.queries import QueryFeatures, corners, whole_box
 from retrieval.search.ranker import Ranker, Sources, factor
-from retrieval.search.ranking import Hit, Ranking
+from retrieval.search.ranking import Hit, Missing, Ranking, told
 
 Unverified = Literal[
     "no query features",
@@ -147,6 +147,7 @@ class Explanation(ByContents):
         votes_rank: rank by these votes, from 1; None where the image has none.
         expansion: what the votes became; None for a search by words.
         mirrored: the query is the mirror image; box, hit and placement are in the photograph as it is.
+        missing: parts of the index that did not answer: ranks and `candidates` are among what did.
 
     Example:
         >>> told = Retriever.open("holidays.index").explain("tower.jpg", "bridge.jpg")
@@ -182,6 +183,7 @@ class Explanation(ByContents):
     votes_rank: int | None
     expansion: Expansion | None = None
     mirrored: bool = False
+    missing: tuple[Missing, ...] = ()
 
     @property
     def in_depth(self) -> bool:
@@ -235,40 +237,61 @@ def explain(
 
     Raises:
         RetrievalError: no image has this name, or it is none of the ranker's candidates.
+        ClusterError: the image lies in a part of the index that does not answer.
     """
     image_id = ranker.collection.ids[require_name(ranker.collection, name)]
     if ranker.candidates is not None and image_id not in ranker.candidates:
         raise CandidatesError(f"{name!r} is no candidate: add it to them, or search among all photographs")
-    listings = [_listing(ranker, query, by_votes) for query in queries]
-    divisor = max(one.listed.divisor for one in listings)  # the search has both on one scale
-    found = [_explained(ranker, one, label, image_id, divisor, deepest) for one in listings]
-    return found[0] if len(found) == 1 else _better(*found)
+    while True:
+        missing = ranker.postings.missing
+        most = max(ranker.config.verification.depth, deepest)
+        listings = [_listing(ranker, query, by_votes, image_id, most) for query in queries]
+        divisor = max(one.listed.divisor for one in listings)  # the search has both on one scale
+        found = [_explained(ranker, one, label, image_id, divisor, deepest, most) for one in listings]
+        if len(ranker.postings.missing) == len(missing):  # otherwise steps had different images before them
+            break
+    if not ranker.postings.there(np.array([image_id])).all():
+        parts = told(ranker.postings.missing)
+        raise ClusterError(f"{name!r} lies in a part of the index that does not answer: {parts}; try again later")
+    return replace(found[0] if len(found) == 1 else _better(*found), missing=missing)
 
 
 @dataclass(frozen=True, eq=False)
 class _Listing:
-    """What geometry is given by a search: by words or, with `sources`, by votes."""
+    """What geometry is given by a search: by words or, with `sources`, by votes; each the best and the image."""
 
     query: QueryFeatures
     by_words: Ranking
+    word_place: int | None
     listed: Ranking
+    listed_place: int | None
     sources: Sources | None
 
 
-def _listing(ranker: Ranker, query: QueryFeatures, by_votes: bool) -> _Listing:
-    by_words = ranker.shortlist(query)
+def _listing(ranker: Ranker, query: QueryFeatures, by_votes: bool, image_id: int, most: int) -> _Listing:
+    by_words, word_place = _located(functools.partial(ranker.shortlist, query), image_id, most)
     if not by_votes:
-        return _Listing(query, by_words, by_words, None)
+        return _Listing(query, by_words, word_place, by_words, word_place, None)
     sources = ranker.reliable(query, geometry=True)
-    return _Listing(query, by_words, ranker.vote_with(query, sources), sources)
+    listed, listed_place = _located(functools.partial(ranker.vote_with, query, sources), image_id, most)
+    return _Listing(query, by_words, word_place, listed, listed_place, sources)
+
+
+def _located(rank: Callable[..., Ranking], image_id: int, most: int) -> tuple[Ranking, int | None]:
+    """The best of a ranking with an image wherever it stands, and its place in the whole one, from 0."""
+    ranking = rank(most, np.array([image_id]))
+    place = _place(ranking, image_id)
+    if place is None or place < most:
+        return ranking, place
+    return ranking, rank(1, None, (float(ranking.scores[place]), image_id)).ahead
 
 
 def _explained(
-    ranker: Ranker, listing: _Listing, label: str, image_id: int, divisor: float, deepest: int
+    ranker: Ranker, listing: _Listing, label: str, image_id: int, divisor: float, deepest: int, most: int
 ) -> Explanation:
     collection, config, query = ranker.collection, ranker.config.verification, listing.query
     snapshot, name = collection.snapshot, collection.names_of([image_id])[0]
-    word_place, listed_place = (_place(one, image_id) for one in (listing.by_words, listing.listed))
+    word_place, listed_place = listing.word_place, listing.listed_place
     depth = config.depth
     if listed_place is not None and depth <= listed_place < deepest:
         depth = listed_place + 1
@@ -277,9 +300,10 @@ def _explained(
     hit, pairs = None, 0
     match_rows, match_query = np.empty(0, np.int64), np.empty(0, np.int64)
     if listed_place is not None and place is not None:
-        hit = _hit(ranker, verified, place)
-        if listed_place < depth:
-            pairs = len(find_putatives(query.paired, np.array([image_id]), snapshot, config).row)
+        # what stands beyond those that may be verified stays where it is
+        hit = _hit(ranker, verified, place, place if listed_place < most else listed_place)
+        if verified.verified is not None and listed_place < len(verified.verified.pairs):
+            pairs = int(verified.verified.pairs[listed_place])
         if hit.transform is not None and verified.verified is not None:
             match_query, match_rows = verified.verified.matches[verified.places[place]].T
     box = query.box
@@ -289,16 +313,15 @@ def _explained(
     if query.assigned is not None and query.assigned.signatures is not None:
         # one word a feature, so the entries of `assigned` are the query's features
         bits = snapshot.distances(match_rows, query.assigned.signatures, match_query).astype(np.int64)
-        by_own_votes = ranker.vote(query)
-        votes_place = _place(by_own_votes, image_id)
-        votes = 0.0 if votes_place is None else float(by_own_votes.scores[votes_place])
+        by_own_votes, votes_place = _located(functools.partial(ranker.vote, query), image_id, most)
+        votes = _score(by_own_votes, image_id)
         votes_rank = None if votes_place is None else votes_place + 1
     expansion = None
     if listing.sources is not None:
         sure = significance(np.array([hit.inliers if hit else 0]), np.array([pairs]), config)
         expansion = Expansion(
             sources=collection.names_of(listing.sources.images),
-            votes=0.0 if listed_place is None else float(listing.listed.scores[listed_place]),
+            votes=_score(listing.listed, image_id),
             significance=float(sure[0]) if hit and hit.inliers else None,
             factor=float(factor(sure)[0]),
         )
@@ -310,10 +333,10 @@ def _explained(
         name=name,
         size=(int(snapshot.sizes[image_id, 0]), int(snapshot.sizes[image_id, 1])),
         features=int(snapshot.counts[image_id]),
-        candidates=len(listing.listed.ids),
+        candidates=listing.listed.count or 0,
         listed_rank=None if listed_place is None else listed_place + 1,
         word_rank=None if word_place is None else word_place + 1,
-        cosine=0.0 if word_place is None else float(listing.by_words.scores[word_place]),
+        cosine=_score(listing.by_words, image_id),
         divisor=divisor,
         depth=depth,
         min_inliers=config.min_inliers,
@@ -386,12 +409,18 @@ def _place(ranking: Ranking, image_id: int) -> int | None:
     return int(places[0]) if len(places) else None
 
 
-def _hit(ranker: Ranker, ranking: Ranking, place: int) -> Hit:
-    """One hit of a ranking, without making those of all others."""
+def _score(ranking: Ranking, image_id: int) -> float:
+    """The score of an image; 0 where it is not found."""
+    place = _place(ranking, image_id)
+    return 0.0 if place is None else float(ranking.scores[place])
+
+
+def _hit(ranker: Ranker, ranking: Ranking, place: int, rank: int) -> Hit:
+    """One hit of a ranking, at a rank from 0, without making those of all others."""
     at = slice(place, place + 1)
     alone = replace(ranking, ids=ranking.ids[at], scores=ranking.scores[at], places=ranking.places[at])
     (hit,) = ranker.hits(alone)
-    return replace(hit, rank=place + 1)
+    return replace(hit, rank=rank + 1)
 
 
 def _shared_words(snapshot: Snapshot, query: QueryFeatures, image_id: int) -> SharedWords:

@@ -4,30 +4,26 @@ Shortlist or votes or kernel, spatial verification, expansion; all on one snapsh
 """
 
 import copy
-import functools
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hardnet.descriptors.loading import choose_device
-from retrieval.errors import ArtefactError, ConfigError, RetrievalError
+from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.features.store import ImageFeatures
 from retrieval.geometry import cells, stamps
 from retrieval.geometry.contents import ByContents
 from retrieval.geometry.frames import inside_box, mirror_query, mirror_regions
-from retrieval.geometry.putatives import QueryWords, find_putatives
+from retrieval.geometry.putatives import QueryWords
 from retrieval.geometry.significance import significance
-from retrieval.geometry.verification import Verified, joined, verify
+from retrieval.geometry.verification import Verified, joined
 from retrieval.index import scoring
 from retrieval.search.expansion import average
 from retrieval.search.expansion import hamming as hqe
 from retrieval.search.expansion.average import Source
+from retrieval.search.postings import Here, Postings
 from retrieval.search.queries import Queries, QueryFeatures, check_box
-from retrieval.search.ranking import Hit, Ranking, ranked
-
-logger = logging.getLogger(__name__)
+from retrieval.search.ranking import Found, Hit, Ranking, Wanted
 
 EVIDENCE = 4.0  # decimal, added to a significance, which is a bound and far from reached; measured, see docs/results.md
 
@@ -62,6 +58,7 @@ class Ranker:
 
     Attributes:
         candidates: (n,) increasing image ids that may be listed, see `among`; None: all.
+        postings: what finds and verifies; in this process, see `over`.
     """
 
     def __init__(self, queries: Queries):
@@ -69,7 +66,13 @@ class Ranker:
         self.collection = queries.collection
         self.config = queries.config
         self.candidates: np.ndarray | None = None
-        self._distances = functools.cache(self._compare_elsewhere)
+        self.postings: Postings = Here(self.collection.snapshot)
+
+    def over(self, postings: Postings) -> "Ranker":
+        """The same ranker on the postings of its index that lie elsewhere."""
+        one = copy.copy(self)
+        one.postings = postings
+        return one
 
     def among(self, candidates: np.ndarray) -> "Ranker":
         """A ranker that lists some images alone, and verifies all of these.
@@ -87,29 +90,43 @@ class Ranker:
         one.config = replace(self.config, verification=replace(self.config.verification, depth=depth))
         return one
 
-    def shortlist(self, query: QueryFeatures, most: int | None = None, always: np.ndarray | None = None) -> Ranking:
+    def shortlist(
+        self,
+        query: QueryFeatures,
+        most: int | None = None,
+        always: np.ndarray | None = None,
+        before: tuple[float, int] | None = None,
+    ) -> Ranking:
         """The images that share a word with the query, by tf-idf cosine; ties by image id.
 
         Args:
             query: words and their weights count.
-            most: as in `ranked`, like `always`.
+            most: as in `Wanted`, like `always`.
             always: image ids.
+            before: as in `Wanted`.
         """
-        scores, shared = self.collection.snapshot.scores(*query.terms())
-        return self._ranked(shared > 0, scores, query, most, always)
+        return _ranking(self.postings.words(*query.terms(), Wanted(most, always, self.candidates, before)), query)
 
-    def vote(self, query: QueryFeatures, most: int | None = None) -> Ranking:
+    def vote(
+        self,
+        query: QueryFeatures,
+        most: int | None = None,
+        always: np.ndarray | None = None,
+        before: tuple[float, int] | None = None,
+    ) -> Ranking:
         """The images with a match, by Hamming-embedding votes with idf squared and norms; ties by image id.
 
         Args:
             query: with signatures.
-            most: as in `ranked`.
+            most: as in `Wanted`, like `always` and `before`.
+            always: image ids.
+            before: a score and an image id.
 
         Raises:
             ArtefactError: the index has no signatures.
         """
-        votes = self._votes(query.paired, final=True)
-        return self._ranked(votes.found, votes.scores, query, most, signed=True)
+        wanted = Wanted(most, always, self.candidates, before)
+        return _ranking(self._votes(query.paired, True, wanted), query, signed=True)
 
     def match(self, image: ImageFeatures, box: Sequence[float] | None = None) -> Ranking:
         """All images with a similar aggregate, by the selective match kernel (ASMK); ties by image id.
@@ -134,22 +151,10 @@ class Ranker:
         descriptors = vocabulary.descriptors_of(image.codes[inside])
         assigned = vocabulary.quantizer.assign(descriptors, min(config.assignments, len(vocabulary.centroids)))
         words, aggregates = scoring.aggregate(descriptors, assigned, vocabulary.centroids, config.binary)
-        scores, found = collection.snapshot.kernel(words, aggregates, config)
+        found = self.postings.kernel(words, aggregates, config, Wanted(among=self.candidates))
         signatures = collection.snapshot.has_signatures  # verification compares them where there are any
         query = self.queries.encode(image, box, 1 if signatures else 0)
-        return self._ranked(found, scores, query, signed=True)
-
-    def _ranked(
-        self,
-        found: np.ndarray,
-        scores: np.ndarray,
-        query: QueryFeatures,
-        most: int | None = None,
-        always: np.ndarray | None = None,
-        signed: bool = False,
-    ) -> Ranking:
-        """`ranked` of the images that were found (n,) bool and may be listed."""
-        return ranked(np.flatnonzero(found), scores, query, most, always, signed, self.candidates)
+        return _ranking(found, query, signed=True)
 
     def verify(self, ranking: Ranking, divisor: float | None = None, depth: int | None = None) -> Ranking:
         """Verifies the first images and puts them in order again.
@@ -162,28 +167,43 @@ class Ranker:
             ranking: by words or votes.
             divisor: of its scores, where other rankings are to be on one scale with it; None: its own.
             depth: how many are verified; None: `verification.depth`.
+
+        Returns:
+            Without what lies in a part of the index that does not answer any more.
         """
-        ids = ranking.ids[: depth or self.config.verification.depth]
-        outcome = self.verified(ranking.query, ids)
+        divisor = divisor or ranking.divisor
+        ranking, outcome = self._verified(ranking, depth or self.config.verification.depth)
+        ids = ranking.ids[: len(outcome.inliers)]
         inliers = np.zeros(len(ranking.ids), np.int64)
         inliers[: len(ids)] = outcome.inliers
         places = np.full(len(ranking.ids), -1)
         places[: len(ids)] = np.where(outcome.inliers > 0, np.arange(len(ids)), -1)
-        scores = ranking.scores / (divisor or ranking.divisor) + inliers
+        scores = ranking.scores / divisor + inliers
         order = np.lexsort((np.arange(len(scores)), -ranking.scores, -inliers))
         if ranking.signed:
             factors = np.ones(len(scores))
             factors[: len(ids)] = factor(significance(outcome.inliers, outcome.pairs, self.config.verification))
-            scores = ranking.scores / (divisor or ranking.divisor) * factors
+            scores = ranking.scores / divisor * factors
             order = np.argsort(-scores, kind="stable")
         return Ranking(ranking.ids[order], scores[order], places[order], outcome, ranking.query, ranking.signed)
 
     def verified(self, query: QueryFeatures, ids: np.ndarray) -> Verified:
         """The outcome of verification for some images (n,), whatever score they have."""
-        config, index = self.config.verification, self.collection.snapshot
-        putatives = find_putatives(query.paired, ids, index, config)
-        regions, sides = index.regions(putatives.row), index.sizes[ids].max(axis=1, initial=1)
-        return verify(putatives, query.regions, query.longest_side, regions, sides, config)
+        config = self.config.verification
+        return self.postings.verified(query.paired, query.regions, query.longest_side, ids, config)
+
+    def there(self, ranking: Ranking) -> Ranking:
+        """A ranking without what lies in a part of the index that does not answer any more."""
+        kept = self.postings.there(ranking.ids)
+        return ranking if kept.all() else ranking.only(kept)
+
+    def _verified(self, ranking: Ranking, depth: int, query: QueryFeatures | None = None) -> tuple[Ranking, Verified]:
+        """A ranking of what is `there`, and the outcome of verification, with its query or another, for its head."""
+        while True:
+            ranking = self.there(ranking)
+            outcome = self.verified(query or ranking.query, ranking.ids[:depth])
+            if self.postings.there(ranking.ids).all():
+                return ranking, outcome
 
     def expand(self, ranking: Ranking, most: int | None = None) -> Ranking:
         """Average query expansion of a verified ranking, ordered by significance.
@@ -210,9 +230,10 @@ class Ranker:
         if sources:
             if config.rerank == "expanded":
                 query = average.consolidate(expanded, len(query.words), config.max_features)
-            ids = again.ids[: self.config.verification.depth]
+            again, outcome = self._verified(again, self.config.verification.depth, query)
+            ids = again.ids[: len(outcome.inliers)]
             later[ids] = np.arange(len(ids)) + len(verified.inliers)
-            verified = joined(verified, self.verified(query, ids))
+            verified = joined(verified, outcome)
         earlier[ranking.ids] = ranking.places
         sure = np.append(significance(verified.inliers, verified.pairs, self.config.verification), -np.inf)
         places = np.where(sure[earlier] >= sure[later], earlier, later)[again.ids]
@@ -237,7 +258,7 @@ class Ranker:
             query: with signatures.
             geometry: reliable images are those whose inliers chance does not explain, instead of those with many
                 strict matches.
-            most: as in `ranked`.
+            most: as in `Wanted`.
 
         Raises:
             ArtefactError: the index has no signatures.
@@ -255,31 +276,36 @@ class Ranker:
             ArtefactError: the index has no signatures.
         """
         config = self.config.hqe
-        first = self._votes(query.paired, final=False)
+        looked_at = max(self.config.verification.depth, config.depth) if geometry else config.depth
+        first = self._votes(query.paired, False, Wanted(looked_at, None, self.candidates))
         if not geometry:
-            if self.candidates is not None:
-                others = np.delete(np.arange(len(first.scores)), self.candidates)
-                first.scores[others] = 0
             images = hqe.reliable_images(first, config)
             return Sources(images, hqe.features_of(self.collection.snapshot, images))
-        looked_at = max(self.config.verification.depth, config.depth)
         # by inliers, although these are votes: they have neither idf nor norms yet
-        listed = self._ranked(first.scores > 0, first.scores, query, looked_at)
-        return self._confirmed(self.verify(listed))
+        return self._confirmed(self.verify(_ranking(first, query)))
 
-    def vote_with(self, query: QueryFeatures, sources: Sources, most: int | None = None) -> Ranking:
+    def vote_with(
+        self,
+        query: QueryFeatures,
+        sources: Sources,
+        most: int | None = None,
+        always: np.ndarray | None = None,
+        before: tuple[float, int] | None = None,
+    ) -> Ranking:
         """The votes of a query that has taken in the signatures of sources, its own where there are none.
 
         Args:
             query: with signatures.
             sources: from `reliable`.
-            most: as in `ranked`.
+            most: as in `Wanted`, like `always` and `before`.
+            always: image ids.
+            before: a score and an image id.
         """
         if not len(sources.rows):
-            return self.vote(query, most)
+            return self.vote(query, most, always, before)
         merged = hqe.expand(query.paired, self.collection.snapshot, sources.rows, self.config.hqe, self.config.seed)
-        votes = self._votes(merged, final=True)
-        return self._ranked(votes.found, votes.scores, query, most, signed=True)
+        wanted = Wanted(most, always, self.candidates, before)
+        return _ranking(self._votes(merged, True, wanted), query, signed=True)
 
     def _confirmed(self, ranking: Ranking) -> Sources:
         """The verified images with at least `hqe.min_inliers` inliers and `hqe.significance`.
@@ -321,35 +347,13 @@ class Ranker:
         regions[:, :2] -= moved
         return rows[inside_box(regions, query.box)]
 
-    def _votes(self, words: QueryWords, final: bool) -> scoring.Votes:
-        """Votes of all images; `final` ones are weighted by idf squared and divided by norms, others count strictly."""
+    def _votes(self, words: QueryWords, final: bool, wanted: Wanted) -> Found:
+        """Images by votes; `final` ones are weighted by idf squared and divided by norms, others count strictly."""
         self.queries.require_signatures()
         if words.signatures is None:
             raise RetrievalError("the query has no signatures: make it with Retriever.prepare(photograph)")
         strict = -1 if final else self.config.hqe.strict
-        return self.collection.snapshot.votes(words, self.config.hamming, final, strict, self._distances())
-
-    def _compare_elsewhere(self) -> list[scoring.Distances] | None:
-        """Where signatures are compared, as `hamming.device` says.
-
-        Raises:
-            ConfigError: the device is not there.
-        """
-        device = self.config.hamming.device
-        if device == "cpu":
-            return None
-        try:
-            chosen = choose_device(device)
-        except ValueError as error:
-            raise ConfigError(f"hamming.device: {error}") from error
-        from retrieval.vocabulary.torch_hamming import TorchDistances
-
-        logger.info("signatures are compared on %s", chosen)
-        return [
-            TorchDistances(segment.signatures, chosen)
-            for segment in self.collection.snapshot.segments
-            if segment.signatures is not None
-        ]
+        return self.postings.votes(words, self.config.hamming, final, strict, wanted)
 
     def sources(self, ranking: Ranking) -> list[Source]:
         """The verified results that average query expansion takes, most significant first.
@@ -427,3 +431,9 @@ class Ranker:
                 )
             )
         return hits
+
+
+def _ranking(found: Found, query: QueryFeatures, signed: bool = False) -> Ranking:
+    """What was found for a query."""
+    none = np.full(len(found.ids), -1)
+    return Ranking(found.ids, found.scores, none, None, query, signed, found.best, found.count, found.ahead)

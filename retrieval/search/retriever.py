@@ -1,10 +1,12 @@
 """`Retriever`: the facade, a photograph in, hits out; the steps in between are `retrieval.search.ranker`'s."""
 
 import copy
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from retrieval import config as settings_module
 from retrieval.config import Config
@@ -17,14 +19,21 @@ from retrieval.search.explanation import Explanation
 from retrieval.search.mirror import merge
 from retrieval.search.queries import Photograph, Queries, QueryFeatures, label_of
 from retrieval.search.ranker import Ranker
-from retrieval.search.ranking import Hit
+from retrieval.search.ranking import Hits
 from retrieval.storage import artefacts
+
+if TYPE_CHECKING:
+    from retrieval.search.spread import Spread
 
 AUTO = "auto"
 
 
 class Retriever:
     """An opened index that answers queries.
+
+    Where `parallel.scheduler` names a Dask scheduler, or workers of this machine, these search: each has a part of the
+    index's segments. Hits are the same. They are connected to by the first search, or by `connect`, and let go by
+    `close`, by the end of a ``with`` block, or when nobody holds the retriever any more.
 
     Args:
         collection: the index.
@@ -44,7 +53,48 @@ class Retriever:
         self.config = config or collection.config
         self.queries = Queries(collection, self.config)
         self.ranker = Ranker(self.queries)
+        self._workers = _Workers(collection, self.config)
         _require_fixed(collection, self.config)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def connect(self) -> None:
+        """Has the workers of `parallel.scheduler` open the index now, instead of at the first search.
+
+        Raises:
+            ClusterError: they cannot be reached, run other versions, or do not see the index.
+            ArtefactError: the index has changed since it was opened here.
+
+        Example:
+            >>> Retriever.open("holidays.index").connect()  # nothing: searches are done in this process
+        """
+        self._workers.connected()
+
+    def close(self) -> None:
+        """Lets the workers of `parallel.scheduler` go; this retriever, and those `among` candidates, search no more.
+
+        Example:
+            >>> with Retriever.open("holidays.index") as retriever:
+            ...     len(retriever.query("tower.jpg", top=2))
+            2
+        """
+        self._workers.close()
+
+    @property
+    def steps(self) -> Ranker:
+        """The steps of one search: what `ranker` does, by the workers of `parallel.scheduler` where there are any.
+
+        Raises:
+            ClusterError: as `connect`.
+        """
+        spread = self._workers.connected()
+        return self.ranker if spread is None else self.ranker.over(spread.asked())
 
     @classmethod
     def open(cls, path: str | Path, config: Config | None = None, verify: bool = False) -> "Retriever":
@@ -95,7 +145,10 @@ class Retriever:
         vocabulary = replace(self.config.vocabulary, probes=probes)
         config = replace(self.config, vocabulary=vocabulary, seed=newest.config.seed)
         _require_fixed(newest, config)
-        self.collection, self.config = newest, config
+        workers = _Workers(newest, config)
+        if self._workers.spread is not None:
+            workers.connected()  # before those of the index as it was are let go, which may be the same
+        self.collection, self.config, self._workers = newest, config, workers
         self.queries = Queries(newest, self.config)
         self.ranker = Ranker(self.queries)
         return True
@@ -109,7 +162,7 @@ class Retriever:
         expand: str | None = AUTO,
         mirror: bool = False,
         candidates: Iterable[str] | None = None,
-    ) -> list[Hit]:
+    ) -> Hits:
         """Finds the images that show what the query shows.
 
         By default by votes of signatures, where the index keeps some, expanded by what geometry confirms (HQE + SV),
@@ -130,9 +183,11 @@ class Retriever:
                 ``among(candidates)``. None: all photographs.
 
         Returns:
-            Hits, best first; none, and a warning in the log, where the query has no features.
+            Hits, best first; none, and a warning in the log, where the query has no features. Of an index that workers
+            search, `Hits.missing` says which parts have not answered within `parallel.wait`.
 
         Raises:
+            ClusterError: workers cannot be reached, or none has answered.
             RetrievalError: a bad photograph, something that is none, a box outside it, an unknown expansion, a
                 candidate that is not indexed or, with `mirror`, an indexed photograph whose file is gone or another
                 one.
@@ -202,6 +257,7 @@ class Retriever:
 
         Raises:
             RetrievalError: no image has this name, or it is no candidate; another expansion; or as for `query`.
+            ClusterError: it lies in a part of the index that does not answer.
 
         Example:
             >>> told = Retriever.open("holidays.index").explain("tower.jpg", "old/tower_2.jpg")
@@ -213,7 +269,7 @@ class Retriever:
         if expand not in (AUTO, None):
             raise RetrievalError(f"a search with {expand!r} is not accounted for: only those of 'auto' and None are")
         queries = self._both(image, box, expand) if mirror else (self.prepare(image, box, expand),)
-        return explanation.explain(self.ranker, queries, label, name, self.by_votes(verify=True, expand=expand))
+        return explanation.explain(self.steps, queries, label, name, self.by_votes(verify=True, expand=expand))
 
     def _both(
         self, image: Photograph, box: Sequence[float] | None, expand: str | None
@@ -260,7 +316,7 @@ class Retriever:
         verify: bool = True,
         expand: str | None = AUTO,
         mirrored: QueryFeatures | None = None,
-    ) -> list[Hit]:
+    ) -> Hits:
         """Like `query`, for features that are at hand (from `prepare`).
 
         Args:
@@ -280,7 +336,7 @@ class Retriever:
         if expand not in (AUTO, None, "aqe", "hqe"):
             raise RetrievalError(f"unknown expansion {expand!r}: use 'auto', 'aqe', 'hqe' or none")
         by_votes = self.by_votes(verify, expand)
-        ranker, queries = self.ranker, [query] if mirrored is None else [query, mirrored]
+        ranker, queries = self.steps, [query] if mirrored is None else [query, mirrored]
         verify = verify or expand == "aqe"
         most = top if top is None or not verify else max(top, ranker.config.verification.depth)
         if by_votes:
@@ -292,8 +348,8 @@ class Retriever:
             rankings = [ranker.verify(one, divisor) for one in rankings]
         if expand == "aqe":
             rankings = [ranker.expand(one, most) for one in rankings]
-        hits = [ranker.hits(one, top) for one in rankings]
-        return hits[0] if mirrored is None else merge(hits[0], hits[1], top)
+        hits = [ranker.hits(ranker.there(one), top) for one in rankings]
+        return Hits(hits[0] if mirrored is None else merge(hits[0], hits[1], top), ranker.postings.missing)
 
     def by_votes(self, verify: bool, expand: str | None) -> bool:
         """Whether a search votes with signatures: for "hqe", and for "auto" with geometry where there are any.
@@ -303,6 +359,32 @@ class Retriever:
             False
         """
         return expand == "hqe" or (expand == AUTO and verify and self.collection.snapshot.has_signatures)
+
+
+class _Workers:
+    """What searches an index elsewhere, connected to when it is first asked for; shared by retrievers on it."""
+
+    def __init__(self, collection: Collection, config: Config):
+        self._collection, self._config = collection, config
+        self._connecting = threading.Lock()
+        self.spread: Spread | None = None
+
+    def connected(self) -> "Spread | None":
+        if self._config.parallel.scheduler is None:
+            return None
+        with self._connecting:
+            if self.spread is not None and self.spread.cut_off:
+                self.spread.close()
+                self.spread = None
+            if self.spread is None:
+                from retrieval.search.spread import Spread
+
+                self.spread = Spread(self._collection, self._config)
+            return self.spread
+
+    def close(self) -> None:
+        if self.spread is not None:
+            self.spread.close()
 
 
 def _require_fixed(collection: Collection, config: Config) -> None:

@@ -6,6 +6,7 @@ not), and what is at its place is always finished.
 """
 
 import contextlib
+import hashlib
 import os
 import socket
 import time
@@ -89,6 +90,20 @@ def require_shared(engine: Engine, folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def require_same(engine: Engine, file: Path) -> None:
+    """Refuses workers that do not see a file as it is here; nothing is written.
+
+    Args:
+        engine: of the workers.
+        file: absolute; small.
+
+    Raises:
+        ClusterError: naming the worker.
+        OSError: it cannot be read here.
+    """
+    engine.require(_is_same, file, hashlib.sha256(file.read_bytes()).hexdigest())
+
+
 def place_for(arriving: Path, name: str) -> Path:
     """On a worker: where what is called so is written, before it is put into place.
 
@@ -113,6 +128,19 @@ def put(arrived: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     os.rename(arrived, target)
     atomic.sync_directory(target.parent)
+
+
+def _is_same(file: Path, digest: str) -> str | None:
+    """On a worker: what is wrong with a file, or None."""
+    host = socket.gethostname()
+    try:
+        if hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+            return f"{host} has another {file} than this machine: every worker needs the same folder"
+    except FileNotFoundError:
+        return f"{host} does not see {file}: every worker needs the same folder under the same path"
+    except OSError as error:
+        return f"{host} cannot read {file}: {error.strerror or error}"
+    return None
 
 
 def _sees(asked: Path, token: str) -> str | None:

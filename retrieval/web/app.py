@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from retrieval.errors import RetrievalError
+from retrieval.errors import ClusterError, RetrievalError
 from retrieval.search.grades import GRADES
 from retrieval.search.retriever import AUTO
 from retrieval.web import forms, openapi, pictures
@@ -35,6 +35,7 @@ _BODIES = 8  # the longest bodies that memory is held for
 _THUMBNAIL = 320  # pixels
 _ASK = {"cache-control": "private, no-cache"}  # kept, but asked for each time: the photograph may be replaced
 _PICTURE_THREADS, _PICTURES_WAITING = 2, 256
+_AWAY = 10  # seconds after which a client may ask again for what does not answer
 _NOT_SAID = "something went wrong on the server; its log says what"
 
 
@@ -67,6 +68,7 @@ def make_app(
     routes = _Routes(service, limits or Limits(), policy.root, labelling)
     handlers: dict[Any, Any] = {
         RequestError: _refused,
+        ClusterError: _away,
         RetrievalError: _failed,
         HTTPException: _unknown,
         Exception: _broken,
@@ -297,6 +299,12 @@ async def _refused(_: Request, error: Exception) -> Response:
     if error.close:
         headers["connection"] = "close"
     return answer({"error": str(error)}, error.status, headers)
+
+
+async def _away(request: Request, error: Exception) -> Response:
+    logger.error("%s %s: %s", request.method, request.url.path, error)
+    told = "what holds the index, or the part of it that this needs, does not answer: try again later"
+    return answer({"error": told}, 503, {"retry-after": str(_AWAY)})
 
 
 async def _failed(request: Request, error: Exception) -> Response:

@@ -313,6 +313,17 @@ def _schemas(labelling: bool) -> dict[str, Any]:
         "depth": {"type": "integer", "description": "how many candidates geometry looked at"},
         "seconds": {"type": "number"},
     }
+    partial = {
+        "partial": {"const": True, "description": "a part of the index did not answer in time; absent where all did"},
+        "missing": {
+            "type": "array",
+            "items": _object(
+                {"segments": {"type": "array", "items": {"type": "string"}}, "images": {"type": "integer"}},
+                *("segments", "images"),
+            ),
+            "description": "the parts, and how many photographs lie in each; absent where all answered",
+        },
+    }
     page = {
         "images": {"type": "array", "items": _ref("Photograph")},
         "page": {"type": "integer"},
@@ -418,9 +429,9 @@ def _schemas(labelling: bool) -> dict[str, Any]:
     return {
         "Photograph": _object(photograph, *photograph),
         "Hit": _object({**hit, "matches": _MATCHES, "mirrored": _MIRRORED}, *hit),
-        "Found": _object(found, *found),
+        "Found": _object({**found, **partial}, *found),
         "Page": _object(page, *page),
-        "Explanation": _object(explanation, *explanation),
+        "Explanation": _object({**explanation, **partial}, *explanation),
         "Index": _object(index, *index),
         **({"Labels": _object({**labels, "before": before}, *labels)} if labelling else {}),
         "Groups": _object(groups, *groups),
@@ -476,7 +487,7 @@ def _errors(statuses: tuple[str, ...]) -> dict[str, Any]:
         "413": "Too large",
         "415": "Of another type than expected",
         "422": "No usable photograph",
-        "503": "Too much to do; Retry-After says when to try again",
+        "503": "Too much to do, or what holds the index does not answer; Retry-After says when to try again",
     }
     statuses = tuple(dict.fromkeys(("401", "403", "421", *statuses)))
     texts |= {"401": "A token is needed", "421": "The server is not known by the name it was called"}

@@ -105,6 +105,10 @@ class Service:
         self._next_check = time.monotonic() + check_every
         self._lock = threading.Lock()
 
+    def close(self) -> None:
+        """Lets workers go that search the index."""
+        self._opened.retriever.close()
+
     def current(self) -> Opened:
         """The index as it is now; whoever comes while a change is being taken up gets it as it was."""
         if time.monotonic() < self._next_check or not self._lock.acquire(blocking=False):
@@ -248,6 +252,7 @@ class Service:
         Raises:
             RequestError: no such photograph, a box outside it, an expansion that the index has no signatures for, no
                 file to mirror, or an unknown candidate.
+            ClusterError: nothing of the index answers.
         """
         start = time.perf_counter()
         opened = self.current()
@@ -288,6 +293,7 @@ class Service:
 
         Raises:
             RequestError: as for `search`, or the hit is no photograph of the index.
+            ClusterError: it lies in a part of the index that does not answer.
         """
         opened = self.current()
         photograph, found = self.photograph(key, opened), self.photograph(hit, opened)
@@ -297,7 +303,7 @@ class Service:
         ways = (False, True) if mirror else (False,)
         queries = [self._features(opened, photograph, box, expand, one) for one in ways]
         by_votes = retriever.by_votes(verify=True, expand=expand)
-        explained = explain(retriever.ranker, queries, photograph.name, found.name, by_votes, EXPLAINED)
+        explained = explain(retriever.steps, queries, photograph.name, found.name, by_votes, EXPLAINED)
         tree = as_json.explanation_tree(explained)
         tree["query"]["id"], tree["image"]["id"] = photograph.id, found.id
         return tree
@@ -332,6 +338,7 @@ class Service:
 
 def warm_up(retriever: Retriever) -> None:
     """Computes what is computed once: statistics of the index, so that the first search does not wait for them."""
+    retriever.connect()
     collection = retriever.collection
     if not collection.names:
         return

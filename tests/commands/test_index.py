@@ -115,6 +115,15 @@ def test_remove_compact_and_info(capsys, copy):
     code, out, _ = run(capsys, "compact", copy)
     assert code == 0
     assert "compact already" in out
+    code, out, _ = run(capsys, "compact", copy, "--segments", "2")
+    assert code == 0
+    assert "1 segment -> 2" in out
+    code, out, _ = run(capsys, "compact", copy, "--segments", "2")
+    assert "compact already: 2 segments" in out
+    assert json.loads(run(capsys, "info", copy, "--json")[1])["segments"] == 2
+    code, _, err = run(capsys, "compact", copy, "--segments", "99")
+    assert code == 2
+    assert "99 segments: expected 1 to 6" in error_line(err)
 
 
 def test_check_and_repair(capsys, copy):

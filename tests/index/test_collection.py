@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -27,6 +28,7 @@ from retrieval.index.building import build_index
 from retrieval.index.changes import add, compact, remove
 from retrieval.index.checking import check
 from retrieval.index.collection import Collection
+from retrieval.index.merging import runs
 from retrieval.index.segment import Segment
 from retrieval.photographs.folder import ImageSet, list_images
 from retrieval.search.retriever import Retriever
@@ -218,6 +220,51 @@ def test_compacting_gives_the_bytes_of_a_fresh_build(pool, index):
     for path in theirs.glob("*.npy"):
         assert path.read_bytes() == (ours / path.name).read_bytes(), path.name
     assert compact(index).state.segments == collection.state.segments  # nothing left to do
+
+
+def test_segments_are_split_evenly_and_merged_again(pool, index):
+    add(index, [pool])
+    remove(index, ["c.png"])
+    whole = compact(index)
+    (name,) = whole.state.segments
+    bytes_before = {path.name: path.read_bytes() for path in (index / "segments" / name).glob("*.npy")}
+    hits = Retriever(Collection.open(index)).query("a.png", top=None)
+    split = compact(index, segments=3)
+    assert [len(segment.sizes) > 0 for segment in split.snapshot.segments] == [True] * 3
+    counts = split.snapshot.counts
+    assert counts.tolist() == whole.snapshot.counts.tolist()
+    features = [segment.features for segment in split.snapshot.segments]
+    assert sum(features) == split.features
+    assert max(features) - min(features) <= 2 * counts.max()  # a bound is never further off than half a photograph
+    assert split.names == whole.names
+    assert Retriever(Collection.open(index)).query("a.png", top=None) == hits
+    assert compact(index, segments=3).state.segments == split.state.segments  # nothing left to do
+    assert check(index).problems == ()
+    one = compact(index, segments=1)
+    (name,) = one.state.segments
+    assert {path.name: path.read_bytes() for path in (index / "segments" / name).glob("*.npy")} == bytes_before
+    every = compact(index, segments=len(one.names))
+    assert [len(segment.sizes) for segment in every.snapshot.segments] == [1] * len(one.names)
+    assert Retriever(Collection.open(index)).query("a.png", top=None) == hits
+
+
+@pytest.mark.parametrize("segments", [0, -1, 1000])
+def test_other_numbers_of_segments_are_refused(index, segments):
+    before = Collection.open(index).state.manifest
+    with pytest.raises(RetrievalError, match=rf"{segments} segments: expected 1 to \d+.*nothing was changed"):
+        compact(index, segments)
+    assert Collection.open(index).state.manifest == before
+
+
+@given(features=st.lists(st.integers(0, 50), min_size=1, max_size=20), data=st.data())
+def test_runs_are_whole_and_even(features, data):
+    parts = data.draw(st.integers(1, len(features)))
+    bounds = runs(features, parts)
+    assert len(bounds) == parts + 1
+    assert (bounds[0], bounds[-1]) == (0, len(features))
+    assert all(first < last for first, last in itertools.pairwise(bounds))
+    alike = runs([7] * (3 * parts), parts)
+    assert alike == list(range(0, 3 * parts + 1, 3))
 
 
 def test_a_snapshot_stays_what_it_was_and_refresh_takes_up_the_newest(pool, index):

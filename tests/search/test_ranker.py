@@ -25,9 +25,9 @@ from retrieval.geometry.significance import significance
 from retrieval.geometry.verification import verify
 from retrieval.index.collection import Collection
 from retrieval.photographs.folder import list_images
-from retrieval.search import ranker
+from retrieval.search import postings
 from retrieval.search.expansion import hamming as hqe
-from retrieval.search.ranking import best, ranked
+from retrieval.search.ranking import Ranking, Wanted, best, listed
 from retrieval.search.retriever import Retriever
 from retrieval.vocabulary.store import open_vocabulary
 
@@ -69,7 +69,7 @@ def test_verification_compares_signatures_where_there_are_any(retriever, index):
 def test_the_tolerance_of_a_crop_is_that_of_its_photograph(retriever, photos, monkeypatch):
     """A crop shows its object as large as the photograph did: cutting must not make verification stricter."""
     sides = []
-    monkeypatch.setattr(ranker, "verify", lambda *given: sides.append(given[2]) or verify(*given))
+    monkeypatch.setattr(postings, "verify", lambda *given: sides.append(given[2]) or verify(*given))
     whole = retriever.queries.described(photos / "scenes" / "coffee_0.jpg")
     crop = dataclasses.replace(whole, width=300, height=200, photograph=(1024, 768))
     for image, side in ((whole, max(whole.width, whole.height)), (crop, 1024)):
@@ -130,8 +130,11 @@ def test_reliable_images_with_geometry_are_those_that_chance_does_not_explain(si
     for changed in ([], ["hqe.significance=40"], ["hqe.min_inliers=60"], ["hqe.depth=1"]):
         retriever = Retriever.open(signed, settings.load(None, changed, base=base))
         query = retriever.prepare(photos / "scenes" / "coffee_0.jpg", expand="hqe")
-        first = retriever.ranker._votes(query.paired, final=False)
-        candidates = retriever.ranker.verify(ranked(np.flatnonzero(first.scores > 0), first.scores, query))
+        strict = retriever.config.hqe.strict
+        votes = retriever.collection.snapshot.votes(query.paired, retriever.config.hamming, False, strict)
+        first = listed(np.flatnonzero(votes.scores > 0), votes.scores[votes.scores > 0], Wanted())
+        none = np.full(len(first.ids), -1)
+        candidates = retriever.ranker.verify(Ranking(first.ids, first.scores, none, None, query))
         told, config = candidates.verified, retriever.config.hqe
         sure = significance(told.inliers, told.pairs, retriever.config.verification)
         expected = []
@@ -200,7 +203,7 @@ def test_the_best_are_those_of_the_whole_list(scores, most, always):
     expected = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     assert best(values, most).tolist() == expected[:most]
     ids = np.flatnonzero(values)
-    found = ranked(ids, values, None, most, np.array(sorted(always), int)).ids.tolist()
+    found = listed(ids, values[ids], Wanted(most, np.array(sorted(always), int))).ids.tolist()
     whole = [i for i in expected if scores[i]]
     kept = whole if most is None else [i for place, i in enumerate(whole) if place < most or i in always]
     assert found == kept

@@ -15,6 +15,7 @@ from retrieval.index.assembly import IndexedImage, build_segment
 from retrieval.index.segment import Segment
 from retrieval.index.snapshot import Snapshot
 from retrieval.search.expansion import hamming as hqe
+from retrieval.search.ranking import Wanted, listed
 from retrieval.vocabulary import hamming
 
 WORDS, BITS, D = 12, 128, 128
@@ -495,7 +496,9 @@ def test_expansion_equals_loops(seed, share):
     scores, strictly = votes_by_loops(images, query, votes, config.strict, False)
     ranked = sorted(range(len(images)), key=lambda i: (-round(scores[i], 9), i))[:4]
     expected = [i for i in ranked if scores[i] > 0 and strictly[i] >= 2]
-    reliable = hqe.reliable_images(first, config)
+    voted = np.flatnonzero(first.scores)
+    found = listed(voted, first.scores[voted], Wanted(config.depth), first.strict[voted])
+    reliable = hqe.reliable_images(found, config)
     assert sorted(reliable.tolist()) == sorted(expected)
 
     index = Snapshot.of(segment)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -11,8 +12,12 @@ pytest.importorskip("starlette", reason="needs the extra web")
 pytest.importorskip("httpx2", reason="needs the extra dev")
 
 from retrieval.commands import cli
+from retrieval.errors import ClusterError
+from retrieval.index.changes import compact
 from retrieval.search.as_json import search_tree
-from retrieval.web.service import image_id
+from retrieval.search.retriever import Retriever
+from retrieval.web.service import Service, image_id
+from retrieval.web.uploads import Uploads
 from tests.web.web_client import FROZEN, make_client, opened
 
 BOX = [100, 80, 400, 350]
@@ -442,3 +447,64 @@ def test_mirrored_queries(client, retriever, photos):
     assert search(client, id=image_id(name), top=1, mirror=True)["hits"][0]["mirrored"] is False
     assert client.get("/api/explain", params={**asked, "mirror": "perhaps"}).status_code == 400
     assert client.post("/api/search", json={"id": image_id(name), "mirror": 1}).status_code == 400
+
+
+def test_what_could_not_be_searched_is_told(index, tmp_path, monkeypatch):
+    """An index of two segments, one of which does not answer."""
+    pytest.importorskip("distributed")
+    from retrieval.search.spread import Asked
+    from tests.parts import spread_of
+
+    shutil.copytree(index, tmp_path / "index")
+    compacted = compact(tmp_path / "index", segments=2)
+    snapshot, names = compacted.snapshot, compacted.state.segments
+    silent = []
+    spread = spread_of(snapshot, [0, 1, 2], names, silent)
+    whole = opened(index).query("scenes/coffee_0.jpg")
+    monkeypatch.setattr(Retriever, "steps", property(lambda self: self.ranker.over(Asked(spread))))
+    key = image_id("scenes/coffee_0.jpg")
+    with make_client(tmp_path / "index") as client:
+        found = search(client, id=key)
+        assert [hit["name"] for hit in found["hits"]] == [hit.name for hit in whole]
+        assert not {"partial", "missing"} & found.keys()
+        silent.append(1)
+        partial = search(client, id=key)
+        assert partial["partial"] is True
+        assert partial["missing"] == [{"segments": [names[1]], "images": spread.parts[1].images}]
+        there = {name for image, name in enumerate(compacted.names) if spread.part_of[image] == 0}
+        assert {hit["name"] for hit in partial["hits"]} <= there
+        explained = client.get("/api/explain", params={"query": key, "hit": partial["hits"][0]["id"]}).json()
+        assert explained["missing"] == partial["missing"]
+        away = image_id(next(hit.name for hit in whole if hit.name not in there))
+        answer = client.get("/api/explain", params={"query": key, "hit": away})
+        assert answer.status_code == 503
+        assert "does not answer" in answer.json()["error"]
+        assert int(answer.headers["retry-after"]) > 0
+        silent.append(0)
+        answer = client.post("/api/search", json={"id": key})
+        assert answer.status_code == 503
+        assert "here" not in answer.json()["error"].split()  # no address of a scheduler
+        silent.clear()
+        assert search(client, id=key)["hits"] == found["hits"]
+
+
+def test_a_server_lets_its_workers_go(index, monkeypatch):
+    closed = []
+    monkeypatch.setattr(Retriever, "close", lambda self: closed.append(self))
+    service = Service(opened(index), Uploads(1 << 20, 24.0))
+    service.close()
+    assert closed == [service.current().retriever]
+
+
+def test_workers_that_cannot_be_reached_leave_an_index_as_it_was(index, tmp_path, monkeypatch, caplog):
+    shutil.copytree(index, tmp_path / "index")
+    with make_client(tmp_path / "index") as client:
+        before = client.get("/api/index").json()["images"]
+        compact(tmp_path / "index", segments=2)
+
+        def refused(self):
+            raise ClusterError("the scheduler has gone")
+
+        monkeypatch.setattr(Retriever, "connect", refused)
+        assert client.get("/api/index").json()["images"] == before
+        assert "is served as it was: the scheduler has gone" in caplog.text

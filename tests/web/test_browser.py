@@ -416,6 +416,38 @@ def test_looks_and_accessibility(open_page, address, width, height, scheme):
         pytest.skip("axe-core is not there (npm): accessibility was not checked")
 
 
+@pytest.mark.parametrize(("width", "height", "scheme"), LOOKS)
+def test_what_could_not_be_searched_is_told(open_page, address, width, height, scheme):
+    """An answer of a server whose index is partly away, which a screen reader tells and no search hides."""
+    page = open_page(width, height, scheme, bypass_csp=True)
+    away = []
+
+    def answered(route):
+        found = route.fetch()
+        tree = found.json()
+        route.fulfill(response=found, json=tree | ({"partial": True, "missing": away} if away else {}))
+
+    page.route("**/api/search", answered)
+    page.route("**/api/explain*", answered)
+    away.append({"segments": ["000001", "000002"], "images": 1})
+    away.append({"segments": ["000004"], "images": 2})
+    page.goto(f"{address}/?q={image_id(QUERY)}")
+    finished(page)
+    told = "Partial: 3 of 9 photographs could not be searched"
+    page.wait_for_selector(f"#partial[role=status]:has-text('{told}')")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    shot(page, f"partial-{width}-{scheme}")
+    if os.environ.get("RETRIEVAL_AXE"):
+        accessible(page, "partial")
+    page.click(f"#hits a[href*='hit={image_id(ANSWER)}']")
+    page.wait_for_selector(f"#match .note[role=status]:has-text('{told}')")
+    away.clear()
+    page.go_back()  # it is searched again, as what was away may be back
+    finished(page)
+    page.wait_for_selector("#partial", state="hidden")
+    assert names(page)[0] == QUERY
+
+
 def radio(page, name, value):
     return page.locator(f"#hits li:has(a[href*='hit={image_id(name)}']) [value='{value}']")
 

@@ -270,3 +270,31 @@ def test_nothing_is_imported_early():
     )
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def children(process):
+    """Processes that one has started, and those that these have."""
+    threads = Path(f"/proc/{process}/task").iterdir()
+    found = sorted(int(one) for thread in threads for one in (thread / "children").read_text().split())
+    return found + [other for one in found for other in children(one)]
+
+
+def test_workers_search_take_up_a_change_and_end_with_the_server(index, tmp_path):
+    pytest.importorskip("distributed")
+    shutil.copytree(index, tmp_path / "index")
+    changes.compact(tmp_path / "index", 2)
+    wanted = {"id": image_id("scenes/coffee_0.jpg"), "top": 5}
+    with serving(index) as (_, address):
+        expected = httpx2.post(f"{address}/api/search", json=wanted, timeout=PATIENCE).json()["hits"]
+    with serving(tmp_path / "index", "--scheduler", "local:2", "--wait", "none") as (process, address):
+        started = children(process.pid)
+        assert len(started) >= 2
+        ask = lambda: httpx2.post(f"{address}/api/search", json=wanted, timeout=PATIENCE).json()  # noqa: E731
+        assert ask()["hits"] == expected
+        gone = expected[1]["name"]
+        changes.remove(tmp_path / "index", [gone])
+        changes.compact(tmp_path / "index", 2)  # the segments that were opened are deleted
+        wait_for(lambda: gone not in [hit["name"] for hit in ask()["hits"]])
+        assert children(process.pid) == started  # the same workers
+    assert process.returncode == 0, process.err
+    wait_for(lambda: not any(Path(f"/proc/{one}").exists() for one in started))

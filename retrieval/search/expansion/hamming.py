@@ -11,24 +11,23 @@ import numpy as np
 
 from retrieval.config import HqeConfig
 from retrieval.geometry.putatives import QueryWords
-from retrieval.index.scoring import Votes
 from retrieval.index.snapshot import Snapshot
-from retrieval.search.ranking import best
+from retrieval.search.ranking import Found
 from retrieval.vocabulary import hamming
 
 
-def reliable_images(first: Votes, config: HqeConfig) -> np.ndarray:
+def reliable_images(first: Found, config: HqeConfig) -> np.ndarray:
     """Images with at least `min_matches` strict matches among the `depth` best of the first pass.
 
     Args:
-        first: votes without idf and norms, with strict matches counted.
+        first: votes without idf and norms, with strict matches counted; at least the `depth` best.
         config: `depth` and `min_matches`.
 
     Returns:
         (r,) int64 image ids, best first; ties by image id.
     """
-    head = best(first.scores, config.depth)
-    return head[(first.scores[head] > 0) & (first.strict[head] >= config.min_matches)]
+    assert first.strict is not None
+    return first.ids[: config.depth][first.strict[: config.depth] >= config.min_matches]
 
 
 def features_of(index: Snapshot, images: np.ndarray) -> np.ndarray:

@@ -74,6 +74,7 @@ async function render(focus = null) {
     document.title = TITLE;
     byId("results").removeAttribute("aria-busy");
     byId("status").textContent = "";
+    results.partial(null);
     tell(error.message);
     if (error.status === 404) await instead(signal);
   }
@@ -144,12 +145,14 @@ async function search(state, signal) {
   editor.show(photograph, state.box);
   if (searched) {
     byId("status").textContent = "Searching …";
+    results.partial(null);
     byId("results").setAttribute("aria-busy", "true");
     last.found = await searched.finally(() => setTimeout(() => editor.sharpen())); // after the hits have been put in
-    last.key = key;
+    last.key = last.found.partial ? null : key;
     byId("results").removeAttribute("aria-busy");
   }
   results.show(state, last.found);
+  results.partial(last.found, index.images);
   results.offer(last.found, signal);
   if (index.labels) await labels.show(state, index, photograph, last.found, signal);
 }
@@ -161,7 +164,7 @@ async function explain(state, signal) {
   const once = ["none", "aqe"].includes(state.expand) || (!state.expand && !state.verify) ? "none" : "";
   const one = await api.explain(state.q, state.box, state.hit, state.mirror, once, signal);
   document.title = `${shown(one.image.name)} – ${TITLE}`;
-  match.show(state, one, signal);
+  match.show(state, one, index.images, signal);
 }
 
 function fill(state) {

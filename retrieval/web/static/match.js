@@ -3,14 +3,14 @@
 import { blinker } from "./blink.js";
 import { byId, html, picture, plural, shown, svg } from "./dom.js";
 import { corners, ellipse, points, wholeBox } from "./geometry.js";
-import { grade } from "./results.js";
+import { away, grade } from "./results.js";
 import { address, searching } from "./state.js";
 
 const FEW = 60; // matches drawn at first: more lines than that hide the photographs
 const NARROW = 640; // screen pixels below which photographs stand one above the other
 const GAP = 20, UNIT = 600;
 
-export function show(state, one, signal) {
+export function show(state, one, images, signal) {
   const box = one.query.box ?? null, figure = html("div", { class: "pair-figure" });
   const all = html("input", { type: "checkbox", name: "all" });
   let wide = null;
@@ -30,6 +30,7 @@ export function show(state, one, signal) {
     html("h1", { id: "match-title", tabindex: "-1" }, "Why this photograph?"),
     html("p", { class: "lead" }, sentence(one), one.transform && one.query.id !== one.image.id ? verdict(one) : null),
     ["aqe", "hqe"].includes(state.expand) ? html("p", { class: "quiet" }, `This is how the search ${state.expand === "aqe" ? "once, by words and geometry," : "with one word a detail"} found it; what searching again added is left out.`) : null,
+    one.partial ? html("p", { class: "note", role: "status" }, away(one, images)) : null,
     html("p", { class: "quiet names" }, `${shown(one.query.name)} and ${shown(one.image.name)}`),
     figure,
     many ? html("p", {}, html("label", { class: "check" }, all, html("span", {}, `Show all ${one.matches.length} matching details, not just the ${FEW} rarest`))) : null,

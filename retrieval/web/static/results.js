@@ -13,6 +13,18 @@ export function grade(hit) {
   return { kind: hit.grade, text: text[hit.grade] };
 }
 
+// What could not be searched, as the machines that have it do not answer.
+export function away(found, images) {
+  if (!found?.partial) return "";
+  const many = found.missing.reduce((sum, part) => sum + part.images, 0).toLocaleString("en");
+  return `Partial: ${many} of ${plural(images, "photograph")} could not be searched, as a part of the index does not answer. Search again later.`;
+}
+
+export function partial(found, images) {
+  byId("partial").textContent = away(found, images);
+  byId("partial").hidden = !found?.partial;
+}
+
 export function show(state, found) {
   byId("hits").replaceChildren(...found.hits.map((hit) => hitCard(state, hit, found.query)));
   const others = found.hits.filter((hit) => hit.id !== found.query.id);

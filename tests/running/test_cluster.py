@@ -1,0 +1,158 @@
+"""Questions to the workers of a cluster: answers, errors, and what happens when one is silent or dies."""
+
+import functools
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("distributed")
+
+from retrieval.errors import ArtefactError, ClusterError
+from retrieval.running.cluster import Cluster, WorkerLostError
+from retrieval.running.engine import working
+from retrieval.storage import delivery
+
+IN_TIME = 600  # seconds, for what takes one
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with working("local:2", 1) as engine:
+        yield engine
+
+
+def refuse(error, text):
+    raise error(text)
+
+
+def asked(cluster, *questions, wait=None):
+    """Answers to (worker, function, argument, ...)."""
+    return cluster.together([functools.partial(cluster.ask, *one) for one in questions], wait)
+
+
+def test_answers_come_in_the_order_of_the_questions(cluster):
+    first, second = cluster.addresses()
+    processes = asked(cluster, (first, os.getpid), (second, os.getpid), (first, os.getpid))
+    assert processes[0] == processes[2] != processes[1]
+    assert os.getpid() not in processes
+    assert asked(cluster, (second, max, 3, 5), (first, sorted, [2, 1])) == [5, [1, 2]]
+    assert asked(cluster) == []
+
+
+def test_errors_stand_in_the_place_of_answers(cluster):
+    first, second = cluster.addresses()
+    known, unknown, fine = asked(
+        cluster, (first, refuse, ArtefactError, "it is gone"), (second, refuse, KeyError, "x"), (first, abs, -1)
+    )
+    assert type(known) is ArtefactError
+    assert str(known) == f"worker {first}: it is gone"
+    assert type(unknown) is ClusterError
+    assert str(second) in str(unknown)
+    assert fine == 1
+
+
+def test_what_comes_late_costs_the_others_nothing(cluster):
+    first, second = cluster.addresses()
+    (process,) = asked(cluster, (second, os.getpid))
+    asked(cluster, (first, os.getpid))
+    os.kill(process, signal.SIGSTOP)
+    try:
+        answers = asked(cluster, (first, abs, -1), (second, abs, -2), (first, abs, -3), wait=3)
+        assert answers[0::2] == [1, 3]
+        assert isinstance(answers[1], TimeoutError)
+    finally:
+        os.kill(process, signal.SIGCONT)
+    assert asked(cluster, (second, abs, -2)) == [2]  # and not what it had to say before
+
+
+def test_answers_of_several_threads_are_not_mixed_up(cluster):
+    first, second = cluster.addresses()
+    found = {}
+
+    def ask(number):
+        found[number] = [asked(cluster, (first, abs, -number), (second, abs, -number - 1)) for _ in range(20)]
+
+    threads = [threading.Thread(target=ask, args=(10 * number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(IN_TIME)
+    assert found == {10 * number: [[10 * number, 10 * number + 1]] * 20 for number in range(4)}
+
+
+def test_a_worker_that_dies_is_lost_and_others_are_there(cluster):
+    first, second = cluster.addresses()
+    (process,) = asked(cluster, (second, os.getpid))
+    answers = []
+    waiting = threading.Thread(target=lambda: answers.extend(asked(cluster, (second, time.sleep, IN_TIME))))
+    waiting.start()
+    waiting.join(0.5)
+    os.kill(process, signal.SIGKILL)
+    waiting.join(IN_TIME)
+    assert [type(answer) for answer in answers] == [WorkerLostError]
+    (again,) = asked(cluster, (second, abs, -1))
+    assert isinstance(again, WorkerLostError)
+    (there,) = cluster.together([cluster.there], None)
+    assert first in there
+    assert second not in there
+    cluster.client.wait_for_workers(2, timeout=IN_TIME)
+
+
+def test_who_is_not_reached_directly_is_asked_through_the_scheduler(cluster, monkeypatch, caplog):
+    first, second = cluster.addresses()
+
+    def refused(self, address):
+        raise OSError("no way")
+
+    monkeypatch.setattr(cluster, "_reached_directly", set())
+    monkeypatch.setattr(cluster, "_reached_around", {})
+    monkeypatch.setattr(type(cluster.client.rpc), "__call__", refused)
+    assert asked(cluster, (first, abs, -1), (second, abs, -2), (first, abs, -3)) == [1, 2, 3]
+    known, unknown = asked(cluster, (first, refuse, ArtefactError, "it is gone"), (second, refuse, KeyError, "x"))
+    assert (type(known), type(unknown)) == (ArtefactError, ClusterError)
+    assert f"worker {first} is not reached directly (no way) but through the scheduler" in caplog.text
+
+
+def test_a_closed_connection_answers_nothing():
+    cluster = Cluster.connect("local:1")
+    (worker,) = cluster.addresses()
+    assert asked(cluster, (worker, abs, -1)) == [1]
+    cluster.close()
+    with pytest.raises(ClusterError, match="has gone"):
+        asked(cluster, (worker, abs, -1))
+
+
+def test_a_folder_that_workers_see_is_compared_without_writing(cluster, tmp_path):
+    file = tmp_path / "manifest.json"
+    file.write_text("{}")
+    before = sorted(tmp_path.iterdir())
+    delivery.require_same(cluster, file)
+    assert sorted(tmp_path.iterdir()) == before
+    with pytest.raises(OSError, match="nothing"):
+        delivery.require_same(cluster, tmp_path / "nothing")
+
+    class Elsewhere:
+        """Workers that have another file there, or none."""
+
+        def require(self, check, path, digest):
+            wrong = check(path, digest)
+            if wrong is not None:
+                raise ClusterError(f"worker w: {wrong}")
+
+    class Other(Elsewhere):
+        def require(self, check, path, digest):
+            path.write_text("[]")
+            super().require(check, path, digest)
+
+    class Without(Elsewhere):
+        def require(self, check, path, digest):
+            path.unlink()
+            super().require(check, path, digest)
+
+    with pytest.raises(ClusterError, match=r"has another .*manifest.json than this machine"):
+        delivery.require_same(Other(), file)
+    with pytest.raises(ClusterError, match=r"does not see .*manifest.json: every worker needs the same folder"):
+        delivery.require_same(Without(), file)
