@@ -95,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         "rows that share one value (HQE with and without geometry) one is enough",
     )
     shared.add_settings(parser, with_config=False)
+    shared.add_scheduler(parser)
     shared.add_common(parser)
     return parser
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from retrieval.commands.shared import add_settings, add_verb, open_retriever
+from retrieval.commands.shared import add_scheduler, add_settings, add_verb, open_retriever
 from retrieval.errors import RetrievalError
 
 SOURCES = ("descriptors", "index")
@@ -55,6 +55,7 @@ def add_parser(verbs: Any) -> None:
     export.add_argument("--force", action="store_true", help="replace what is there")
     export.add_argument("--json", action="store_true", help="print one JSON object")
     add_settings(export, with_config=False)
+    add_scheduler(export)
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from retrieval import config as settings_module
 from retrieval.commands.shared import (
     SOME_FAILED,
     add_no_signatures,
+    add_scheduler,
     add_settings,
     add_verb,
     chosen_config,
@@ -43,6 +44,7 @@ def add_parser(verbs: Any) -> None:
         "retrieval index holidays/ -o holidays.index --set vocabulary.words=20000",
         "retrieval index covers/ -o covers.index --config objects",
         "retrieval index church/ -o church.index --features database.db",
+        "retrieval index /shared/archive -o /shared/archive.index --scheduler tcp://10.0.0.1:8786",
         "retrieval index s3://bucket/holidays -o holidays.index",
     )
     index.set_defaults(goes_on=True)
@@ -66,6 +68,7 @@ def add_parser(verbs: Any) -> None:
     )
     add_no_signatures(index)
     add_settings(index)
+    add_scheduler(index)
 
     add = add_verb(
         verbs,
@@ -90,6 +93,7 @@ def add_parser(verbs: Any) -> None:
     )
     add.add_argument("--json", action="store_true", help="print one JSON object")
     add_settings(add, with_config=False)
+    add_scheduler(add)
 
     remove = add_verb(
         verbs,

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retrieval.commands.shared import add_settings, add_verb, open_retriever, shown
+from retrieval.commands.shared import add_scheduler, add_settings, add_verb, open_retriever, shown
 from retrieval.errors import RetrievalError
 from retrieval.search.grades import GRADES, SAID
 
@@ -56,6 +56,7 @@ def add_parser(verbs: Any) -> None:
     )
     _add_neighbours(pairs)
     add_settings(pairs, with_config=False)
+    add_scheduler(pairs)
     groups = add_verb(
         verbs,
         "groups",
@@ -83,6 +84,7 @@ def add_parser(verbs: Any) -> None:
     )
     _add_neighbours(groups)
     add_settings(groups, with_config=False)
+    add_scheduler(groups)
 
 
 def _add_neighbours(parser: argparse.ArgumentParser) -> None:

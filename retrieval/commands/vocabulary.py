@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from retrieval.commands.shared import add_settings, add_verb, chosen_config
+from retrieval.commands.shared import add_scheduler, add_settings, add_verb, chosen_config
 from retrieval.errors import RetrievalError
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ def add_parser(verbs: Any) -> None:
     train.add_argument("-o", "--output", type=Path, required=True, metavar="VOCAB", help="vocabulary folder to create")
     train.add_argument("--words", type=int, metavar="N", help="number of words (default: the configuration's)")
     add_settings(train)
+    add_scheduler(train)
     check = add_verb(
         actions,
         "check",
