@@ -16,7 +16,7 @@ had done and not told of yet, whose shard is found where it lies.
 see the folder, and one whose disk is full (a mount namespace of its own; root): the line, and the seconds.
 
 **cut** (root) puts the workers into network namespaces and takes the link of one down, for 20 seconds and for good, in
-the middle of extraction.
+the middle of extraction, and between searches, which are partial meanwhile or wait.
 
 **cost** times the extraction of the photographs: one worker beside this process alone, two workers beside one,
 interleaved.
@@ -24,6 +24,7 @@ interleaved.
 
 import contextlib
 import hashlib
+import json
 import os
 import random
 import re
@@ -48,14 +49,19 @@ from retrieval.evaluation.pipeline import obtain_vocabulary
 from retrieval.features.extractor import extract_collection
 from retrieval.features.store import FeatureStore
 from retrieval.index import building
+from retrieval.index.changes import compact
 from retrieval.index.collection import Collection
 from retrieval.pairs.making import make
 from retrieval.photographs.folder import ImageSet
 from retrieval.running import engine
+from retrieval.search.ranking import Hits
+from retrieval.search.retriever import Retriever
 from retrieval.vocabulary.store import open_vocabulary
 
 WORDS, ITERATIONS = 6000, 6
 SEGMENTS = 12  # that an index is made of, so that there are several to be made
+PARTS, QUERIES = 4, 40  # segments of an index that is searched, and photographs that are searched with
+SECONDS_BACK = 60.0  # until searches have to be whole again
 SECONDS = 10.0  # in which what is wrong has to be told
 MOST, LEAST = 1.10, 1.8  # what one worker may take of the time without, and how much faster two are
 CUT = 20.0  # seconds
@@ -222,7 +228,39 @@ def pairs(case: Case, config: Config, folder: Path) -> Path:
     return folder / "pairs"
 
 
-STAGES: dict[str, Stage] = {"extraction": extraction, "words": words, "segments": segments, "pairs": pairs}
+def search(case: Case, config: Config, folder: Path) -> Path:
+    """Searches with some of its photographs, in an index of several segments."""
+    with searcher(case, config, None) as retriever:
+        found = {name: told(retriever.query(name)) for name in retriever.collection.names[:QUERIES]}
+    target = folder / "hits"
+    target.mkdir(exist_ok=True)
+    (target / "hits.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    return target
+
+
+def searcher(case: Case, config: Config, wait: float | None) -> Retriever:
+    """Searches in an index of several segments, which waits so many seconds for each."""
+    parts = case.work / "parts.index"
+    if not parts.exists():
+        shutil.copytree(case.work / "index", parts)
+        compact(parts, segments=PARTS)
+    collection = Collection.open(parts)
+    return Retriever(collection, replace(collection.config, parallel=replace(config.parallel, wait=wait)))
+
+
+def told(hits: Hits) -> list[list[Any]]:
+    """Hits in full, with every digit; and what was missing."""
+    rows = [[hit.name, hit.score, hit.inliers, np.asarray(hit.transform).tolist()] for hit in hits]
+    return [*rows, [missing.images for missing in hits.missing]]
+
+
+STAGES: dict[str, Stage] = {
+    "extraction": extraction,
+    "words": words,
+    "segments": segments,
+    "pairs": pairs,
+    "search": search,
+}
 
 
 def contents(folder: Path) -> str:
@@ -413,19 +451,60 @@ _WRONG: tuple[tuple[str, str, Callable[[Case], contextlib.AbstractContextManager
 def cut(case: Case) -> tuple[dict[str, Any], dict[str, bool]]:
     """The link of one of two workers goes down."""
     made = plain(case)["extraction"]
-    figures, bars = {}, {}
+    figures: dict[str, Any] = {}
+    bars: dict[str, bool] = {}
     for what, seconds in (("for 20 s", CUT), ("for good", None)):
         with namespaces(2) as (host, names), _cut_off(case, host, names) as address, engine.working(address, 1):
             folder = _emptied(case.work / "again")
             cutting = threading.Thread(target=_down_at_work, args=(folder / "features", names[0], seconds))
             cutting.start()
             start = time.perf_counter()
-            found = contents(extraction(case, case.by(address), folder))
+            same = contents(extraction(case, case.by(address), folder)) == made[0]
             took = time.perf_counter() - start
             cutting.join()
-            figures[f"extraction, link down {what}"] = {"seconds": took, "equal": found == made[0]}
-            bars[f"cut: extraction ends, link down {what}, byte for byte"] = found == made[0]
-    return figures, bars
+            figures[f"extraction, link down {what}"] = {"seconds": took, "equal": same}
+            bars[f"cut: extraction ends, link down {what}, byte for byte"] = same
+    found, met = _cut_searches(case)
+    return figures | found, bars | met
+
+
+def _cut_searches(case: Case) -> tuple[dict[str, Any], dict[str, bool]]:
+    """The link of a worker goes down for 20 s between searches, which wait for a second, or as long as it takes."""
+    with searcher(case, case.by(None), None) as alone:
+        name = alone.collection.names[0]
+        whole = told(alone.query(name))
+    outcomes: list[str] = []
+    with namespaces(2) as (host, names), _cut_off(case, host, names) as address, engine.working(address, 1):
+        with searcher(case, case.by(address), 1.0) as retriever:
+            before = told(retriever.query(name)) == whole
+            _link(names[0], "down")
+            up = threading.Timer(CUT, _link, [names[0], "up"])
+            up.start()
+            end = time.monotonic() + CUT + SECONDS_BACK
+            while time.monotonic() < end and not (len(outcomes) > 1 and outcomes[-1] == "whole" and not up.is_alive()):
+                hits = retriever.query(name)
+                right = told(hits) == whole if not hits.missing else True
+                outcomes.append(("partial" if hits.missing else "whole") if right else "wrong")
+        with searcher(case, case.by(address), None) as retriever:
+            retriever.query(name)
+            _link(names[0], "down")
+            threading.Timer(CUT, _link, [names[0], "up"]).start()
+            start = time.perf_counter()
+            same = told(retriever.query(name)) == whole
+            waited = time.perf_counter() - start
+    figures: dict[str, Any] = {
+        "searches, link down for 20 s, wait 1 s": {
+            kind: outcomes.count(kind) for kind in ("whole", "partial", "wrong")
+        },
+        "a search, link down for 20 s, waiting, s": waited,
+    }
+    return figures, {
+        "cut: searches are partial, say so, and are whole again": before
+        and "partial" in outcomes
+        and outcomes[-1] == "whole"
+        and "wrong" not in outcomes,
+        "cut: a search that waits is whole": same,
+    }
 
 
 def _down_at_work(features: Path, name: str, seconds: float | None) -> None:
@@ -447,7 +526,8 @@ def namespaces(count: int) -> Iterator[tuple[str, list[str]]]:
         subprocess.run(["ip", *command], check=True)
 
     def clear() -> None:
-        for name in names:
+        for name in names:  # the link by itself, as a namespace stays as long as a process is in it
+            subprocess.run(["ip", "link", "del", f"{name}-out"], stderr=subprocess.DEVNULL, check=False)
             subprocess.run(["ip", "netns", "del", name], stderr=subprocess.DEVNULL, check=False)
         subprocess.run(["ip", "link", "del", bridge], stderr=subprocess.DEVNULL, check=False)
 

@@ -363,8 +363,8 @@ def test_features_of_a_photograph_that_has_changed_are_made_anew(retriever, phot
 def test_features_with_failures_are_not_kept(retriever, tmp_path, monkeypatch):
     from retrieval.exchange import export
 
-    def failing(_, names, *__):
-        yield from (Failure(name, f"{name} is broken") for name in names)
+    def failing(photographs, *_):
+        yield from (Failure(name, f"{name} is broken") for name, _ in photographs)
 
     with monkeypatch.context() as patched:
         patched.setattr(export.extractor, "_extract_all", failing)
