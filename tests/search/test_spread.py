@@ -263,6 +263,19 @@ def test_an_index_without_signatures_is_searched_the_same(index, workers, tmp_pa
     assert "segments for" not in caplog.text
 
 
+def test_nothing_is_found_where_there_is_nothing(pair, built, photos, workers, tmp_path):
+    one, spread = pair
+    for expand in ("auto", None, "aqe", "hqe"):
+        assert spread.query(photos / "ramp.png", expand=expand) == one.query(photos / "ramp.png", expand=expand) == []
+    shutil.copytree(built, tmp_path / "index")
+    remove(tmp_path / "index", ["*"])
+    with over(Retriever.open(tmp_path / "index")) as empty:
+        for expand in ("auto", None, "aqe", "hqe"):
+            found = empty.query(photos / "scenes" / "coffee_0.jpg", expand=expand)
+            assert found == []
+            assert not found.partial
+
+
 def test_a_changed_index_is_taken_up_with_the_same_workers(built, workers, tmp_path):
     shutil.copytree(built, tmp_path / "index")
     spread = over(Retriever.open(tmp_path / "index"))
