@@ -61,6 +61,8 @@ class Missing:
     Attributes:
         segments: their names, as the folders of the index have them.
         images: how many photographs lie in them.
+
+    No example: `Hits.missing` holds some where a worker hangs.
     """
 
     segments: tuple[str, ...]
