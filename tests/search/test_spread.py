@@ -22,6 +22,7 @@ from retrieval.config import AsmkConfig, HammingConfig, VerificationConfig
 from retrieval.errors import ArtefactError, ClusterError
 from retrieval.evaluation.pipeline import build_collection
 from retrieval.geometry.putatives import QueryWords
+from retrieval.index import scoring
 from retrieval.index.assembly import IndexedImage, build_segment
 from retrieval.index.changes import add, compact, remove
 from retrieval.index.collection import Collection
@@ -116,6 +117,11 @@ def test_parts_find_what_the_whole_finds(seed, counts, words, most):
     parts = int(rng.integers(1, len(segments) + 1))
     bounds = [0, *sorted(rng.choice(np.arange(1, len(segments)), parts - 1, replace=False).tolist()), len(segments)]
     whole, spread = Here(snapshot), Asked(spread_of(snapshot, bounds))
+    for image in range(snapshot.images):  # of its words alone, as of a pass over all lists
+        weights = snapshot.weights_in(image)
+        number, local = (home[image] for home in snapshot._home)
+        expected = scoring.image_norms(snapshot.segments[number], weights)[local]
+        np.testing.assert_allclose(snapshot.norm(image), expected, rtol=1e-12)
 
     query = drawn(rng, 8)
     entries = QueryWords(query.words, np.arange(len(query.words)), query.signatures)
