@@ -285,9 +285,10 @@ def build_collection(
     partial = partial_folder(target)
     atomic.clear_temporary(partial)
     partial.mkdir(parents=True, exist_ok=True)
-    with lock.writing(partial), engine.working(config.parallel.scheduler, config.parallel.jobs):
+    with lock.writing(partial):
         try:
-            return _build(images, target, partial, config, vocabulary, features)
+            with engine.working(config.parallel.scheduler, config.parallel.jobs):
+                return _build(images, target, partial, config, vocabulary, features)
         finally:  # while the lock is held: it may be another's afterwards
             if partial.is_dir() and {path.name for path in partial.iterdir()} <= {lock.LOCK}:
                 atomic.discard(partial)

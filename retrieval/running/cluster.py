@@ -9,6 +9,7 @@ import contextlib
 import functools
 import logging
 import queue
+import signal
 import threading
 import time
 import uuid
@@ -503,8 +504,15 @@ def _start(address: str, number: str) -> "distributed.LocalCluster":
             processes=True,
             memory_limit=None,  # files that are mapped would count
             dashboard_address="127.0.0.1:0",  # of None, distributed takes one that others on this machine may have
+            host="127.0.0.1",
             silence_logs=logging.CRITICAL,
+            preload=[__name__],
         )
+
+
+def dask_setup(worker: "distributed.Worker") -> None:
+    """In a worker of this machine, which Dask calls by this name: Ctrl-C in a terminal is for all, and its parent's."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _client(address: str, local: "distributed.LocalCluster | None") -> "distributed.Client":

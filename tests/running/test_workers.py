@@ -170,7 +170,16 @@ def test_a_scheduler_that_is_not_there(monkeypatch, tmp_path, photos, capsys):
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert f"the scheduler {address} cannot be reached" in lines[0]
-    assert not (tmp_path / "some.index").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_is_the_parents(workers):
+    """A terminal sends it to all processes of a command."""
+    before = workers.client.run(os.getpid)
+    for process in before.values():
+        os.kill(process, signal.SIGINT)
+    assert {found for _, found in completed(workers, square, [2, 3]).values()} == {4, 9}
+    assert workers.client.run(os.getpid) == before
 
 
 def test_a_scheduler_without_workers(monkeypatch):
