@@ -178,6 +178,8 @@ def test_an_interrupt_is_the_parents(workers):
     before = workers.client.run(os.getpid)
     for process in before.values():
         os.kill(process, signal.SIGINT)
+    time.sleep(1)  # who is ended by it is gone by then, or does not answer
+    assert workers.client.run(os.getpid) == before
     assert {found for _, found in completed(workers, square, [2, 3]).values()} == {4, 9}
     assert workers.client.run(os.getpid) == before
 
