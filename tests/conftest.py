@@ -61,8 +61,10 @@ def one_thread():
 
 @pytest.fixture(autouse=True)
 def _no_log_left_behind():
-    """A command run in the tests' own process logs to the stream that pytest closes behind it."""
+    """A command run in the tests' own process logs to the stream that pytest closes behind it, from a level on."""
+    level = logging.getLogger().level
     yield
+    logging.getLogger().setLevel(level)
     for handler in logging.getLogger().handlers[:]:
         if type(handler) is logging.StreamHandler:
             logging.getLogger().removeHandler(handler)

@@ -8,7 +8,7 @@ import pytest
 
 import run_oxford5k
 from retrieval.geometry.verification import verify
-from retrieval.search import ranker
+from retrieval.search import postings
 from tests.features.test_imported import ellipse_of, some_regions, write_ctu
 
 FEW_WORDS = ["vocabulary.words=40", "vocabulary.iterations=3", "parallel.jobs=1", "hqe.min_inliers=4"]
@@ -96,7 +96,7 @@ def test_the_revisited_protocol(photos, tmp_path, capsys, monkeypatch):
     arguments = ["--config", "configs/roxford5k.yaml", "--data", str(data), "--work", str(tmp_path / "work")]
     arguments += [part for setting in settings for part in ("--set", setting)]
     sides = []
-    monkeypatch.setattr(ranker, "verify", lambda *given: sides.append(given[2]) or verify(*given))
+    monkeypatch.setattr(postings, "verify", lambda *given: sides.append(given[2]) or verify(*given))
     assert run_oxford5k.main(arguments) == 0
     crop = cv2.imread(str(data / "roxford5k" / "queries" / "coffee_0.png"))
     whole = cv2.imread(str(images / "coffee_0.jpg"), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)

@@ -74,10 +74,10 @@ def _train(arguments: argparse.Namespace) -> int:
         raise RetrievalError(
             f"--set {fixed[0]} changes nothing: {arguments.source} holds features that are made already"
         )
-    with engine.working(config.parallel.scheduler, config.parallel.jobs):
+    with pipeline.working_towards(arguments.output), engine.working(config.parallel.scheduler, config.parallel.jobs):
         store = pipeline.open_features(arguments.source, arguments.output, config)
         vocabulary = pipeline.obtain_vocabulary(store, arguments.output, config)
-    pipeline.remove_partial(arguments.output)
+        pipeline.remove_partial(arguments.output)
     print(f"{arguments.output}: {len(vocabulary.centroids)} words from {store.features} features")
     if vocabulary.agreement is not None:
         print(f"word search: {vocabulary.agreement}")

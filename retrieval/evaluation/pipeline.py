@@ -8,7 +8,7 @@ import contextlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,8 @@ def with_signatures(vocabulary: Vocabulary, store: FeatureStore, folder: Path, c
     codes = store.codes_at(_split(store, config, words)[1])
     logger.info("signatures: learning the medians of %d words on %d features", words, len(codes))
     with engine.working(config.parallel.scheduler, config.parallel.jobs) as workers:
-        shared = folder.with_name(f".{folder.name}.shared")
+        owner = folder.parent if folder.name == hamming.FOLDER else folder  # nothing is left inside the vocabulary
+        shared = owner.with_name(f".{owner.name}.shared")
         assigned = assigning.words_of(workers, shared, vocabulary, codes, "medians")
     projection = hamming.random_projection(vocabulary.centroids.shape[1], bits, config.seed)
     embedding = hamming.train(projection, codes, assigned, vocabulary.centroids, vocabulary.descriptors_of)
@@ -282,13 +283,26 @@ def build_collection(
         RetrievalError: no usable photograph, or too few features for the vocabulary.
     """
     require_local(target, "an index")
+    with (
+        working_towards(target) as partial,
+        engine.working(config.parallel.scheduler, config.parallel.jobs),
+    ):
+        return _build(images, target, partial, config, vocabulary, features)
+
+
+@contextlib.contextmanager
+def working_towards(target: Path) -> Iterator[Path]:
+    """The folder of unfinished work towards a target, which one process at a time has; an empty one goes in the end.
+
+    Raises:
+        ArtefactError: another process is at it.
+    """
     partial = partial_folder(target)
     atomic.clear_temporary(partial)
     partial.mkdir(parents=True, exist_ok=True)
     with lock.writing(partial):
         try:
-            with engine.working(config.parallel.scheduler, config.parallel.jobs):
-                return _build(images, target, partial, config, vocabulary, features)
+            yield partial
         finally:  # while the lock is held: it may be another's afterwards
             if partial.is_dir() and {path.name for path in partial.iterdir()} <= {lock.LOCK}:
                 atomic.discard(partial)

@@ -12,11 +12,12 @@ import numpy as np
 from retrieval.errors import ClusterError
 from retrieval.features import store
 from retrieval.features.store import Failure, ImageFeatures
+from retrieval.photographs.files import display_name
 from retrieval.running.engine import Engine, in_order
 from retrieval.running.processes import MAX_DEATHS, Death, WorkersDieError
 from retrieval.storage import delivery
 
-Photograph = tuple[str, Path]  # name, and where it lies
+Photograph = tuple[str, Path, tuple[int, int]]  # name, where it lies, and size and time of its file
 Task = Callable[[Photograph], ImageFeatures | Failure]
 
 
@@ -82,11 +83,11 @@ def extract(
         WorkersDieError: they die one after another.
     """
     counted: dict[int, int] = {}
-    begun = bar.n
+    dead: list[int] = []
 
     def count(shard: int, photographs: int) -> None:
+        bar.n += photographs - counted.get(shard, 0)
         counted[shard] = photographs
-        bar.n = begun + sum(counted.values())
         bar.refresh()
 
     with delivery.expected(engine, work.folder) as arriving, engine.listening(count) as topic:
@@ -96,15 +97,21 @@ def extract(
             for at, result in results:
                 number, photographs = work.shards[at]
                 if isinstance(result, Death):
-                    found, failures = _one_by_one(engine, task, killed, photographs)
-                    store.write_shard(work.folder, number, found, failures, work.dimensions, work.settings)
-                    told: Sequence[ImageFeatures | Failure] = [*failures, *found]
-                else:
-                    delivery.put(result.place, store.shard_folder(work.folder, number))
-                    told = [*result.failures, *result.several]
-                for one in told:
+                    dead.append(at)
+                    continue
+                delivery.put(result.place, store.shard_folder(work.folder, number))
+                for one in (*result.failures, *result.several):
                     tell(one)
                 count(number, len(photographs))
+    for at in dead:  # when nothing else is under way: others are not to be with what kills
+        number, photographs = work.shards[at]
+        found, failures = _one_by_one(engine, task, killed, photographs)
+        store.write_shard(work.folder, number, found, failures, work.dimensions, work.settings)
+        for failure in failures:
+            tell(failure)
+        for image in found:
+            tell(image)
+        count(number, len(photographs))
 
 
 def _make(
@@ -119,7 +126,7 @@ def _make(
     from retrieval.running.cluster import tell
 
     number, photographs = shard
-    if (there := delivery.delivered(arriving, f"{number:06d}")) is not None:
+    if (there := delivery.delivered(arriving, f"{number:06d}")) is not None:  # further pictures are not told then
         return _Delivered(there, store.read_shard_at(there).failures, ())
     place = delivery.place_for(arriving, f"{number:06d}")
     found: list[ImageFeatures] = []
@@ -131,6 +138,7 @@ def _make(
             raise ClusterError(f"{arriving} is gone: nobody waits for this work any more")
         tell(topic, (number, done))
     store.write_shard_at(place, found, failures, dimensions, settings)
+    delivery.require_wanted(place)
     none = np.empty(0, np.float32)
     several = tuple(replace(image, regions=none, codes=none) for image in found if image.pages > 1)
     return _Delivered(place, tuple(failures), several)
@@ -144,14 +152,14 @@ def _one_by_one(
     failures: list[Failure] = []
     deaths = 0
     with contextlib.closing(
-        engine.completed(task, photographs, [f"photograph-{name}" for name, _ in photographs])
+        engine.completed(task, photographs, [f"photograph-{name}" for name, *_ in photographs])
     ) as one:
         for photograph, result in zip(photographs, in_order(one), strict=True):
             deaths = deaths + 1 if isinstance(result, Death) else 0
             if deaths == MAX_DEATHS:
                 raise WorkersDieError(f"{deaths} workers in a row died")
             if isinstance(result, Death):
-                failures.append(Failure(photograph[0], killed.format(photograph[1])))
+                failures.append(Failure(photograph[0], killed.format(display_name(photograph[1]))))
             else:
                 (failures if isinstance(result, Failure) else found).append(result)
     return found, failures

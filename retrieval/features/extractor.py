@@ -8,6 +8,7 @@ processes only decode, and this one does the rest in the GPU's memory.
 import contextlib
 import functools
 import itertools
+import json
 import logging
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -23,7 +24,7 @@ from tqdm import tqdm
 import hardnet
 from retrieval import config as settings_module
 from retrieval.config import Config, DescriptorConfig
-from retrieval.errors import ArtefactError, ConfigError, DeviceFullError, ImageError, RetrievalError
+from retrieval.errors import ArtefactError, ClusterError, ConfigError, DeviceFullError, ImageError, RetrievalError
 from retrieval.features import elsewhere, store
 from retrieval.features.detector import detect_regions
 from retrieval.features.patches import cut_patches
@@ -297,7 +298,11 @@ def extract_collection(images: ImageSet, folder: str | Path, config: Config, tit
         if len(pending) < plan["shards"]:
             logger.info("%s: %d of %d shards are already there", folder, plan["shards"] - len(pending), plan["shards"])
         known = frozenset(images.names)
-        shards = [(i, [(name, images.path(name)) for name in images.names[i * size : (i + 1) * size]]) for i in pending]
+        listed = plan["images"]
+        shards = [
+            (i, [(name, images.path(name), (bytes_, time)) for name, bytes_, time in listed[i * size : (i + 1) * size]])
+            for i in pending
+        ]
         work = elsewhere.Work(folder, shards, descriptor.dimensions, settings)
 
         def tell(result: ImageFeatures | Failure) -> None:
@@ -329,7 +334,7 @@ def _extract_here(
     bar: Any,
 ) -> None:
     """Makes shards one after another, each of photographs that processes of this machine share out."""
-    photographs = [one for _, several in work.shards for one in several]
+    photographs = [(name, path) for _, several in work.shards for name, path, _ in several]
     with contextlib.closing(_extract_all(photographs, config, descriptor)) as results:  # ends the workers
         for number, several in work.shards:
             found: list[ImageFeatures] = []
@@ -351,9 +356,10 @@ def _extract_elsewhere(
     """Has workers that may be on other machines make shards."""
     config = settings_module.with_whole_paths(config)
     here = Path.cwd()
-    there = [_below(here, of[place][1]) for _, of in (work.shards[0], work.shards[-1]) for place in (0, -1)]
-    workers.require(_unfit, config, dict(work.settings), [(path, file_state(path)) for path in there])
-    task = functools.partial(_extract_below, here, config)
+    there = [of[place] for _, of in (work.shards[0], work.shards[-1]) for place in (0, -1)]
+    settings = json.dumps(work.settings, sort_keys=True)
+    workers.require(_unfit, config, settings, [(_below(here, path), state) for _, path, state in there])
+    task = functools.partial(_extract_below, here, config, settings)
     try:
         elsewhere.extract(workers, work, task, f"{{}}: {_KILLED}", tell, bar)
     except processes.WorkersDieError as error:
@@ -367,10 +373,19 @@ def _below(folder: Path, path: Path) -> Path:
     return path if path.is_absolute() else folder / path
 
 
-def _extract_below(folder: Path, config: Config, photograph: tuple[str, Path]) -> ImageFeatures | Failure:
-    """On a worker: `_extract_task` for a path that may be relative to the folder that work was asked for from."""
-    name, path = photograph
+def _extract_below(
+    folder: Path, config: Config, settings: str, photograph: elsewhere.Photograph
+) -> ImageFeatures | Failure:
+    """On a worker: `_extract_task` for a path that may be relative to the folder that work was asked for from.
+
+    Raises:
+        ClusterError: it does not see the photograph as it was when work was dealt out, or would make other features.
+    """
+    name, path, state = photograph
     whole = _below(folder, path)
+    wrong = _unfit(config, settings, [(whole, state)] if isinstance(whole, Path) else [])  # a store is one for all
+    if wrong is not None:
+        raise ClusterError(wrong)
     result = _extract_task((name, whole), config, 1, None)
     assert isinstance(result, ImageFeatures | Failure)
     if isinstance(result, Failure):
@@ -378,14 +393,20 @@ def _extract_below(folder: Path, config: Config, photograph: tuple[str, Path]) -
     return result
 
 
-def _unfit(config: Config, settings: Mapping[str, Any], there: Sequence[tuple[Path, tuple[int, int]]]) -> str | None:
-    """On a worker: why it cannot make these features, or None."""
+def _unfit(config: Config, settings: str, there: Sequence[tuple[Path, tuple[int, int]]]) -> str | None:
+    """On a worker: why it cannot make features of these settings (JSON) for photographs in a state, or None."""
     for path, state in there:
         if file_state(path) != state:
             return (
                 f"does not see {path} as it is here: every worker needs the photographs under the same path or address"
             )
-    difference = settings_module.first_difference(settings, feature_settings(config))
+    return _difference(config, settings)
+
+
+@functools.lru_cache(4)
+def _difference(config: Config, settings: str) -> str | None:
+    """What of the settings of features (JSON) is another one here, or None."""
+    difference = settings_module.first_difference(json.loads(settings), feature_settings(config))
     return None if difference is None else f"would make other features, {difference}"
 
 

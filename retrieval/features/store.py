@@ -205,6 +205,28 @@ class FeatureStore:
         for shard in self.shards:
             yield from shard.images()
 
+    def portions(self, most: int) -> list[list[Span]]:
+        """Where consecutive photographs lie that have at most so many features together, unless one has more."""
+        found: list[list[Span]] = [[]]
+        total = 0
+        for number, shard in enumerate(self.shards):
+            start = 0
+            for i, count in enumerate(np.diff(shard.offsets).tolist()):
+                if (found[-1] or i > start) and total + count > most:
+                    if i > start:
+                        found[-1].append(Span(self.folder, number, start, i))
+                    found.append([])
+                    start, total = i, 0
+                total += count
+            if len(shard.names) > start:
+                found[-1].append(Span(self.folder, number, start, len(shard.names)))
+        return found
+
+    def images_in(self, spans: Iterable[Span]) -> Iterator[ImageFeatures]:
+        """The photographs of this store that lie there."""
+        for span in spans:
+            yield from map(self.shards[span.shard].image, range(span.start, span.stop))
+
     def stored(self) -> Iterator[tuple[ImageFeatures, Span]]:
         """All photographs in order, each with where it lies."""
         for number, shard in enumerate(self.shards):

@@ -239,26 +239,27 @@ def _write_parts(
     parts: Path, store: FeatureStore, vocabulary: Vocabulary, config: Config, settings: dict[str, Any], done: int = 0
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Writes the segments that are not there yet, behind so many; the images' lines, and the names of all segments."""
-    todo = list(of_features(store.stored(), SEGMENT_FEATURES))
+    todo = store.portions(SEGMENT_FEATURES)
+    sizes = [sum(span.stop - span.start for span in spans) for spans in todo]
     names = [f"{done + number + 1:06d}" for number in range(len(todo))]
-    entries = [entry_of(image) for portion in todo for image, _ in portion]
+    entries = [entry_of(image) for image in store.images()]
     left = [number for number, name in enumerate(names) if not (parts / name).exists()]
     if len(left) < len(names):
         logger.info("%s: %d of %d segments are there already", parts, len(names) - len(left), len(names))
     remembered = segment_settings(settings)
     with (
         engine.working(config.parallel.scheduler, config.parallel.jobs) as workers,
-        tqdm(total=sum(len(todo[number]) for number in left), desc="index", unit="image", disable=None) as bar,
+        tqdm(total=sum(sizes[number] for number in left), desc="index", unit="image", disable=None) as bar,
     ):
         if workers.elsewhere:
             chosen, of = [names[number] for number in left], [todo[number] for number in left]
             with by_workers(workers, parts, chosen, of, vocabulary, config, remembered) as made:
                 for at, place in made:
                     delivery.put(place, parts / chosen[at])
-                    bar.update(len(of[at]))
+                    bar.update(sizes[left[at]])
         else:
             for number in left:
-                arrays = segment_of([image for image, _ in todo[number]], vocabulary, config, bar.update)
+                arrays = segment_of(store.images_in(todo[number]), vocabulary, config, bar.update)
                 write_segment(parts / names[number], arrays, remembered)
     return entries, names
 
@@ -325,7 +326,8 @@ def assembled(
                 yield portion, segment_of(portion, vocabulary, config, bar.update)
             return
         named = [f"{number:06d}" for number in range(len(todo))]
-        with by_workers(workers, folder, named, todo, vocabulary, config, settings) as made:
+        spans = [[span for _, span in portion] for portion in todo]
+        with by_workers(workers, folder, named, spans, vocabulary, config, settings) as made:
             for portion, place in zip(images, engine.in_order(made), strict=True):
                 bar.update(len(portion))
                 yield portion, vars(open_segment(place))

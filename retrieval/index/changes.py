@@ -28,6 +28,7 @@ from retrieval.index.segment import Segment, open_segment, write_segment
 from retrieval.index.state import State
 from retrieval.photographs.addresses import located
 from retrieval.photographs.names import Names, canonical
+from retrieval.running import engine
 
 logger = logging.getLogger(__name__)
 
@@ -102,21 +103,23 @@ def add(
             logger.warning("skipped %s", failure.reason)
         stored: list[Stored] = []
         failures = list(found.failures)
-        if found.new:
-            stored, unusable = arrivals.extract(found, collection, chosen)
-            failures += unusable
-        images = [image for image, _ in stored]
-        added = {image.name for image in images}
-        reasons = {failure.name: failure.reason for failure in failures}
-        known = [*found.known, *((path, first) for _, path, first in found.copies if first in added)]
-        failures += [Failure(name, reasons[first]) for name, _, first in found.copies if first not in added]
-        replaced = tuple(name for name in found.replaced if name in added)
-        gone = tuple(name for name, first in found.gone.items() if first in added)
-        newest = collection
-        if images:
-            how = dataclasses.replace(collection.config, parallel=chosen.parallel)
-            committed = _commit_addition(current, collection, stored, (*replaced, *gone), found.new, how)
-            newest = open_state(type(collection), committed, collection)
+        scheduler = chosen.parallel.scheduler if found.new else None
+        with engine.working(scheduler, chosen.parallel.jobs):  # one cluster for all of it
+            if found.new:
+                stored, unusable = arrivals.extract(found, collection, chosen)
+                failures += unusable
+            images = [image for image, _ in stored]
+            added = {image.name for image in images}
+            reasons = {failure.name: failure.reason for failure in failures}
+            known = [*found.known, *((path, first) for _, path, first in found.copies if first in added)]
+            failures += [Failure(name, reasons[first]) for name, _, first in found.copies if first not in added]
+            replaced = tuple(name for name in found.replaced if name in added)
+            gone = tuple(name for name, first in found.gone.items() if first in added)
+            newest = collection
+            if images:
+                how = dataclasses.replace(collection.config, parallel=chosen.parallel)
+                committed = _commit_addition(current, collection, stored, (*replaced, *gone), found.new, how)
+                newest = open_state(type(collection), committed, collection)
         fine = {one.name for one in given}.difference(failure.name for failure in failures)
         _note_failures(current.folder, failures, fine)
         arrivals.discard(newest.state)
@@ -255,7 +258,8 @@ def _commit_addition(
     entries: list[dict[str, Any]] = []
     written: list[str] = []
     remembered = building.segment_settings(current.manifest["settings"])
-    for portion, arrays in building.assembled(stored, collection.vocabulary, config, remembered, current.folder):
+    work = current.folder / arrivals.ADDING  # what a kill leaves there goes with the next addition
+    for portion, arrays in building.assembled(stored, collection.vocabulary, config, remembered, work):
         written.append(state.next_segment(current, len(written)))
         if small:  # then the addition is one segment, too
             parts = [*small, Segment(**arrays)]

@@ -95,7 +95,7 @@ def by_workers(
     engine: Engine,
     folder: Path,
     named: Sequence[str],
-    of: Sequence[Sequence[Stored]],
+    of: Sequence[Sequence[Span]],
     vocabulary: Vocabulary,
     config: Config,
     settings: dict[str, Any],
@@ -106,7 +106,7 @@ def by_workers(
         engine: of workers that see the folder, and the stores of the features.
         folder: of the work.
         named: what each segment is called.
-        of: the photographs of each.
+        of: where the photographs of each lie.
         vocabulary: assigns words, and makes signatures.
         config: as for `segment_of`.
         settings: that a segment remembers.
@@ -120,7 +120,7 @@ def by_workers(
     with delivery.expected(engine, folder) as arriving:
         copy_vocabulary(vocabulary, arriving / "vocabulary")
         task = functools.partial(_deliver, arriving, settings_module.with_whole_paths(config), settings)
-        items = [(name, runs(place for _, place in stored)) for name, stored in zip(named, of, strict=True)]
+        items = [(name, runs(spans)) for name, spans in zip(named, of, strict=True)]
         results = engine.completed(task, items, [f"segment-{name}" for name in named])
         with contextlib.closing(results):
             yield ((number, _alive(result)) for number, result in results)
@@ -142,6 +142,7 @@ def _deliver(arriving: Path, config: Config, settings: dict[str, Any], item: tup
         return there
     where = delivery.place_for(arriving, name)
     write_segment(where, segment_of(images_at(places), _vocabulary(arriving / "vocabulary"), config), settings)
+    delivery.require_wanted(where)
     return where
 
 

@@ -195,7 +195,7 @@ def _searched(
     if workers.elsewhere:
         workers.require(_unfit, search)
     with (
-        delivery.expected(workers, search.partial) as arriving,
+        delivery.expected(workers, search.partial) if workers.elsewhere else contextlib.nullcontext() as arriving,
         tqdm(total=len(image_ids), desc="pairs", unit="image", disable=None) as bar,
     ):
         in_this_process = not workers.elsewhere and workers.jobs(len(left)) == 1
@@ -208,7 +208,8 @@ def _searched(
                     if isinstance(taken, processes.Death):
                         raise RetrievalError(_KILLED)
                     (name, ids), (place, used) = left[number], taken
-                    delivery.put(place, search.partial / name)
+                    if workers.elsewhere:
+                        delivery.put(place, search.partial / name)
                     bar.update(len(ids))
                     photographs, seconds = photographs + len(ids), seconds + used
             except processes.WorkersDieError as error:
@@ -227,15 +228,20 @@ def _unfit(search: _Search) -> str | None:
 
 
 def _search_shard(
-    search: _Search, arriving: Path, here: Ranker | None, shard: tuple[str, np.ndarray]
+    search: _Search, arriving: Path | None, here: Ranker | None, shard: tuple[str, np.ndarray]
 ) -> tuple[Path, float]:
     """Searches with the photographs of a shard and writes what is found: where, in how many seconds of processors."""
     name, image_ids = shard
-    if (there := delivery.delivered(arriving, name)) is not None:
-        return there, 0.0
-    place, ranker = delivery.place_for(arriving, name), here or _ranker(search)
+    place = search.partial / name  # of processes of this machine, which are all that write there
+    if arriving is not None:
+        if (there := delivery.delivered(arriving, name)) is not None:
+            return there, 0.0
+        place = delivery.place_for(arriving, name)
+    ranker = here or _ranker(search)
     start = time.process_time()
     stored.write_links(place, neighbours(ranker, image_ids, search.most))
+    if arriving is not None:
+        delivery.require_wanted(place)
     return place, time.process_time() - start
 
 

@@ -89,7 +89,10 @@ class Cluster:
         kind, _, rest = address.partition(":")
         local = None
         if kind == _LOCAL:
-            local = _start(address, rest)
+            try:
+                local = _start(address, rest)
+            except (OSError, RuntimeError, TimeoutError) as error:
+                raise ClusterError(f"{address}: workers cannot be started here ({_told(error)})") from error
         elif kind not in ("tcp", "tls") or not rest.startswith("//"):
             raise ClusterError(f"scheduler {address}: expected tcp://HOST:PORT, tls://HOST:PORT or local:NUMBER")
         try:

@@ -1,8 +1,8 @@
 """Where work is done: by processes of this machine (joblib's) or by the workers of a Dask cluster; one interface.
 
-Work is named by shards, which are the same wherever it is done, and so is what comes out. Workers write shards of
-their own (`retrieval.running.delivery`), and the process that asked for them puts them into place: a worker that is
-lost costs the shard that it was at.
+Work is named by shards, and what comes out of a shard does not depend on who makes it. Workers write shards of their
+own (`retrieval.storage.delivery`), and the process that asked for them puts them into place: a worker that is lost
+costs the shard that it was at.
 """
 
 import contextlib

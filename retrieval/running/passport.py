@@ -13,7 +13,7 @@ from pathlib import Path
 
 from retrieval.version import __version__
 
-LIBRARIES = ("numpy", "scipy", "torch", "numba", "opencv", "faiss", "distributed")
+LIBRARIES = ("numpy", "scipy", "torch", "numba", "opencv", "faiss", "onnxruntime", "distributed")
 _BUILDS = {  # packages of several names that are imported by one
     "opencv": ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python"),
     "faiss": ("faiss-cpu", "faiss-gpu-cu12", "faiss-gpu"),
@@ -31,6 +31,7 @@ class Passport:
         program: version of this program and a digest of its code.
         libraries: name and version of each of `LIBRARIES`, "none" where it is missing.
         processor: digest of what the processor can do.
+        gpu: models of the GPUs that a process may use, "none" without any: words that they find are exact.
     """
 
     host: str
@@ -38,14 +39,17 @@ class Passport:
     program: str
     libraries: tuple[tuple[str, str], ...]
     processor: str
+    gpu: str
 
     def difference(self, other: "Passport") -> str | None:
         """The first thing that keeps two processes from giving the same results, here and there; None: nothing.
 
         Processors are left out: which of them give the same last bits is not known beforehand.
         """
-        mine = {"Python": self.python, "hardnet-retrieval": self.program, **dict(self.libraries)}
-        theirs = {"Python": other.python, "hardnet-retrieval": other.program, **dict(other.libraries)}
+        mine, theirs = (
+            {"Python": one.python, "hardnet-retrieval": one.program, **dict(one.libraries), "the GPU": one.gpu}
+            for one in (self, other)
+        )
         for what, version in mine.items():
             if theirs.get(what) != version:
                 return f"{what} is {version} here and {theirs.get(what)} there"
@@ -61,6 +65,7 @@ def passport() -> Passport:
         f"{__version__} ({code_digest()[:12]})",
         tuple((name, _version(name)) for name in LIBRARIES),
         _processor(),
+        _gpu(),
     )
 
 
@@ -86,6 +91,17 @@ def _version(library: str) -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
     return "none"
+
+
+def _gpu() -> str:
+    """NVIDIA's GPUs, by the driver's files: torch need not be loaded."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
+        return "none"
+    models = set()
+    for path in Path("/proc/driver/nvidia/gpus").glob("*/information"):
+        found = [line for line in path.read_text(errors="replace").splitlines() if line.startswith("Model:")]
+        models.add(found[0].partition(":")[2].strip() if found else "unknown")
+    return ", ".join(sorted(models)) or "none"
 
 
 def _processor() -> str:

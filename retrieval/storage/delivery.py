@@ -19,6 +19,8 @@ from retrieval.running.engine import Engine
 from retrieval.storage import atomic
 
 ARRIVING = "arriving"
+_WANTED = "expected"  # a file of a folder for deliveries, as long as somebody waits for some
+_MADE = 3  # folders that writing whole makes again: the name, `ARRIVING`, and that of the work
 _SPACE = 1 << 20  # bytes that every worker has to be able to write before it begins
 _SEEN = 10.0  # seconds until what a worker wrote is seen here: file servers let some pass
 
@@ -53,9 +55,11 @@ def shared(engine: Engine, folder: Path) -> Iterator[Path]:
         ClusterError: as `expected`.
     """
     folder = folder.resolve()
+    atomic.clear_temporary(folder)
     atomic.discard(folder)
     place = folder / uuid.uuid4().hex[:12]
     place.mkdir(parents=True)
+    (place / _WANTED).touch()
     try:
         require_shared(engine, place)
         yield place
@@ -110,9 +114,28 @@ def place_for(arriving: Path, name: str) -> Path:
     Raises:
         ClusterError: nobody waits for it any more.
     """
-    if not arriving.is_dir():
-        raise ClusterError(f"{arriving} is gone: nobody waits for this work any more")
+    if not (arriving / _WANTED).exists():
+        raise ClusterError(
+            f"{arriving} is not there: nobody waits for this work any more, or {socket.gethostname()} does not see it"
+        )
     return arriving / f"{name}.{uuid.uuid4().hex[:12]}"
+
+
+def require_wanted(place: Path) -> None:
+    """On a worker: removes what was written for nobody, with the folders that came to be with it.
+
+    Raises:
+        ClusterError: who asked for it has gone meanwhile.
+    """
+    if (place.parent / _WANTED).exists():
+        return
+    atomic.discard(place)
+    for folder in place.parents[:_MADE]:
+        try:
+            folder.rmdir()
+        except OSError:  # there is something else in it
+            break
+    raise ClusterError(f"{place.parent} is gone: nobody waits for this work any more")
 
 
 def delivered(arriving: Path, name: str) -> Path | None:

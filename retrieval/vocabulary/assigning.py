@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from retrieval.running.engine import Engine
-from retrieval.storage import delivery
+from retrieval.storage import atomic, delivery
 from retrieval.vocabulary.encoded import CHUNK, Encoded
 from retrieval.vocabulary.finding import in_shards, sample_in, slices, write_sample
 from retrieval.vocabulary.store import Vocabulary, copy_vocabulary, open_vocabulary
@@ -30,6 +30,7 @@ def words_of(engine: Engine, folder: Path, vocabulary: Vocabulary, codes: np.nda
     shards = slices(len(codes), CHUNK)
     with tqdm(total=len(shards), desc=title, unit="step", disable=None) as bar:
         if not engine.elsewhere:
+            atomic.discard(folder)  # of one that was killed
             for some in shards:
                 labels[some] = vocabulary.words_of(codes[some])
                 bar.update()

@@ -69,6 +69,7 @@ def finder(engine: Engine, folder: Path) -> Iterator[Finder]:
         folder: that workers share, for what they read; made, and removed in the end. It holds one sample.
     """
     if not engine.elsewhere:
+        atomic.discard(folder)  # of one that was killed
         yield here
         return
     with delivery.shared(engine, folder) as place:

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 MAX_PER_WORD = 256  # training descriptors a word can use; faiss's own default (ClusteringParameters)
 FEW_PER_WORD = 39  # below this a word's mean is poorly supported; faiss's own warning level
-CHECKPOINT_KIND, CHECKPOINT_VERSION = "k-means checkpoint", 0
+CHECKPOINT_KIND, CHECKPOINT_VERSION = "k-means checkpoint", 1
 _FINGERPRINT_ROWS = 4096
 
 
@@ -211,7 +211,8 @@ def _count(
     """(K,) int32: descriptors of the sample nearest to each final word."""
     if not isinstance(sample, Encoded):
         return sample.count(centroids).astype(np.int32)
-    labels, _, _ = _found(sample, centroids, assignment_of(config), seed, warmth, find)
+    kind = assignment_of(config)
+    labels, _, _ = _found(sample, centroids, kind, seed, warmth, here if kind == "exact" else find)
     return np.bincount(labels, minlength=len(centroids)).astype(np.int32)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import functools
+import json
 import logging
 import os
 import pickle
@@ -27,7 +28,7 @@ from retrieval.errors import ArtefactError, ClusterError, ConfigError
 from retrieval.evaluation.pipeline import build_collection, obtain_vocabulary
 from retrieval.features import elsewhere, extractor, store
 from retrieval.features.store import Failure, ImageFeatures
-from retrieval.index import building, changes
+from retrieval.index import building, changes, parts
 from retrieval.index.changes import add
 from retrieval.pairs.making import make
 from retrieval.photographs.folder import ImageSet, list_images
@@ -255,7 +256,7 @@ class Told:
 def test_a_folder_that_a_worker_does_not_see(tmp_path, monkeypatch):
     with delivery.expected(Told(), tmp_path) as arriving:
         assert arriving.parent == tmp_path / "arriving"
-        assert list(arriving.iterdir()) == []
+        assert [path.name for path in arriving.iterdir()] == ["expected"]
     assert list(tmp_path.iterdir()) == []
 
     def elsewhere_mounted():
@@ -297,7 +298,7 @@ def test_what_is_delivered_late_or_twice(tmp_path):
         assert delivery.delivered(arriving, "000001") in places
         delivery.put(places[0], tmp_path / "shards" / "000001")
         delivery.put(places[1], tmp_path / "shards" / "000001")
-        assert list(arriving.iterdir()) == []
+        assert [path.name for path in arriving.iterdir()] == ["expected"]
     assert (tmp_path / "shards" / "000001" / "what").read_text() == places[0].name
     with pytest.raises(ClusterError, match="nobody waits"):
         delivery.place_for(arriving, "000002")
@@ -308,7 +309,7 @@ def test_work_of_before_is_nobodys(tmp_path):
     with contextlib.closing(iter_of(delivery.expected(engine.Processes(1), tmp_path))) as first:
         before = next(first)
         with delivery.expected(engine.Processes(1), tmp_path) as arriving:
-            assert list(arriving.iterdir()) == []
+            assert [path.name for path in arriving.iterdir()] == ["expected"]
             with pytest.raises(ClusterError, match="nobody waits"):
                 delivery.place_for(before, "000001")
 
@@ -361,7 +362,7 @@ def test_features_are_the_same_bytes_and_a_killed_run_goes_on(workers, photos, c
 
 
 def test_photographs_that_workers_do_not_see_as_they_are_here(workers, photos, config, tmp_path, monkeypatch):
-    monkeypatch.setattr(extractor, "file_state", lambda path, nanoseconds=False: (1, 1))
+    monkeypatch.setattr(ImageSet, "state", lambda images, name: (1, 1))
     with pytest.raises(ClusterError, match=r"worker tcp://\S+: does not see .*brick.png as it is here"):
         extractor.extract_collection(list_images(photos), tmp_path / "features", by(config))
 
@@ -387,14 +388,15 @@ def features_of(name):
 
 def describes(photograph):
     """A reader that a photograph called "evil" kills."""
-    name, _ = photograph
+    name, *_ = photograph
     if name == "evil":
         os.kill(os.getpid(), signal.SIGSEGV)
     return Failure(name, f"{name} is bad") if name == "bad" else features_of(name)
 
 
 def test_a_photograph_that_kills_what_reads_it_is_a_failure(workers, tmp_path):
-    shards = [(0, [("a", Path("a")), ("evil", Path("/evil")), ("bad", Path("bad"))]), (1, [("b", Path("b"))])]
+    photographs = [(name, Path(f"/{name}"), (1, 1)) for name in ("a", "evil", "bad", "b")]
+    shards = [(0, photographs[:3]), (1, photographs[3:])]
     told = []
 
     class Bar:
@@ -502,3 +504,53 @@ def test_workers_are_killed_at_random(workers, chain, photos, tmp_path, monkeypa
             made, expected = tmp_path / f"{turn}", here / "pairs"
         timer.join()
         assert files(made) == files(expected)
+
+
+def test_what_is_written_for_nobody_is_removed(tmp_path):
+    """A worker that was at it for minutes, while who asked for it has gone."""
+    (tmp_path / "some.partial").mkdir()
+    with delivery.expected(engine.Processes(1), tmp_path / "some.partial") as arriving:
+        place = delivery.place_for(arriving, "000001")
+        place.mkdir()
+        delivery.require_wanted(place)
+        assert place.exists()
+    (tmp_path / "some.partial").rmdir()
+    assert list(tmp_path.iterdir()) == []
+    place.mkdir(parents=True)  # as writing a folder whole does
+    with pytest.raises(ClusterError, match="nobody waits"):
+        delivery.require_wanted(place)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_that_comes_later_is_compared_too(photos, config, tmp_path):
+    path = photos / "brick.png"
+    settings = json.dumps(extractor.feature_settings(config), sort_keys=True)
+    state = extractor.file_state(path)
+    assert (
+        extractor._extract_below(photos, config, settings, ("brick.png", Path("brick.png"), state)).name == "brick.png"
+    )
+    with pytest.raises(ClusterError, match=r"does not see .*brick.png as it is here"):
+        extractor._extract_below(tmp_path, config, settings, ("brick.png", Path("brick.png"), state))
+    other = settings.replace("rootsift-1", "rootsift-2")
+    with pytest.raises(ClusterError, match="would make other features"):
+        extractor._extract_below(photos, config, other, ("brick.png", path, state))
+    gone = extractor._extract_below(photos, config, settings, ("gone.png", Path("gone.png"), (-1, -1)))
+    assert isinstance(gone, Failure)
+
+
+@given(st.lists(st.lists(st.integers(0, 9), max_size=5), min_size=1, max_size=6), st.integers(1, 20))
+def test_portions_of_a_store(shards, most):
+    class Shard:
+        def __init__(self, number, counts):
+            self.names = [f"{number}-{i}" for i in range(len(counts))]
+            self.offsets = np.cumsum([0, *counts])
+
+        def image(self, i):
+            return dataclasses.make_dataclass("Image", ["name", "codes"])(
+                self.names[i], np.empty((int(self.offsets[i + 1] - self.offsets[i]), 4), np.uint8)
+            )
+
+    some = store.FeatureStore.__new__(store.FeatureStore)
+    some.folder, some.shards = Path("/store"), tuple(Shard(n, counts) for n, counts in enumerate(shards))
+    found = [[image.name for image in some.images_in(spans)] for spans in some.portions(most)]
+    assert found == [[image.name for image, _ in portion] for portion in parts.of_features(some.stored(), most)]
