@@ -136,6 +136,8 @@ def _search(arguments: argparse.Namespace, retriever: "Retriever") -> int:
     how = _searched(verify, expand, retriever.by_votes(verify, expand))
     if retriever.ranker.candidates is not None:
         how += f", among {_counted(len(retriever.ranker.candidates), 'candidate')}"
+    if hits.missing:
+        how += f", without {told(hits.missing)} that could not be searched"
     if arguments.figure is not None:
         draw_sheet(arguments, retriever, features, hits, how)
     _tell_missing(hits.missing, retriever)

@@ -181,6 +181,8 @@ class _Setting(argparse.Action):
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
         """Adds to the overrides."""
+        if not str(values).strip():
+            raise argparse.ArgumentError(self, "expected a value")
         setattr(namespace, self.dest, values)
         value = "null" if values == "none" else values
         namespace.overrides = [*(namespace.overrides or []), f"{self.key}={value}"]

@@ -398,7 +398,8 @@ def _unfit(config: Config, settings: str, there: Sequence[tuple[Path, tuple[int,
     for path, state in there:
         if file_state(path) != state:
             return (
-                f"does not see {path} as it is here: every worker needs the photographs under the same path or address"
+                f"does not see {path} as it is here: every worker needs the photographs under the same path, or the "
+                "address and what its store asks for in the environment (AWS_..., where the worker is started)"
             )
     return _difference(config, settings)
 

@@ -201,14 +201,16 @@ def compact(index: str | Path | OpenedIndex, segments: int | None = None) -> Ope
         order, entries = current.lines.in_order(current.live).tolist(), current.lines.entries
         counts = [entry["features"] for entry in entries]
         groups = list(portions(order, counts.__getitem__, merging.FEATURES))
-        opened = [open_segment(current.segment_folder(name), verify=True) for name in current.segments]
+        alike = order == list(range(len(entries))) and len(groups) == len(current.segments)
         if segments is not None:
             _require_possible(segments, len(order), len(groups))
             bounds = merging.runs([counts[line] for line in order], segments)
             groups = [order[first:last] for first, last in itertools.pairwise(bounds)]
-        alike = [len(group) for group in groups] == [len(segment.sizes) for segment in opened]
-        if order == list(range(len(entries))) and (alike or (segments is None and len(groups) == len(opened))):
+            sizes = [len(open_segment(current.segment_folder(name)).sizes) for name in current.segments]
+            alike = order == list(range(len(entries))) and [len(group) for group in groups] == sizes
+        if alike:
             return _opened(index, current)
+        opened = [open_segment(current.segment_folder(name), verify=True) for name in current.segments]
         names: list[str] = []
         for group in tqdm(groups, desc="compact", unit="segment", disable=None):
             ids = np.full(len(entries), -1, np.int32)

@@ -22,6 +22,7 @@ _COLLAPSED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/(?!/)")  # what `pathlib` mak
 _LOCAL = ("file", "local")
 CHAIN = "::"  # fsspec's way to say that one store lies in another
 _SIGNED = re.compile(r"[?&](x-amz-|x-goog-|awsaccesskeyid|signature|sig|token|access_token)", re.IGNORECASE)
+_STORED = re.compile(r"[?&](x-amz-|x-goog-)", re.IGNORECASE)
 _EXTRAS = {
     "s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az", "adl": "az",
 }  # fmt: skip
@@ -58,6 +59,8 @@ def located(given: object) -> Path:
         return given
     if not is_address(given):
         text = os.fsdecode(cast(str, given))
+        if CHAIN in text.partition("://")[0] and "@" in text.partition("://")[2]:  # not to be repeated
+            raise DatasetError(f"an address with {CHAIN} before its kind of store is not taken: stores are not chained")
         found = _ADDRESS.match(text)
         return Path(text if found is None else found[2])  # file://
     scheme, rest = cast(re.Match[str], _ADDRESS.match(str(given))).groups()
@@ -78,7 +81,10 @@ def located(given: object) -> Path:
     from upath import UPath
 
     try:
-        return cast(Path, UPath(f"{scheme}://{rest}"))
+        found_at = UPath(f"{scheme}://{rest}")
+        if found_at.storage_options:
+            raise DatasetError(f"{scheme}://...: a kind of store whose addresses name a host is not taken")
+        return cast(Path, found_at)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise DatasetError(f"{given} is no address of a photograph or a folder") from error
 
@@ -134,8 +140,10 @@ def _refuse_secrets(scheme: str, rest: str) -> None:
     extra = _EXTRAS.get(scheme.lower())
     port = host.rpartition("]")[2].rpartition(":")  # of [::1]:8000 that behind the bracket
     odd = port[1] and (extra is not None or not port[2].isdigit()) and not host.startswith("arn:")
-    secret = odd or ":" in user or (at and extra in ("s3", "gs"))
-    signed = extra in (None, "az") and _SIGNED.search(rest)  # a key of the others may hold a ?
+    secret = odd or ":" in user or (at and extra in (None, "s3", "gs"))
+    # a key of s3 and gs may hold a ?; what others have behind one, or behind # with a value, may be a secret
+    signed = _STORED.search(rest) if extra in ("s3", "gs") else _SIGNED.search(rest) or (extra is None and "?" in rest)
+    signed = signed or (extra is None and re.search("#[^/]*=", rest))
     if secret or signed:
         raise RetrievalError(
             f"an address {scheme}://... with a key, password or signature in it (not repeated here) is not taken, as "

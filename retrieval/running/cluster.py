@@ -9,6 +9,7 @@ import contextlib
 import functools
 import logging
 import queue
+import re
 import signal
 import threading
 import time
@@ -47,6 +48,7 @@ _GONE = 1.0  # seconds in which a scheduler notices that a worker has died
 _LOOKED_AT = 5.0  # seconds between looks at workers, while none of them says anything
 _TOLD = 30.0  # seconds without any worker, after which somebody is told
 _LOCAL = "local"
+_ADDRESS = re.compile(r"(tcp|tls)://([^/:\s]+|\[[0-9a-fA-F:.]+\]):\d+")
 _AGAIN = ("pending", "lost")  # of what was done by a worker that has died since: it is being done again
 _HEARS = "hardnet_retrieval"  # what questions are called among a worker's handlers
 _at_work = threading.Lock()  # work of a worker process is done one at a time, whatever threads it has
@@ -93,7 +95,7 @@ class Cluster:
                 local = _start(address, rest)
             except (OSError, RuntimeError, TimeoutError) as error:
                 raise ClusterError(f"{address}: workers cannot be started here ({_told(error)})") from error
-        elif kind not in ("tcp", "tls") or not rest.startswith("//"):
+        elif not _ADDRESS.fullmatch(address):
             raise ClusterError(f"scheduler {address}: expected tcp://HOST:PORT, tls://HOST:PORT or local:NUMBER")
         try:
             client = _client(address, local)
@@ -137,6 +139,12 @@ class Cluster:
 
     def close(self) -> None:
         """Ends the connection, and what was started here."""
+        if self.client.asynchronous:  # by the thread of the event loop, which would wait for itself
+            threading.Thread(target=self._close).start()
+        else:
+            self._close()
+
+    def _close(self) -> None:
         with contextlib.suppress(Exception):
             self.client.close(timeout=REACHED)
         if self._local is not None:
@@ -259,7 +267,7 @@ class Cluster:
         Raises:
             ClusterError: the scheduler has gone.
         """
-        return sorted(await self._of_scheduler(self.client.scheduler.ncores))
+        return sorted(await self._of_scheduler("ncores"))
 
     async def _find_way(self, worker: str) -> None:
         """Has a worker hear questions, and finds out whether this process reaches it itself."""
@@ -285,8 +293,7 @@ class Cluster:
 
     async def _around(self, worker: str, **message: Any) -> dict[str, Any]:
         """A worker's answer to a message, through the scheduler."""
-        ask = self.client.scheduler.broadcast
-        answers = await self._of_scheduler(ask, msg=message, workers=[worker], on_error="return_pickle")
+        answers = await self._of_scheduler("broadcast", msg=message, workers=[worker], on_error="return_pickle")
         answer = answers.get(worker)
         if not isinstance(answer, dict):
             raise WorkerLostError(worker)
@@ -301,10 +308,10 @@ class Cluster:
             await asyncio.sleep(0.05)
         return True
 
-    async def _of_scheduler(self, ask: Callable[..., Awaitable[Any]], **arguments: Any) -> Any:
+    async def _of_scheduler(self, what: str, **arguments: Any) -> Any:
         try:
-            return await ask(**arguments)
-        except (OSError, RuntimeError) as error:
+            return await getattr(self.client.scheduler, what)(**arguments)
+        except (OSError, RuntimeError, AttributeError) as error:  # of a client that is closed there is no scheduler
             raise ClusterError(self._gone()) from error
 
     def _said(self, worker: str, answer: dict[str, Any]) -> Any:

@@ -137,6 +137,9 @@ def working(scheduler: str | None, jobs: int) -> Iterator[Engine]:
 
     with _opening:
         cluster, users = _opened.get(scheduler, (None, 0))
+        if cluster is not None and not cluster.connected:  # cut off for good: others who have it notice by themselves
+            cluster.close()
+            cluster, users = None, 0
         if cluster is None:
             cluster = Cluster.connect(scheduler)
         _opened[scheduler] = cluster, users + 1
@@ -144,8 +147,9 @@ def working(scheduler: str | None, jobs: int) -> Iterator[Engine]:
         yield cluster
     finally:
         with _opening:
-            _, users = _opened.pop(scheduler)
-            if users > 1:
+            current, users = _opened.get(scheduler, (None, 0))
+            if current is cluster and users > 1:
                 _opened[scheduler] = cluster, users - 1
-            else:
+            elif current is cluster:
+                del _opened[scheduler]
                 cluster.close()

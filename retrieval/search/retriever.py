@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from retrieval import config as settings_module
 from retrieval.config import Config
-from retrieval.errors import RetrievalError
+from retrieval.errors import ClusterError, RetrievalError
 from retrieval.index.collection import Collection
 from retrieval.photographs.decoding import plain_source
 from retrieval.search import explanation
@@ -367,12 +367,15 @@ class _Workers:
     def __init__(self, collection: Collection, config: Config):
         self._collection, self._config = collection, config
         self._connecting = threading.Lock()
+        self._closed = False
         self.spread: Spread | None = None
 
     def connected(self) -> "Spread | None":
         if self._config.parallel.scheduler is None:
             return None
         with self._connecting:
+            if self._closed:
+                raise ClusterError("this retriever was closed, and its workers were let go: open another")
             if self.spread is not None and self.spread.cut_off:
                 self.spread.close()
                 self.spread = None
@@ -383,8 +386,10 @@ class _Workers:
             return self.spread
 
     def close(self) -> None:
-        if self.spread is not None:
-            self.spread.close()
+        with self._connecting:
+            self._closed = True
+            if self.spread is not None:
+                self.spread.close()
 
 
 def _require_fixed(collection: Collection, config: Config) -> None:

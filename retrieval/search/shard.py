@@ -26,7 +26,7 @@ from retrieval.search.ranking import Found, Wanted
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _KEPT_MEMORY, _LARGE = 256 << 20, 32 << 20  # bytes at the end of the heap that are kept; arrays that lie elsewhere
-KEPT = 8  # parts that a worker keeps open, those of the states of an index that were asked last
+KEPT = 8  # states of indexes whose parts a worker keeps open, those that were asked last
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,8 +162,9 @@ def open_shard(shard: Shard) -> bool:
         part.warm_up()
         with _asking:
             _opened[shard.key] = part
-            while len(_opened) > KEPT:
-                _opened.popitem(last=False)
+            states = list(dict.fromkeys(key.partition("-")[0] for key in reversed(_opened)))
+            for key in [key for key in _opened if key.partition("-")[0] in states[KEPT:]]:
+                del _opened[key]
         return True
     finally:
         _opening.release()

@@ -172,7 +172,10 @@ class Spread:
                     raise ClusterError(str(answer)) from answer
                 logger.warning("%s; the search goes on without it", answer)
             elif isinstance(answer, BaseException):
-                raise answer
+                try:
+                    raise answer
+                finally:  # which would hold this frame, and that it
+                    del answer
             else:
                 found[part] = answer
         return found

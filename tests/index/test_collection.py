@@ -476,6 +476,7 @@ def test_a_build_goes_on_behind_the_segments_that_are_there(pool, first, tmp_pat
     plain = building.segment_of
 
     def stopped_at_the_third(images, *rest):
+        images = list(images)
         made.append([image.name for image in images])
         if len(made) == 3:
             raise KeyboardInterrupt

@@ -66,6 +66,23 @@ def test_paths_are_no_addresses(path):
     assert located(path) == Path(path)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://ghp_secret@example.org/x",
+        "http://u%3Asecret@h/x",
+        "http://h/x.jpg?key=secret",
+        "https://h/x#access_token=secret",
+        "s3://b/x?X-Amz-Signature=secret",
+        "simplecache::s3://KEY:secret@b/x",
+    ],
+)
+def test_secrets_of_other_forms_are_refused_and_not_repeated(address):
+    with pytest.raises(RetrievalError, match="not taken") as told:
+        located(address)
+    assert "secret" not in str(told.value)
+
+
 def test_files_of_this_machine_have_paths(tmp_path):
     (tmp_path / "a#1.png").write_bytes(PNG)
     assert located(f"file://{tmp_path}/a#1.png") == tmp_path / "a#1.png"
