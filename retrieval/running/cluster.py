@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import joblib
 
 from retrieval.errors import ClusterError, RetrievalError
+from retrieval.running import limits
 from retrieval.running.passport import Passport, passport
 from retrieval.running.processes import AHEAD, Death
 
@@ -590,6 +591,7 @@ def _work(sender: Passport, task: Callable[[Item], Any], item: Item) -> Any:
     difference = sender.difference(passport())
     if difference is not None:
         raise ClusterError(f"worker {_here()}: {difference}; install the same there")
+    limits.keep_memory()
     try:
         with _at_work:
             return task(item)

@@ -4,9 +4,6 @@ What a part finds is told in the image ids and rows of the whole index.
 """
 
 import collections
-import contextlib
-import ctypes
-import functools
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,12 +17,11 @@ from retrieval.geometry.putatives import QueryWords
 from retrieval.geometry.verification import Verified
 from retrieval.index.segment import Segment, open_segment, segment_content
 from retrieval.index.snapshot import Snapshot, Statistics
+from retrieval.running import limits
 from retrieval.running.passport import Passport, passport
 from retrieval.search.postings import Here
 from retrieval.search.ranking import Found, Wanted
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-_KEPT_MEMORY, _LARGE = 256 << 20, 32 << 20  # bytes at the end of the heap that are kept; arrays that lie elsewhere
 KEPT = 8  # states of indexes whose parts a worker keeps open, those that were asked last
 
 
@@ -157,7 +153,7 @@ def open_shard(shard: Shard) -> bool:
     if not _opening.acquire(blocking=False):
         return False
     try:
-        _keep_memory()
+        limits.keep_memory()
         part = Part(tuple(_segment(shard, number) for number in range(len(shard.folders))), shard)
         part.warm_up()
         with _asking:
@@ -168,19 +164,6 @@ def open_shard(shard: Shard) -> bool:
         return True
     finally:
         _opening.release()
-
-
-@functools.cache
-def _keep_memory() -> None:
-    """Memory of arrays that were let go stays for those of the next question.
-
-    Dask has its workers give it back to the system each time (``MALLOC_TRIM_THRESHOLD_``), and to get it anew takes as
-    long as a third of a search. Of other C libraries than GNU's nothing is asked.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        library = ctypes.CDLL(None)
-        for option, size in ((_TRIM_THRESHOLD, _KEPT_MEMORY), (_MMAP_THRESHOLD, _LARGE)):
-            library.mallopt(option, size)
 
 
 def _segment(shard: Shard, number: int) -> Segment:
