@@ -8,9 +8,9 @@ A scheduler and workers of one thread each are started on this machine. Photogra
 **equal** makes features, words, signatures, an index and pairs by processes and by the workers, and compares all files;
 of a vocabulary's manifest the seconds it took are left out.
 
-**kills** ends a worker, chosen at random, at a random moment of each stage (`kill -9`), so many times, and compares
-what comes out. A task that is "dealt again" is the one that the worker was at, one that waited for it, or one that it
-had done and not told of yet, whose shard is found where it lies.
+**kills** ends a worker, chosen at random among those that are at work, at a random moment of each stage (`kill -9`), so
+many times, and compares what comes out. Counted is how many shards are made twice: a worker had begun to make them, and
+another made them again. In a search each worker has a part of the index, and no shard is made.
 
 **refusals** runs `retrieval index` with a scheduler that is not there, a worker of another version, one that does not
 see the folder, and one whose disk is full (a mount namespace of its own; root): the line, and the seconds.
@@ -38,6 +38,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import distributed
 import numpy as np
@@ -56,9 +57,12 @@ from retrieval.photographs.folder import ImageSet
 from retrieval.running import engine
 from retrieval.search.ranking import Hits
 from retrieval.search.retriever import Retriever
+from retrieval.storage import delivery
+from retrieval.vocabulary import assigning, finding, lloyd
 from retrieval.vocabulary.store import open_vocabulary
 
 WORDS, ITERATIONS = 6000, 6
+BLOCK = 1 << 13  # descriptors that a worker finds the words of at a time, so that there is work for several
 SEGMENTS = 12  # that an index is made of, so that there are several to be made
 PARTS, QUERIES = 4, 40  # segments of an index that is searched, and photographs that are searched with
 SECONDS_BACK = 60.0  # until searches have to be whole again
@@ -205,7 +209,10 @@ def extraction(case: Case, config: Config, folder: Path) -> Path:
 
 def words(case: Case, config: Config, folder: Path) -> Path:
     """Words and signatures of the features."""
-    return obtain_vocabulary(FeatureStore.open(case.work / "features"), folder / "vocabulary", config).folder
+    with contextlib.ExitStack() as stack:
+        for module, name in ((finding, "CHUNK"), (assigning, "CHUNK"), (lloyd, "BLOCK")):
+            stack.enter_context(mock.patch.object(module, name, BLOCK))
+        return obtain_vocabulary(FeatureStore.open(case.work / "features"), folder / "vocabulary", config).folder
 
 
 def segments(case: Case, config: Config, folder: Path) -> Path:
@@ -213,11 +220,8 @@ def segments(case: Case, config: Config, folder: Path) -> Path:
     if (folder / "index").exists():
         return folder / "index"
     store, vocabulary = FeatureStore.open(case.work / "features"), open_vocabulary(case.work / "vocabulary")
-    before, building.SEGMENT_FEATURES = building.SEGMENT_FEATURES, store.features // SEGMENTS
-    try:
+    with mock.patch.object(building, "SEGMENT_FEATURES", store.features // SEGMENTS):
         building.build_index(folder / "index", store, vocabulary, config, case.images.root)
-    finally:
-        building.SEGMENT_FEATURES = before
     return folder / "index"
 
 
@@ -310,54 +314,82 @@ def kills(case: Case, workers: int, times: int, seed: int) -> tuple[dict[str, An
     figures, bars = {}, {}
     with cluster(workers, case.work) as address, engine.working(address, 1):
         client = distributed.Client(address, set_as_default=False)
-        client.register_plugin(_Dealt())
+        begun = case.work / "begun.txt"
+        client.register_plugin(_Begun(begun))
         for name, stage in STAGES.items():
-            start = time.perf_counter()  # how long it takes by workers
-            stage(case, case.by(address), _emptied(case.work / "again"))
-            whole, outcomes = time.perf_counter() - start, []
+            outcomes = []
+            for _ in range(2):  # how long it takes by workers that have imported what they need
+                start = time.perf_counter()
+                stage(case, case.by(address), _emptied(case.work / "again"))
+                whole = time.perf_counter() - start
             for _ in range(times):
                 client.wait_for_workers(workers, timeout=60)
-                client.run_on_scheduler(_count_anew)
-                killer = threading.Timer(rng.uniform(0.15, 0.85) * whole, _kill, [client, rng])
+                begun.write_text("")
+                killer = _Killer(client, rng, rng.uniform(0.1, 0.7) * whole, stage is search)
                 killer.start()
                 same = contents(stage(case, case.by(address), _emptied(case.work / "again"))) == made[name][0]
-                killer.join()
-                outcomes.append((same, client.run_on_scheduler(_dealt_again)))
-            again = [count for _, count in outcomes]
+                killed = killer.end()
+                shards = begun.read_text().splitlines()
+                outcomes.append((same, killed, len(shards) - len(set(shards))))
             figures[name] = {
-                "equal": sum(same for same, _ in outcomes),
+                "equal": sum(same for same, _, _ in outcomes),
                 "of": times,
-                "dealt again, at most": max(again),
+                "killed at work": sum(killed for _, killed, _ in outcomes),
+                "made twice, at most": max(twice for _, _, twice in outcomes),
             }
-            bars[f"kills: {name}, equal every time"] = all(same for same, _ in outcomes)
-            bars[f"kills: {name}, at most the three tasks that a worker has are dealt again"] = max(again) <= 3
+            bars[f"kills: {name}, equal every time"] = all(same for same, _, _ in outcomes)
+            bars[f"kills: {name}, a worker was killed at work every time"] = all(killed for _, killed, _ in outcomes)
+            bars[f"kills: {name}, at most one shard is made twice"] = all(twice <= 1 for _, _, twice in outcomes)
         client.close()
     return figures, bars
 
 
-class _Dealt(distributed.SchedulerPlugin):
-    """Counts how often the scheduler gives a task to a worker."""
+class _Begun(distributed.WorkerPlugin):
+    """Writes down which shards workers begin to make."""
 
-    name = "dealt"
+    name = "begun"
 
-    def __init__(self) -> None:
-        self.counts: dict[Any, int] = {}
+    def __init__(self, file: Path):
+        self.file = file
 
-    def transition(self, key: Any, start: str, finish: str, *rest: Any, **more: Any) -> None:
-        if finish == "processing":
-            self.counts[key] = self.counts.get(key, 0) + 1
+    def setup(self, worker: Any) -> None:
+        place_for = delivery.place_for
 
+        def told(arriving: Path, name: str) -> Path:
+            with self.file.open("a") as stream:
+                stream.write(f"{name}\n")
+            return place_for(arriving, name)
 
-def _count_anew(dask_scheduler: Any) -> None:
-    dask_scheduler.plugins["dealt"].counts.clear()
-
-
-def _dealt_again(dask_scheduler: Any) -> int:
-    return sum(count - 1 for count in dask_scheduler.plugins["dealt"].counts.values())
+        delivery.place_for = told
 
 
-def _kill(client: distributed.Client, rng: random.Random) -> None:
-    os.kill(rng.choice(sorted(client.run(os.getpid).values())), signal.SIGKILL)
+class _Killer(threading.Thread):
+    """Ends a worker after some seconds; one that is at work, or any, where workers are asked and have no tasks."""
+
+    def __init__(self, client: distributed.Client, rng: random.Random, after: float, any_worker: bool):
+        super().__init__()
+        self._client, self._rng, self._after, self._any = client, rng, after, any_worker
+        self._processes: dict[str, int] = client.run(os.getpid)
+        self._ended, self._killed = threading.Event(), False
+
+    def run(self) -> None:
+        self._ended.wait(self._after)
+        while not self._ended.is_set() and not self._killed:
+            chosen = sorted(self._processes) if self._any else sorted(self._client.run_on_scheduler(_busy))
+            if chosen:
+                os.kill(self._processes[self._rng.choice(chosen)], signal.SIGKILL)
+                self._killed = True
+            self._ended.wait(0.005)
+
+    def end(self) -> bool:
+        """Whether one was ended."""
+        self._ended.set()
+        self.join()
+        return self._killed
+
+
+def _busy(dask_scheduler: Any) -> list[str]:
+    return [address for address, worker in dask_scheduler.workers.items() if worker.processing]
 
 
 def _emptied(folder: Path) -> Path:

@@ -138,12 +138,11 @@ def _alive(result: Path | Death) -> Path:
 def _deliver(arriving: Path, config: Config, settings: dict[str, Any], item: tuple[str, Sequence[Span]]) -> Path:
     """On a worker: makes a segment and writes it."""
     name, places = item
-    if (there := delivery.delivered(arriving, name)) is not None:
-        return there
-    where = delivery.place_for(arriving, name)
-    write_segment(where, segment_of(images_at(places), _vocabulary(arriving / "vocabulary"), config), settings)
-    delivery.require_wanted(where)
-    return where
+
+    def write(place: Path) -> None:
+        write_segment(place, segment_of(images_at(places), _vocabulary(arriving / "vocabulary"), config), settings)
+
+    return delivery.deliver(arriving, name, write)
 
 
 @functools.lru_cache(1)

@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import joblib
@@ -51,6 +51,7 @@ _TOLD = 30.0  # seconds without any worker, after which somebody is told
 _LOCAL = "local"
 _ADDRESS = re.compile(r"(tcp|tls)://([^/:\s]+|\[[0-9a-fA-F:.]+\]):\d+")
 _AGAIN = ("pending", "lost")  # of what was done by a worker that has died since: it is being done again
+_UNKNOWN = (ModuleNotFoundError, AttributeError)  # of a function that a worker is sent by its name
 _HEARS = "hardnet_retrieval"  # what questions are called among a worker's handlers
 _at_work = threading.Lock()  # work of a worker process is done one at a time, whatever threads it has
 
@@ -73,19 +74,20 @@ class Cluster:
         self.address = address
         self._local = local
         self._wanted = 0 if local is None else len(local.workers)
+        self.compared = False  # whether all workers that there were run what this process runs
         self._passport = passport()
         self._reached_directly: set[str] = set()
         self._reached_around: dict[str, float] = {}  # through the scheduler, and since when
 
     @classmethod
     def connect(cls, address: str) -> "Cluster":
-        """Connects to a scheduler, or starts one with workers here, and compares its workers with this process.
+        """Connects to a scheduler, or starts one with workers here.
 
         Args:
             address: ``tcp://host:port``, ``tls://host:port`` (with dask's settings of certificates), or ``local:4``.
 
         Raises:
-            ClusterError: no such scheduler, no workers, or workers of another version.
+            ClusterError: no such scheduler, or no workers.
         """
         if not logger.isEnabledFor(logging.DEBUG):
             _silence()
@@ -107,11 +109,10 @@ class Cluster:
             raise
         try:
             cluster._require_workers()
-            cluster.require_versions()
         except BaseException:
             cluster.close()
             raise
-        logger.info("work is done by %d workers of %s", cluster.workers, address)
+        logger.info("connected to %d workers of %s", cluster.workers, address)
         return cluster
 
     @property
@@ -279,6 +280,8 @@ class Cluster:
             await asyncio.wait_for(self.client.rpc(worker).run(**message), _REACHED_DIRECTLY)
             self._reached_directly.add(worker)
             self._reached_around.pop(worker, None)
+        except _UNKNOWN as error:
+            raise ClusterError(self._stranger(worker, error)) from error
         except RuntimeError as error:
             raise ClusterError(self._gone()) from error
         except OSError as error:  # or too late
@@ -296,9 +299,12 @@ class Cluster:
         """A worker's answer to a message, through the scheduler."""
         answers = await self._of_scheduler("broadcast", msg=message, workers=[worker], on_error="return_pickle")
         answer = answers.get(worker)
-        if not isinstance(answer, dict):
+        if isinstance(answer, dict):
+            return answer
+        error = loads(answer) if isinstance(answer, bytes) else None
+        if error is None or isinstance(error, OSError):
             raise WorkerLostError(worker)
-        return answer
+        raise ClusterError(self._stranger(worker, error)) from error  # the scheduler tells its text alone
 
     async def _left(self, worker: str) -> bool:
         """Whether a worker that hung up has gone; the scheduler may take a moment to see that."""
@@ -335,20 +341,31 @@ class Cluster:
         return len(answers)
 
     def require_versions(self) -> None:
-        """Compares what the workers run with what this process runs.
+        """Compares what all workers run with what this process runs.
+
+        Raises:
+            ClusterError: naming the first worker and what differs, or one that does not answer.
+        """
+        answers = self.everywhere(passport)
+        for address, found in answers.items():
+            if isinstance(found, _UNKNOWN):
+                raise ClusterError(self._stranger(address, found))
+            if isinstance(found, BaseException):
+                raise ClusterError(f"worker {address}: {_told(found)}")
+        self.compare(answers)
+        self.compared = True
+
+    def compare(self, passports: Mapping[str, Passport]) -> None:
+        """Compares what some workers run with what this process runs.
+
+        Args:
+            passports: by address.
 
         Raises:
             ClusterError: naming the first worker and what differs.
         """
         others = set()
-        for address, found in self.everywhere(passport).items():
-            if isinstance(found, ModuleNotFoundError | AttributeError):
-                raise ClusterError(
-                    f"worker {address} has no hardnet-retrieval, or not this version of it ({_told(found)}): install "
-                    f"{self._passport.program} there"
-                )
-            if isinstance(found, BaseException):
-                raise ClusterError(f"worker {address}: {_told(found)}")
+        for address, found in passports.items():
             difference = self._passport.difference(found)
             if difference is not None:
                 raise ClusterError(
@@ -361,6 +378,13 @@ class Cluster:
                 "processors of another kind than here work on %s: the last bits of what they compute may differ",
                 ", ".join(sorted(others)),
             )
+
+    def _stranger(self, worker: str, error: BaseException) -> str:
+        """A line on a worker that does not know this program's functions."""
+        return (
+            f"worker {worker} has no hardnet-retrieval, or not this version of it ({_told(error)}): install "
+            f"{self._passport.program} there"
+        )
 
     @contextlib.contextmanager
     def listening(self, heard: Callable[..., None]) -> Generator[str, None, None]:

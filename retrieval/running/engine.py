@@ -9,10 +9,13 @@ import contextlib
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from retrieval.errors import ClusterError
 from retrieval.running import processes
+
+if TYPE_CHECKING:
+    from retrieval.running.cluster import Cluster
 
 Item = TypeVar("Item")
 
@@ -114,7 +117,7 @@ def in_order(results: Iterator[tuple[int, Any]]) -> Generator[Any, None, None]:
             expected += 1
 
 
-_opened: dict[str, tuple[Any, int]] = {}  # clusters by address, with how many use them
+_opened: "dict[str, tuple[Cluster, int]]" = {}  # clusters by address, with how many use them
 _opening = threading.RLock()
 
 
@@ -133,6 +136,19 @@ def working(scheduler: str | None, jobs: int) -> Iterator[Engine]:
     if scheduler is None:
         yield Processes(jobs)
         return
+    with connected(scheduler) as cluster:
+        if not cluster.compared:
+            cluster.require_versions()
+        yield cluster
+
+
+@contextlib.contextmanager
+def connected(scheduler: str) -> "Iterator[Cluster]":
+    """As `working`, of a scheduler, for who compares its workers himself: some may not answer.
+
+    Raises:
+        ClusterError: it cannot be reached, or has no workers; or dask is not installed.
+    """
     from retrieval.running.cluster import Cluster
 
     with _opening:

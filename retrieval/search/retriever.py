@@ -2,6 +2,7 @@
 
 import copy
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -368,11 +369,13 @@ class _Workers:
         self._collection, self._config = collection, config
         self._connecting = threading.Lock()
         self._closed = False
+        self._failed: tuple[float, str] | None = None  # when connecting did last, and why
         self.spread: Spread | None = None
 
     def connected(self) -> "Spread | None":
         if self._config.parallel.scheduler is None:
             return None
+        asked = time.monotonic()
         with self._connecting:
             if self._closed:
                 raise ClusterError("this retriever was closed, and its workers were let go: open another")
@@ -380,10 +383,19 @@ class _Workers:
                 self.spread.close()
                 self.spread = None
             if self.spread is None:
-                from retrieval.search.spread import Spread
-
-                self.spread = Spread(self._collection, self._config)
+                if self._failed is not None and self._failed[0] > asked:  # while this one waited for that
+                    raise ClusterError(self._failed[1])
+                self.spread = self._spread()
             return self.spread
+
+    def _spread(self) -> "Spread":
+        from retrieval.search.spread import Spread
+
+        try:
+            return Spread(self._collection, self._config)
+        except ClusterError as error:
+            self._failed = time.monotonic(), str(error)
+            raise
 
     def close(self) -> None:
         with self._connecting:

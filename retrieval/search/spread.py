@@ -1,8 +1,9 @@
 """The postings of an index over the workers of a cluster: each has some segments, memory-mapped from a shared folder.
 
 A part is a run of segments, asked by every step of a search; what its best images are comes back, and is merged as one
-process would have listed them. A part has a worker of its own. Where that one dies, another takes the part over and
-opens it. Where it does not answer in time, the search goes on without the part, and says so.
+process would have listed them. A part has a worker of its own, one of those that answered when the index was opened.
+Where that one dies, another takes the part over and opens it. Where it does not answer in time, the search goes on
+without the part, and says so.
 """
 
 import asyncio
@@ -17,7 +18,8 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,7 @@ from retrieval.index.collection import Collection
 from retrieval.index.merging import runs
 from retrieval.index.snapshot import levelled
 from retrieval.running.cluster import ANSWERED, Cluster, WorkerLostError
-from retrieval.running.engine import working
+from retrieval.running.engine import connected
 from retrieval.running.passport import passport
 from retrieval.running.processes import MAX_DEATHS
 from retrieval.search import shard
@@ -41,6 +43,7 @@ from retrieval.storage import artefacts, delivery
 logger = logging.getLogger(__name__)
 
 _NOBODY = 30.0  # seconds without any worker, after which somebody is told
+_GREETED = 10.0  # seconds in which a worker answers that is given a part
 _LOOKED = 0.2  # seconds between looks at workers, while there is none
 
 
@@ -62,9 +65,8 @@ class Spread:
         self._process = os.getpid()
         self._end = weakref.finalize(self, _close, self._stack, self._process)
         try:
-            cluster = self._stack.enter_context(working(config.parallel.scheduler, config.parallel.jobs))
-            assert isinstance(cluster, Cluster)
-            self.cluster = cluster
+            assert config.parallel.scheduler is not None
+            self.cluster: Cluster = self._stack.enter_context(connected(config.parallel.scheduler))
             self._open()
         except BaseException:
             self.close()
@@ -88,10 +90,14 @@ class Spread:
         return os.getpid() == self._process and self._end.alive and not self.cluster.connected
 
     def _open(self) -> None:
-        collection, snapshot, workers = self.collection, self.collection.snapshot, self.cluster.addresses()
-        if not workers:
-            raise ClusterError(f"{self.cluster.address} has no workers any more: start some")
+        collection, snapshot = self.collection, self.collection.snapshot
         segments, folder = collection.state.segments, collection.folder.resolve()
+        try:
+            first = collection.state.segment_folder(segments[0]).resolve() / artefacts.MANIFEST
+            digest = delivery.digest_of(first)
+        except OSError as error:
+            raise ArtefactError(f"the index {folder} has changed since it was opened: open it again") from error
+        workers = self._fit(first, digest)
         self.bounds = runs([segment.features for segment in snapshot.segments], min(len(workers), len(segments)))
         self.parts = tuple(
             Missing(segments[first:last], sum(int((ids >= 0).sum()) for ids in snapshot.ids[first:last]))
@@ -109,11 +115,6 @@ class Spread:
                 collection.folder,
                 len(workers),
             )
-        try:
-            first = collection.state.segment_folder(segments[0]).resolve() / artefacts.MANIFEST
-            delivery.require_same(self.cluster, first)
-        except OSError as error:
-            raise ArtefactError(f"the index {folder} has changed since it was opened: open it again") from error
         state = json.dumps([str(folder), collection.state.manifest], sort_keys=True).encode()
         self._state = hashlib.sha256(state).hexdigest()[:32]
         self._first_rows = np.cumsum([0] + [segment.features for segment in snapshot.segments])
@@ -136,6 +137,52 @@ class Spread:
             len(self.parts),
             self.cluster.address,
         )
+
+    def _fit(self, file: Path, digest: str) -> list[str]:
+        """The workers that answer: they run what this process runs, and see a file as it is here.
+
+        Raises:
+            ClusterError: one does not, or none answers in time.
+        """
+        begun, silent = time.monotonic(), True
+        while True:
+            workers = self.cluster.addresses()
+            if not workers:
+                raise ClusterError(f"{self.cluster.address} has no workers any more: start some")
+            passports = self._asked(workers, passport)
+            self.cluster.compare(passports)
+            fit = self._asked(list(passports), delivery.unlike, file, digest)
+            for worker, wrong in fit.items():
+                if wrong is not None:
+                    raise ClusterError(f"worker {worker}: {wrong}")
+            late = [worker for worker in workers if worker not in fit]
+            if fit:
+                break
+            told_of = f"none of {len(workers)} workers of {self.cluster.address} answers ({workers[0]})"
+            if self.wait is not None and time.monotonic() - begun > max(self.wait, ANSWERED):
+                raise ClusterError(f"{told_of}: see whether they can be reached, or end them")
+            if silent:
+                logger.warning("%s: waiting (Ctrl-C ends it)", told_of)
+                silent = False
+        if late:
+            logger.warning(
+                "%d of %d workers of %s do not answer (%s): %s is searched by the others",
+                len(late),
+                len(workers),
+                self.cluster.address,
+                late[0],
+                self.collection.folder,
+            )
+        return sorted(fit)
+
+    def _asked(self, workers: Sequence[str], function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+        """What those of some workers answer that do in `_GREETED` seconds."""
+        questions = [functools.partial(self.cluster.ask, worker, function, *arguments) for worker in workers]
+        answers = dict(zip(workers, self.cluster.together(questions, _GREETED), strict=True))
+        for answer in answers.values():
+            if isinstance(answer, BaseException) and not isinstance(answer, TimeoutError | WorkerLostError):
+                raise answer
+        return {worker: answer for worker, answer in answers.items() if not isinstance(answer, BaseException)}
 
     @functools.cached_property
     def part_of(self) -> np.ndarray:

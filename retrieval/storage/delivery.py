@@ -11,7 +11,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from retrieval.errors import ClusterError
@@ -94,20 +94,6 @@ def require_shared(engine: Engine, folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def require_same(engine: Engine, file: Path) -> None:
-    """Refuses workers that do not see a file as it is here; nothing is written.
-
-    Args:
-        engine: of the workers.
-        file: absolute; small.
-
-    Raises:
-        ClusterError: naming the worker.
-        OSError: it cannot be read here.
-    """
-    engine.require(_is_same, file, hashlib.sha256(file.read_bytes()).hexdigest())
-
-
 def place_for(arriving: Path, name: str) -> Path:
     """On a worker: where what is called so is written, before it is put into place.
 
@@ -138,6 +124,25 @@ def require_wanted(place: Path) -> None:
     raise ClusterError(f"{place.parent} is gone: nobody waits for this work any more")
 
 
+def deliver(arriving: Path, name: str, write: Callable[[Path], None]) -> Path:
+    """On a worker: writes what is called so, unless a worker that died before it could say so has; where it lies.
+
+    Args:
+        arriving: see `expected`, `shared`.
+        name: in there.
+        write: writes it whole to a path.
+
+    Raises:
+        ClusterError: nobody waits for it any more.
+    """
+    if (there := delivered(arriving, name)) is not None:
+        return there
+    place = place_for(arriving, name)
+    write(place)
+    require_wanted(place)
+    return place
+
+
 def delivered(arriving: Path, name: str) -> Path | None:
     """On a worker: where what is called so lies already, written by a worker that died before it could say so."""
     return next(arriving.glob(f"{name}.*"), None)
@@ -153,17 +158,31 @@ def put(arrived: Path, target: Path) -> None:
     atomic.sync_directory(target.parent)
 
 
-def _is_same(file: Path, digest: str) -> str | None:
-    """On a worker: what is wrong with a file, or None."""
+def unlike(file: Path, digest: str) -> str | None:
+    """On a worker: how a file differs from what another process sees, or None; nothing is written.
+
+    Args:
+        file: absolute; small.
+        digest: sha256 of its bytes there, in hexadecimal (`digest_of`).
+    """
     host = socket.gethostname()
     try:
-        if hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+        if digest_of(file) != digest:
             return f"{host} has another {file} than this machine: every worker needs the same folder"
     except FileNotFoundError:
         return f"{host} does not see {file}: every worker needs the same folder under the same path"
     except OSError as error:
         return f"{host} cannot read {file}: {error.strerror or error}"
     return None
+
+
+def digest_of(file: Path) -> str:
+    """sha256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _sees(asked: Path, token: str) -> str | None:

@@ -40,16 +40,16 @@ def words_of(engine: Engine, folder: Path, vocabulary: Vocabulary, codes: np.nda
             write_sample(sample, Encoded(codes, vocabulary.quantisation, None))
             copy_vocabulary(vocabulary, words)
             task = functools.partial(_words_of_shard, sample, words)
-            with in_shards(engine, task, shards, "words") as found:
-                for some, one in zip(shards, found, strict=True):
+            with in_shards(engine, place, task, shards, "words") as found:
+                for some, (one, _) in zip(shards, found, strict=True):
                     labels[some] = one
                     bar.update()
     return labels
 
 
-def _words_of_shard(sample: Path, vocabulary: Path, some: slice) -> np.ndarray:
-    """On a worker: the words that a vocabulary's own search finds."""
-    return _opened(vocabulary).words_of(sample_in(sample).stored[some])
+def _words_of_shard(sample: Path, vocabulary: Path, some: slice) -> tuple[np.ndarray, float]:
+    """On a worker: the words that a vocabulary's own search finds; how far they are is not asked."""
+    return _opened(vocabulary).words_of(sample_in(sample).stored[some]), 0.0
 
 
 @functools.lru_cache(1)

@@ -1,16 +1,16 @@
 """The words of a training sample, shard by shard: by this process, or by the workers of a cluster, with the same bytes.
 
 Shards are always the same ones, and what is added up is added up in their order. Workers read the sample and the words
-from a folder that they share, and send back the words' numbers.
+from a folder that they share, and write the words' numbers there.
 """
 
 import contextlib
 import functools
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -25,7 +25,10 @@ from retrieval.vocabulary.encoded import CHUNK, Encoded
 from retrieval.vocabulary.quantizer import Quantizer, threads
 
 _EXACT = VocabularyConfig(search="exact")
-_SAMPLE, _WORDS, _VERSION = "training sample", "words of an iteration", 0
+_SAMPLE, _WORDS, _FOUND, _VERSION = "training sample", "words of an iteration", "words that were found", 0
+
+
+Find = Callable[[slice], tuple[np.ndarray, float]]  # the (n,) int32 words of a shard, and the sum of squared distances
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +92,7 @@ class _Workers:
             assert self._written is None, "a folder holds one sample"
             write_sample(self._place / "sample", sample)
             self._written = sample
-        words = self._place / f"words-{uuid.uuid4().hex[:12]}"
+        words = self._place / f"k-means-{uuid.uuid4().hex[:12]}"
         arrays = {"centroids": lookup.centroids}
         if lookup.cells is not None:
             arrays |= {"centres": lookup.cells[0], "cell_of": lookup.cells[1]}
@@ -98,7 +101,7 @@ class _Workers:
         artefacts.write_artefact(words, _WORDS, _VERSION, arrays, {})
         labels, total, shards = np.empty(len(sample), np.int32), 0.0, _shards(len(sample), lookup)
         task = functools.partial(_words_of_shard, self._place / "sample", words)
-        with in_shards(self._engine, task, shards, "k-means") as found:
+        with in_shards(self._engine, self._place, task, shards, words.name) as found:
             for some, (one, squared) in zip(shards, found, strict=True):
                 labels[some] = one
                 total += squared
@@ -122,20 +125,46 @@ def sample_in(folder: Path) -> Encoded:
 
 
 @contextlib.contextmanager
-def in_shards(engine: Engine, task: Any, shards: list[slice], name: str) -> Iterator[Generator[Any, None, None]]:
-    """What a task makes of shards, in their order."""
-    results = engine.completed(task, shards, [f"{name}-{some.start:010d}" for some in shards])
+def in_shards(
+    engine: Engine, place: Path, find: Find, shards: list[slice], name: str
+) -> Iterator[Generator[tuple[np.ndarray, float], None, None]]:
+    """What workers find for shards, in their order.
+
+    Args:
+        engine: of workers.
+        place: `delivery.shared` by them.
+        find: picklable.
+        shards: of the sample.
+        name: that no other in this place has.
+    """
+    results = engine.completed(
+        functools.partial(_delivered, place, find, name), shards, [f"{name}-{some.start:010d}" for some in shards]
+    )
     with contextlib.closing(results):
-        yield (_alive(one) for one in in_order(results))
+        yield (_taken(one) for one in in_order(results))
 
 
-def _alive(result: Any) -> Any:
+def _delivered(place: Path, find: Find, name: str, some: slice) -> Path:
+    """On a worker: finds words and writes them."""
+
+    def write(path: Path) -> None:
+        words, squared = find(some)
+        artefacts.write_artefact(path, _FOUND, _VERSION, {"words": words}, {}, {"squared": squared})
+
+    return delivery.deliver(place, f"{name}-{some.start:010d}", write)
+
+
+def _taken(result: Path | Death) -> tuple[np.ndarray, float]:
+    """What a worker has written, which is removed."""
     if isinstance(result, Death):
         raise ClusterError(
             "one worker after another was killed while it looked for words, probably for want of memory: see their "
             "logs, and run the same command again (iterations that were finished are kept)"
         )
-    return result
+    manifest = artefacts.read_manifest(result, _FOUND, _VERSION)
+    words = np.array(artefacts.read_arrays(result, manifest)["words"])
+    atomic.discard(result)
+    return words, manifest["facts"]["squared"]
 
 
 class _Prepared:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import signal
 import threading
 import time
@@ -10,6 +11,7 @@ import pytest
 
 pytest.importorskip("distributed")
 
+import retrieval.running.cluster as cluster_module
 from retrieval.errors import ArtefactError, ClusterError
 from retrieval.running.cluster import Cluster, WorkerLostError
 from retrieval.running.engine import working
@@ -26,6 +28,11 @@ def cluster():
 
 def refuse(error, text):
     raise error(text)
+
+
+def refused(self, address):
+    """In the place of connecting to a worker."""
+    raise OSError("no way")
 
 
 def asked(cluster, *questions, wait=None):
@@ -104,9 +111,6 @@ def test_a_worker_that_dies_is_lost_and_others_are_there(cluster):
 def test_who_is_not_reached_directly_is_asked_through_the_scheduler(cluster, monkeypatch, caplog):
     first, second = cluster.addresses()
 
-    def refused(self, address):
-        raise OSError("no way")
-
     monkeypatch.setattr(cluster, "_reached_directly", set())
     monkeypatch.setattr(cluster, "_reached_around", {})
     monkeypatch.setattr(type(cluster.client.rpc), "__call__", refused)
@@ -129,30 +133,27 @@ def test_a_folder_that_workers_see_is_compared_without_writing(cluster, tmp_path
     file = tmp_path / "manifest.json"
     file.write_text("{}")
     before = sorted(tmp_path.iterdir())
-    delivery.require_same(cluster, file)
+    digest = delivery.digest_of(file)
+    assert set(cluster.everywhere(delivery.unlike, file, digest).values()) == {None}
     assert sorted(tmp_path.iterdir()) == before
     with pytest.raises(OSError, match="nothing"):
-        delivery.require_same(cluster, tmp_path / "nothing")
+        delivery.digest_of(tmp_path / "nothing")
+    file.write_text("[]")
+    assert re.search(r"has another .*manifest.json than this machine", delivery.unlike(file, digest))
+    file.unlink()
+    wrong = delivery.unlike(file, digest)
+    assert re.search(r"does not see .*manifest.json: every worker needs the same folder", wrong)
 
-    class Elsewhere:
-        """Workers that have another file there, or none."""
 
-        def require(self, check, path, digest):
-            wrong = check(path, digest)
-            if wrong is not None:
-                raise ClusterError(f"worker w: {wrong}")
-
-    class Other(Elsewhere):
-        def require(self, check, path, digest):
-            path.write_text("[]")
-            super().require(check, path, digest)
-
-    class Without(Elsewhere):
-        def require(self, check, path, digest):
-            path.unlink()
-            super().require(check, path, digest)
-
-    with pytest.raises(ClusterError, match=r"has another .*manifest.json than this machine"):
-        delivery.require_same(Other(), file)
-    with pytest.raises(ClusterError, match=r"does not see .*manifest.json: every worker needs the same folder"):
-        delivery.require_same(Without(), file)
+@pytest.mark.parametrize("directly", [True, False])
+def test_workers_that_do_not_know_the_program(cluster, monkeypatch, directly):
+    """What they are asked first is not there in theirs."""
+    (worker, _) = cluster.addresses()
+    monkeypatch.setattr(cluster, "_reached_directly", set())
+    monkeypatch.setattr(cluster, "_reached_around", {})
+    monkeypatch.setattr(cluster_module, "dumps", lambda what: b"cretrieval.nowhere\nfunction\n.")
+    if not directly:
+        monkeypatch.setattr(type(cluster.client.rpc), "__call__", refused)
+    (answer,) = asked(cluster, (worker, abs, -1))
+    assert type(answer) is ClusterError
+    assert re.match(rf"worker {worker} has no hardnet-retrieval, or not .*No module named", str(answer))

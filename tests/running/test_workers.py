@@ -299,6 +299,16 @@ def test_what_is_delivered_late_or_twice(tmp_path):
         delivery.put(places[0], tmp_path / "shards" / "000001")
         delivery.put(places[1], tmp_path / "shards" / "000001")
         assert [path.name for path in arriving.iterdir()] == ["expected"]
+        first = delivery.deliver(arriving, "000003", Path.mkdir)  # and its worker dies
+        assert delivery.deliver(arriving, "000003", None) == first  # another does not write it again
+
+        def late(place):
+            place.mkdir()
+            (arriving / "expected").unlink()
+
+        with pytest.raises(ClusterError, match="nobody waits"):
+            delivery.deliver(arriving, "000004", late)
+        assert [path.name for path in arriving.iterdir()] == [first.name]
     assert (tmp_path / "shards" / "000001" / "what").read_text() == places[0].name
     with pytest.raises(ClusterError, match="nobody waits"):
         delivery.place_for(arriving, "000002")

@@ -38,6 +38,7 @@ from retrieval.search.retriever import Retriever
 distributed = pytest.importorskip("distributed")
 
 from retrieval.search import shard  # noqa: E402
+from retrieval.search import spread as spread_module  # noqa: E402 - takes dask
 from retrieval.search.spread import Asked, Spread, dealt  # noqa: E402 - takes dask
 from tests.parts import spread_of  # noqa: E402
 
@@ -455,6 +456,71 @@ def test_what_does_not_answer_in_time_is_missing_and_back_when_it_does(built, wo
             os.kill(process, signal.SIGCONT)
     with over(one) as spread:
         assert spread.query(QUERY, top=None) == everything
+
+
+def test_who_does_not_answer_when_an_index_is_opened_is_given_no_part(built, workers, monkeypatch, caplog):
+    monkeypatch.setattr(spread_module, "_GREETED", 1.0)
+    one = Retriever.open(built)
+    addresses = workers.addresses()
+    processes = [process_of(workers, address) for address in addresses]
+    os.kill(processes[0], signal.SIGSTOP)
+    try:
+        with over(one, "parallel.wait=20") as spread:
+            found = spread.query(QUERY)
+            assert set(spread._workers.spread._homes) == {addresses[1]}
+        assert found == one.query(QUERY)
+        assert not found.partial
+        assert f"1 of 2 workers of local:2 do not answer ({addresses[0]})" in caplog.text
+        monkeypatch.setattr(spread_module, "ANSWERED", 1.0)
+        os.kill(processes[1], signal.SIGSTOP)
+        try:
+            with (
+                over(one, "parallel.wait=1") as spread,
+                pytest.raises(ClusterError, match="none of 2 workers of local:2 answers"),
+            ):
+                spread.query(QUERY)
+            with over(one, "parallel.wait=null") as spread:
+                search, later = [], threading.Thread(target=lambda: search.append(spread.query(QUERY)))
+                later.start()
+                later.join(3.0)
+                assert later.is_alive()
+                os.kill(processes[1], signal.SIGCONT)
+                later.join(IN_TIME)
+                assert search == [found]
+        finally:
+            os.kill(processes[1], signal.SIGCONT)
+    finally:
+        os.kill(processes[0], signal.SIGCONT)
+
+
+def test_who_waits_for_workers_that_another_could_not_reach_has_the_answer(built, monkeypatch):
+    waiting, tried, told = threading.Event(), [], []
+
+    class Unreachable:
+        def __init__(self, *given):
+            tried.append(given)
+            waiting.wait(IN_TIME)
+            raise ClusterError(f"there is no scheduler: {len(tried)}")
+
+    monkeypatch.setattr(spread_module, "Spread", Unreachable)
+    spread = over(Retriever.open(built))
+
+    def search():
+        try:
+            spread.query(QUERY)
+        except ClusterError as error:
+            told.append(str(error))
+
+    threads = [threading.Thread(target=search) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+        thread.join(0.5)  # the first tries, the others wait for it
+    waiting.set()
+    for thread in threads:
+        thread.join(IN_TIME)
+    assert told == ["there is no scheduler: 1"] * 4
+    search()
+    assert told[4:] == ["there is no scheduler: 2"]  # who comes later tries again
 
 
 @pytest.fixture
