@@ -104,10 +104,11 @@ def round_trips_of_tasks(retriever: Retriever) -> list[float]:
     """Seconds until the scheduler's tasks that do nothing, one for each worker, are done."""
     spread = retriever._workers.spread
     assert spread is not None
-    client, times = spread.cluster.client, []
+    connection, times = spread.cluster.connection, []
     for _ in range(ROUND_TRIPS):
         start = time.perf_counter()
-        client.gather([client.submit(abs, -1, workers=[one], pure=False) for one in spread.cluster.addresses()])
+        tasks = [connection.client.submit(abs, -1, workers=[one], pure=False) for one in connection.addresses()]
+        connection.client.gather(tasks)
         times.append(time.perf_counter() - start)
     return times
 

@@ -33,7 +33,7 @@ def spread_of(snapshot, bounds, names=None, silent=()):
         parts=[Missing(run, len(piece.images)) for run, piece in zip(runs, pieces, strict=True)],
         part_of=part_of,
         collection=SimpleNamespace(snapshot=snapshot),
-        cluster=SimpleNamespace(address="here"),
+        cluster=SimpleNamespace(connection=SimpleNamespace(address="here")),
         answers=lambda parts, name, *given: {
             part: getattr(pieces[part], name)(*given) for part in parts if part not in silent
         },

@@ -150,14 +150,17 @@ def connected(scheduler: str) -> "Iterator[Cluster]":
         ClusterError: it cannot be reached, or has no workers; or dask is not installed.
     """
     from retrieval.running.cluster import Cluster
+    from retrieval.running.connection import Connection
 
     with _opening:
         cluster, users = _opened.get(scheduler, (None, 0))
-        if cluster is not None and not cluster.connected:  # cut off for good: others who have it notice by themselves
+        if (
+            cluster is not None and not cluster.connection.connected
+        ):  # cut off for good: others who have it notice by themselves
             cluster.close()
             cluster, users = None, 0
         if cluster is None:
-            cluster = Cluster.connect(scheduler)
+            cluster = Cluster(Connection.open(scheduler))
         _opened[scheduler] = cluster, users + 1
     try:
         yield cluster

@@ -31,10 +31,11 @@ from retrieval.geometry.verification import Verified
 from retrieval.index.collection import Collection
 from retrieval.index.merging import runs
 from retrieval.index.snapshot import levelled
-from retrieval.running.cluster import ANSWERED, Cluster, WorkerLostError
+from retrieval.running.cluster import Cluster
 from retrieval.running.engine import connected
 from retrieval.running.passport import passport
 from retrieval.running.processes import MAX_DEATHS
+from retrieval.running.questions import ANSWERED, WorkerLostError
 from retrieval.search import shard
 from retrieval.search.ranking import Found, Missing, Wanted, listed, merged, told
 from retrieval.search.shard import Shard
@@ -87,7 +88,7 @@ class Spread:
     @property
     def cut_off(self) -> bool:
         """Whether the scheduler has gone for good, so that workers have to be connected to anew."""
-        return os.getpid() == self._process and self._end.alive and not self.cluster.connected
+        return os.getpid() == self._process and self._end.alive and not self.cluster.connection.connected
 
     def _open(self) -> None:
         collection, snapshot = self.collection, self.collection.snapshot
@@ -123,7 +124,7 @@ class Spread:
         questions = [functools.partial(self._answer, part, "ready", ()) for part in range(len(self.parts))]
         late = []
         for part, found in enumerate(
-            self.cluster.together(questions, None if self.wait is None else max(self.wait, ANSWERED))
+            self.cluster.questions.together(questions, None if self.wait is None else max(self.wait, ANSWERED))
         ):
             if isinstance(found, TimeoutError | WorkerLostError):
                 late.append(self.parts[part])
@@ -135,7 +136,7 @@ class Spread:
             "%s is searched by %d workers of %s",
             collection.folder,
             len(self.parts),
-            self.cluster.address,
+            self.cluster.connection.address,
         )
 
     def _fit(self, file: Path, digest: str) -> list[str]:
@@ -146,9 +147,9 @@ class Spread:
         """
         begun, silent = time.monotonic(), True
         while True:
-            workers = self.cluster.addresses()
+            workers = self.cluster.connection.addresses()
             if not workers:
-                raise ClusterError(f"{self.cluster.address} has no workers any more: start some")
+                raise ClusterError(f"{self.cluster.connection.address} has no workers any more: start some")
             passports = self._asked(workers, passport)
             self.cluster.compare(passports)
             fit = self._asked(list(passports), delivery.unlike, file, digest)
@@ -158,7 +159,7 @@ class Spread:
             late = [worker for worker in workers if worker not in fit]
             if fit:
                 break
-            told_of = f"none of {len(workers)} workers of {self.cluster.address} answers ({workers[0]})"
+            told_of = f"none of {len(workers)} workers of {self.cluster.connection.address} answers ({workers[0]})"
             if self.wait is not None and time.monotonic() - begun > max(self.wait, ANSWERED):
                 raise ClusterError(f"{told_of}: see whether they can be reached, or end them")
             if silent:
@@ -169,7 +170,7 @@ class Spread:
                 "%d of %d workers of %s do not answer (%s): %s is searched by the others",
                 len(late),
                 len(workers),
-                self.cluster.address,
+                self.cluster.connection.address,
                 late[0],
                 self.collection.folder,
             )
@@ -177,8 +178,8 @@ class Spread:
 
     def _asked(self, workers: Sequence[str], function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
         """What those of some workers answer that do in `_GREETED` seconds."""
-        questions = [functools.partial(self.cluster.ask, worker, function, *arguments) for worker in workers]
-        answers = dict(zip(workers, self.cluster.together(questions, _GREETED), strict=True))
+        questions = [functools.partial(self.cluster.questions.ask, worker, function, *arguments) for worker in workers]
+        answers = dict(zip(workers, self.cluster.questions.together(questions, _GREETED), strict=True))
         for answer in answers.values():
             if isinstance(answer, BaseException) and not isinstance(answer, TimeoutError | WorkerLostError):
                 raise answer
@@ -206,7 +207,7 @@ class Spread:
         """
         questions = [functools.partial(self._answer, part, name, arguments) for part in parts]
         found = {}
-        for part, answer in zip(parts, self.cluster.together(questions, self.wait), strict=True):
+        for part, answer in zip(parts, self.cluster.questions.together(questions, self.wait), strict=True):
             if isinstance(answer, TimeoutError):
                 logger.warning(
                     "worker %s has not answered in %g seconds: the search goes on without %s",
@@ -233,10 +234,10 @@ class Spread:
         while True:
             worker = self._homes[part]
             try:
-                found = await self.cluster.ask(worker, shard.answer, key, name, arguments)
+                found = await self.cluster.questions.ask(worker, shard.answer, key, name, arguments)
                 if found is not None:
                     return found
-                while not await self.cluster.ask(worker, shard.open_shard, self._shard(part)):
+                while not await self.cluster.questions.ask(worker, shard.open_shard, self._shard(part)):
                     await asyncio.sleep(_LOOKED)
             except WorkerLostError as error:
                 lost += 1
@@ -250,9 +251,9 @@ class Spread:
     async def _move(self, part: int, lost: str) -> None:
         """Gives a part to another worker than the one that was lost: that with the fewest parts."""
         begun, silent = time.monotonic(), True
-        while not (workers := await self.cluster.there()):
+        while not (workers := await self.cluster.questions.there()):
             if silent and time.monotonic() - begun > _NOBODY:
-                logger.warning("%s has no worker: searches go on when there is one", self.cluster.address)
+                logger.warning("%s has no worker: searches go on when there is one", self.cluster.connection.address)
                 silent = False
             await asyncio.sleep(_LOOKED)
         others = [worker for worker in workers if worker != lost]
@@ -366,7 +367,7 @@ class Asked:
         self._missing.update(set(asked) - set(found))
         if len(self._missing) == len(self._spread.parts):
             raise ClusterError(
-                f"no worker of {self._spread.cluster.address} has answered: nothing of the index could be searched; "
-                "see whether they can be reached (--wait none waits for them)"
+                f"no worker of {self._spread.cluster.connection.address} has answered: nothing of the index could be "
+                "searched; see whether they can be reached (--wait none waits for them)"
             )
         return found

@@ -32,7 +32,7 @@ from retrieval.index import building, changes, parts
 from retrieval.index.changes import add
 from retrieval.pairs.making import make
 from retrieval.photographs.folder import ImageSet, list_images
-from retrieval.running import cluster as cluster_module
+from retrieval.running import connection as connection_module
 from retrieval.running import engine, passport
 from retrieval.running.processes import Death
 from retrieval.storage import delivery
@@ -109,7 +109,7 @@ def test_results_and_who_made_them(workers):
     found = completed(workers, square, list(range(30)))
     assert {number: result for number, (_, result) in found.items()} == {i: i * i for i in range(30)}
     assert os.getpid() not in {process for process, _ in found.values()}
-    assert workers.jobs(30) == workers.workers == 2
+    assert workers.jobs(30) == workers.connection.workers == 2
     assert workers.jobs(1) == workers.jobs(0) == 1
     assert completed(workers, square, []) == {}
 
@@ -162,7 +162,7 @@ def test_what_is_no_address(address):
 
 
 def test_a_scheduler_that_is_not_there(monkeypatch, tmp_path, photos, capsys):
-    monkeypatch.setattr(cluster_module, "REACHED", 0.5)
+    monkeypatch.setattr(connection_module, "REACHED", 0.5)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
@@ -176,17 +176,17 @@ def test_a_scheduler_that_is_not_there(monkeypatch, tmp_path, photos, capsys):
 
 def test_an_interrupt_is_the_parents(workers):
     """A terminal sends it to all processes of a command."""
-    before = workers.client.run(os.getpid)
+    before = workers.connection.client.run(os.getpid)
     for process in before.values():
         os.kill(process, signal.SIGINT)
     time.sleep(1)  # who is ended by it is gone by then, or does not answer
-    assert workers.client.run(os.getpid) == before
+    assert workers.connection.client.run(os.getpid) == before
     assert {found for _, found in completed(workers, square, [2, 3]).values()} == {4, 9}
-    assert workers.client.run(os.getpid) == before
+    assert workers.connection.client.run(os.getpid) == before
 
 
 def test_a_scheduler_without_workers(monkeypatch):
-    monkeypatch.setattr(cluster_module, "REACHED", 3.0)
+    monkeypatch.setattr(connection_module, "REACHED", 3.0)
     with (
         distributed.LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", host="127.0.0.1") as empty,
         pytest.raises(ClusterError, match=r"has no workers: start some, for example `dask worker tcp://"),
@@ -499,8 +499,8 @@ def test_workers_are_killed_at_random(workers, chain, photos, tmp_path, monkeypa
     config, here = chain
     rng = random.Random(stage)
     for turn in range(10):
-        workers.client.wait_for_workers(2)
-        pids = list(workers.client.run(os.getpid).values())
+        workers.connection.client.wait_for_workers(2)
+        pids = list(workers.connection.client.run(os.getpid).values())
         timer = threading.Timer(rng.uniform(0.05, 1.5), lambda pids=pids: os.kill(rng.choice(pids), signal.SIGKILL))
         timer.start()
         if stage == "features":

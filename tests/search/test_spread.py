@@ -293,7 +293,7 @@ def test_a_changed_index_is_taken_up_with_the_same_workers(built, workers, tmp_p
         assert [hit.name for hit in spread.query(QUERY, top=3)] == before  # as it was opened
         assert spread.refresh()
         assert spread.query(QUERY) == Retriever.open(tmp_path / "index").query(QUERY)
-        assert len(workers.addresses()) == 2
+        assert len(workers.connection.addresses()) == 2
 
 
 def test_segments_that_have_gone_are_told_of(built, workers, tmp_path):
@@ -332,9 +332,9 @@ def test_a_part_that_a_worker_has_let_go_is_opened_again(built, workers, tmp_pat
     expected = one.query(QUERY)
     with over(one) as spread:
         assert spread.query(QUERY) == expected
-        workers.client.run(forget)
+        workers.connection.client.run(forget)
         assert spread.query(QUERY) == expected
-        workers.client.run(forget)
+        workers.connection.client.run(forget)
         compact(tmp_path / "index", 2)
         with pytest.raises(ArtefactError, match="has changed since it was opened, and its segment"):
             spread.query(QUERY)
@@ -385,9 +385,9 @@ def test_workers_that_are_not_reached_directly_are_asked_through_the_scheduler(p
         raise OSError("no way")
 
     with monkeypatch.context() as patched:
-        patched.setattr(workers, "_reached_directly", set())
-        patched.setattr(workers, "_reached_around", {})
-        patched.setattr(type(workers.client.rpc), "__call__", refused)
+        patched.setattr(workers.questions, "_reached_directly", set())
+        patched.setattr(workers.questions, "_reached_around", {})
+        patched.setattr(type(workers.connection.client.rpc), "__call__", refused)
         with caplog.at_level(logging.WARNING):
             assert spread.query(QUERY) == expected
             assert spread.query(QUERY) == expected
@@ -395,7 +395,7 @@ def test_workers_that_are_not_reached_directly_are_asked_through_the_scheduler(p
 
 
 def process_of(workers, address):
-    return workers.client.run(os.getpid, workers=[address])[address]
+    return workers.connection.client.run(os.getpid, workers=[address])[address]
 
 
 def test_a_worker_that_is_killed_in_a_search_is_replaced(built, workers):
@@ -415,7 +415,7 @@ def test_a_worker_that_is_killed_in_a_search_is_replaced(built, workers):
         assert found == [expected]
         assert not found[0].partial
         assert spread.query(QUERY) == expected
-    workers.client.wait_for_workers(2, timeout=IN_TIME)
+    workers.connection.client.wait_for_workers(2, timeout=IN_TIME)
 
 
 def test_what_does_not_answer_in_time_is_missing_and_back_when_it_does(built, workers, monkeypatch):
@@ -461,7 +461,7 @@ def test_what_does_not_answer_in_time_is_missing_and_back_when_it_does(built, wo
 def test_who_does_not_answer_when_an_index_is_opened_is_given_no_part(built, workers, monkeypatch, caplog):
     monkeypatch.setattr(spread_module, "_GREETED", 1.0)
     one = Retriever.open(built)
-    addresses = workers.addresses()
+    addresses = workers.connection.addresses()
     processes = [process_of(workers, address) for address in addresses]
     os.kill(processes[0], signal.SIGSTOP)
     try:
@@ -529,7 +529,7 @@ def stopping(workers, monkeypatch):
 
     @contextlib.contextmanager
     def stopping(*numbers):
-        addresses, prepare = workers.addresses(), Retriever.prepare
+        addresses, prepare = workers.connection.addresses(), Retriever.prepare
         processes = [process_of(workers, addresses[number]) for number in numbers]
 
         def stopped(self, *given, **named):

@@ -11,10 +11,12 @@ import pytest
 
 pytest.importorskip("distributed")
 
-import retrieval.running.cluster as cluster_module
+import retrieval.running.questions as questions_module
 from retrieval.errors import ArtefactError, ClusterError
-from retrieval.running.cluster import Cluster, WorkerLostError
+from retrieval.running.cluster import Cluster
+from retrieval.running.connection import Connection
 from retrieval.running.engine import working
+from retrieval.running.questions import WorkerLostError
 from retrieval.storage import delivery
 
 IN_TIME = 600  # seconds, for what takes one
@@ -37,11 +39,11 @@ def refused(self, address):
 
 def asked(cluster, *questions, wait=None):
     """Answers to (worker, function, argument, ...)."""
-    return cluster.together([functools.partial(cluster.ask, *one) for one in questions], wait)
+    return cluster.questions.together([functools.partial(cluster.questions.ask, *one) for one in questions], wait)
 
 
 def test_answers_come_in_the_order_of_the_questions(cluster):
-    first, second = cluster.addresses()
+    first, second = cluster.connection.addresses()
     processes = asked(cluster, (first, os.getpid), (second, os.getpid), (first, os.getpid))
     assert processes[0] == processes[2] != processes[1]
     assert os.getpid() not in processes
@@ -50,7 +52,7 @@ def test_answers_come_in_the_order_of_the_questions(cluster):
 
 
 def test_errors_stand_in_the_place_of_answers(cluster):
-    first, second = cluster.addresses()
+    first, second = cluster.connection.addresses()
     known, unknown, fine = asked(
         cluster, (first, refuse, ArtefactError, "it is gone"), (second, refuse, KeyError, "x"), (first, abs, -1)
     )
@@ -62,7 +64,7 @@ def test_errors_stand_in_the_place_of_answers(cluster):
 
 
 def test_what_comes_late_costs_the_others_nothing(cluster):
-    first, second = cluster.addresses()
+    first, second = cluster.connection.addresses()
     (process,) = asked(cluster, (second, os.getpid))
     asked(cluster, (first, os.getpid))
     os.kill(process, signal.SIGSTOP)
@@ -76,7 +78,7 @@ def test_what_comes_late_costs_the_others_nothing(cluster):
 
 
 def test_answers_of_several_threads_are_not_mixed_up(cluster):
-    first, second = cluster.addresses()
+    first, second = cluster.connection.addresses()
     found = {}
 
     def ask(number):
@@ -91,7 +93,7 @@ def test_answers_of_several_threads_are_not_mixed_up(cluster):
 
 
 def test_a_worker_that_dies_is_lost_and_others_are_there(cluster):
-    first, second = cluster.addresses()
+    first, second = cluster.connection.addresses()
     (process,) = asked(cluster, (second, os.getpid))
     answers = []
     waiting = threading.Thread(target=lambda: answers.extend(asked(cluster, (second, time.sleep, IN_TIME))))
@@ -102,18 +104,18 @@ def test_a_worker_that_dies_is_lost_and_others_are_there(cluster):
     assert [type(answer) for answer in answers] == [WorkerLostError]
     (again,) = asked(cluster, (second, abs, -1))
     assert isinstance(again, WorkerLostError)
-    (there,) = cluster.together([cluster.there], None)
+    (there,) = cluster.questions.together([cluster.questions.there], None)
     assert first in there
     assert second not in there
-    cluster.client.wait_for_workers(2, timeout=IN_TIME)
+    cluster.connection.client.wait_for_workers(2, timeout=IN_TIME)
 
 
 def test_who_is_not_reached_directly_is_asked_through_the_scheduler(cluster, monkeypatch, caplog):
-    first, second = cluster.addresses()
+    first, second = cluster.connection.addresses()
 
-    monkeypatch.setattr(cluster, "_reached_directly", set())
-    monkeypatch.setattr(cluster, "_reached_around", {})
-    monkeypatch.setattr(type(cluster.client.rpc), "__call__", refused)
+    monkeypatch.setattr(cluster.questions, "_reached_directly", set())
+    monkeypatch.setattr(cluster.questions, "_reached_around", {})
+    monkeypatch.setattr(type(cluster.connection.client.rpc), "__call__", refused)
     assert asked(cluster, (first, abs, -1), (second, abs, -2), (first, abs, -3)) == [1, 2, 3]
     known, unknown = asked(cluster, (first, refuse, ArtefactError, "it is gone"), (second, refuse, KeyError, "x"))
     assert (type(known), type(unknown)) == (ArtefactError, ClusterError)
@@ -121,8 +123,8 @@ def test_who_is_not_reached_directly_is_asked_through_the_scheduler(cluster, mon
 
 
 def test_a_closed_connection_answers_nothing():
-    cluster = Cluster.connect("local:1")
-    (worker,) = cluster.addresses()
+    cluster = Cluster(Connection.open("local:1"))
+    (worker,) = cluster.connection.addresses()
     assert asked(cluster, (worker, abs, -1)) == [1]
     cluster.close()
     with pytest.raises(ClusterError, match="has gone"):
@@ -134,7 +136,7 @@ def test_a_folder_that_workers_see_is_compared_without_writing(cluster, tmp_path
     file.write_text("{}")
     before = sorted(tmp_path.iterdir())
     digest = delivery.digest_of(file)
-    assert set(cluster.everywhere(delivery.unlike, file, digest).values()) == {None}
+    assert set(cluster.questions.everywhere(delivery.unlike, file, digest).values()) == {None}
     assert sorted(tmp_path.iterdir()) == before
     with pytest.raises(OSError, match="nothing"):
         delivery.digest_of(tmp_path / "nothing")
@@ -148,12 +150,12 @@ def test_a_folder_that_workers_see_is_compared_without_writing(cluster, tmp_path
 @pytest.mark.parametrize("directly", [True, False])
 def test_workers_that_do_not_know_the_program(cluster, monkeypatch, directly):
     """What they are asked first is not there in theirs."""
-    (worker, _) = cluster.addresses()
-    monkeypatch.setattr(cluster, "_reached_directly", set())
-    monkeypatch.setattr(cluster, "_reached_around", {})
-    monkeypatch.setattr(cluster_module, "dumps", lambda what: b"cretrieval.nowhere\nfunction\n.")
+    (worker, _) = cluster.connection.addresses()
+    monkeypatch.setattr(cluster.questions, "_reached_directly", set())
+    monkeypatch.setattr(cluster.questions, "_reached_around", {})
+    monkeypatch.setattr(questions_module, "dumps", lambda what: b"cretrieval.nowhere\nfunction\n.")
     if not directly:
-        monkeypatch.setattr(type(cluster.client.rpc), "__call__", refused)
+        monkeypatch.setattr(type(cluster.connection.client.rpc), "__call__", refused)
     (answer,) = asked(cluster, (worker, abs, -1))
     assert type(answer) is ClusterError
     assert re.match(rf"worker {worker} has no hardnet-retrieval, or not .*No module named", str(answer))
