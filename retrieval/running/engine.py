@@ -154,9 +154,7 @@ def connected(scheduler: str) -> "Iterator[Cluster]":
 
     with _opening:
         cluster, users = _opened.get(scheduler, (None, 0))
-        if (
-            cluster is not None and not cluster.connection.connected
-        ):  # cut off for good: others who have it notice by themselves
+        if cluster is not None and not cluster.connection.connected:  # for good: others who have it notice themselves
             cluster.close()
             cluster, users = None, 0
         if cluster is None:

@@ -156,7 +156,7 @@ class Spread:
             for worker, wrong in fit.items():
                 if wrong is not None:
                     raise ClusterError(f"worker {worker}: {wrong}")
-            late = [worker for worker in workers if worker not in fit]
+            self._late = [worker for worker in workers if worker not in fit]
             if fit:
                 break
             told_of = f"none of {len(workers)} workers of {self.cluster.connection.address} answers ({workers[0]})"
@@ -165,13 +165,14 @@ class Spread:
             if silent:
                 logger.warning("%s: waiting (Ctrl-C ends it)", told_of)
                 silent = False
-        if late:
+            time.sleep(_LOOKED)
+        if self._late:
             logger.warning(
                 "%d of %d workers of %s do not answer (%s): %s is searched by the others",
-                len(late),
+                len(self._late),
                 len(workers),
                 self.cluster.connection.address,
-                late[0],
+                self._late[0],
                 self.collection.folder,
             )
         return sorted(fit)
@@ -249,9 +250,18 @@ class Spread:
                 await self._move(part, worker)
 
     async def _move(self, part: int, lost: str) -> None:
-        """Gives a part to another worker than the one that was lost: that with the fewest parts."""
+        """Gives a part to another worker than the one that was lost: that with the fewest parts.
+
+        Those that were silent when the index was opened are taken when no other has come after a while.
+        """
         begun, silent = time.monotonic(), True
-        while not (workers := await self.cluster.questions.there()):
+        while not (
+            workers := [
+                worker
+                for worker in await self.cluster.questions.there()
+                if worker not in self._late or time.monotonic() - begun > _GREETED
+            ]
+        ):
             if silent and time.monotonic() - begun > _NOBODY:
                 logger.warning("%s has no worker: searches go on when there is one", self.cluster.connection.address)
                 silent = False

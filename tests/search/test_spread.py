@@ -468,9 +468,16 @@ def test_who_does_not_answer_when_an_index_is_opened_is_given_no_part(built, wor
         with over(one, "parallel.wait=20") as spread:
             found = spread.query(QUERY)
             assert set(spread._workers.spread._homes) == {addresses[1]}
+            assert f"1 of 2 workers of local:2 do not answer ({addresses[0]})" in caplog.text
+            monkeypatch.setattr(spread_module, "_GREETED", IN_TIME)
+            os.kill(processes[1], signal.SIGKILL)
+            assert spread.query(QUERY) == found  # by the one that is started in its place
+            assert addresses[0] not in spread._workers.spread._homes
         assert found == one.query(QUERY)
         assert not found.partial
-        assert f"1 of 2 workers of local:2 do not answer ({addresses[0]})" in caplog.text
+        monkeypatch.setattr(spread_module, "_GREETED", 1.0)
+        (started,) = set(workers.connection.addresses()) - {addresses[0]}
+        processes[1] = process_of(workers, started)
         monkeypatch.setattr(spread_module, "ANSWERED", 1.0)
         os.kill(processes[1], signal.SIGSTOP)
         try:
