@@ -3,7 +3,7 @@
 A part is a run of segments, asked by every step of a search; what its best images are comes back, and is merged as one
 process would have listed them. A part has a worker of its own, one of those that answered when the index was opened.
 Where that one dies, another takes the part over and opens it. Where it does not answer in time, the search goes on
-without the part, and says so.
+without the part, and says so; the next one sees whether it answers anything at all, and else asks another.
 """
 
 import asyncio
@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 _NOBODY = 30.0  # seconds without any worker, after which somebody is told
 _GREETED = 10.0  # seconds in which a worker answers that is given a part
+_HEARD = 1.0  # seconds in which a worker that works answers whether it hears, at most
 _LOOKED = 0.2  # seconds between looks at workers, while there is none
 
 
@@ -121,6 +122,7 @@ class Spread:
         self._first_rows = np.cumsum([0] + [segment.features for segment in snapshot.segments])
         self._homes = dealt(workers)[: len(self.parts)]
         self._homing = threading.Lock()
+        self._silent: set[int] = set()  # parts that were asked last in vain
         questions = [functools.partial(self._answer, part, "ready", ()) for part in range(len(self.parts))]
         late = []
         for part, found in enumerate(
@@ -210,6 +212,7 @@ class Spread:
         found = {}
         for part, answer in zip(parts, self.cluster.questions.together(questions, self.wait), strict=True):
             if isinstance(answer, TimeoutError):
+                self._silent.add(part)
                 logger.warning(
                     "worker %s has not answered in %g seconds: the search goes on without %s",
                     self._homes[part],
@@ -226,12 +229,15 @@ class Spread:
                 finally:  # which would hold this frame, and that it
                     del answer
             else:
+                self._silent.discard(part)
                 found[part] = answer
         return found
 
     async def _answer(self, part: int, name: str, arguments: tuple[Any, ...]) -> Any:
-        """What a part says, at the worker that has it or, where that dies, at another."""
+        """What a part says, at the worker that has it or, where that dies or hangs, at another."""
         key, lost = self._key(part), 0
+        if part in self._silent and not await self._hears(self._homes[part]):
+            await self._move(part, self._homes[part])
         while True:
             worker = self._homes[part]
             try:
@@ -248,6 +254,15 @@ class Spread:
                         "their logs; they may have too little memory"
                     ) from error
                 await self._move(part, worker)
+
+    async def _hears(self, worker: str) -> bool:
+        """Whether a worker answers anything: one that is slow does, one that hangs does not."""
+        assert self.wait is not None  # else nobody is late
+        try:
+            await asyncio.wait_for(self.cluster.questions.ask(worker, passport), min(_HEARD, self.wait / 2))
+        except (TimeoutError, WorkerLostError):
+            return False
+        return True
 
     async def _move(self, part: int, lost: str) -> None:
         """Gives a part to another worker than the one that was lost: that with the fewest parts.
@@ -270,7 +285,7 @@ class Spread:
         with self._homing:
             if self._homes[part] == lost and others:
                 self._homes[part] = min(others, key=self._homes.count)
-                logger.info("worker %s has gone: %s takes over what it had", lost, self._homes[part])
+                logger.info("worker %s has gone, or hangs: %s takes over what it had", lost, self._homes[part])
 
     def _key(self, part: int) -> str:
         return f"{self._state}-{self.bounds[part]}-{self.bounds[part + 1]}"
