@@ -182,6 +182,7 @@ class Cluster:
                     logger.info("what became of %s cannot be fetched: it is done again", named[number])
                     submit(number)
                 else:
+                    del future  # else the scheduler has it done again when its worker dies, until the next one ends
                     yield number, result
         finally:
             if waiting:

@@ -125,6 +125,16 @@ def test_in_order(numbers):
     assert list(engine.in_order((number, f"of {number}") for number in numbers)) == [f"of {i}" for i in range(9)]
 
 
+def test_what_was_taken_is_not_done_again(workers):
+    """The scheduler forgets it, and has nothing to do again when its worker dies."""
+    with contextlib.closing(workers.completed(square, [3], ["forgotten"])) as results:
+        assert next(results)[1][1] == 9
+        end = time.monotonic() + 60
+        while any(str(key).startswith("forgotten") for key in workers.connection.client.futures):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
 def test_what_kills_its_worker_is_told_and_the_rest_is_done(workers):
     found = completed(workers, functools.partial(kills_at, {3}), list(range(8)))
     assert isinstance(found.pop(3), Death)
