@@ -148,12 +148,24 @@ class Questions:
             ClusterError: the function failed otherwise, or the scheduler has gone.
         """
         question = dumps((function, arguments))
+        for _ in range(2):
+            answer = await self._put(worker, question)
+            if answer is not None:
+                return self._said(worker, answer)
+            self._reached_directly.discard(worker)  # it does not hear: a new one at the address of one that has gone
+            self._reached_around.pop(worker, None)
+        raise WorkerLostError(worker)
+
+    async def _put(self, worker: str, question: bytes) -> dict[str, Any] | None:
+        """A worker's answer to a question, directly or through the scheduler; None: it does not hear questions."""
         since = self._reached_around.get(worker, -_TRIED_AGAIN)
         if worker not in self._reached_directly and time.monotonic() - since >= _TRIED_AGAIN:
             await self._find_way(worker)
         if worker in self._reached_directly:
             try:
-                return self._said(worker, await getattr(self._connection.client.rpc(worker), _HEARS)(question=question))
+                answer: dict[str, Any] | None
+                answer = await getattr(self._connection.client.rpc(worker), _HEARS)(question=question)
+                return answer
             except OSError as error:
                 self._reached_directly.discard(worker)
                 if await self._left(worker):
@@ -161,7 +173,7 @@ class Questions:
                 await self._find_way(worker)  # it is there, and hung up
             except RuntimeError as error:  # connections were closed meanwhile, as the scheduler did not come back
                 raise ClusterError(self._connection.gone()) from error
-        return self._said(worker, await self._around(worker, op=_HEARS, question=question))
+        return await self._around(worker, op=_HEARS, question=question)
 
     async def there(self) -> list[str]:
         """The workers that there are now, asked within `together`.
@@ -187,24 +199,26 @@ class Questions:
         except OSError as error:  # or too late
             if await self._left(worker):
                 raise WorkerLostError(worker) from error
+            await self._around(worker, op="run", **message)
+            self._reached_around[worker] = time.monotonic()
             logger.warning(
                 "worker %s is not reached directly (%s) but through the scheduler, which takes longer",
                 worker,
                 told(error),
             )
-            await self._around(worker, op="run", **message)
-            self._reached_around[worker] = time.monotonic()
 
-    async def _around(self, worker: str, **message: Any) -> dict[str, Any]:
-        """A worker's answer to a message, through the scheduler."""
+    async def _around(self, worker: str, op: str, **message: Any) -> dict[str, Any] | None:
+        """A worker's answer to a message, through the scheduler; None where it does not know such messages."""
+        message["op"] = op
         answers = await self._of_scheduler("broadcast", msg=message, workers=[worker], on_error="return_pickle")
         answer = answers.get(worker)
-        if isinstance(answer, dict):
+        if isinstance(answer, dict) or (answer is None and worker in answers):
             return answer
         error = loads(answer) if isinstance(answer, bytes) else None
         if error is None or isinstance(error, OSError):
             raise WorkerLostError(worker)
-        raise ClusterError(stranger(worker, error)) from error  # the scheduler tells its text alone
+        line = stranger(worker, error) if op == "run" else f"worker {worker}: {told(error)}"  # a text is all there is
+        raise ClusterError(line) from error
 
     async def _left(self, worker: str) -> bool:
         """Whether a worker that hung up has gone; the scheduler may take a moment to see that."""

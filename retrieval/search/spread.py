@@ -15,7 +15,6 @@ import itertools
 import json
 import logging
 import os
-import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -32,21 +31,21 @@ from retrieval.index.collection import Collection
 from retrieval.index.merging import runs
 from retrieval.index.snapshot import levelled
 from retrieval.running.cluster import Cluster
+from retrieval.running.connection import REACHED
 from retrieval.running.engine import connected
 from retrieval.running.passport import passport
 from retrieval.running.processes import MAX_DEATHS
 from retrieval.running.questions import ANSWERED, WorkerLostError
 from retrieval.search import shard
+from retrieval.search.homes import Homes
 from retrieval.search.ranking import Found, Missing, Wanted, listed, merged, told
 from retrieval.search.shard import Shard
 from retrieval.storage import artefacts, delivery
 
 logger = logging.getLogger(__name__)
 
-_NOBODY = 30.0  # seconds without any worker, after which somebody is told
 _GREETED = 10.0  # seconds in which a worker answers that is given a part
-_HEARD = 1.0  # seconds in which a worker that works answers whether it hears, at most
-_LOOKED = 0.2  # seconds between looks at workers, while there is none
+_LOOKED = 0.2  # seconds between questions to a worker that is at something else
 
 
 class Spread:
@@ -99,7 +98,7 @@ class Spread:
             digest = delivery.digest_of(first)
         except OSError as error:
             raise ArtefactError(f"the index {folder} has changed since it was opened: open it again") from error
-        workers = self._fit(first, digest)
+        workers, late = self._fit(first, digest)
         self.bounds = runs([segment.features for segment in snapshot.segments], min(len(workers), len(segments)))
         self.parts = tuple(
             Missing(segments[first:last], sum(int((ids >= 0).sum()) for ids in snapshot.ids[first:last]))
@@ -120,20 +119,19 @@ class Spread:
         state = json.dumps([str(folder), collection.state.manifest], sort_keys=True).encode()
         self._state = hashlib.sha256(state).hexdigest()[:32]
         self._first_rows = np.cumsum([0] + [segment.features for segment in snapshot.segments])
-        self._homes = dealt(workers)[: len(self.parts)]
-        self._homing = threading.Lock()
-        self._silent: set[int] = set()  # parts that were asked last in vain
+        connection, asked = self.cluster.connection, self.cluster.questions
+        self.homes = Homes(asked, dealt(workers)[: len(self.parts)], late, self.wait, connection.address)
         questions = [functools.partial(self._answer, part, "ready", ()) for part in range(len(self.parts))]
-        late = []
+        closed = []
         for part, found in enumerate(
             self.cluster.questions.together(questions, None if self.wait is None else max(self.wait, ANSWERED))
         ):
             if isinstance(found, TimeoutError | WorkerLostError):
-                late.append(self.parts[part])
+                closed.append(self.parts[part])
             elif isinstance(found, BaseException):
                 raise found
-        if late:
-            logger.warning("%s is not opened by its workers yet: %s", collection.folder, told(late))
+        if closed:
+            logger.warning("%s is not opened by its workers yet: %s", collection.folder, told(closed))
         logger.info(
             "%s is searched by %d workers of %s",
             collection.folder,
@@ -141,52 +139,62 @@ class Spread:
             self.cluster.connection.address,
         )
 
-    def _fit(self, file: Path, digest: str) -> list[str]:
-        """The workers that answer: they run what this process runs, and see a file as it is here.
+    def _fit(self, file: Path, digest: str) -> tuple[list[str], list[str]]:
+        """The workers that answer, which run what this process runs and see a file as it is here; and the others.
 
         Raises:
             ClusterError: one does not, or none answers in time.
         """
-        begun, silent = time.monotonic(), True
+        connection, begun, silent = self.cluster.connection, time.monotonic(), True
         while True:
-            workers = self.cluster.connection.addresses()
-            if not workers:
-                raise ClusterError(f"{self.cluster.connection.address} has no workers any more: start some")
+            workers = connection.addresses()
             passports = self._asked(workers, passport)
             self.cluster.compare(passports)
             fit = self._asked(list(passports), delivery.unlike, file, digest)
             for worker, wrong in fit.items():
                 if wrong is not None:
                     raise ClusterError(f"worker {worker}: {wrong}")
-            self._late = [worker for worker in workers if worker not in fit]
+            late = [worker for worker in workers if worker not in fit]
             if fit:
                 break
-            told_of = f"none of {len(workers)} workers of {self.cluster.connection.address} answers ({workers[0]})"
-            if self.wait is not None and time.monotonic() - begun > max(self.wait, ANSWERED):
-                raise ClusterError(f"{told_of}: see whether they can be reached, or end them")
-            if silent:
-                logger.warning("%s: waiting (Ctrl-C ends it)", told_of)
+            waited = time.monotonic() - begun
+            if not workers and waited > REACHED:
+                raise ClusterError(f"{connection.address} has no workers any more: start some")
+            if workers and waited > max(self.wait or 0.0, ANSWERED):
+                raise ClusterError(
+                    f"none of {len(workers)} workers of {connection.address} answers ({workers[0]}): see whether they "
+                    "can be reached, or end them"
+                )
+            if workers and silent:
+                logger.warning("none of %d workers of %s answers: waiting", len(workers), connection.address)
                 silent = False
+            connection.mend()
             time.sleep(_LOOKED)
-        if self._late:
+        if late:
             logger.warning(
                 "%d of %d workers of %s do not answer (%s): %s is searched by the others",
-                len(self._late),
+                len(late),
                 len(workers),
-                self.cluster.connection.address,
-                self._late[0],
+                connection.address,
+                ", ".join(late),
                 self.collection.folder,
             )
-        return sorted(fit)
+        return sorted(fit), late
 
     def _asked(self, workers: Sequence[str], function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
         """What those of some workers answer that do in `_GREETED` seconds."""
         questions = [functools.partial(self.cluster.questions.ask, worker, function, *arguments) for worker in workers]
-        answers = dict(zip(workers, self.cluster.questions.together(questions, _GREETED), strict=True))
-        for answer in answers.values():
+        answers = self.cluster.questions.together(questions, _GREETED)
+        found = {}
+        for worker, answer in zip(workers, answers, strict=True):
             if isinstance(answer, BaseException) and not isinstance(answer, TimeoutError | WorkerLostError):
-                raise answer
-        return {worker: answer for worker, answer in answers.items() if not isinstance(answer, BaseException)}
+                try:
+                    raise answer
+                finally:  # which would hold this frame, and that it
+                    del answer, answers
+            if not isinstance(answer, BaseException):
+                found[worker] = answer
+        return found
 
     @functools.cached_property
     def part_of(self) -> np.ndarray:
@@ -209,19 +217,19 @@ class Spread:
             RetrievalError: of a worker.
         """
         questions = [functools.partial(self._answer, part, name, arguments) for part in parts]
-        found = {}
+        found, asked = {}, self.homes.workers
         for part, answer in zip(parts, self.cluster.questions.together(questions, self.wait), strict=True):
-            if isinstance(answer, TimeoutError):
-                self._silent.add(part)
+            if isinstance(answer, TimeoutError) and self.wait is not None:
+                self.homes.unanswered(part)
                 logger.warning(
                     "worker %s has not answered in %g seconds: the search goes on without %s",
-                    self._homes[part],
+                    asked[part],
                     self.wait,
                     told([self.parts[part]]),
                 )
-            elif isinstance(answer, WorkerLostError):
+            elif isinstance(answer, TimeoutError | WorkerLostError):
                 if self.wait is None:
-                    raise ClusterError(str(answer)) from answer
+                    raise ClusterError(str(answer) or "a question to a worker was interrupted: ask again") from answer
                 logger.warning("%s; the search goes on without it", answer)
             elif isinstance(answer, BaseException):
                 try:
@@ -229,22 +237,20 @@ class Spread:
                 finally:  # which would hold this frame, and that it
                     del answer
             else:
-                self._silent.discard(part)
                 found[part] = answer
         return found
 
     async def _answer(self, part: int, name: str, arguments: tuple[Any, ...]) -> Any:
         """What a part says, at the worker that has it or, where that dies or hangs, at another."""
-        key, lost = self._key(part), 0
-        if part in self._silent and not await self._hears(self._homes[part]):
-            await self._move(part, self._homes[part])
+        key, lost, ask = self._key(part), 0, self.cluster.questions.ask
+        worker = await self.homes.of(part)
         while True:
-            worker = self._homes[part]
             try:
-                found = await self.cluster.questions.ask(worker, shard.answer, key, name, arguments)
+                found = await ask(worker, shard.answer, key, name, arguments)
                 if found is not None:
+                    self.homes.answered(part, worker)
                     return found
-                while not await self.cluster.questions.ask(worker, shard.open_shard, self._shard(part)):
+                while not await ask(worker, shard.open_shard, self._shard(part)):
                     await asyncio.sleep(_LOOKED)
             except WorkerLostError as error:
                 lost += 1
@@ -253,39 +259,7 @@ class Spread:
                         f"{lost} workers in a row have gone when they were asked for {told([self.parts[part]])}: see "
                         "their logs; they may have too little memory"
                     ) from error
-                await self._move(part, worker)
-
-    async def _hears(self, worker: str) -> bool:
-        """Whether a worker answers anything: one that is slow does, one that hangs does not."""
-        assert self.wait is not None  # else nobody is late
-        try:
-            await asyncio.wait_for(self.cluster.questions.ask(worker, passport), min(_HEARD, self.wait / 2))
-        except (TimeoutError, WorkerLostError):
-            return False
-        return True
-
-    async def _move(self, part: int, lost: str) -> None:
-        """Gives a part to another worker than the one that was lost: that with the fewest parts.
-
-        Those that were silent when the index was opened are taken when no other has come after a while.
-        """
-        begun, silent = time.monotonic(), True
-        while not (
-            workers := [
-                worker
-                for worker in await self.cluster.questions.there()
-                if worker not in self._late or time.monotonic() - begun > _GREETED
-            ]
-        ):
-            if silent and time.monotonic() - begun > _NOBODY:
-                logger.warning("%s has no worker: searches go on when there is one", self.cluster.connection.address)
-                silent = False
-            await asyncio.sleep(_LOOKED)
-        others = [worker for worker in workers if worker != lost]
-        with self._homing:
-            if self._homes[part] == lost and others:
-                self._homes[part] = min(others, key=self._homes.count)
-                logger.info("worker %s has gone, or hangs: %s takes over what it had", lost, self._homes[part])
+                worker = await self.homes.instead(part, worker)
 
     def _key(self, part: int) -> str:
         return f"{self._state}-{self.bounds[part]}-{self.bounds[part + 1]}"

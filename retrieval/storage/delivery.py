@@ -1,8 +1,8 @@
 """What workers write, and the process that asked for it puts into place.
 
 A shard is written whole into a folder ``arriving`` of the work folder, under a name of its own, and renamed to its
-place when its worker says that it is there. So two workers may write the same shard (one was taken for dead, and was
-not), and what is at its place is always finished.
+place when its worker says that it is there (words are read, and removed). So two workers may write the same shard (one
+was taken for dead, and was not), and what is at its place is always finished.
 """
 
 import contextlib
@@ -116,7 +116,8 @@ def require_wanted(place: Path) -> None:
     if (place.parent / _WANTED).exists():
         return
     atomic.discard(place)
-    for folder in place.parents[:_MADE]:
+    of_work = place.parents[1].name == ARRIVING  # which lies in the work folder; `shared` lies beside what is made
+    for folder in place.parents[: _MADE if of_work else _MADE - 1]:
         try:
             folder.rmdir()
         except OSError:  # there is something else in it

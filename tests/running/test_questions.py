@@ -147,6 +147,24 @@ def test_a_folder_that_workers_see_is_compared_without_writing(cluster, tmp_path
     assert re.search(r"does not see .*manifest.json: every worker needs the same folder", wrong)
 
 
+def deafen(dask_worker):
+    """On a worker: it hears no questions, as a new process does at the address of one that was killed."""
+    dask_worker.handlers.pop(questions_module._HEARS)
+
+
+@pytest.mark.parametrize("directly", [True, False])
+def test_a_worker_that_is_started_at_the_address_of_another(cluster, monkeypatch, directly):
+    (worker, _) = cluster.connection.addresses()
+    with monkeypatch.context() as patched:
+        if not directly:
+            patched.setattr(cluster.questions, "_reached_directly", set())
+            patched.setattr(type(cluster.connection.client.rpc), "__call__", refused)
+        assert asked(cluster, (worker, abs, -1)) == [1]
+        cluster.connection.client.run(deafen, workers=[worker])
+        assert asked(cluster, (worker, abs, -2), (worker, abs, -3)) == [2, 3]
+    monkeypatch.setattr(cluster.questions, "_reached_around", {})
+
+
 @pytest.mark.parametrize("directly", [True, False])
 def test_workers_that_do_not_know_the_program(cluster, monkeypatch, directly):
     """What they are asked first is not there in theirs."""

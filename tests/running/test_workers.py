@@ -542,6 +542,18 @@ def test_what_is_written_for_nobody_is_removed(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_was_there_stays(tmp_path):
+    """What is shared lies beside what is made, in a folder of the user's, which may be empty."""
+    out = tmp_path / "out"
+    out.mkdir()
+    with delivery.shared(engine.Processes(1), out / ".words.shared") as place:
+        late = delivery.place_for(place, "000001")
+    late.mkdir(parents=True)
+    with pytest.raises(ClusterError, match="nobody waits"):
+        delivery.require_wanted(late)
+    assert list(tmp_path.rglob("*")) == [out]
+
+
 def test_a_worker_that_comes_later_is_compared_too(photos, config, tmp_path):
     path = photos / "brick.png"
     settings = json.dumps(extractor.feature_settings(config), sort_keys=True)

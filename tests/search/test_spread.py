@@ -9,6 +9,8 @@ import os
 import shutil
 import signal
 import threading
+import time
+import types
 
 import numpy as np
 import pytest
@@ -31,6 +33,7 @@ from retrieval.index.snapshot import Snapshot
 from retrieval.photographs.folder import list_images
 from retrieval.running.engine import working
 from retrieval.running.passport import passport
+from retrieval.search import retriever as retriever_module
 from retrieval.search.postings import Here
 from retrieval.search.ranking import Wanted, listed, merged
 from retrieval.search.retriever import Retriever
@@ -403,7 +406,7 @@ def test_a_worker_that_is_killed_in_a_search_is_replaced(built, workers):
     with over(one) as spread:
         expected = one.query(QUERY)
         assert spread.query(QUERY) == expected
-        process = process_of(workers, spread._workers.spread._homes[0])
+        process = process_of(workers, spread._workers.spread.homes.workers[0])
         os.kill(process, signal.SIGSTOP)  # so that it is asked, and cannot answer before it is killed
         found = []
         search = threading.Thread(target=lambda: found.append(spread.query(QUERY)))
@@ -424,7 +427,7 @@ def test_what_does_not_answer_in_time_is_missing_and_back_when_it_does(built, wo
     with over(one, "parallel.wait=2") as spread:
         assert len(spread.query(QUERY, top=None)) > 0
         inside = spread._workers.spread
-        process, names = process_of(workers, inside._homes[1]), one.collection.names
+        process, names = process_of(workers, inside.homes.workers[1]), one.collection.names
         os.kill(process, signal.SIGSTOP)
         try:
             asked = []
@@ -453,19 +456,17 @@ def test_what_does_not_answer_in_time_is_missing_and_back_when_it_does(built, wo
                 return True
 
             with monkeypatch.context() as patched:  # one that is slow
-                patched.setattr(type(inside), "_hears", hears)
+                patched.setattr(type(inside.homes), "_hears", hears)
                 with pytest.raises(ClusterError, match=f"{away}.*segment"):
                     spread.explain(QUERY, away)
                 explained = spread.explain(QUERY, there[0])
                 assert explained.missing == found.missing
-            silent = inside._homes[1]
-            found = spread.query(QUERY, top=None)  # it hangs: the other opens its part, perhaps in time
-            if found.partial:
-                inside.wait = IN_TIME
-                found = spread.query(QUERY, top=None)
+            silent = inside.homes.workers[1]
+            end = time.monotonic() + IN_TIME
+            while (found := spread.query(QUERY, top=None)).partial:  # it hangs: the other opens its part
+                assert time.monotonic() < end
             assert found == everything
-            assert not found.partial
-            assert silent not in inside._homes
+            assert silent not in inside.homes.workers
         finally:
             os.kill(process, signal.SIGCONT)
     with over(one) as spread:
@@ -479,27 +480,23 @@ def test_who_does_not_answer_when_an_index_is_opened_is_given_no_part(built, wor
     processes = [process_of(workers, address) for address in addresses]
     os.kill(processes[0], signal.SIGSTOP)
     try:
-        with over(one, "parallel.wait=20") as spread:
+        with over(one, f"parallel.wait={IN_TIME}") as spread:
             found = spread.query(QUERY)
-            assert set(spread._workers.spread._homes) == {addresses[1]}
+            assert set(spread._workers.spread.homes.workers) == {addresses[1]}
             assert f"1 of 2 workers of local:2 do not answer ({addresses[0]})" in caplog.text
-            monkeypatch.setattr(spread_module, "_GREETED", IN_TIME)
             os.kill(processes[1], signal.SIGKILL)
             assert spread.query(QUERY) == found  # by the one that is started in its place
-            assert addresses[0] not in spread._workers.spread._homes
+            assert addresses[0] not in spread._workers.spread.homes.workers
         assert found == one.query(QUERY)
         assert not found.partial
-        monkeypatch.setattr(spread_module, "_GREETED", 1.0)
         (started,) = set(workers.connection.addresses()) - {addresses[0]}
         processes[1] = process_of(workers, started)
-        monkeypatch.setattr(spread_module, "ANSWERED", 1.0)
         os.kill(processes[1], signal.SIGSTOP)
         try:
-            with (
-                over(one, "parallel.wait=1") as spread,
-                pytest.raises(ClusterError, match="none of 2 workers of local:2 answers"),
-            ):
-                spread.query(QUERY)
+            with monkeypatch.context() as patched, over(one, "parallel.wait=1") as spread:
+                patched.setattr(spread_module, "ANSWERED", 1.0)
+                with pytest.raises(ClusterError, match="none of 2 workers of local:2 answers"):
+                    spread.query(QUERY)
             with over(one, "parallel.wait=null") as spread:
                 search, later = [], threading.Thread(target=lambda: search.append(spread.query(QUERY)))
                 later.start()
@@ -515,7 +512,13 @@ def test_who_does_not_answer_when_an_index_is_opened_is_given_no_part(built, wor
 
 
 def test_who_waits_for_workers_that_another_could_not_reach_has_the_answer(built, monkeypatch):
-    waiting, tried, told = threading.Event(), [], []
+    waiting, tried, told, came = threading.Event(), [], [], []
+
+    def arrived():
+        came.append(None)
+        if len(came) == 4:
+            waiting.set()
+        return time.monotonic()
 
     class Unreachable:
         def __init__(self, *given):
@@ -524,6 +527,7 @@ def test_who_waits_for_workers_that_another_could_not_reach_has_the_answer(built
             raise ClusterError(f"there is no scheduler: {len(tried)}")
 
     monkeypatch.setattr(spread_module, "Spread", Unreachable)
+    monkeypatch.setattr(retriever_module, "time", types.SimpleNamespace(monotonic=arrived))
     spread = over(Retriever.open(built))
 
     def search():
@@ -534,9 +538,7 @@ def test_who_waits_for_workers_that_another_could_not_reach_has_the_answer(built
 
     threads = [threading.Thread(target=search) for _ in range(4)]
     for thread in threads:
-        thread.start()
-        thread.join(0.5)  # the first tries, the others wait for it
-    waiting.set()
+        thread.start()  # the first tries, and the others wait for it
     for thread in threads:
         thread.join(IN_TIME)
     assert told == ["there is no scheduler: 1"] * 4

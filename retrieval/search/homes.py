@@ -1,0 +1,92 @@
+"""Which worker has which part of an index, and who takes over from one that dies or hangs."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Sequence
+
+from retrieval.running.passport import passport
+from retrieval.running.questions import Questions, WorkerLostError
+
+logger = logging.getLogger(__name__)
+
+_PATIENCE = 10.0  # seconds until a worker that was silent is better than none, at most; a quarter of what a step waits
+_HEARD = 5.0  # seconds in which a worker answers whether it hears, at most; half of what a step waits
+_NOBODY = 30.0  # seconds without any worker, after which somebody is told
+_LOOKED = 0.2  # seconds between looks at workers, while there is none
+
+
+class Homes:
+    """The workers that have the parts of an index. All coroutines are of one event loop.
+
+    Args:
+        questions: to the workers.
+        workers: one for each part.
+        late: others, that have not answered.
+        wait: seconds that a step of a search waits for an answer; None: as long as it takes.
+        address: of the scheduler, for messages.
+    """
+
+    def __init__(
+        self, questions: Questions, workers: Sequence[str], late: Iterable[str], wait: float | None, address: str
+    ):
+        self._questions, self._wait, self._address = questions, wait, address
+        self._of, self._late = list(workers), set(late)
+        self._silent: set[int] = set()  # parts that were asked last in vain
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        """The worker of each part."""
+        return tuple(self._of)
+
+    def unanswered(self, part: int) -> None:
+        """A question on a part was not answered in time: its worker is given no other, until it answers."""
+        self._silent.add(part)
+        self._late.add(self._of[part])
+
+    def answered(self, part: int, worker: str) -> None:
+        """A worker has answered a question on a part."""
+        self._silent.discard(part)
+        self._late.discard(worker)
+
+    async def of(self, part: int) -> str:
+        """The worker to ask: where that of the part was silent and does not even hear, another."""
+        worker = self._of[part]
+        if part in self._silent and not await self._hears(worker):
+            return await self.instead(part, worker)
+        return self._of[part]
+
+    async def instead(self, part: int, lost: str) -> str:
+        """Gives a part to another worker than the one that is lost or hangs: that with the fewest parts.
+
+        One that was silent itself is taken when no other has come after a while; and where there is nobody at all but
+        the one that hangs, it stays with that.
+
+        Returns:
+            The worker that has it now.
+        """
+        begun, told = time.monotonic(), False
+        patience = _PATIENCE if self._wait is None else min(_PATIENCE, self._wait / 4)
+        while self._of[part] == lost:  # else another search was faster
+            there, waited = await self._questions.there(), time.monotonic() - begun
+            others = [one for one in there if one != lost and (one not in self._late or waited > patience)]
+            if others and self._of[part] == lost:
+                self._of[part] = min(others, key=self._of.count)
+                logger.info("worker %s has gone, or hangs: %s takes over what it had", lost, self._of[part])
+            elif waited > patience and lost in there:
+                break
+            else:
+                if waited > _NOBODY and not told:
+                    logger.warning("%s has no worker: searches go on when there is one", self._address)
+                    told = True
+                await asyncio.sleep(_LOOKED)
+        return self._of[part]
+
+    async def _hears(self, worker: str) -> bool:
+        """Whether a worker answers anything: one that is slow does, one that hangs does not."""
+        try:
+            async with asyncio.timeout(_HEARD if self._wait is None else min(_HEARD, self._wait / 2)):
+                await self._questions.ask(worker, passport)
+        except (TimeoutError, WorkerLostError):
+            return False
+        return True
