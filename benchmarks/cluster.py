@@ -317,7 +317,7 @@ def kills(case: Case, workers: int, times: int, seed: int) -> tuple[dict[str, An
         begun = case.work / "begun.txt"
         client.register_plugin(_Begun(begun))
         for name, stage in STAGES.items():
-            outcomes = []
+            outcomes: list[tuple[bool, bool, int]] = []
             for _ in range(2):  # how long it takes by workers that have imported what they need
                 start = time.perf_counter()
                 stage(case, case.by(address), _emptied(case.work / "again"))
