@@ -184,8 +184,12 @@ class _Setting(argparse.Action):
         if not str(values).strip():
             raise argparse.ArgumentError(self, "expected a value")
         setattr(namespace, self.dest, values)
-        value = "null" if values == "none" else values
-        namespace.overrides = [*(namespace.overrides or []), f"{self.key}={value}"]
+        override = f"{self.key}={'null' if values == 'none' else values}"
+        try:
+            settings_module.load(None, [override])
+        except RetrievalError as error:
+            raise argparse.ArgumentError(self, str(error)) from error
+        namespace.overrides = [*(namespace.overrides or []), override]
 
 
 def add_no_signatures(parser: argparse.ArgumentParser) -> None:

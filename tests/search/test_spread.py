@@ -609,8 +609,10 @@ def test_a_search_that_nobody_answers_ends_with_an_error(built, stopping, capsys
 
 @pytest.mark.parametrize("wait", ["0", "-1", "soon"])
 def test_a_wait_that_is_none_is_refused(built, wait, capsys):
-    assert main(["query", str(built), QUERY, "--scheduler", "local:2", f"--wait={wait}"]) == 2
-    assert "parallel.wait" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:  # before anything is opened
+        main(["query", str(built), QUERY, "--scheduler", "local:2", f"--wait={wait}"])
+    assert ended.value.code == 2
+    assert "argument --wait: parallel.wait" in capsys.readouterr().err
 
 
 def test_no_index_stores_a_scheduler(built, tmp_path, workers):
