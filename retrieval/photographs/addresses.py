@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from retrieval.errors import DatasetError, RetrievalError
 
@@ -23,6 +23,8 @@ _LOCAL = ("file", "local")
 CHAIN = "::"  # fsspec's way to say that one store lies in another
 _SIGNED = re.compile(r"[?&](x-amz-|x-goog-|awsaccesskeyid|signature|sig|token|access_token)", re.IGNORECASE)
 _STORED = re.compile(r"[?&](x-amz-|x-goog-)", re.IGNORECASE)
+_OF_LINKS = re.compile(r"[?#\t\r\n]")
+_UNVERSIONED: dict[str, Any] = {"version_aware": False}  # else x.tif#2 of gs:// would be read as a version of x.tif
 _EXTRAS = {
     "s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az", "adl": "az",
 }  # fmt: skip
@@ -65,24 +67,26 @@ def located(given: object) -> Path:
         return Path(text if found is None else found[2])  # file://
     scheme, rest = cast(re.Match[str], _ADDRESS.match(str(given))).groups()
     _refuse_secrets(scheme, rest)
+    known: dict[str, Any] = _UNVERSIONED if _EXTRAS.get(scheme.lower()) in ("gs", "az") else {}
     if CHAIN in rest:
         raise DatasetError(f"{given}: a name with {CHAIN} in it is not taken, as stores are chained so: rename it")
     if scheme.lower() in _EXTRAS and rest[:1] in ("", "/"):
         raise DatasetError(f"{given} names no bucket: expected {scheme}://BUCKET/PATH")
     if not isinstance(given, str):
-        if getattr(given, "storage_options", None):
+        if set(getattr(given, "storage_options", ())) - set(known):
             raise RetrievalError(
                 f"{given}: a UPath with options of its own is not taken, as they would be stored and sent to other "
                 "processes: leave them out, and give credentials and endpoints by the environment"
             )
-        return cast(Path, given)
+        if getattr(given, "storage_options", {}) == known:
+            return cast(Path, given)
     scheme = scheme.lower()
     _require(scheme)
     from upath import UPath
 
     try:
-        found_at = UPath(f"{scheme}://{rest}")
-        if found_at.storage_options:
+        found_at = UPath(f"{scheme}://{rest}", **known)
+        if found_at.storage_options != known:
             raise DatasetError(f"{scheme}://...: a kind of store whose addresses name a host is not taken")
         return cast(Path, found_at)
     except (ValueError, TypeError, NotImplementedError) as error:
@@ -126,6 +130,11 @@ def below(path: Path, root: Path) -> str | None:
         return path.relative_to(root).as_posix() if path.is_relative_to(root) else None
     name = str(path).removeprefix(f"{str(root).rstrip('/')}/")
     return None if name == str(path) else name
+
+
+def is_spelled(name: str, root: Path) -> bool:
+    """Whether the address of a name below a folder of a store leads to it: in az:// some signs make a link of it."""
+    return not _OF_LINKS.search(name) or below(root / name, root) == name
 
 
 def is_private(path: Path) -> bool:

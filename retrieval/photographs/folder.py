@@ -104,12 +104,15 @@ def _list_store(root: Path, images: ImageConfig | None, may_be_empty: bool) -> I
         raise DatasetError(f"{shown} cannot be listed: {error}") from error
     if kind != "folder":
         raise DatasetError(f"{shown} is not a folder: expected a folder of photographs")
-    odd = [name for name in found if "//" in f"/{name}" or addresses.CHAIN in name]
+    odd = [
+        name for name in found if "//" in f"/{name}" or addresses.CHAIN in name or not addresses.is_spelled(name, root)
+    ]
     for name in odd:
         del found[name]
     if odd:
         logger.warning(
-            "%s: %d files are passed over, as their names have an empty part between slashes, or %s (%s): rename them",
+            "%s: %d files are passed over, as their names have an empty part between slashes, %s, or what its client "
+            "does not read as it is (%s): rename them",
             shown,
             len(odd),
             addresses.CHAIN,

@@ -9,6 +9,7 @@ import contextlib
 import datetime
 import functools
 import hashlib
+import importlib
 import logging
 import os
 import re
@@ -24,10 +25,22 @@ from retrieval.photographs.addresses import is_address
 
 _ENVIRONMENT = ("AWS_", "FSSPEC_", "GOOGLE_", "GCSFS_", "STORAGE_", "AZURE_", "HTTP_", "HTTPS_", "NO_PROXY")
 _LOUD = (  # whose debug lines hold credentials, and whose others say where they were found
-    "aiobotocore", "aiohttp", "adlfs", "asyncio", "azure", "botocore", "fsspec", "gcsfs", "google", "s3fs", "urllib3",
+    "aiobotocore", "aiohttp", "adlfs", "asyncio", "botocore", "fsspec", "google", "s3fs", "upath",
+    "urllib3",
 )  # fmt: skip
+_LOUDER = ("azure", "gcsfs")  # which log what they raise as well, in many lines
+_BY_GRPC = "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"
 _SMALL = 1 << 24  # bytes: a manifest of a thousand segments has a few megabytes
-_SECRETS, _SECRET = ("KEY", "SECRET", "TOKEN", "PASSWORD", "CONNECTION"), 8  # in names of variables; letters of them
+_SECRETS, _SECRET = (
+    ("KEY", "SECRET", "SIGNATURE", "TOKEN", "PASSWORD", "CONNECTION"),
+    8,
+)  # in names of variables; letters of them
+_CREDENTIALS = (
+    "set them in the environment, for s3:// AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or FSSPEC_S3_ANON=true for a "
+    "public bucket; for gs:// GOOGLE_APPLICATION_CREDENTIALS; for az:// AZURE_STORAGE_ACCOUNT_NAME and "
+    "AZURE_STORAGE_ACCOUNT_KEY, or AZURE_STORAGE_CONNECTION_STRING"
+)
+_LOST = ("ServiceRequestError", "ServiceResponseError", "TransportError")  # Azure's: not sent, not answered; Google's
 _MOST_TOLD = 200  # letters of a store's own words
 _SECOND = 10**9  # nanoseconds
 
@@ -187,10 +200,14 @@ def listed(root: Path) -> dict[str, Status]:
     begin = f"{_key(root).rstrip('/')}/"
     with told():
         found = _store(root).find(_key(root), detail=True)
+    if not isinstance(found, dict):  # of a file adlfs gives its name
+        return {}
+    files = {key: _status(facts) for key, facts in found.items() if key.startswith(begin) and not key.endswith("/")}
+    folders = {key.rpartition("/")[0] for key in files}
     return {
-        key[len(begin) :]: _status(facts)
-        for key, facts in found.items()
-        if key.startswith(begin) and not key.endswith("/") and facts.get("type") != "directory"
+        key[len(begin) :]: status
+        for key, status in files.items()
+        if status.kind == "file" and (status.size or key not in folders)  # adlfs takes the slash away
     }
 
 
@@ -269,37 +286,62 @@ def _client(protocol: str, process: int, environment: bytes) -> Any:
         process: its number: a forked one needs its own.
         environment: digest of what its credentials may come from.
     """
+    for names, level in ((_LOUD, logging.WARNING), (_LOUDER, logging.CRITICAL)):
+        for name in names:
+            if logging.getLogger(name).level == logging.NOTSET:
+                logging.getLogger(name).setLevel(level)
+    try:
+        return _kind_of_client(protocol)(use_listings_cache=False, skip_instance_cache=True)
+    except Exception as error:
+        raise StoreError(f"its credentials are missing or malformed: {_CREDENTIALS} ({_words(error)})") from None
+
+
+def _kind_of_client(protocol: str) -> Any:
+    """The class of a client: fsspec's, of Google's store that of its HTTP interface.
+
+    gcsfs asks by gRPC what kind of bucket it is, at every read as long as there is no answer, and waits a minute for
+    each: behind a proxy of HTTP, or with an emulator, it never comes. Who has a zonal bucket sets the variable.
+    """
     import fsspec
 
-    for name in _LOUD:
-        if logging.getLogger(name).level == logging.NOTSET:
-            logging.getLogger(name).setLevel(logging.WARNING)
-    return fsspec.filesystem(protocol, use_listings_cache=False, skip_instance_cache=True)
+    if protocol in ("gs", "gcs") and _BY_GRPC not in os.environ:
+        return importlib.import_module("gcsfs.core").GCSFileSystem
+    return fsspec.get_filesystem_class(protocol)
 
 
 def _reason(error: Exception) -> str:
     """What went wrong in a store, and what may help."""
     kinds, words = {kind.__name__ for kind in type(error).__mro__}, _words(error)
-    if isinstance(error, PermissionError) or {"Forbidden", "ClientAuthenticationError"} & kinds:
+    answers = [getattr(error, name, None) for name in ("status", "status_code", "code")]  # aiohttp's, Azure's, gcsfs'
+    if (
+        isinstance(error, PermissionError)
+        or {"Forbidden", "ClientAuthenticationError"} & kinds
+        or any(answer in (401, 403) for answer in answers)
+        or str(error).startswith("Forbidden: ")  # gcsfs
+    ):
         return f"access denied: check the credentials in the environment, and what they may list and read ({words})"
-    if any("Credential" in kind or "GoogleAuth" in kind for kind in kinds):
-        return (
-            "there are no credentials for it: set them in the environment, for s3:// AWS_ACCESS_KEY_ID and "
-            f"AWS_SECRET_ACCESS_KEY, or FSSPEC_S3_ANON=true for a public bucket ({words})"
-        )
     if isinstance(error, TimeoutError) or any("Timeout" in kind for kind in kinds):
         return f"the store does not answer in time: try again, or check the network and the endpoint ({words})"
-    if isinstance(error, ConnectionError) or any("Connect" in kind for kind in kinds):
+    if isinstance(error, ConnectionError) or any("Connect" in kind or kind in _LOST for kind in kinds):
         return f"the store cannot be reached: check the network and the endpoint, for s3:// AWS_ENDPOINT_URL ({words})"
+    if any("Credential" in kind or "GoogleAuth" in kind for kind in kinds):
+        return f"there are no credentials for it: {_CREDENTIALS} ({words})"
     return f"the store says: {words}"
+
+
+def _secrets() -> Iterator[str]:
+    """What the environment has of secrets, also one by one those of a connection string, ``AccountKey=...;...``."""
+    for name, value in os.environ.items():
+        for one, part in [(name, value), *(given.split("=", 1) for given in value.split(";") if "=" in given)]:
+            if len(part) >= _SECRET and any(word in one.upper() for word in _SECRETS):
+                yield part
 
 
 def _words(error: BaseException) -> str:
     """A store's own words as one line that can be printed, without what may be secret in them."""
     text = " ".join(str(error).split()) or type(error).__name__
-    for name, value in os.environ.items():
-        if len(value) >= _SECRET and any(word in name.upper() for word in _SECRETS):
-            text = text.replace(value, "...")
+    for secret in _secrets():
+        text = text.replace(secret, "...")
     text = re.sub(r"://[^/\s]*@", "://", text)
     text = re.sub(r"\?[^\s\"']+", "?...", text)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)[:_MOST_TOLD]
