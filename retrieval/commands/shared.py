@@ -5,6 +5,7 @@ and what to do; 130 interrupted, 143 terminated.
 """
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -155,6 +156,7 @@ def add_scheduler(parser: argparse.ArgumentParser, searches: bool = False) -> No
         "--scheduler",
         action=_Setting,
         key="parallel.scheduler",
+        text=True,
         metavar="ADDRESS|local:N",
         help=f"{what}; for example tcp://10.0.0.1:8786, tls://10.0.0.1:8786, or local:4 for four processes of this "
         "machine; needs the extra dask",
@@ -173,9 +175,9 @@ def add_scheduler(parser: argparse.ArgumentParser, searches: bool = False) -> No
 class _Setting(argparse.Action):
     """An option that stands for a setting."""
 
-    def __init__(self, *arguments: Any, key: str, **options: Any):
+    def __init__(self, *arguments: Any, key: str, text: bool = False, **options: Any):
         super().__init__(*arguments, **options)
-        self.key = key
+        self.key, self.text = key, text  # what is text is not read as YAML
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
@@ -184,7 +186,9 @@ class _Setting(argparse.Action):
         if not str(values).strip():
             raise argparse.ArgumentError(self, "expected a value")
         setattr(namespace, self.dest, values)
-        override = f"{self.key}={'null' if values == 'none' else values}"
+        text = str(values).strip()
+        value = "null" if text.lower() == "none" else json.dumps(text) if self.text else text
+        override = f"{self.key}={value}"
         try:
             settings_module.load(None, [override])
         except RetrievalError as error:

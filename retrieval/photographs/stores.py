@@ -25,16 +25,13 @@ from retrieval.photographs.addresses import is_address
 
 _ENVIRONMENT = ("AWS_", "FSSPEC_", "GOOGLE_", "GCSFS_", "STORAGE_", "AZURE_", "HTTP_", "HTTPS_", "NO_PROXY")
 _LOUD = (  # whose debug lines hold credentials, and whose others say where they were found
-    "aiobotocore", "aiohttp", "adlfs", "asyncio", "botocore", "fsspec", "google", "s3fs", "upath",
-    "urllib3",
+    "aiobotocore", "aiohttp", "adlfs", "asyncio", "botocore", "fsspec", "google", "s3fs", "upath", "urllib3",
 )  # fmt: skip
 _LOUDER = ("azure", "gcsfs")  # which log what they raise as well, in many lines
 _BY_GRPC = "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"
 _SMALL = 1 << 24  # bytes: a manifest of a thousand segments has a few megabytes
-_SECRETS, _SECRET = (
-    ("KEY", "SECRET", "SIGNATURE", "TOKEN", "PASSWORD", "CONNECTION"),
-    8,
-)  # in names of variables; letters of them
+_SECRETS = ("KEY", "SECRET", "SIGNATURE", "TOKEN", "PASSWORD", "CONNECTION")  # in names of variables
+_SECRET = 8  # letters of one, at least
 _CREDENTIALS = (
     "set them in the environment, for s3:// AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or FSSPEC_S3_ANON=true for a "
     "public bucket; for gs:// GOOGLE_APPLICATION_CREDENTIALS; for az:// AZURE_STORAGE_ACCOUNT_NAME and "

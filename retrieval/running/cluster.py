@@ -37,6 +37,7 @@ Item = TypeVar("Item")
 FETCHED = 10.0  # seconds until a result has to be here, else it is made again: a worker may die with it
 _LOOKED_AT = 5.0  # seconds between looks at workers, while none of them says anything
 _TOLD = 30.0  # seconds without any worker, after which somebody is told
+_UNHEARD = 30.0  # seconds without a sign of a worker, after which somebody is told
 _AGAIN = ("pending", "lost")  # of what was done by a worker that has died since: it is being done again
 _at_work = threading.Lock()  # work of a worker process is done one at a time, whatever threads it has
 
@@ -152,7 +153,7 @@ class Cluster:
         """As `completed`, of some items."""
         done: queue.SimpleQueue[distributed.Future] = queue.SimpleQueue()
         waiting: dict[distributed.Future, int] = {}
-        work, given = functools.partial(_work, self._passport, task), 0
+        work, given, watch = functools.partial(_work, self._passport, task), 0, _Watch(self.connection)
         room = 0  # how many may wait for the workers: more would only lie in memory
 
         def submit(number: int) -> None:
@@ -169,7 +170,7 @@ class Cluster:
                 while given < len(which) and len(waiting) < room:
                     submit(which[given])
                     given += 1
-                future = self._next(done)
+                future = self._next(done, watch)
                 if future.status in _AGAIN:
                     future.add_done_callback(done.put)
                     continue
@@ -189,10 +190,11 @@ class Cluster:
                 with contextlib.suppress(Exception):
                     self.connection.client.cancel(list(waiting), force=True)
 
-    def _next(self, done: "queue.SimpleQueue[distributed.Future]") -> "distributed.Future":
+    def _next(self, done: "queue.SimpleQueue[distributed.Future]", watch: "_Watch") -> "distributed.Future":
         """The next future that ends; says so where there is no worker; no scheduler, no waiting."""
         alone, told = time.monotonic(), False
         while True:
+            watch.look()
             try:
                 return done.get(timeout=_LOOKED_AT)
             except queue.Empty:
@@ -226,6 +228,39 @@ class Cluster:
             raise ClusterError(self.connection.gone()) from error
         except Exception as error:
             raise ClusterError(f"{self.connection.address}: a worker failed: {told(error)}") from error
+
+
+class _Watch:
+    """Tells of workers that go, or are not heard from, while work is done."""
+
+    def __init__(self, connection: Connection):
+        self._connection = connection
+        self._heard: dict[str, tuple[float, float]] = {}  # by the scheduler's clock; since when it says so, by ours
+        self._told: set[str] = set()
+        self._next = 0.0
+
+    def look(self) -> None:
+        """Looks, if the last time was a while ago."""
+        now = time.monotonic()
+        if now < self._next or self._connection.client.status != "running":
+            return
+        self._next, seen = now + _LOOKED_AT, self._connection.seen()
+        for worker in sorted(set(self._heard) - set(seen)):
+            logger.info("worker %s has gone: what it was at is done again", worker)
+        before = self._heard
+        self._heard = {
+            worker: before[worker] if worker in before and before[worker][0] == at else (at, now)
+            for worker, at in seen.items()
+        }
+        for worker, (_, since) in self._heard.items():
+            if now - since > _UNHEARD and worker not in self._told:
+                self._told.add(worker)
+                logger.warning(
+                    "worker %s has not been heard from for %.0f seconds: what it is at is done again when the "
+                    "scheduler gives it up, after distributed.scheduler.worker-ttl (docs/scaling.md); or end it",
+                    worker,
+                    now - since,
+                )
 
 
 def _work(sender: Passport, task: Callable[[Item], Any], item: Item) -> Any:

@@ -93,6 +93,12 @@ class Connection:
         with self.reached():
             return sorted(self.client.nthreads())
 
+    def seen(self) -> dict[str, float]:
+        """The workers that there are now, and when the scheduler last heard from each, in seconds by its clock."""
+        with self.reached():
+            workers = self.client.scheduler_info(n_workers=-1)["workers"]
+        return {address: float(worker["last_seen"]) for address, worker in workers.items()}
+
     def close(self) -> None:
         """Ends the connection, and what was started here."""
         if self.client.asynchronous:  # by the thread of the event loop, which would wait for itself

@@ -27,6 +27,7 @@ except ImportError as missing:
 logger = logging.getLogger(__name__)
 
 ANSWERED = 60.0  # seconds until every worker has to have answered a question
+_SLOW = 10.0  # seconds until somebody is told that one does not
 _REACHED_DIRECTLY = 3.0  # seconds until a worker has to answer this process itself, without the scheduler between
 _TRIED_AGAIN = 60.0  # seconds after which a worker that was not reached so is tried again
 _GONE = 1.0  # seconds in which a scheduler notices that a worker has died
@@ -96,9 +97,20 @@ class Questions:
         threads = [threading.Thread(target=ask, args=(address,), daemon=True) for address in addresses]
         for thread in threads:
             thread.start()
-        end = time.monotonic() + ANSWERED
-        for thread in threads:
-            thread.join(max(0.0, end - time.monotonic()))
+        begun = time.monotonic()
+        for until in (_SLOW, ANSWERED):
+            for thread in threads:
+                thread.join(max(0.0, begun + until - time.monotonic()))
+            late = [address for address, thread in zip(addresses, threads, strict=True) if thread.is_alive()]
+            if late and until < ANSWERED:
+                logger.warning(
+                    "%s: %d of %d workers do not answer yet (%s): waiting for at most %.0f seconds",
+                    self._connection.address,
+                    len(late),
+                    len(addresses),
+                    ", ".join(late),
+                    ANSWERED,
+                )
         return dict(answers)
 
     def together(self, questions: Sequence[Callable[[], Awaitable[Any]]], wait: float | None) -> list[Any]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from retrieval.search.spread import Spread
 
 AUTO = "auto"
+_TRIED_AGAIN = 5.0  # seconds after which workers that could not be connected to are tried again
 
 
 class Retriever:
@@ -375,7 +376,6 @@ class _Workers:
     def connected(self) -> "Spread | None":
         if self._config.parallel.scheduler is None:
             return None
-        asked = time.monotonic()
         with self._connecting:
             if self._closed:
                 raise ClusterError("this retriever was closed, and its workers were let go: open another")
@@ -383,7 +383,7 @@ class _Workers:
                 self.spread.close()
                 self.spread = None
             if self.spread is None:
-                if self._failed is not None and self._failed[0] > asked:  # while this one waited for that
+                if self._failed is not None and time.monotonic() - self._failed[0] < _TRIED_AGAIN:
                     raise ClusterError(self._failed[1])
                 self.spread = self._spread()
             return self.spread

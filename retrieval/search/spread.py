@@ -133,9 +133,10 @@ class Spread:
         if closed:
             logger.warning("%s is not opened by its workers yet: %s", collection.folder, told(closed))
         logger.info(
-            "%s is searched by %d workers of %s",
+            "%s is searched by %d worker%s of %s",
             collection.folder,
             len(self.parts),
+            "" if len(self.parts) == 1 else "s",
             self.cluster.connection.address,
         )
 
@@ -166,7 +167,10 @@ class Spread:
                     "can be reached, or end them"
                 )
             if workers and silent:
-                logger.warning("none of %d workers of %s answers: waiting", len(workers), connection.address)
+                most = max(self.wait or 0.0, ANSWERED)
+                logger.warning(
+                    "none of %d workers of %s answers: waiting for %.0f seconds", len(workers), connection.address, most
+                )
                 silent = False
             connection.mend()
             time.sleep(_LOOKED)

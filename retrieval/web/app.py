@@ -303,7 +303,7 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 async def _away(request: Request, error: Exception) -> Response:
     logger.error("%s %s: %s", request.method, request.url.path, error)
-    told = "what holds the index, or the part of it that this needs, does not answer: try again later"
+    told = "the workers that search the index, or those with what this needs of it, do not answer: try again later"
     return answer({"error": told}, 503, {"retry-after": str(_AWAY)})
 
 

@@ -487,7 +487,7 @@ def _errors(statuses: tuple[str, ...]) -> dict[str, Any]:
         "413": "Too large",
         "415": "Of another type than expected",
         "422": "No usable photograph",
-        "503": "Too much to do, or what holds the index does not answer; Retry-After says when to try again",
+        "503": "Too much to do, or the workers that search the index do not answer; Retry-After says when to try again",
     }
     statuses = tuple(dict.fromkeys(("401", "403", "421", *statuses)))
     texts |= {"401": "A token is needed", "421": "The server is not known by the name it was called"}

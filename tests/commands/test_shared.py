@@ -46,6 +46,7 @@ def test_choices_are_those_of_the_rooms():
         (["--scheduler", "tcp://10.0.0.1:8786", "--wait", "0.5"], "tcp://10.0.0.1:8786", 0.5),
         (["--set", "parallel.wait=3", "--wait", "none", "--set", "parallel.jobs=2"], None, None),
         (["--scheduler", "tls://[fe80::1]:8786"], "tls://[fe80::1]:8786", 10.0),
+        (["--scheduler", "local:", "--wait", "None"], "local:", None),  # which Dask's side refuses or reads
     ],
 )
 def test_a_scheduler_is_a_setting(given, scheduler, wait):

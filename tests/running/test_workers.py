@@ -11,6 +11,7 @@ import pickle
 import shutil
 import signal
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from retrieval.index import building, changes, parts
 from retrieval.index.changes import add
 from retrieval.pairs.making import make
 from retrieval.photographs.folder import ImageSet, list_images
+from retrieval.running import cluster as cluster_module
 from retrieval.running import connection as connection_module
 from retrieval.running import engine, passport
 from retrieval.running.processes import Death
@@ -98,6 +100,11 @@ def stumbles(item):
     raise ZeroDivisionError("division\nby zero")
 
 
+def until(path):
+    while not path.exists():
+        time.sleep(0.05)
+
+
 def completed(workers, task, items):
     with contextlib.closing(
         workers.completed(task, items, [f"item-{number}" for number in range(len(items))])
@@ -123,6 +130,38 @@ def test_results_come_when_they_are_there(workers):
 @given(st.permutations(range(9)))
 def test_in_order(numbers):
     assert list(engine.in_order((number, f"of {number}") for number in numbers)) == [f"of {i}" for i in range(9)]
+
+
+def test_workers_that_go_or_are_not_heard_from_are_told(workers, tmp_path, monkeypatch, caplog):
+    """While work waits for one that hangs."""
+    monkeypatch.setattr(cluster_module, "_LOOKED_AT", 0.1)
+    monkeypatch.setattr(cluster_module, "_UNHEARD", 1.5)  # heartbeats come every half a second
+    client = workers.connection.client
+    first, second = workers.connection.addresses()
+    processes = client.run(os.getpid)
+    os.kill(processes[first], signal.SIGSTOP)
+    gone = threading.Event()
+
+    def look():
+        while f"worker {first} has not been heard from for" not in caplog.text:
+            time.sleep(0.05)
+        os.kill(processes[first], signal.SIGKILL)
+        os.kill(processes[second], signal.SIGKILL)
+        while not all(f"worker {one} has gone" in caplog.text for one in (first, second)):
+            time.sleep(0.05)
+        gone.set()
+
+    with caplog.at_level(logging.INFO):
+        looking = threading.Thread(target=look, daemon=True)
+        looking.start()
+        with contextlib.closing(workers.completed(until, [tmp_path / "go"] * 4, list("abcd"))) as results:
+            found = threading.Thread(target=lambda: list(results), daemon=True)
+            found.start()
+            assert gone.wait(600)
+            (tmp_path / "go").touch()
+            found.join(600)
+    assert not found.is_alive()
+    client.wait_for_workers(2, timeout=60)
 
 
 def test_what_was_taken_is_not_done_again(workers):
@@ -503,7 +542,6 @@ def test_settings():
 @pytest.mark.parametrize("stage", ["features", "index", "pairs"])
 def test_workers_are_killed_at_random(workers, chain, photos, tmp_path, monkeypatch, stage):
     import random
-    import threading
 
     monkeypatch.setattr(building, "SEGMENT_FEATURES", 2000)
     config, here = chain

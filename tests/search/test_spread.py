@@ -511,39 +511,21 @@ def test_who_does_not_answer_when_an_index_is_opened_is_given_no_part(built, wor
         os.kill(processes[0], signal.SIGCONT)
 
 
-def test_who_waits_for_workers_that_another_could_not_reach_has_the_answer(built, monkeypatch):
-    waiting, tried, told, came = threading.Event(), [], [], []
-
-    def arrived():
-        came.append(None)
-        if len(came) == 4:
-            waiting.set()
-        return time.monotonic()
+def test_searches_do_not_try_one_after_another_what_has_just_failed(built, monkeypatch):
+    now, tried = [0.0], []
 
     class Unreachable:
         def __init__(self, *given):
             tried.append(given)
-            waiting.wait(IN_TIME)
             raise ClusterError(f"there is no scheduler: {len(tried)}")
 
     monkeypatch.setattr(spread_module, "Spread", Unreachable)
-    monkeypatch.setattr(retriever_module, "time", types.SimpleNamespace(monotonic=arrived))
+    monkeypatch.setattr(retriever_module, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
     spread = over(Retriever.open(built))
-
-    def search():
-        try:
+    for when, expected in ((0.0, 1), (0.0, 1), (4.9, 1), (5.1, 2), (9.0, 2), (11.0, 3)):
+        now[0] = when
+        with pytest.raises(ClusterError, match=f"there is no scheduler: {expected}"):
             spread.query(QUERY)
-        except ClusterError as error:
-            told.append(str(error))
-
-    threads = [threading.Thread(target=search) for _ in range(4)]
-    for thread in threads:
-        thread.start()  # the first tries, and the others wait for it
-    for thread in threads:
-        thread.join(IN_TIME)
-    assert told == ["there is no scheduler: 1"] * 4
-    search()
-    assert told[4:] == ["there is no scheduler: 2"]  # who comes later tries again
 
 
 @pytest.fixture
