@@ -478,7 +478,7 @@ def test_what_could_not_be_searched_is_told(index, tmp_path, monkeypatch):
         away = image_id(next(hit.name for hit in whole if hit.name not in there))
         answer = client.get("/api/explain", params={"query": key, "hit": away})
         assert answer.status_code == 503
-        assert "does not answer" in answer.json()["error"]
+        assert "do not answer" in answer.json()["error"]
         assert int(answer.headers["retry-after"]) > 0
         silent.append(0)
         answer = client.post("/api/search", json={"id": key})
