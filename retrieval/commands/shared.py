@@ -183,10 +183,10 @@ class _Setting(argparse.Action):
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
         """Adds to the overrides."""
-        if not str(values).strip():
+        text = str(values).strip()
+        if not text:
             raise argparse.ArgumentError(self, "expected a value")
         setattr(namespace, self.dest, values)
-        text = str(values).strip()
         value = "null" if text.lower() == "none" else json.dumps(text) if self.text else text
         override = f"{self.key}={value}"
         try:

@@ -232,17 +232,20 @@ def _search_shard(
 ) -> tuple[Path, float]:
     """Searches with the photographs of a shard and writes what is found: where, in how many seconds of processors."""
     name, image_ids = shard
-    place = search.partial / name  # of processes of this machine, which are all that write there
+    seconds = 0.0  # of a shard that a worker has written which died before it could say so
+
+    def write(place: Path) -> None:
+        nonlocal seconds
+        ranker, start = here or _ranker(search), time.process_time()
+        stored.write_links(place, neighbours(ranker, image_ids, search.most))
+        seconds = time.process_time() - start
+
     if arriving is not None:
-        if (there := delivery.delivered(arriving, name)) is not None:
-            return there, 0.0
-        place = delivery.place_for(arriving, name)
-    ranker = here or _ranker(search)
-    start = time.process_time()
-    stored.write_links(place, neighbours(ranker, image_ids, search.most))
-    if arriving is not None:
-        delivery.require_wanted(place)
-    return place, time.process_time() - start
+        place = delivery.deliver(arriving, name, write)
+    else:  # processes of this machine are all that write there
+        place = search.partial / name
+        write(place)
+    return place, seconds
 
 
 @functools.lru_cache(1)

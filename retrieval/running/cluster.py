@@ -15,20 +15,15 @@ import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import distributed
+from distributed.scheduler import KilledWorker
+
 from retrieval.errors import ClusterError, RetrievalError
 from retrieval.running import limits
 from retrieval.running.connection import Connection, told
 from retrieval.running.passport import Passport, passport
 from retrieval.running.processes import AHEAD, Death
 from retrieval.running.questions import UNKNOWN, Questions, stranger
-
-try:
-    import distributed
-    from distributed.scheduler import KilledWorker
-except ImportError as missing:
-    raise ClusterError(
-        f"work on a scheduler takes dask ({missing}): pip install 'hardnet-retrieval[dask]'"
-    ) from missing
 
 logger = logging.getLogger(__name__)
 

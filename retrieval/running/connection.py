@@ -8,17 +8,11 @@ import signal
 import threading
 from collections.abc import Iterator
 
+import dask
+import distributed
 import joblib
 
 from retrieval.errors import ClusterError
-
-try:
-    import dask
-    import distributed
-except ImportError as missing:
-    raise ClusterError(
-        f"work on a scheduler takes dask ({missing}): pip install 'hardnet-retrieval[dask]'"
-    ) from missing
 
 logger = logging.getLogger(__name__)
 

@@ -142,6 +142,20 @@ def working(scheduler: str | None, jobs: int) -> Iterator[Engine]:
         yield cluster
 
 
+def require_dask() -> None:
+    """To be called before a module is imported that takes it: `retrieval.running.cluster` and what searches by it.
+
+    Raises:
+        ClusterError: it is not installed.
+    """
+    try:
+        import distributed  # noqa: F401
+    except ImportError as missing:
+        raise ClusterError(
+            f"work on a scheduler takes dask ({missing}): pip install 'hardnet-retrieval[dask]'"
+        ) from missing
+
+
 @contextlib.contextmanager
 def connected(scheduler: str) -> "Iterator[Cluster]":
     """As `working`, of a scheduler, for who compares its workers himself: some may not answer.
@@ -149,6 +163,7 @@ def connected(scheduler: str) -> "Iterator[Cluster]":
     Raises:
         ClusterError: it cannot be reached, or has no workers; or dask is not installed.
     """
+    require_dask()
     from retrieval.running.cluster import Cluster
     from retrieval.running.connection import Connection
 

@@ -10,19 +10,14 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import distributed
+from distributed.core import clean_exception, error_message
+from distributed.protocol import to_serialize
+from distributed.protocol.pickle import dumps, loads
+
 from retrieval.errors import ClusterError, RetrievalError
 from retrieval.running.connection import Connection, told
 from retrieval.running.passport import passport
-
-try:
-    import distributed
-    from distributed.core import clean_exception, error_message
-    from distributed.protocol import to_serialize
-    from distributed.protocol.pickle import dumps, loads
-except ImportError as missing:
-    raise ClusterError(
-        f"work on a scheduler takes dask ({missing}): pip install 'hardnet-retrieval[dask]'"
-    ) from missing
 
 logger = logging.getLogger(__name__)
 

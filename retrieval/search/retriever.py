@@ -14,6 +14,7 @@ from retrieval.config import Config
 from retrieval.errors import ClusterError, RetrievalError
 from retrieval.index.collection import Collection
 from retrieval.photographs.decoding import plain_source
+from retrieval.running.engine import require_dask
 from retrieval.search import explanation
 from retrieval.search.candidates import image_ids
 from retrieval.search.explanation import Explanation
@@ -389,6 +390,7 @@ class _Workers:
             return self.spread
 
     def _spread(self) -> "Spread":
+        require_dask()
         from retrieval.search.spread import Spread
 
         try:

@@ -147,6 +147,7 @@ class Spread:
             ClusterError: one does not, or none answers in time.
         """
         connection, begun, silent = self.cluster.connection, time.monotonic(), True
+        most = max(self.wait or 0.0, ANSWERED)
         while True:
             workers = connection.addresses()
             passports = self._asked(workers, passport)
@@ -161,13 +162,12 @@ class Spread:
             waited = time.monotonic() - begun
             if not workers and waited > REACHED:
                 raise ClusterError(f"{connection.address} has no workers any more: start some")
-            if workers and waited > max(self.wait or 0.0, ANSWERED):
+            if workers and waited > most:
                 raise ClusterError(
                     f"none of {len(workers)} workers of {connection.address} answers ({workers[0]}): see whether they "
                     "can be reached, or end them"
                 )
             if workers and silent:
-                most = max(self.wait or 0.0, ANSWERED)
                 logger.warning(
                     "none of %d workers of %s answers: waiting for %.0f seconds", len(workers), connection.address, most
                 )
@@ -191,13 +191,14 @@ class Spread:
         answers = self.cluster.questions.together(questions, _GREETED)
         found = {}
         for worker, answer in zip(workers, answers, strict=True):
-            if isinstance(answer, BaseException) and not isinstance(answer, TimeoutError | WorkerLostError):
+            if isinstance(answer, TimeoutError | WorkerLostError):
+                continue
+            if isinstance(answer, BaseException):
                 try:
                     raise answer
                 finally:  # which would hold this frame, and that it
                     del answer, answers
-            if not isinstance(answer, BaseException):
-                found[worker] = answer
+            found[worker] = answer
         return found
 
     @functools.cached_property

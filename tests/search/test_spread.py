@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 import types
@@ -305,6 +306,14 @@ def test_segments_that_have_gone_are_told_of(built, workers, tmp_path):
     compact(tmp_path / "index", 2)
     with pytest.raises(ArtefactError, match="has changed since it was opened"):
         over(opened).connect()
+
+
+def test_dask_that_is_missing_is_named(built, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ClusterError, match=r"takes dask \(.*distributed.*\): pip install 'hardnet-retrieval\[dask\]'"):
+        over(Retriever.open(built)).query(QUERY)
+    with pytest.raises(ClusterError, match="takes dask"), working("local:2", 1):
+        pass
 
 
 def test_parts_are_dealt_over_machines():
