@@ -7,6 +7,7 @@ type is an error that names the nearest right key.
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +19,7 @@ import yaml
 from hardnet.errors import SettingsError
 
 T = TypeVar("T")
+_POWER_OF_TEN = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")  # YAML 1.1 takes 1e-4, without a point, for text
 
 
 def find(given: str, package: Path, checkout: Path) -> Path:
@@ -151,8 +153,10 @@ def at_least(key: str, value: float | None, least: float) -> None:
 
 
 def _coerce(key: str, value: Any, hint: Any, root: type) -> Any:
-    """Checks one value against its annotated type; ints are accepted for floats, lists for tuples."""
+    """Checks one value against its annotated type; ints and ``1e-4`` are accepted for floats, lists for tuples."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if float in options and str not in options and isinstance(value, str) and _POWER_OF_TEN.fullmatch(value):
+        value = float(value)
     for option in options:
         if option is type(None) and value is None:
             return None

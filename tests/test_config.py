@@ -131,6 +131,8 @@ def test_what_is_kept_with_an_artefact_says_how_to_describe(overrides):
         ("detector.threshold=high", ["detector.threshold", "float"]),
         ("detector.threshold=true", ["detector.threshold"]),
         ("detector.threshold=.nan", ["detector.threshold", "finite"]),
+        ("detector.threshold=1e999", ["detector.threshold", "finite"]),
+        ("vocabulary.words=1e6", ["vocabulary.words", "int"]),
         ("detector.threshold=-1", ["detector.threshold", "at least"]),
         ("images.exif=maybe", ["images.exif", "apply", "ignore"]),
         ("vocabulary.words=0", ["vocabulary.words"]),
@@ -150,6 +152,15 @@ def test_wrong_settings_are_named(override, words):
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["5e-1", "+.5e0", "5.E-1", "0.5"])
+def test_powers_of_ten_are_numbers(text, tmp_path):
+    """YAML 1.1 takes most of them for text."""
+    assert settings.load(None, [f"detector.threshold={text}"]).detector.threshold == 0.5
+    (tmp_path / "one.yaml").write_text(f"detector: {{threshold: {text}}}")
+    assert settings.load(tmp_path / "one.yaml").detector.threshold == 0.5
+    assert settings.load(None, [f"detector.shape_weights='{text}'"]).detector.shape_weights == text
 
 
 def test_unreadable_files(tmp_path):

@@ -245,6 +245,8 @@ def open_retriever(arguments: argparse.Namespace) -> Any:
     if arguments.overrides:
         config = settings_module.load(None, arguments.overrides, base=retriever.config)
         retriever = Retriever(retriever.collection, config)
+    if getattr(arguments, "wait", None) is not None and retriever.config.parallel.scheduler is None:
+        raise RetrievalError("--wait says how long workers are waited for: name their --scheduler, too")
     return retriever
 
 

@@ -18,12 +18,12 @@ from typing import Any
 import cv2
 import joblib
 import numpy as np
-from tqdm import tqdm
 
 from retrieval.datasets.oxford import PARIS_CORRUPT, read_groundtruth
 from retrieval.datasets.transfer import fetch, read_json, unpack
 from retrieval.errors import DatasetError, RetrievalError
 from retrieval.photographs.folder import ImageSet, list_images
+from retrieval.running import progress
 from retrieval.storage import atomic
 
 VERIFIED = "verified.json"
@@ -151,8 +151,8 @@ def _verify(name: str, root: Path, source: Source, jobs: int) -> Download:
         decoded = joblib.Parallel(n_jobs=jobs, prefer="threads", return_as="generator")(
             joblib.delayed(_decodes)(images.path(image)) for image in names
         )
-        progress = tqdm(decoded, total=len(names), desc=f"checking {name}", disable=None)
-        undecodable = [image for image, fine in zip(names, progress, strict=True) if not fine]
+        bar = progress.bar(decoded, total=len(names), desc=f"checking {name}")
+        undecodable = [image for image, fine in zip(names, bar, strict=True) if not fine]
         known = [image for image in undecodable if PurePosixPath(image).stem in source.corrupt]
         for image in undecodable:
             if image not in known:

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from retrieval.datasets.planar_views import (
     Crop,
@@ -27,6 +26,7 @@ from retrieval.datasets.planar_views import (
     sample_view,
 )
 from retrieval.errors import DatasetError, RetrievalError
+from retrieval.running import progress
 from retrieval.storage import atomic
 
 VERSION = 1  # raised whenever the same seed would give other bytes
@@ -134,13 +134,13 @@ def generate(root: str | Path, seed: int = 0, views: ViewRange | None = None) ->
         load_crop(crop)
     with (
         atomic.building(root) as folder,
-        tqdm(total=result.images + result.vocabulary_images, desc="rendering", disable=None) as progress,
+        progress.bar(total=result.images + result.vocabulary_images, desc="rendering") as bar,
     ):
         for name in ("images", "groundtruth", "vocabulary-images"):
             (folder / name).mkdir()
         for number, crop in enumerate(LANDMARKS):
-            _write_landmark(folder, crop, np.random.default_rng([seed, 1, number]), views, progress)
-        _write_others(folder / "images", "general", CONFUSERS, SCENERY, views.distractors, [seed, 2], views, progress)
+            _write_landmark(folder, crop, np.random.default_rng([seed, 1, number]), views, bar)
+        _write_others(folder / "images", "general", CONFUSERS, SCENERY, views.distractors, [seed, 2], views, bar)
         _write_others(
             folder / "vocabulary-images",
             "words",
@@ -149,14 +149,14 @@ def generate(root: str | Path, seed: int = 0, views: ViewRange | None = None) ->
             views.vocabulary,
             [seed, 3],
             views,
-            progress,
+            bar,
         )
         (folder / "about.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     log.info("%s: %d photographs, %d for the vocabulary", root, result.images, result.vocabulary_images)
     return result
 
 
-def _write_landmark(folder: Path, crop: Crop, rng: np.random.Generator, views: ViewRange, progress: tqdm) -> None:
+def _write_landmark(folder: Path, crop: Crop, rng: np.random.Generator, views: ViewRange, bar: progress.Bar) -> None:
     """All views of one landmark and the ground truth of its five queries."""
     landmark = load_crop(crop)
     size = (landmark.shape[1], landmark.shape[0])
@@ -172,7 +172,7 @@ def _write_landmark(folder: Path, crop: Crop, rng: np.random.Generator, views: V
     names = [f"{crop.name}_{number:06d}" for number in range(1, len(kept) + 1)]
     for name, view in zip(names, kept, strict=True):
         (folder / "images" / f"{name}.jpg").write_bytes(render(rng, view, landmark, SCENERY, views))
-        progress.update()
+        bar.update()
     by_label = {label: [n for n, v in zip(names, kept, strict=True) if v.label(views) == label] for label in wanted}
     positives = [i for i, view in enumerate(kept) if view.label(views) in ("good", "ok")]
     clear = [
@@ -195,7 +195,7 @@ def _write_others(
     count: int,
     seed: list[int],
     views: ViewRange,
-    progress: tqdm,
+    bar: progress.Bar,
 ) -> None:
     """Photographs without a landmark, made by the same camera: each subject in turn over random scenery."""
     rng = np.random.default_rng(seed)
@@ -206,7 +206,7 @@ def _write_others(
         while view.label(views) == "absent":
             view = sample_view(rng, size, views)
         (folder / f"{prefix}_{number + 1:06d}.jpg").write_bytes(render(rng, view, subject, scenery, views))
-        progress.update()
+        bar.update()
 
 
 def _read_about(root: Path) -> dict[str, object]:

@@ -17,9 +17,8 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tqdm import tqdm
-
 from retrieval.errors import RetrievalError
+from retrieval.running import progress
 from retrieval.storage import artefacts, atomic
 
 CHUNK = 1 << 20  # bytes read at a time
@@ -96,7 +95,7 @@ def unpack(archives: Sequence[Path], target: Path, home: Path | None = None) -> 
             try:
                 with (
                     tarfile.open(archive, "r|*") as tar,
-                    tqdm(desc=archive.name, unit="file", disable=None) as bar,
+                    progress.bar(desc=archive.name, unit="file") as bar,
                 ):
                     for member in tar:
                         _unpack_member(tar, member, archive, folder)
@@ -175,7 +174,7 @@ def _receive(response: HTTPResponse, url: str, part: Path, have: int) -> None:
     name = url.rsplit("/", 1)[-1]
     with (
         part.open("ab" if have else "wb") as stream,
-        tqdm(total=total, initial=have, desc=name, unit="B", unit_scale=True, disable=None) as bar,
+        progress.bar(total=total, initial=have, desc=name, unit="B", unit_scale=True) as bar,
     ):
         while chunk := response.read(CHUNK):
             stream.write(chunk)

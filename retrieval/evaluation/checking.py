@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import joblib
-from tqdm import tqdm
 
 from retrieval.config import Config, ImageConfig
 from retrieval.datasets.benchmarks import Benchmark
@@ -16,6 +15,7 @@ from retrieval.geometry.frames import Box
 from retrieval.photographs.decoding import load_image, look_at
 from retrieval.photographs.folder import ImageSet
 from retrieval.photographs.places import stem_of
+from retrieval.running import progress
 from retrieval.search.queries import check_box
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def check_query(query: Query, name: str, box: Box | None, width: int, height: in
 def _check_queries(benchmark: Benchmark, config: ImageConfig) -> None:
     stems = {} if benchmark.queries is not None else benchmark.match()
     images = benchmark.images if benchmark.queries is None else benchmark.queries
-    for query in tqdm(benchmark.ground_truth.queries, desc="checking queries", unit="query", disable=None):
+    for query in progress.bar(benchmark.ground_truth.queries, desc="checking queries", unit="query"):
         name = f"{query.name}.png" if benchmark.queries is not None else stems[query.image]
         try:
             image = load_image(images.path(name), config)
@@ -73,8 +73,8 @@ def _check_set(name: str, images: ImageSet, benchmark: Benchmark, config: Config
     reasons = joblib.Parallel(n_jobs=jobs, prefer="threads", return_as="generator")(
         joblib.delayed(_reason)(images.path(image), config.images) for image in images.names
     )
-    progress = tqdm(reasons, total=len(images.names), desc=f"checking {name}", unit="image", disable=None)
-    unusable = {image: reason for image, reason in zip(images.names, progress, strict=True) if reason}
+    bar = progress.bar(reasons, total=len(images.names), desc=f"checking {name}", unit="image")
+    unusable = {image: reason for image, reason in zip(images.names, bar, strict=True) if reason}
     if not unusable:
         return
     labelled: set[str] = set()

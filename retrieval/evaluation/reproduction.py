@@ -11,8 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from retrieval import config as settings_module
 from retrieval.config import Config, IndexConfig
 from retrieval.datasets import distractors
@@ -39,7 +37,7 @@ from retrieval.geometry.frames import Box
 from retrieval.index.building import Instalment
 from retrieval.photographs.decoding import display_name
 from retrieval.photographs.folder import ImageSet
-from retrieval.running import engine
+from retrieval.running import engine, progress
 from retrieval.search.retriever import Retriever
 from retrieval.storage import atomic
 from retrieval.vocabulary.quantizer import probes_of, search_kind
@@ -368,7 +366,7 @@ def rank_queries(
     """
     clock = clock or Clock()
     ranked: Rankings = {row: {} for row in rows}
-    for query in tqdm(queries, desc="queries", unit="query", disable=None):
+    for query in progress.bar(queries, desc="queries", unit="query"):
         features = 0
         for row, ranking in rank(retriever, ask(query), rows):
             if ranking is None:

@@ -13,7 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from hardnet import dequantise
 from hardnet.descriptors.descriptor import unit_rows
@@ -28,6 +27,7 @@ from retrieval.features.store import FeatureStore
 from retrieval.patchsets.matching import mutual_matches
 from retrieval.photographs.addresses import is_address
 from retrieval.photographs.places import place_of
+from retrieval.running import progress
 from retrieval.search.retriever import Retriever
 from retrieval.storage import atomic, lock
 
@@ -93,7 +93,7 @@ class _Photographs:
 
     def each(self) -> Iterator[tuple[PhotographFile, _Features]]:
         """All of them, in order."""
-        for image_id, file in enumerate(tqdm(self.files, desc="features", unit="image", disable=None)):
+        for image_id, file in enumerate(progress.bar(self.files, desc="features", unit="image")):
             found = self.features(image_id)
             self.total += len(found.centres)
             yield file, found
@@ -102,7 +102,7 @@ class _Photographs:
         """Pairs with a geometry, and their matches."""
         ids = self.collection.ids
         listed = sorted(pairs, key=lambda pair: (ids[pair[0]], ids[pair[1]]))  # near ones find features that are kept
-        for one, other in tqdm(listed, desc="matches", unit="pair", disable=None):
+        for one, other in progress.bar(listed, desc="matches", unit="pair"):
             matches = self._matches(ids[one], ids[other])
             self.pairs += 1
             if matches.fundamental is not None:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
 from retrieval.errors import ImageError
 from retrieval.geometry.frames import to_frames
@@ -20,6 +19,7 @@ from retrieval.photographs.headers import read_header
 from retrieval.photographs.places import file_of
 from retrieval.photographs.sizes import seen_size
 from retrieval.photographs.stores import is_file
+from retrieval.running import progress
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def photograph_files(collection: Collection) -> Iterator[PhotographFile]:
         ImageError: one is gone, cannot be read, or is another photograph than the indexed one.
     """
     config, sizes = collection.config.images, collection.snapshot.sizes
-    bar = tqdm(collection.names, desc="photographs", unit="image", disable=None)
+    bar = progress.bar(collection.names, desc="photographs", unit="image")
     for image_id, name in enumerate(bar):
         path = collection.path(name)
         if not is_file(file_of(path)):

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -15,19 +15,11 @@ from retrieval.features.store import Failure, ImageFeatures
 from retrieval.photographs.files import display_name
 from retrieval.running.engine import Engine, in_order
 from retrieval.running.processes import MAX_DEATHS, Death, WorkersDieError
+from retrieval.running.progress import Bar
 from retrieval.storage import delivery
 
 Photograph = tuple[str, Path, tuple[int, int]]  # name, where it lies, and size and time of its file
 Task = Callable[[Photograph], ImageFeatures | Failure]
-
-
-class Bar(Protocol):
-    """What shows how far the work is."""
-
-    n: float
-
-    def refresh(self) -> Any:
-        """Shows `n`."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +78,8 @@ def extract(
     dead: list[int] = []
 
     def count(shard: int, photographs: int) -> None:
-        bar.n += photographs - counted.get(shard, 0)
+        bar.update(photographs - counted.get(shard, 0))
         counted[shard] = photographs
-        bar.refresh()
 
     with delivery.expected(engine, work.folder) as arriving, engine.listening(count) as topic:
         make = functools.partial(_make, task, arriving, work.dimensions, dict(work.settings), topic)
@@ -126,22 +117,22 @@ def _make(
     from retrieval.running.cluster import tell
 
     number, photographs = shard
-    if (there := delivery.delivered(arriving, f"{number:06d}")) is not None:  # further pictures are not told then
-        return _Delivered(there, store.read_shard_at(there).failures, ())
-    place = delivery.place_for(arriving, f"{number:06d}")
-    found: list[ImageFeatures] = []
+    found: list[ImageFeatures] = []  # stays empty where another worker wrote the shard, and died
     failures: list[Failure] = []
-    for done, photograph in enumerate(photographs, 1):
-        result = task(photograph)
-        (failures if isinstance(result, Failure) else found).append(result)  # type: ignore[arg-type]
-        if not arriving.is_dir():
-            raise ClusterError(f"{arriving} is gone: nobody waits for this work any more")
-        tell(topic, (number, done))
-    store.write_shard_at(place, found, failures, dimensions, settings)
-    delivery.require_wanted(place)
+
+    def write(place: Path) -> None:
+        for done, photograph in enumerate(photographs, 1):
+            result = task(photograph)
+            (failures if isinstance(result, Failure) else found).append(result)  # type: ignore[arg-type]
+            if not arriving.is_dir():
+                raise ClusterError(f"{arriving} is gone: nobody waits for this work any more")
+            tell(topic, (number, done))
+        store.write_shard_at(place, found, failures, dimensions, settings)
+
+    place = delivery.deliver(arriving, f"{number:06d}", write)
     none = np.empty(0, np.float32)
     several = tuple(replace(image, regions=none, codes=none) for image in found if image.pages > 1)
-    return _Delivered(place, tuple(failures), several)
+    return _Delivered(place, store.read_shard_at(place).failures, several)
 
 
 def _one_by_one(

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import joblib
 import numpy as np
-from tqdm import tqdm
 
 import hardnet
 from retrieval import config as settings_module
@@ -36,7 +35,7 @@ from retrieval.photographs.decoding import Encoded, LoadedImage, display_name, l
 from retrieval.photographs.files import file_state
 from retrieval.photographs.folder import ImageSet
 from retrieval.photographs.places import numbered
-from retrieval.running import engine, processes
+from retrieval.running import engine, processes, progress
 from retrieval.storage.artefacts import PLAN, require_settings
 
 if TYPE_CHECKING:
@@ -314,7 +313,7 @@ def extract_collection(images: ImageSet, folder: str | Path, config: Config, tit
         total = sum(len(photographs) for _, photographs in shards)
         with (
             engine.working(config.parallel.scheduler, config.parallel.jobs) as workers,
-            tqdm(total=total, desc=title, unit="image", disable=None) as bar,
+            progress.bar(total=total, desc=title, unit="image") as bar,
         ):
             if workers.elsewhere:
                 _extract_elsewhere(workers, work, config, tell, bar)
@@ -331,7 +330,7 @@ def _extract_here(
     config: Config,
     descriptor: "hardnet.PatchDescriptor",
     tell: Callable[[ImageFeatures | Failure], None],
-    bar: Any,
+    bar: progress.Bar,
 ) -> None:
     """Makes shards one after another, each of photographs that processes of this machine share out."""
     photographs = [(name, path) for _, several in work.shards for name, path, _ in several]
@@ -351,7 +350,7 @@ def _extract_elsewhere(
     work: elsewhere.Work,
     config: Config,
     tell: Callable[[ImageFeatures | Failure], None],
-    bar: Any,
+    bar: progress.Bar,
 ) -> None:
     """Has workers that may be on other machines make shards."""
     config = settings_module.with_whole_paths(config)

@@ -11,12 +11,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from retrieval.errors import ArtefactError, DatasetError
 from retrieval.features import colmap_database, ctu, hloc_file, npy_folder, store
 from retrieval.features.sources import Source
 from retrieval.features.store import FeatureStore
+from retrieval.running import progress
 from retrieval.storage.artefacts import PLAN, require_settings
 
 logger = logging.getLogger(__name__)
@@ -73,7 +72,7 @@ def import_opened(
         logger.info("%s: %d of %d shards are already there", folder, plan["shards"] - len(pending), plan["shards"])
     shares = [taken[i * size : (i + 1) * size] for i in pending]
     unusable: dict[str, int] = {}
-    with tqdm(total=sum(map(len, shares)), desc=f"importing {name}", unit="image", disable=None) as bar:
+    with progress.bar(total=sum(map(len, shares)), desc=f"importing {name}", unit="image") as bar:
         for shard_index, share in zip(pending, shares, strict=True):
             found = []
             for i in share:

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, cast
 
-from tqdm import tqdm
-
 from retrieval import config as settings_module
 from retrieval.config import Config, ImageConfig
 from retrieval.errors import ArtefactError, DatasetError, ImageError, RetrievalError
@@ -28,6 +26,7 @@ from retrieval.photographs import addresses, stores
 from retrieval.photographs.files import Encoded, content_of, display_name, file_state, read_file
 from retrieval.photographs.folder import ImageSet, list_images, pictures_of
 from retrieval.photographs.places import file_of, numbered, place_of
+from retrieval.running import progress
 from retrieval.storage import artefacts, atomic
 
 logger = logging.getLogger(__name__)
@@ -149,7 +148,7 @@ def compare(given: Sequence[Given], current: State, config: Config, replacing: b
     failures: list[Failure] = []
     read: list[tuple[str, Path, str]] = []
     contents_of_files = _contents([path for _, path, _ in given], config.images)
-    bar = tqdm(contents_of_files, desc="compare", total=len(given), unit="image", disable=None)
+    bar = progress.bar(contents_of_files, desc="compare", total=len(given), unit="image")
     for (name, path, _), (content, reason) in zip(given, bar, strict=True):
         if reason:
             failures.append(Failure(name, reason))

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from retrieval import config as settings_module
 from retrieval.config import Config
@@ -25,7 +24,7 @@ from retrieval.index.opened import require_embedding
 from retrieval.index.parts import Stored, by_workers, of_features, portions, segment_of
 from retrieval.index.segment import VERSION, open_segment, write_segment
 from retrieval.photographs.addresses import located, whole
-from retrieval.running import engine
+from retrieval.running import engine, progress
 from retrieval.storage import artefacts, atomic, delivery, lock
 from retrieval.vocabulary.store import Vocabulary, copy_vocabulary, require_features
 
@@ -249,7 +248,7 @@ def _write_parts(
     remembered = segment_settings(settings)
     with (
         engine.working(config.parallel.scheduler, config.parallel.jobs) as workers,
-        tqdm(total=sum(sizes[number] for number in left), desc="index", unit="image", disable=None) as bar,
+        progress.bar(total=sum(sizes[number] for number in left), desc="index", unit="image") as bar,
     ):
         if workers.elsewhere:
             chosen, of = [names[number] for number in left], [todo[number] for number in left]
@@ -286,7 +285,7 @@ def merge_parts(
     order = range(len(counts)) if order is None else order
     written: list[str] = []
     groups = list(portions(order, counts.__getitem__, merging.FEATURES))
-    for group in tqdm(groups, desc="merge", unit="segment", disable=None):
+    for group in progress.bar(groups, desc="merge", unit="segment"):
         new = np.full(len(counts), -1, np.int32)
         new[group] = np.arange(len(group), dtype=np.int32)
         ids = [new[bounds[i] : bounds[i + 1]] for i in range(len(segments))]
@@ -319,7 +318,7 @@ def assembled(
     images = [[image for image, _ in portion] for portion in todo]
     with (
         engine.working(config.parallel.scheduler, config.parallel.jobs) as workers,
-        tqdm(total=sum(map(len, images)), desc="index", unit="image", disable=None) as bar,
+        progress.bar(total=sum(map(len, images)), desc="index", unit="image") as bar,
     ):
         if not workers.elsewhere:
             for portion in images:

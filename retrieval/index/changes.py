@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Generic
 
 import numpy as np
-from tqdm import tqdm
 
 from retrieval.config import Config
 from retrieval.errors import RetrievalError
@@ -28,7 +27,7 @@ from retrieval.index.segment import Segment, open_segment, write_segment
 from retrieval.index.state import State
 from retrieval.photographs.addresses import located
 from retrieval.photographs.names import Names, canonical
-from retrieval.running import engine
+from retrieval.running import engine, progress
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +211,7 @@ def compact(index: str | Path | OpenedIndex, segments: int | None = None) -> Ope
             return _opened(index, current)
         opened = [open_segment(current.segment_folder(name), verify=True) for name in current.segments]
         names: list[str] = []
-        for group in tqdm(groups, desc="compact", unit="segment", disable=None):
+        for group in progress.bar(groups, desc="compact", unit="segment"):
             ids = np.full(len(entries), -1, np.int32)
             ids[group] = np.arange(len(group))
             names.append(state.next_segment(current, len(names)))

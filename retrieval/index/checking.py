@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from retrieval import config as settings_module
 from retrieval.errors import ArtefactError, RetrievalError
@@ -16,6 +15,7 @@ from retrieval.index.arrivals import ADDING
 from retrieval.index.opened import locate, require_vocabulary, stored_config
 from retrieval.index.segment import Segment, openings
 from retrieval.index.state import State
+from retrieval.running import progress
 from retrieval.storage import artefacts, atomic, lock
 from retrieval.vocabulary import hamming
 from retrieval.vocabulary import store as vocabulary
@@ -118,7 +118,7 @@ def _parts(folder: Path, manifest: dict[str, Any], problems: list[str]) -> Itera
     signed = "hamming" in manifest.get("settings", {}).get("signatures", {})
     if signed or (folder / "vocabulary" / hamming.FOLDER).is_dir():
         kinds[folder / "vocabulary" / hamming.FOLDER] = (hamming.KIND, hamming.VERSION)
-    for part, (kind, version) in tqdm(kinds.items(), desc="check", unit="part", disable=None):
+    for part, (kind, version) in progress.bar(kinds.items(), desc="check", unit="part"):
         try:
             stored = artefacts.read_manifest(part, kind, version)
         except RetrievalError as error:
@@ -143,7 +143,7 @@ def _rules(current: State) -> list[str]:
         problems.append(str(error))
     problems += _config_rules(current)
     sizes, counts = [np.empty((0, 2), np.int32)], [np.empty(0, np.int64)]
-    for name in tqdm(current.segments, desc="rules", unit="segment", disable=None):
+    for name in progress.bar(current.segments, desc="rules", unit="segment"):
         folder = current.segment_folder(name)
         one = segment.open_segment(folder)
         sizes.append(one.sizes)

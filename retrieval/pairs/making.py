@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from retrieval import config as settings_module
 from retrieval.config import Config
@@ -25,7 +24,7 @@ from retrieval.pairs import stored
 from retrieval.pairs.links import Links, joined, none, united
 from retrieval.pairs.neighbours import neighbours
 from retrieval.pairs.pair import Pairs
-from retrieval.running import engine, processes
+from retrieval.running import engine, processes, progress
 from retrieval.search.ranker import Ranker
 from retrieval.search.retriever import Retriever
 from retrieval.storage import artefacts, atomic, delivery, lock
@@ -196,7 +195,7 @@ def _searched(
         workers.require(_unfit, search)
     with (
         delivery.expected(workers, search.partial) if workers.elsewhere else contextlib.nullcontext() as arriving,
-        tqdm(total=len(image_ids), desc="pairs", unit="image", disable=None) as bar,
+        progress.bar(total=len(image_ids), desc="pairs", unit="image") as bar,
     ):
         in_this_process = not workers.elsewhere and workers.jobs(len(left)) == 1
         here = Retriever(collection, search.config).ranker if in_this_process else None

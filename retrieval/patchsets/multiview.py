@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from tqdm import tqdm
 
 from hardnet.patchsets.arrays import PatchSet
 from retrieval.config import Config
@@ -34,6 +33,7 @@ from retrieval.patchsets.writing import (
     working_to_original,
 )
 from retrieval.photographs.decoding import load_image
+from retrieval.running import progress
 
 NEAR_POINTS = 0.5  # 3-D points closer than this, in half-widths of the larger measurement region, are one
 ALIKE_SIZES = 1.5  # and their physical sizes within this factor; wider than `distinct`: depths are noisy
@@ -115,7 +115,7 @@ def multiview_patches(
     total = 0
     for scene, (name, originals) in enumerate(scenes_views):
         views, grays, regions, descriptors = [], [], [], []
-        for view in tqdm(originals, desc=f"{name}: regions", unit="image", disable=None):
+        for view in progress.bar(originals, desc=f"{name}: regions", unit="image"):
             image = load_image(view.image, config.images)
             found = detect_regions(image.gray, config.detector)
             found = found[inside(found, image.gray.shape, CONTEXT)]
@@ -268,7 +268,7 @@ def _verified(
 
 
 def _pairs(views: list[View], agreement: Agreement, neighbours: int, title: str) -> Iterable[tuple[int, int]]:
-    return tqdm(neighbour_pairs(views, agreement, neighbours), desc=title, unit="pair", disable=None)
+    return progress.bar(neighbour_pairs(views, agreement, neighbours), desc=title, unit="pair")
 
 
 def _surfaces(views: list[View], regions: list[np.ndarray], tracks: Tracks) -> list[Surface | None]:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from scipy import sparse
-from tqdm import tqdm
 
 from hardnet.patchsets.arrays import PatchSet
 from retrieval.config import Config
@@ -23,6 +22,7 @@ from retrieval.patchsets.transfer import inside
 from retrieval.patchsets.views import View
 from retrieval.patchsets.writing import CONTEXT, DEFAULTS, choose, generator_of, working_to_original
 from retrieval.photographs.decoding import LoadedImage, load_image
+from retrieval.running import progress
 
 
 def reconstruction_patches(
@@ -76,7 +76,7 @@ def reconstruction_patches(
     regions: list[np.ndarray] = []  # as they were found
     straight: list[np.ndarray] = []  # where a lens without distortion would have shown them
     surfaces: list[Surface | None] = []
-    for one in tqdm(seen, desc=f"{name}: regions", unit="image", disable=None):
+    for one in progress.bar(seen, desc=f"{name}: regions", unit="image"):
         image = _load(photographs / one.name, one, config)
         found = detect_regions(image.gray, config.detector)
         found = found[inside(found, image.gray.shape, CONTEXT)]
@@ -102,7 +102,7 @@ def reconstruction_patches(
         surfaces.append(span(view, shown[known], model.points[one.points[known]]))
     matches = {
         (i, j): surface_matches(views[i], views[j], (surfaces[i], surfaces[j]), straight[i], straight[j])
-        for i, j in tqdm(neighbours(model, views, agreement), desc=f"{name}: surface", unit="pair", disable=None)
+        for i, j in progress.bar(neighbours(model, views, agreement), desc=f"{name}: surface", unit="pair")
     }
     tracks = find_tracks(views, straight, matches, agreement)
     chosen = choose(np.arange(len(tracks.points)), limit, generator_of(seed, name))

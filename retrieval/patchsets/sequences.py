@@ -16,7 +16,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from hardnet.patchsets.arrays import PatchSet
 from retrieval.config import Config
@@ -41,6 +40,7 @@ from retrieval.patchsets.writing import (
     working_to_original,
 )
 from retrieval.photographs.decoding import LoadedImage, load_image
+from retrieval.running import progress
 
 HPATCHES_IMAGES = 6  # a reference and five others
 SMALLEST_SCALE = 1.0  # pixels; a region carried to less than this has no detail left to learn from
@@ -120,7 +120,7 @@ def sequence_patches(
     points: list[np.ndarray] = []
     scenes: list[np.ndarray] = []
     total = 0
-    for scene, sequence in enumerate(tqdm(sequences, desc="sequences", unit="sequence", disable=None)):
+    for scene, sequence in enumerate(progress.bar(sequences, desc="sequences", unit="sequence")):
         photographs, homographies, _ = _load(sequence, config, correct)
         regions = _reference_regions(photographs[0], CONTEXT, config)
         carried, seen = _carry(regions, photographs, homographies, CONTEXT)
@@ -181,7 +181,7 @@ def write_hpatches(
     sequences = [read_sequence(folder) for folder in folders]
     _check_writable(sequences, destination)
     written: dict[str, Any] = {}
-    for sequence in tqdm(sequences, desc="hpatches", unit="sequence", disable=None):
+    for sequence in progress.bar(sequences, desc="hpatches", unit="sequence"):
         generator = generator_of(seed, sequence.name)
         photographs, homographies, registrations = _load(sequence, config, correct)
         regions = _reference_regions(photographs[0], 1.0, config)

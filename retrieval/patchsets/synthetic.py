@@ -15,7 +15,6 @@ from pathlib import Path
 import cv2
 import joblib
 import numpy as np
-from tqdm import tqdm
 
 from hardnet.patchsets import PatchSet
 from retrieval.config import Config
@@ -27,6 +26,7 @@ from retrieval.patchsets.transfer import inside, transfer
 from retrieval.patchsets.writing import CONTEXT, DEFAULTS, training_patches
 from retrieval.photographs.addresses import located
 from retrieval.photographs.decoding import load_image
+from retrieval.running import progress
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def synthetic_patches(
         for place, path in enumerate(photographs, first)
     )
     patches, points, scenes, total = [], [], [], 0
-    for index, result in enumerate(tqdm(results, "patches", len(photographs), unit="image", disable=None)):
+    for index, result in enumerate(progress.bar(results, "patches", len(photographs), unit="image")):
         if isinstance(result, str):
             logger.warning("skipped %s", result)
             continue

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from tqdm import tqdm
-
 from retrieval.config import ImageConfig
 from retrieval.errors import DatasetError
 from retrieval.photographs import addresses, stores
@@ -20,6 +18,7 @@ from retrieval.photographs.files import Peek, display_name, file_limit, file_sta
 from retrieval.photographs.headers import count_pictures
 from retrieval.photographs.places import numbered, place_of, stem_of
 from retrieval.photographs.stores import Status
+from retrieval.running import progress
 from retrieval.storage.artefacts import MANIFEST, PLAN, is_artefact
 
 logger = logging.getLogger(__name__)
@@ -85,7 +84,7 @@ def list_images(root: str | Path, images: ImageConfig | None = None, *, may_be_e
     if not names and not may_be_empty:
         raise DatasetError(f"{root} holds no file: expected a folder of photographs")
     if images is not None:
-        names = [one for name in tqdm(names, **_bar(images)) for one in pictures_of(root / name, name, images)]
+        names = [one for name in progress.bar(names, **_bar(images)) for one in pictures_of(root / name, name, images)]
     return ImageSet(root, tuple(sorted(names, key=os.fsencode)))
 
 
@@ -124,7 +123,7 @@ def _list_store(root: Path, images: ImageConfig | None, may_be_empty: bool) -> I
     if images is not None and images.pages != "first":
         look = functools.partial(_look, root, images, found)
         with stores.at_once(_LOOKS, [root]) as each:
-            names = dict(zip(found, tqdm(each(look, found), total=len(found), **_bar(images)), strict=True))
+            names = dict(zip(found, progress.bar(each(look, found), total=len(found), **_bar(images)), strict=True))
     states = {one: found[name].state for name, several in names.items() for one in several}
     return ImageSet(root, tuple(sorted(states, key=os.fsencode)), states=states)
 
@@ -191,7 +190,7 @@ def pictures_of(
 
 def _bar(images: ImageConfig) -> dict[str, Any]:
     """A progress bar where files are looked at."""
-    return {"desc": "look", "unit": "file", "disable": True if images.pages == "first" else None}
+    return {"desc": "look", "unit": "file", "disable": images.pages == "first"}
 
 
 def _count(path: Path, images: ImageConfig, status: Status | None = None) -> int:

@@ -12,7 +12,6 @@ from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from retrieval.config import ImageConfig
 from retrieval.datasets.benchmarks import Benchmark
@@ -24,6 +23,7 @@ from retrieval.index.collection import Collection
 from retrieval.reporting.figures import BOX
 from retrieval.reporting.pictures import Photograph, encode, fitted, open_photograph, resized, shrunk
 from retrieval.reporting.strokes import Placed, stroke
+from retrieval.running import progress
 from retrieval.search.queries import corners
 
 TOP = 20  # hits of a query that are shown under every row
@@ -140,7 +140,7 @@ class Album:
             self._embed(("query", query.name), partial(self._query, query))
         ranks = zip_longest(*heads) if heads else ()
         images = dict.fromkeys(image for rank in ranks for image in rank if image is not None)
-        for image in tqdm(images, desc="pictures of the report", unit="picture", disable=None):
+        for image in progress.bar(images, desc="pictures of the report", unit="picture"):
             self._embed(("hit", image), partial(self._hit, image))
 
     def query_class(self, query: Query) -> str:

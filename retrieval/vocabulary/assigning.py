@@ -4,8 +4,8 @@ import functools
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from retrieval.running import progress
 from retrieval.running.engine import Engine
 from retrieval.storage import atomic, delivery
 from retrieval.vocabulary.encoded import CHUNK, Encoded
@@ -28,7 +28,7 @@ def words_of(engine: Engine, folder: Path, vocabulary: Vocabulary, codes: np.nda
     """
     labels = np.empty(len(codes), np.int32)
     shards = slices(len(codes), CHUNK)
-    with tqdm(total=len(shards), desc=title, unit="step", disable=None) as bar:
+    with progress.bar(total=len(shards), desc=title, unit="step") as bar:
         if not engine.elsewhere:
             atomic.discard(folder)  # of one that was killed
             for some in shards:

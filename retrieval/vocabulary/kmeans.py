@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from retrieval.config import VocabularyConfig, digest
 from retrieval.errors import ArtefactError, RetrievalError
+from retrieval.running import progress
 from retrieval.storage.artefacts import read_arrays, read_manifest, write_artefact
 from retrieval.vocabulary import lloyd
 from retrieval.vocabulary.encoded import Encoded
@@ -92,22 +92,22 @@ def train(
     device = _device(faiss, kind)
     logger.info("k-means: %d descriptors, %d words, %s assignment on %s", len(sample), config.words, kind, device)
 
-    progress: dict[str, list[float]] = {"objective": [], "reseeded": [], "iteration_seconds": []}
+    history: dict[str, list[float]] = {"objective": [], "reseeded": [], "iteration_seconds": []}
     settings = _checkpoint_settings(sample, config, seed)
     warmth: lloyd.Warmth | None = None  # what an iteration knows of the one before, with approximate assignment
     if checkpoint is not None:
-        centroids, warmth, progress = _resume(checkpoint, settings, centroids, progress)
-    finished = len(progress["objective"])
+        centroids, warmth, history = _resume(checkpoint, settings, centroids, history)
+    finished = len(history["objective"])
     training = _on_gpu(sample) if kind == "gpu" else sample
-    with tqdm(total=config.iterations, initial=finished, desc="k-means", unit="iteration", disable=None) as bar:
+    with progress.bar(total=config.iterations, initial=finished, desc="k-means", unit="iteration") as bar:
         for iteration in range(finished, config.iterations):
             begun = time.perf_counter()
             centroids, objective, reseeded, warmth = _iterate(
                 faiss, training, centroids, config, seed + iteration, warmth, find
             )
-            progress["objective"].append(objective)
-            progress["reseeded"].append(reseeded)
-            progress["iteration_seconds"].append(time.perf_counter() - begun)
+            history["objective"].append(objective)
+            history["reseeded"].append(reseeded)
+            history["iteration_seconds"].append(time.perf_counter() - begun)
             bar.set_postfix(objective=f"{objective:.6g}", refresh=False)
             bar.update()
             if checkpoint is not None:
@@ -117,7 +117,7 @@ def train(
                     CHECKPOINT_VERSION,
                     {"centroids": centroids, **({} if warmth is None else vars(warmth))},
                     settings,
-                    progress,
+                    history,
                 )
 
     counts = _count(training, centroids, config, seed, warmth, find)
@@ -125,7 +125,7 @@ def train(
     if empty:
         logger.warning("%d of %d words have no training descriptor", empty, config.words)
     statistics = {
-        **progress,
+        **history,
         "empty_words": empty,
         "descriptors": len(sample),
         "seconds": time.perf_counter() - started,
@@ -269,20 +269,20 @@ def _checkpoint_settings(sample: Encoded, config: VocabularyConfig, seed: int) -
 
 
 def _resume(
-    checkpoint: Path, settings: dict[str, Any], centroids: np.ndarray, progress: dict[str, list[float]]
+    checkpoint: Path, settings: dict[str, Any], centroids: np.ndarray, history: dict[str, list[float]]
 ) -> tuple[np.ndarray, lloyd.Warmth | None, dict[str, list[float]]]:
-    """Centroids, what the next iteration knows, and progress of a fitting checkpoint, or those given."""
+    """Centroids, what the next iteration knows, and history of a fitting checkpoint, or those given."""
     if not checkpoint.exists():
-        return centroids, None, progress
+        return centroids, None, history
     try:
         manifest = read_manifest(checkpoint, CHECKPOINT_KIND, CHECKPOINT_VERSION)
         arrays = read_arrays(checkpoint, manifest, verify=True)
     except ArtefactError as error:
         logger.warning("%s; training starts from the beginning", error)
-        return centroids, None, progress
+        return centroids, None, history
     if manifest["digest"] != digest(settings):
         logger.warning("%s belongs to other data or settings; training starts from the beginning", checkpoint)
-        return centroids, None, progress
+        return centroids, None, history
     logger.info("k-means goes on after iteration %d of %s", len(manifest["facts"]["objective"]), checkpoint)
     warmth = lloyd.Warmth(np.array(arrays["labels"]), np.array(arrays["centres"])) if "labels" in arrays else None
-    return np.array(arrays["centroids"]), warmth, {**progress, **manifest["facts"]}
+    return np.array(arrays["centroids"]), warmth, {**history, **manifest["facts"]}

@@ -606,6 +606,11 @@ def test_a_wait_that_is_none_is_refused(built, wait, capsys):
     assert "argument --wait: parallel.wait" in capsys.readouterr().err
 
 
+def test_a_wait_for_nobody_is_refused(built, capsys):
+    assert main(["query", str(built), QUERY, "--wait", "2"]) == 2
+    assert "name their --scheduler" in capsys.readouterr().err
+
+
 def test_no_index_stores_a_scheduler(built, tmp_path, workers):
     shutil.copytree(built, tmp_path / "index")
     with over(Retriever.open(tmp_path / "index")) as spread:
