@@ -59,8 +59,8 @@ class Homes:
     async def instead(self, part: int, lost: str) -> str:
         """Gives a part to another worker than the one that is lost or hangs: that with the fewest parts.
 
-        One that was silent itself is taken when no other has come after a while; and where there is nobody at all but
-        the one that hangs, it stays with that.
+        When no other has come after a while, those that were silent are asked whether they hear again, and the lost one
+        too, which has the part already. Where nobody does, this takes until somebody comes.
 
         Returns:
             The worker that has it now.
@@ -69,15 +69,18 @@ class Homes:
         patience = _PATIENCE if self._wait is None else min(_PATIENCE, self._wait / 4)
         while self._of[part] == lost:  # else another search was faster
             there, waited = await self._questions.there(), time.monotonic() - begun
-            others = [one for one in there if one != lost and (one not in self._late or waited > patience)]
-            if others and self._of[part] == lost:
-                self._of[part] = min(others, key=self._of.count)
+            fit = [one for one in there if one != lost and one not in self._late]
+            if not fit and waited > patience:
+                heard = await asyncio.gather(*map(self._hears, there))
+                fit = [one for one, hears in zip(there, heard, strict=True) if hears]
+                if lost in fit:
+                    break
+            if fit and self._of[part] == lost:
+                self._of[part] = min(fit, key=self._of.count)
                 logger.info("worker %s has gone, or hangs: %s takes over what it had", lost, self._of[part])
-            elif waited > patience and lost in there:
-                break
-            else:
+            elif not fit:
                 if waited > _NOBODY and not told:
-                    logger.warning("%s has no worker: searches go on when there is one", self._address)
+                    logger.warning("%s has no worker that answers: searches go on when there is one", self._address)
                     told = True
                 await asyncio.sleep(_LOOKED)
         return self._of[part]

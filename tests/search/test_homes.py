@@ -29,11 +29,15 @@ class Workers:
         return function
 
 
-async def search(homes, workers, parts):
-    """What is missing, of a search that gives up on who hangs."""
+async def search(homes, workers, parts, patience=FOREVER):
+    """What is missing, of a search that gives up on who hangs, and where nobody is found to ask."""
 
     async def asked(part):
-        worker = await homes.of(part)
+        try:
+            worker = await asyncio.wait_for(homes.of(part), patience)
+        except TimeoutError:
+            homes.unanswered(part)
+            return part
         if worker in workers.hung:
             homes.unanswered(part)
             return part
@@ -120,9 +124,29 @@ def test_who_hangs_keeps_a_part_where_there_is_nobody_else(monkeypatch):
         homes = of(workers, "a")
         workers.hung = {"a"}
         assert await search(homes, workers, 1) == {0}
-        assert await search(homes, workers, 1) == {0}
+        assert await search(homes, workers, 1, patience=0.5) == {0}
         workers.hung = set()
         assert await search(homes, workers, 1) == set()
+        assert homes.workers == ("a",)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("comes", ["a", "b", "c"])
+def test_no_part_is_given_to_who_hangs(comes):
+    """Neither to another than the lost one, nor back to that: somebody comes, or hears again, in the end."""
+
+    async def run():
+        workers = Workers("a", "b")
+        homes = of(workers, "a", late=["b"])
+        workers.hung = {"a", "b"}
+        moved = asyncio.ensure_future(homes.instead(0, "a"))
+        await asyncio.sleep(1.0)  # many times what it waits for each
+        assert not moved.done()
+        workers.hung.discard(comes)
+        workers.here = sorted({*workers.here, comes})
+        assert await moved == comes
+        assert homes.workers == (comes,)
 
     asyncio.run(run())
 
@@ -142,4 +166,4 @@ def test_a_search_waits_for_a_worker_where_there_is_none(monkeypatch, caplog):
         assert await moved == "b"
 
     asyncio.run(run())
-    assert "the scheduler has no worker: searches go on when there is one" in caplog.text
+    assert "the scheduler has no worker that answers: searches go on when there is one" in caplog.text
