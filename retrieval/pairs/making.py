@@ -88,6 +88,7 @@ def make(
     folder, config, now = Path(folder), config or collection.config, stored.identities(collection)
     work = _compared(collection, folder, now, most, config)
     if work.finished:  # found without a lock: it may lie where nobody can write
+        _tidy(partial_folder(folder))
         return Pairs(collection, work.known, config), Cost()
     partial = partial_folder(folder)
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -127,6 +128,15 @@ class _Work:
     def finished(self) -> bool:
         """Whether what is there is up to date."""
         return self.earlier is not None and not len(self.missing) and not self.gone
+
+
+def _tidy(partial: Path) -> None:
+    """Removes what a process left that was killed when its pairs were there, where nobody is at work and one may."""
+    with contextlib.suppress(ArtefactError, OSError):
+        atomic.clear_temporary(partial)
+        if partial.exists():
+            with lock.writing(partial):
+                atomic.discard(partial)
 
 
 def _compared(collection: Collection, folder: Path, now: np.ndarray, most: int | None, config: Config) -> _Work:

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import tracemalloc
 
 import numpy as np
@@ -323,20 +322,49 @@ def test_work_for_another_state_is_not_taken_up(changing, tmp_path, monkeypatch)
     assert key(make(now, folder)[0]) == key(now.pairs())
 
 
+KILLED = """
+import os, signal, sys
+from retrieval.commands.cli import main
+from retrieval.running.engine import Processes
+
+completed = Processes.completed
+
+def first(self, *given):
+    for one in completed(self, *given):
+        yield one
+        os.kill(os.getpid(), signal.SIGKILL)  # once it was taken
+
+Processes.completed = first
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def test_a_killed_command_goes_on(signed, tmp_path):
     target = tmp_path / "photos.tsv"
-    command = [sys.executable, "-m", "retrieval.commands.cli", "pairs", str(signed), "-o", str(target), *JOBS]
-    plan = tmp_path / "photos.tsv.pairs.partial" / "000000000"
-    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while running.poll() is None and not plan.exists():
-        time.sleep(0.005)
-    running.send_signal(signal.SIGKILL)
-    running.wait()
+    verb = ["pairs", str(signed), "-o", str(target), *JOBS]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *verb], capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (tmp_path / "photos.tsv.pairs.partial" / "000000000").exists()
+    assert not target.exists()
+    command = [sys.executable, "-m", "retrieval.commands.cli", *verb]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos.tsv", "photos.tsv.pairs"]
     collection = retrieval.Collection.open(signed)
     assert len(target.read_text().splitlines()) == len(collection.pairs()) + 1
+
+
+def test_what_a_killed_process_left_when_it_was_done_goes(collection, tmp_path):
+    folder = tmp_path / "a.pairs"
+    partial = making.partial_folder(folder)
+    make(collection, folder)
+    partial.mkdir()
+    (partial / "000000000").write_text("of a shard")
+    with lock.writing(partial):
+        make(collection, folder)
+        assert partial.exists()  # another is at it
+    make(collection, folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pairs"]
 
 
 def test_an_index_that_changes_meanwhile_is_told(changing, tmp_path):
