@@ -209,7 +209,10 @@ def _talking() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ending_told() -> Iterator[None]:
-    """SIGTERM ends the block as an error that is told, where signals can be handled."""
+    """SIGTERM ends the block as an error that is told, where signals can be handled.
+
+    After an error it is ignored: torchrun sends it to all as soon as one fails, and what has failed is yet to be told.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -220,5 +223,7 @@ def _ending_told() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    except BaseException:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise
+    signal.signal(signal.SIGTERM, before)
