@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ROWS = ("bow", "bow+sv", "bow+sv+qe", "hqe+ma", "hqe+sv", "hqe+sv+ma")
 SHOWN = {"int8": r"^\| hardnet \| (.+) \|$", "float32": r"others print ([\d.| ]+)\.\)"}  # what runs says the processor
-TOLERANCE = 1.0  # points: processors round differently, and words follow; three seeds are up to 2.4 apart
+TOLERANCE = 2.5  # points: processors round differently, and words follow; three seeds are up to 2.4 apart
 
 
 def main() -> int:

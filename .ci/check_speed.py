@@ -22,9 +22,10 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "figures.json"
             command = [sys.executable, "-m", f"benchmarks.{name}", *arguments, "--json", str(target)]
-            subprocess.run(
-                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
-            )  # bars are not asked
+            done = subprocess.run(command, capture_output=True, text=True, check=False)  # its own bars are not asked
+            if not target.exists():
+                print(done.stderr[-2000:], file=sys.stderr)
+                return done.returncode or 1
             rows = json.loads(target.read_text())["measures"]
         for row in rows:
             least = next((guard for start, guard in guards.items() if row["name"].startswith(start)), None)

@@ -11,6 +11,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: none of them
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # what runs on a GPU is tested on torch's CPU device
 
 import cv2
+import hypothesis
 import numpy as np
 import pytest
 import skimage.data
@@ -19,6 +20,11 @@ from retrieval import config as settings
 from retrieval.evaluation.pipeline import build_collection, remove_partial
 from retrieval.photographs.folder import list_images
 from tests import object_store
+from tests.depth import SOAK
+
+# no verdict hangs on how fast a machine is, nor, but in `make soak`, on what is drawn
+hypothesis.settings.register_profile("retrieval", deadline=None, derandomize=not SOAK)
+hypothesis.settings.load_profile("retrieval")
 
 ROOTSIFT = "descriptor.name=rootsift"  # quick; the default has tests of its own (vocabulary/test_bundled.py)
 OVERRIDES = [

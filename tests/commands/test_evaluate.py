@@ -124,7 +124,7 @@ ODD = st.one_of(TEXT, st.text("\", \n\r;'\tä.", min_size=1, max_size=6)).filter
 COORDINATE = st.floats(0, 1e6, allow_subnormal=False)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_odd_names_survive(data):
     names = data.draw(st.lists(ODD, min_size=2, max_size=6, unique=True))
@@ -154,7 +154,7 @@ def test_odd_names_survive(data):
     assert found == expected
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.one_of(st.binary(max_size=80), st.text(max_size=80).map(lambda text: (HEAD + text).encode(errors="replace"))))
 def test_any_bytes_are_read_or_refused(data):
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(DatasetError):

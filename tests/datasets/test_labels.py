@@ -124,7 +124,7 @@ class Marks(RuleBasedStateMachine):
 
 
 Marks.TestCase.settings = settings(
-    max_examples=60 if THOROUGH else 15, stateful_step_count=15, deadline=None, derandomize=True, database=None
+    max_examples=60 if THOROUGH else 15, stateful_step_count=15, derandomize=True, database=None
 )
 TestMarks = Marks.TestCase
 

@@ -136,7 +136,7 @@ def plain(ranked: list[int], positives: set[int], ignored: set[int]) -> tuple[fl
     return area, at
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.integers(0, 2**32 - 1))
 def test_equals_the_protocol_in_plain_loops(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -237,7 +237,7 @@ def test_pickles_of_more_than_plain_data_are_refused(tmp_path: Path, reason: str
     assert not (tmp_path / "ran").exists()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=60), st.integers(0, 400))
 def test_damaged_pickles_are_dataset_errors(tmp_path_factory: pytest.TempPathFactory, junk: bytes, at: int) -> None:
     path = tmp_path_factory.getbasetemp() / "damaged.pkl"

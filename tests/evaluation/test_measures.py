@@ -28,7 +28,7 @@ def reference(ranked: list[int], positives: set[int], junk: set[int]) -> float:
     return area
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(st.integers(0, 2**32 - 1))
 def test_equals_the_reference_program(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -51,7 +51,7 @@ def curve_in_loops(ranked: list[int], positives: set[int], junk: set[int]) -> li
     return points
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(0, 2**32 - 1))
 def test_the_curve_equals_plain_loops_and_its_area_is_the_average_precision(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -55,7 +55,7 @@ def cosines(one, other):
     return (one * other).sum(axis=1) / (np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(SEEDS)
 def test_responses(seed):
     image = cv2.GaussianBlur(picture(seed), (0, 0), 1.6)
@@ -88,7 +88,7 @@ def compared(seed, config):
     return total, missed
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(SEEDS, st.sampled_from(CONFIGS))
 def test_points(seed, config):
     """The same points in the same order, but for a few (of 300 pictures, 1 % on average, and 7 % of one)."""
@@ -102,7 +102,7 @@ def test_points_of_many_pictures(config):
     assert missed <= 0.03 * total
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(SEEDS, st.sampled_from([19, 13, 5]))
 def test_shapes(seed, window):
     config = dataclasses.replace(CONFIG, shape_window=window)
@@ -135,7 +135,7 @@ def test_shapes_near_the_border():
     np.testing.assert_allclose(ours[both], plain[both], atol=2e-3)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(SEEDS, st.sampled_from([(32, 1.5), (41, 1.5), (19, 1.83), (48, 0.75), (7, 0.5), (64, 1.5)]))
 def test_patches(seed, size_and_blur):
     size, blur = size_and_blur
@@ -174,7 +174,7 @@ def test_regions_that_are_none_are_refused(column, value):
         cut_patches(np.zeros((100, 100), np.float32), regions, 32)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SEEDS, st.floats(0.001, 300))
 def test_rootsift(seed, contrast):
     noise = np.random.default_rng(seed).normal(0, 1, (9, 41, 41)).astype(np.float32)

@@ -202,7 +202,7 @@ def test_any_sequence_of_changes_equals_a_fresh_build(pool, first, monkeypatch, 
     monkeypatch.setattr(extractor, "extract_image", once)
     Changes.pool, Changes.first = pool, first
     Changes.TestCase.settings = settings(
-        max_examples=5 if THOROUGH else 3, stateful_step_count=7, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=5 if THOROUGH else 3, stateful_step_count=7, suppress_health_check=list(HealthCheck)
     )
     Changes.TestCase().runTest()
 

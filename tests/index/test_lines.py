@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval.errors import ArtefactError
@@ -77,7 +77,6 @@ def _not_ascii(entries):
 
 
 @pytest.mark.parametrize("written", [lines_of, _turned, _without_an_end, _in_many_spellings, _not_ascii])
-@settings(deadline=None)
 @given(entries=st.lists(ENTRIES, max_size=12, unique_by=lambda entry: entry["name"]), data=st.data())
 def test_lines_say_what_json_says(written, entries, data):
     lines = Lines(Path(), written(entries))
@@ -100,7 +99,6 @@ def test_lines_say_what_json_says(written, entries, data):
     ]
 
 
-@settings(deadline=None)
 @given(names=st.lists(TEXTS, unique=True, min_size=1, max_size=300), data=st.data())
 def test_names_are_sorted_as_python_sorts_their_bytes(names, data):
     """In order but for a few at the end, as after an addition, or not at all."""
@@ -112,7 +110,6 @@ def test_names_are_sorted_as_python_sorts_their_bytes(names, data):
     assert list(lines.names(order)) == sorted(names, key=_bytes)
 
 
-@settings(deadline=None)
 @given(entries=st.lists(ENTRIES, min_size=1, max_size=8, unique_by=lambda entry: entry["name"]), data=st.data())
 def test_what_is_removed_is_not_found(entries, data):
     removed = data.draw(st.sets(st.sampled_from(range(len(entries)))))

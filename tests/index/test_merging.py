@@ -34,7 +34,7 @@ def stored(images, folder):
 
 
 @pytest.mark.parametrize("kind", ["plain", "signs", "vectors"])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_merged_segments_equal_one_built_of_all_images(kind, data, tmp_path_factory):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))

@@ -43,7 +43,7 @@ def matrix(images, n_words):
     return scipy.sparse.csr_matrix(counts)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000))
 def test_scores_equal_a_sparse_product(seed):
     n_words = 50

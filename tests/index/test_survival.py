@@ -395,12 +395,12 @@ def test_two_threads_do_not_write_together(world):
     def hold() -> None:
         with lock.writing(index):
             inside.set()
-            leave.wait(30)
+            leave.wait(600)
 
     thread = threading.Thread(target=hold)
     thread.start()
     try:
-        assert inside.wait(30)
+        assert inside.wait(600)
         with pytest.raises(ArtefactError, match=f"{index} is being changed by process {os.getpid()}"):
             changes.remove(index, ["1.png"])
     finally:

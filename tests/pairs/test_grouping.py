@@ -124,7 +124,7 @@ def test_a_photograph_of_two_things_belongs_to_the_one_of_more_evidence():
     assert parts.shape == (len(towers) + len(walls) + len(middle), 2)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(range(8)), min_size=1, max_size=40), st.randoms(use_true_random=False))
 def test_a_photograph_of_many_links_has_the_parts_that_it_has_with_few(spots, random):
     """Links in one of eight rows of cells, each in most of its row: however few are compared, a part is a row."""
@@ -154,7 +154,7 @@ def test_memory_does_not_grow_with_the_square_of_a_photographs_links():
     assert peak < 40 * 2**20  # a matrix of 4000 x 4000 float32 alone is 61 MiB
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_the_numbers_of_photographs_do_not_matter(data):
     """Renaming photographs renames groups; and every group hangs together by links."""

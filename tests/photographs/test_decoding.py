@@ -624,7 +624,7 @@ def test_every_cut_of_a_jpeg_that_loses_pixels_is_told(kind, quality):
         assert 2 <= taken <= 4
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     name=st.sampled_from(sorted(SAMPLES)),
     changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=8),
@@ -642,7 +642,7 @@ def test_mutations_raise_only_image_errors(name, changes, head):
     assert np.isfinite(image.gray).all()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.sampled_from([b"", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"RIFF\0\0\0\0WEBP", b"P5 ", b"BM"]),
     st.binary(max_size=200),

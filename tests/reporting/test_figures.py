@@ -410,7 +410,7 @@ def test_a_refusing_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
         encode(np.zeros((9, 17_000, 3), np.uint8), ".webp")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 200))
 def test_neighbouring_colours_differ(count):
     colours = np.array(distinct_colours(count), int)

@@ -344,7 +344,7 @@ def test_several_protocols_and_queries_without_positives(photographs):
     assert hits(page, 0) == [("junk", "–", "c"), ("easy", "1", "a"), ("hard", "2", "b"), ("wrong", "3", "d")]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 2**32 - 1))
 def test_the_area_below_the_mean_curve_is_map(seed):
     rng = np.random.default_rng(seed)

@@ -1,12 +1,10 @@
 """Ctrl-C and SIGTERM during extraction: a quick and quiet end, and a second run that goes on."""
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,7 +12,7 @@ import pytest
 
 from retrieval.errors import ArtefactError
 from retrieval.features.store import FeatureStore
-from tests.command import interruptible
+from tests.command import alive, children_of, interruptible, state_of
 from tests.depth import THOROUGH
 
 PHOTOGRAPHS = 48
@@ -35,24 +33,42 @@ def many(tmp_path_factory):
 def command(photos, target):
     settings = ["descriptor.name=rootsift", "parallel.jobs=2", "parallel.shard_images=4"]
     settings += ["vocabulary.words=50", "vocabulary.iterations=1"]
-    verb = [sys.executable, "-m", "retrieval.commands.cli", "index", str(photos), "-o", str(target)]
+    verb = ["index", str(photos), "-o", str(target)]
     return verb + [part for setting in settings for part in ("--set", setting)]
 
 
-def children_of(process):
-    """The processes that this one started, in whatever session they are."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == process:
-                found.append(int(entry.name))
-    return found
+STOPS = """
+import os, signal, sys
+from retrieval.commands.cli import main
+from retrieval.features import store
+
+write = store.write_shard
+
+def stopping(*given):
+    write(*given)
+    store.write_shard = write
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+store.write_shard = stopping
+sys.exit(main(sys.argv[1:]))
+"""  # once the first shard is there, until it is told to go on
 
 
-def alive(process):
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
+def begun(verb, stream):
+    """A command that has stopped in the middle of its work, and its workers, which have not."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPS, *verb],
+        stdout=stream,
+        stderr=stream,
+        start_new_session=True,
+        preexec_fn=interruptible,
+    )
+    deadline = time.monotonic() + PATIENCE
+    while state_of(process.pid) != "T":
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return process, children_of(process.pid)
 
 
 WAYS = [(signal.SIGINT, 130, True), (signal.SIGTERM, 143, False)]
@@ -63,20 +79,12 @@ WAYS += [(signal.SIGINT, 130, False), (signal.SIGTERM, 143, True)] if THOROUGH e
 def test_a_signal_ends_a_run_in_order(many, tmp_path, number, code, whole_group):
     target = tmp_path / "index"
     with (tmp_path / "err").open("wb") as err:
-        process = subprocess.Popen(
-            command(many, target), stdout=err, stderr=err, start_new_session=True, preexec_fn=interruptible
-        )
-        first = tmp_path / "index.partial" / "features" / "shards" / "000000"
-        deadline = time.monotonic() + PATIENCE
-        while not first.exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        workers = children_of(process.pid)
+        process, workers = begun(command(many, target), err)
         if whole_group:  # as a terminal sends it
             os.killpg(process.pid, number)
         else:
             process.send_signal(number)
+        process.send_signal(signal.SIGCONT)
         assert process.wait(PATIENCE) == code
     said = (tmp_path / "err").read_text()
     assert [line for line in said.splitlines() if not line.startswith("INFO")] == [
@@ -90,9 +98,14 @@ def test_a_signal_ends_a_run_in_order(many, tmp_path, number, code, whole_group)
     assert not target.exists()
     with pytest.raises(ArtefactError, match="incomplete"):
         FeatureStore.open(tmp_path / "index.partial" / "features")
-    written = first.stat().st_mtime_ns
+    written = (tmp_path / "index.partial" / "features" / "shards" / "000000").stat().st_mtime_ns
     if number == signal.SIGINT and whole_group:
-        again = subprocess.run(command(many, target), capture_output=True, text=True, timeout=PATIENCE)
+        again = subprocess.run(
+            [sys.executable, "-m", "retrieval.commands.cli", *command(many, target)],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
         assert again.returncode == 0, again.stderr
         assert "shards are already there" in again.stderr
         assert written < (target / "manifest.json").stat().st_mtime_ns
@@ -100,16 +113,10 @@ def test_a_signal_ends_a_run_in_order(many, tmp_path, number, code, whole_group)
 
 
 def test_workers_leave_when_the_parent_is_killed(many, tmp_path):
-    process = subprocess.Popen(
-        command(many, tmp_path / "index"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    deadline = time.monotonic() + PATIENCE
-    while not (tmp_path / "index.partial" / "features" / "shards" / "000000").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    workers = children_of(process.pid)
+    process, workers = begun(command(many, tmp_path / "index"), subprocess.DEVNULL)
     process.kill()
     process.wait()
+    deadline = time.monotonic() + PATIENCE
     while any(alive(worker) for worker in workers):
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -69,7 +69,7 @@ def test_what_comes_late_costs_the_others_nothing(cluster):
     asked(cluster, (first, os.getpid))
     os.kill(process, signal.SIGSTOP)
     try:
-        answers = asked(cluster, (first, abs, -1), (second, abs, -2), (first, abs, -3), wait=3)
+        answers = asked(cluster, (first, abs, -1), (second, abs, -2), (first, abs, -3), wait=10)
         assert answers[0::2] == [1, 3]
         assert isinstance(answers[1], TimeoutError)
     finally:

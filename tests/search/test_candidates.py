@@ -27,7 +27,7 @@ NAMES = (
     *(f"scenes/{one}_{i}.jpg" for one in ("astronaut", "coffee") for i in range(3)),
 )
 LISTS = st.lists(st.sampled_from(NAMES), max_size=12)
-OFTEN = settings(max_examples=60 if THOROUGH else 20, deadline=None, derandomize=True, database=None)
+OFTEN = settings(max_examples=60 if THOROUGH else 20, derandomize=True, database=None)
 
 
 @pytest.fixture(scope="module")

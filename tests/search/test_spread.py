@@ -100,7 +100,7 @@ def equal(one, other):
             np.testing.assert_array_equal(value, theirs, err_msg=name)
 
 
-@limits(max_examples=60, deadline=None)
+@limits(max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1),
     counts=st.lists(st.integers(1, 5), min_size=1, max_size=4),
@@ -433,7 +433,7 @@ def test_a_worker_that_is_killed_in_a_search_is_replaced(built, workers):
 def test_what_does_not_answer_in_time_is_missing_and_back_when_it_does(built, workers, monkeypatch):
     one = Retriever.open(built)
     everything = one.query(QUERY, top=None)
-    with over(one, "parallel.wait=2") as spread:
+    with over(one, "parallel.wait=6") as spread:
         assert len(spread.query(QUERY, top=None)) > 0
         inside = spread._workers.spread
         process, names = process_of(workers, inside.homes.workers[1]), one.collection.names
@@ -562,7 +562,7 @@ def stopping(workers, monkeypatch):
     return stopping
 
 
-SPREAD = ("--scheduler", "local:2", "--wait", "2")
+SPREAD = ("--scheduler", "local:2", "--wait", "6")
 
 
 def test_the_command_says_what_it_could_not_search(built, stopping, capsys):

@@ -104,7 +104,7 @@ def test_signatures_do_not_depend_on_what_they_are_made_beside(beside):
         assert not embedding.signatures(descriptors[some], some.astype(np.int32)).any()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(seed=seeds, several=st.integers(1, 3))
 def test_votes_equal_loops(seed, several):
     rng, prototypes, images, segment = make_collection(seed)
@@ -147,7 +147,7 @@ def test_signatures_of_another_length_are_refused():
 
 
 @given(seed=seeds)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_signatures_equal_loops(seed):
     rng = np.random.default_rng(seed)
     descriptors = rng.normal(size=(60, D)).astype(np.float32)
@@ -203,7 +203,7 @@ def test_medians_do_not_depend_on_the_size_of_a_chunk(monkeypatch):
 
 
 @given(seed=seeds)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_distances_count_bits(seed):
     rng = np.random.default_rng(seed)
     bits = rng.integers(0, 2, (2, 30, BITS)).astype(bool)
@@ -290,7 +290,7 @@ def nearest(descriptors, centroids, several):
     return np.argsort(squared, axis=1, kind="stable")[:, :several].astype(np.int32)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=seeds, binary=st.booleans(), idf=st.booleans(), several=st.integers(1, 5))
 def test_asmk_equals_loops(seed, binary, idf, several):
     _, centroids, images, query = make_descriptors(seed)
@@ -388,7 +388,7 @@ def common_collection(seed, *more):
     return images, Snapshot.of(*segments), prototypes, query
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=seeds, common_alone=st.booleans())
 def test_images_of_common_words_alone_equal_loops(seed, common_alone):
     """Words weigh 1 for the image whose idf are all 0, idf for the others; whatever has a match is found."""
@@ -486,7 +486,7 @@ def expansion_by_loops(images, reliable, query, config, drawn):
     return merged
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=seeds, share=st.sampled_from([0.0, 0.3, 0.5, 2.0]))
 def test_expansion_equals_loops(seed, share):
     rng, prototypes, images, segment = make_collection(seed)

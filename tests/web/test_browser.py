@@ -158,6 +158,15 @@ def test_from_a_photograph_to_its_matches_and_back(open_page, address):
     )
 
 
+TYPED = """text => {  // faster than anybody types, on any machine
+    const field = document.querySelector("#find-text")
+    for (const letter of text) {
+        field.value += letter
+        field.dispatchEvent(new Event("input", { bubbles: true }))
+    }
+}"""
+
+
 def test_the_collection_is_filtered_as_one_types(open_page, address):
     page = open_page()
     page.goto(f"{address}/?page=1")
@@ -165,7 +174,7 @@ def test_the_collection_is_filtered_as_one_types(open_page, address):
     asked = []
     page.on("request", lambda request: asked.append(request.url) if "/api/images?" in request.url else None)
     page.focus("#find-text")
-    page.keyboard.type("Coffee ", delay=10)
+    page.evaluate(TYPED, "Coffee ")
     page.wait_for_selector("#collection-status:has-text('3 photographs with “Coffee” in the name')")
     assert len(asked) < len("Coffee")  # not a request for every letter
     assert page.locator("#images li").count() == 3
@@ -805,7 +814,7 @@ def test_what_has_to_be_run_for_groups_is_told(open_page, signed, photos, tmp_pa
         (tmp_path / "new").mkdir()
         cv2.imwrite(str(tmp_path / "new" / "another.png"), cv2.imread(str(photos / QUERY)))
         changes.add(retrieval.Collection.open(folder), [tmp_path / "new"])
-        for _ in range(20):  # the server looks every two seconds
+        for _ in range(1200):  # the server looks every two seconds
             page.wait_for_timeout(500)
             page.reload()
             page.wait_for_selector("#group-list img")
@@ -850,7 +859,7 @@ def test_the_page_follows_the_index(open_page, index, photos, tmp_path):
         page.goto(address)
         page.wait_for_selector("#collection-status:has-text('9 photographs')")
         changes.remove(folder, ["cat.png"])
-        for _ in range(20):
+        for _ in range(1200):
             page.wait_for_timeout(500)
             page.reload()
             page.wait_for_selector("#images img")

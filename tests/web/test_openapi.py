@@ -33,7 +33,6 @@ def client(index, tmp_path_factory):
 @SCHEMA.parametrize()
 @settings(
     max_examples=25,
-    deadline=None,
     derandomize=True,
     database=None,
     phases=[Phase.explicit, Phase.generate],

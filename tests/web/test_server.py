@@ -19,6 +19,7 @@ import httpx2
 
 from retrieval.index import changes
 from retrieval.web.service import image_id
+from tests.command import alive, children_of
 from tests.conftest import view
 from tests.depth import SOAK, THOROUGH
 from tests.web.web_client import PATIENCE, resident, serving, wait_for
@@ -149,7 +150,13 @@ def unread_body(whole):
 def test_heads_that_do_not_come_are_waited_for_no_longer(index, monkeypatch):
     from retrieval.web import server
 
-    monkeypatch.setattr(server, "HEAD_TIMEOUT", 0.3)
+    short, complete = 0.3, server.PatientProtocol.on_response_complete
+
+    def answered(self):
+        monkeypatch.setattr(server, "HEAD_TIMEOUT", short)
+        complete(self)
+
+    monkeypatch.setattr(server.PatientProtocol, "on_response_complete", answered)
     with in_this_process(index) as address:
         whole = request_of_health(address)
         unread = unread_body(whole)
@@ -161,12 +168,13 @@ def test_heads_that_do_not_come_are_waited_for_no_longer(index, monkeypatch):
             (unread, b"x"),
             (foreign, b"x"),
         ):
+            monkeypatch.setattr(server, "HEAD_TIMEOUT", PATIENCE if len(data) > len(whole) else short)
             with socket.create_connection(address, timeout=PATIENCE) as connection:
                 connection.sendall(data)
                 answer = b""
-                while piece := connection.recv(4096):
-                    answer += piece
-                    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has hung up by then
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has hung up by then
+                    while piece := connection.recv(4096):
+                        answer += piece
                         connection.sendall(more)
             assert answer.count(b"HTTP/1.1 200") == (data[:12] == whole[:12])
             assert answer.count(b"HTTP/1.1 403") == (data is foreign)
@@ -273,11 +281,10 @@ def test_nothing_is_imported_early():
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 
 
-def children(process):
+def descendants(process):
     """Processes that one has started, and those that these have."""
-    threads = Path(f"/proc/{process}/task").iterdir()
-    found = sorted(int(one) for thread in threads for one in (thread / "children").read_text().split())
-    return found + [other for one in found for other in children(one)]
+    found = children_of(process)
+    return found + [other for one in found for other in descendants(one)]
 
 
 def test_workers_search_take_up_a_change_and_end_with_the_server(index, tmp_path):
@@ -288,7 +295,7 @@ def test_workers_search_take_up_a_change_and_end_with_the_server(index, tmp_path
     with serving(index) as (_, address):
         expected = httpx2.post(f"{address}/api/search", json=wanted, timeout=PATIENCE).json()["hits"]
     with serving(tmp_path / "index", "--scheduler", "local:2", "--wait", "none") as (process, address):
-        started = children(process.pid)
+        started = descendants(process.pid)
         assert len(started) >= 2
         ask = lambda: httpx2.post(f"{address}/api/search", json=wanted, timeout=PATIENCE).json()  # noqa: E731
         assert ask()["hits"] == expected
@@ -296,6 +303,6 @@ def test_workers_search_take_up_a_change_and_end_with_the_server(index, tmp_path
         changes.remove(tmp_path / "index", [gone])
         changes.compact(tmp_path / "index", 2)  # the segments that were opened are deleted
         wait_for(lambda: gone not in [hit["name"] for hit in ask()["hits"]])
-        assert children(process.pid) == started  # the same workers
+        assert descendants(process.pid) == started  # the same workers
     assert process.returncode == 0, process.err
-    wait_for(lambda: not any(Path(f"/proc/{one}").exists() for one in started))
+    wait_for(lambda: not any(map(alive, started)))

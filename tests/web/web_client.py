@@ -16,6 +16,7 @@ from pathlib import Path
 
 from retrieval.search.retriever import Retriever
 from tests.command import interruptible
+from tests.ports import free_port
 
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line for every request
 BASE = "http://127.0.0.1:8000"
@@ -126,8 +127,7 @@ def proxied(folder, address, strip):
     names = ["-addext", "subjectAltName=DNS:example.org,IP:127.0.0.1"]
     files = ["-keyout", folder / "key.pem", "-out", folder / "cert.pem"]
     subprocess.run([*certificate, *names, *files], check=True, capture_output=True)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     configuration = folder / "nginx.conf"
     configuration.write_text(nginx_configuration(address, port, folder, strip))
     process = subprocess.Popen(["nginx", "-p", folder, "-c", configuration], stderr=subprocess.PIPE, text=True)

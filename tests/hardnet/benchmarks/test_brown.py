@@ -30,7 +30,7 @@ def loop_fpr95(distances, match):
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), min_size=2, max_size=80))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_fpr95_is_that_of_a_loop_and_of_scikit_learn(pairs):
     distances, match = np.array([d for d, _ in pairs], float), np.array([m for _, m in pairs])
     assume(0 < match.sum() < len(match))

@@ -48,7 +48,7 @@ def loop_average_precision(distances, correct, total=None):
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.booleans()), max_size=40), st.integers(0, 5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_average_precision_is_that_of_a_loop(entries, more):
     distances, correct = np.array([d for d, _ in entries], float), np.array([c for _, c in entries], bool)
     total = int(correct.sum()) + more

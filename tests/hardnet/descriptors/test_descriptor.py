@@ -43,7 +43,7 @@ def test_facts(kind):
 
 
 @every_descriptor
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     count=st.integers(0, 5),
     seed=st.integers(0, 1000),
@@ -63,7 +63,7 @@ def test_unit_rows_for_any_patches(kind, count, seed, low, high, byte):
 
 
 @pytest.mark.parametrize("kind", ["hardnet", "rootsift", "tfeat"])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 1000), gain=st.floats(0.2, 1.5), offset=st.floats(-20, 20))
 def test_affine_changes_of_intensity_do_not_matter(kind, seed, gain, offset):
     descriptor = DESCRIPTORS[kind]
@@ -123,7 +123,7 @@ def test_patches_are_not_changed_and_may_be_read_only_views(kind):
 
 
 @pytest.mark.parametrize("quantisation", [(-0.45, 210.0), (0.0, 1000.0)])
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(fraction=st.floats(0, 1))
 def test_quantisation_round_trip(quantisation, fraction):
     lo, scale = quantisation

@@ -18,7 +18,7 @@ def unit(rows):
 
 
 @given(st.integers(1, 9), st.integers(1, 16), st.integers(0, 2**31))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_value_and_gradients_equal_a_plain_loop(count, dimensions, seed):
     generator = torch.Generator().manual_seed(seed)
     raw, taught_rows = torch.randn((2, count, dimensions), generator=generator)

@@ -2,7 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -162,6 +161,23 @@ def test_pieces_give_the_same_weights_as_one_run(toy, tmp_path, changes):
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+DIES = """
+import os, signal, sys
+from hardnet.commands.cli import main
+from hardnet.training.state import State
+
+advance = State.advance
+
+def until_the_fifth(self):
+    advance(self)
+    if self.step == 5 and os.environ.get("RANK", "1") == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+State.advance = until_the_fifth
+sys.exit(main(sys.argv[1:]))
+"""  # the command line; alone, or as the second of a team
+
+
 @pytest.mark.parametrize(
     "student",
     thinned(["network: compact-8\nteacher: hardnet\nlosses: {regression: 4.0}\n", ""], 2),
@@ -176,25 +192,19 @@ def test_a_killed_run_gives_the_same_weights_as_one_left_alone(toy, tmp_path, mo
     ) + student
     (tmp_path / "toy.yaml").write_text(text)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "hardnet.commands.cli", "train", "toy.yaml", "--device", "cpu", "--run"]
 
-    def start(run, log):
-        with (tmp_path / log).open("wb") as stream:
-            return subprocess.Popen([*command, run], cwd=tmp_path, env=environment, stderr=stream)
+    def start(*program):
+        command = [sys.executable, *program, "train", "toy.yaml", "--device", "cpu", "--run", "killed"]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
 
-    running = start("killed", "first.log")
-    checkpoint = tmp_path / "killed" / CHECKPOINT
-    deadline = time.monotonic() + 600
-    while not checkpoint.exists() and running.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    running.send_signal(signal.SIGKILL)
-    running.wait()
-    state = torch.load(checkpoint, weights_only=True)
-    assert 0 < state["step"] < 40
-    assert start("killed", "killed.log").wait(timeout=600) == 0
+    killed = start("-c", DIES)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert torch.load(tmp_path / "killed" / CHECKPOINT, weights_only=True)["step"] == 3
+    again = start("-m", "hardnet.commands.cli")
+    assert again.returncode == 0, again.stderr
+    assert "going on after step 3 of 40" in again.stderr
     monkeypatch.chdir(tmp_path)
     assert main(["train", "toy.yaml", "--device", "cpu", "--run", "alone"]) == 0
-    assert f"going on after step {state['step']} of 40" in (tmp_path / "killed.log").read_text()
     one, other = (weights_of(tmp_path / run / "toy.safetensors") for run in ("killed", "alone"))
     assert all(torch.equal(one[key], other[key]) for key in one)
     assert list((tmp_path / "logs" / "toy").iterdir())

@@ -31,7 +31,7 @@ def loop_loss(anchors, positives, margin=1.0, hold=False):
 
 
 @given(st.integers(2, 9), st.integers(2, 16), st.integers(0, 2**31), st.floats(0.1, 2.0), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_value_and_gradients_equal_a_plain_loop(count, dimensions, seed, margin, hold):
     generator = torch.Generator().manual_seed(seed)
     raw = torch.randn((2, count, dimensions), generator=generator)

@@ -20,7 +20,7 @@ faults()
 given_back = faults()
 told = keep_freed_memory()
 faults()
-print(told, given_back, faults())
+print(told, given_back, min(faults() for _ in range(5)))  # the system may move pages about meanwhile
 """
 
 

@@ -15,7 +15,7 @@ def points_set(counts, first=0):
 
 
 @given(st.lists(st.integers(1, 5), min_size=12, max_size=30), st.integers(2, 8), st.integers(0, 1000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_batch_has_one_pair_of_different_patches_for_each_of_its_points(counts, size, number):
     counts = [*counts, *[2] * 8]
     patch_set = points_set(counts)

@@ -2,11 +2,8 @@
 
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +16,8 @@ from hardnet.training.loop import CHECKPOINT, train
 from hardnet.training.recipe import PhaseSettings, Recipe, SetSettings, load_recipe
 from hardnet.training.team import SharedError, Team
 from tests.depth import THOROUGH, thinned
-from tests.hardnet.training.test_loop import hidden_identity
+from tests.hardnet.training.test_loop import DIES, hidden_identity
+from tests.ports import free_port
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -129,24 +127,15 @@ def test_another_number_of_processes_goes_on_to_the_same_weights(place):
 @pytest.mark.skipif(not THOROUGH, reason="starts six programs; .ci/run does")
 def test_a_killed_process_ends_the_run_which_goes_on_to_the_same_weights(place):
     write_recipe(place / "toy.yaml", steps=40)
-    with (place / "killed.log").open("w") as stream:
-        running = subprocess.Popen([*torchrun(2), *COMMAND, "killed"], cwd=place, env=ENVIRONMENT, stderr=stream)
-    deadline = time.monotonic() + LIMIT
-    while not (place / "killed" / CHECKPOINT).exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
-    second = next(pid for pid in children if "\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_text())
-    os.kill(int(second), signal.SIGKILL)
-    assert running.wait(timeout=LIMIT) == 1
-    log = (place / "killed.log").read_text()
-    assert "the same command goes on from the last checkpoint" in next(
-        x for x in log.splitlines() if x[:8] == "hardnet:"
-    )
-    assert f"Signal 9 (SIGKILL) received by PID {second}" in log  # torchrun's own report
-    state = torch.load(place / "killed" / CHECKPOINT, weights_only=True)
-    assert 0 < state["step"] < 40
+    (place / "dies.py").write_text(DIES)
+    killed = run([*torchrun(2), "--", "dies.py", *COMMAND[3:], "killed"], place, check=False)
+    assert killed.returncode == 1
+    (line,) = told(killed)
+    assert "the same command goes on from the last checkpoint" in line
+    assert "Signal 9 (SIGKILL) received by PID" in killed.stderr  # torchrun's own report
+    assert torch.load(place / "killed" / CHECKPOINT, weights_only=True)["step"] == 3
     again = run([*torchrun(2), *COMMAND, "killed"], place)
-    assert again.stderr.count(f"going on after step {state['step']} of 40") == 1
+    assert again.stderr.count("going on after step 3 of 40") == 1
     assert again.stdout.count("step 40 of 40") == 1  # one process speaks
     run([*torchrun(2), *COMMAND, "whole"], place)
     one, other = ((place / name / "toy.safetensors").read_bytes() for name in ("killed", "whole"))
@@ -175,9 +164,7 @@ def test_a_process_with_other_patches_is_refused_before_the_first_step(place):
 def test_two_hosts_without_a_common_disk(place):
     """Two torchruns that meet at an address, each with a folder of its own; torchrun counts them in either order."""
     write_recipe(place / "toy.yaml", steps=6)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     meeting = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "toy"]
     start = [sys.executable, "-m", "torch.distributed.run", *meeting, "--rdzv-endpoint", f"127.0.0.1:{port}", *COMMAND]
     for steps, order in (("3", "ab"), ("0", "ba")):

@@ -20,9 +20,9 @@ class Threads(Team):
 
     def all(self, values):
         Threads.table[self.rank] = values.detach()
-        Threads.meeting.wait(60)
+        Threads.meeting.wait(600)
         found = [one.clone() for one in Threads.table]
-        Threads.meeting.wait(60)
+        Threads.meeting.wait(600)
         return found
 
 
@@ -38,7 +38,7 @@ def together(size, work):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(600)
     return found
 
 
