@@ -20,10 +20,10 @@ from retrieval import config as settings
 from retrieval.evaluation.pipeline import build_collection, remove_partial
 from retrieval.photographs.folder import list_images
 from tests import object_store
-from tests.depth import SOAK
+from tests.depth import THOROUGH
 
-# no verdict hangs on how fast a machine is, nor, but in `make soak`, on what is drawn
-hypothesis.settings.register_profile("retrieval", deadline=None, derandomize=not SOAK)
+# no verdict hangs on how fast a machine is, and none of `.ci/run` on what is drawn: `make test` draws anew
+hypothesis.settings.register_profile("retrieval", deadline=None, derandomize=THOROUGH)
 hypothesis.settings.load_profile("retrieval")
 
 ROOTSIFT = "descriptor.name=rootsift"  # quick; the default has tests of its own (vocabulary/test_bundled.py)

@@ -190,6 +190,8 @@ def _part(kind: type[BaseException] | None, *_: object) -> None:
     """Waits for the others, if all went well, and parts. NCCL would wait for those that failed; it ends with them."""
     if kind is None:
         torch.distributed.barrier()
+    else:
+        _ignore_sigterm()
     if kind is None or torch.distributed.get_backend() == "gloo":
         torch.distributed.destroy_process_group()
 
@@ -209,10 +211,7 @@ def _talking() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ending_told() -> Iterator[None]:
-    """SIGTERM ends the block as an error that is told, where signals can be handled.
-
-    After an error it is ignored: torchrun sends it to all as soon as one fails, and what has failed is yet to be told.
-    """
+    """SIGTERM ends the block as an error that is told, where signals can be handled."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -224,6 +223,12 @@ def _ending_told() -> Iterator[None]:
     try:
         yield
     except BaseException:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _ignore_sigterm()
         raise
     signal.signal(signal.SIGTERM, before)
+
+
+def _ignore_sigterm() -> None:
+    """After an error: torchrun sends it to all as soon as one fails, and what has failed is yet to be told."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)

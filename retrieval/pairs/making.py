@@ -88,7 +88,7 @@ def make(
     folder, config, now = Path(folder), config or collection.config, stored.identities(collection)
     work = _compared(collection, folder, now, most, config)
     if work.finished:  # found without a lock: it may lie where nobody can write
-        _tidy(partial_folder(folder))
+        _tidy(partial_folder(folder), collection)
         return Pairs(collection, work.known, config), Cost()
     partial = partial_folder(folder)
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -130,13 +130,19 @@ class _Work:
         return self.earlier is not None and not len(self.missing) and not self.gone
 
 
-def _tidy(partial: Path) -> None:
-    """Removes what a process left that was killed when its pairs were there, where nobody is at work and one may."""
+def _tidy(partial: Path, collection: Collection) -> None:
+    """Removes what a process left that was killed when its pairs were there, where nobody is at work and one may.
+
+    Work for another state of the index stays: it is somebody's who has opened that.
+    """
     with contextlib.suppress(ArtefactError, OSError):
         atomic.clear_temporary(partial)
         if partial.exists():
             with lock.writing(partial):
-                atomic.discard(partial)
+                plan = partial / artefacts.PLAN
+                state = settings_module.digest(collection.state.manifest)
+                if not plan.exists() or json.loads(plan.read_text(encoding="utf-8"))["index"] == state:
+                    atomic.discard(partial)
 
 
 def _compared(collection: Collection, folder: Path, now: np.ndarray, most: int | None, config: Config) -> _Work:

@@ -40,7 +40,8 @@ def bar(
 ) -> "tqdm[Any]":
     """A progress bar on standard error.
 
-    Without a terminal, logs a line every `EVERY` seconds where the level of this module's logger is INFO or below.
+    Without a terminal, logs a line every `EVERY` seconds at most, where the level of this module's logger is INFO or
+    below.
 
     Args:
         items: iterated over by who iterates over the bar; None for one that is moved by its `update`.
@@ -49,14 +50,15 @@ def bar(
         unit: what one item is called.
         options: further ones of tqdm's.
     """
-    if not sys.stderr.isatty():
+    isatty = getattr(sys.stderr, "isatty", None)  # what a program has put in its place may have none
+    if isatty is None or not isatty():
         counted = total is not None or hasattr(items, "__len__")
         options |= {
             "file": _Lines(),
             "bar_format": _SHARE if counted else _COUNT,
             "delay": EVERY,
             "mininterval": EVERY,
-            "maxinterval": EVERY,
+            "miniters": 1,  # else tqdm guesses how many take so long, and tells twice where it guessed wrong
             "disable": options.get("disable") or not logger.isEnabledFor(logging.INFO),
         }
     return tqdm(items, desc=desc, total=total, unit=unit, **options)

@@ -5,12 +5,15 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 
+from retrieval.errors import ClusterError
 from retrieval.running.passport import passport
 from retrieval.running.questions import Questions, WorkerLostError
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE = 10.0  # seconds until a worker that was silent is better than none, at most; a quarter of what a step waits
+_PATIENCE = (
+    10.0  # seconds until one that was silent and hears again is better than none, at most; a quarter of a step's
+)
 _HEARD = 5.0  # seconds in which a worker answers whether it hears, at most; half of what a step waits
 _NOBODY = 30.0  # seconds without any worker, after which somebody is told
 _LOOKED = 0.2  # seconds between looks at workers, while there is none
@@ -40,7 +43,7 @@ class Homes:
         return tuple(self._of)
 
     def unanswered(self, part: int) -> None:
-        """A question on a part was not answered in time: its worker is given no other, until it answers."""
+        """A question on a part was not answered in time: its worker is given no other, until it hears again."""
         self._silent.add(part)
         self._late.add(self._of[part])
 
@@ -52,44 +55,63 @@ class Homes:
     async def of(self, part: int) -> str:
         """The worker to ask: where that of the part was silent and does not even hear, another."""
         worker = self._of[part]
-        if part in self._silent and not await self._hears(worker):
+        seconds = _HEARD if self._wait is None else min(_HEARD, self._wait / 2)
+        if part in self._silent and not await self._hears(worker, seconds):
             return await self.instead(part, worker)
         return self._of[part]
 
     async def instead(self, part: int, lost: str) -> str:
         """Gives a part to another worker than the one that is lost or hangs: that with the fewest parts.
 
-        When no other has come after a while, those that were silent are asked whether they hear again, and the lost one
-        too, which has the part already. Where nobody does, this takes until somebody comes.
+        When no other has come after a while, one that was silent is taken if it hears again, or the lost one if that
+        does, which has the part already. Where nobody does, this takes until somebody comes.
 
         Returns:
             The worker that has it now.
+
+        Raises:
+            ClusterError: those that there are are not fit for it, or the scheduler has gone.
         """
         begun, told = time.monotonic(), False
         patience = _PATIENCE if self._wait is None else min(_PATIENCE, self._wait / 4)
-        while self._of[part] == lost:  # else another search was faster
-            there, waited = await self._questions.there(), time.monotonic() - begun
-            fit = [one for one in there if one != lost and one not in self._late]
-            if not fit and waited > patience:
-                heard = await asyncio.gather(*map(self._hears, there))
-                fit = [one for one, hears in zip(there, heard, strict=True) if hears]
+        hearing: dict[str, asyncio.Future[bool]] = {}  # those that were silent: whether they hear again
+        try:
+            while self._of[part] == lost:  # else another search was faster
+                there, waited = await self._questions.there(), time.monotonic() - begun
+                fit = [worker for worker in there if worker != lost and worker not in self._late]
+                if not fit:
+                    for worker in there:
+                        if worker not in hearing or _said(hearing[worker]) is False:
+                            hearing[worker] = asyncio.ensure_future(self._hears(worker, None))
+                    fit = [worker for worker in there if waited > patience and _said(hearing[worker]) is True]
                 if lost in fit:
                     break
-            if fit and self._of[part] == lost:
-                self._of[part] = min(fit, key=self._of.count)
-                logger.info("worker %s has gone, or hangs: %s takes over what it had", lost, self._of[part])
-            elif not fit:
-                if waited > _NOBODY and not told:
-                    logger.warning("%s has no worker that answers: searches go on when there is one", self._address)
-                    told = True
-                await asyncio.sleep(_LOOKED)
+                if fit and self._of[part] == lost:
+                    self._of[part] = min(fit, key=self._of.count)
+                    logger.info("worker %s has gone, or hangs: %s takes over what it had", lost, self._of[part])
+                elif not fit:
+                    if there and all(isinstance(_said(hearing[worker]), ClusterError) for worker in there):
+                        hearing[there[0]].result()
+                    if waited > _NOBODY and not told:
+                        logger.warning("%s has no worker that answers: searches go on when there is one", self._address)
+                        told = True
+                    await asyncio.sleep(_LOOKED)
+        finally:
+            for asked in hearing.values():
+                asked.cancel()
+            await asyncio.gather(*hearing.values(), return_exceptions=True)
         return self._of[part]
 
-    async def _hears(self, worker: str) -> bool:
+    async def _hears(self, worker: str, seconds: float | None) -> bool:
         """Whether a worker answers anything: one that is slow does, one that hangs does not."""
         try:
-            async with asyncio.timeout(_HEARD if self._wait is None else min(_HEARD, self._wait / 2)):
+            async with asyncio.timeout(seconds):
                 await self._questions.ask(worker, passport)
         except (TimeoutError, WorkerLostError):
             return False
         return True
+
+
+def _said(asked: "asyncio.Future[bool]") -> bool | BaseException | None:
+    """What was found out, or the error that it ended with; None: nothing yet."""
+    return (asked.exception() or asked.result()) if asked.done() else None

@@ -354,17 +354,33 @@ def test_a_killed_command_goes_on(signed, tmp_path):
     assert len(target.read_text().splitlines()) == len(collection.pairs()) + 1
 
 
-def test_what_a_killed_process_left_when_it_was_done_goes(collection, tmp_path):
+def test_what_a_killed_process_left_when_it_was_done_goes(collection, tmp_path, monkeypatch):
     folder = tmp_path / "a.pairs"
     partial = making.partial_folder(folder)
-    make(collection, folder)
-    partial.mkdir()
-    (partial / "000000000").write_text("of a shard")
+    with monkeypatch.context() as patch:
+        patch.setattr(making.atomic, "discard", lambda path: None)  # as if it had not come to that
+        make(collection, folder)
+    assert (partial / "plan.json").exists()
     with lock.writing(partial):
         make(collection, folder)
         assert partial.exists()  # another is at it
     make(collection, folder)
     assert [path.name for path in tmp_path.iterdir()] == ["a.pairs"]
+
+
+def test_work_for_another_state_is_left_to_who_has_that(changing, tmp_path, monkeypatch):
+    folder = tmp_path / "a.pairs"
+    make(changing, folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(making.stored, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        changing.remove(["cat.png"])
+        with pytest.raises(KeyboardInterrupt):
+            make(changing.newest(), folder)
+    partial = making.partial_folder(folder)
+    left = sorted(path.name for path in partial.iterdir())
+    assert "plan.json" in left
+    make(changing, folder)
+    assert sorted(path.name for path in partial.iterdir()) == left
 
 
 def test_an_index_that_changes_meanwhile_is_told(changing, tmp_path):

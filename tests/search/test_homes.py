@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("distributed")
 
+from retrieval.errors import ClusterError
 from retrieval.running.questions import WorkerLostError
 from retrieval.search import homes as homes_module
 from retrieval.search.homes import Homes
@@ -14,10 +15,10 @@ FOREVER = 1e6  # seconds
 
 
 class Workers:
-    """Answers as `Questions` does: some hang, and some have gone."""
+    """Answers as `Questions` does: some hang, some have gone, and some do not know the program."""
 
     def __init__(self, *there):
-        self.here, self.hung = list(there), set()
+        self.here, self.hung, self.strangers = list(there), set(), set()
 
     async def there(self):
         return sorted(self.here)
@@ -25,7 +26,10 @@ class Workers:
     async def ask(self, worker, function, *arguments):
         if worker not in self.here:
             raise WorkerLostError(worker)
-        await asyncio.sleep(FOREVER if worker in self.hung else 0.0)
+        if worker in self.strangers:
+            raise ClusterError(f"{worker} is a stranger")
+        while worker in self.hung:
+            await asyncio.sleep(0.01)
         return function
 
 
@@ -99,10 +103,11 @@ def test_several_searches_at_once_move_a_part_once(monkeypatch):
 @pytest.mark.parametrize("wait", [10.0, None])
 def test_one_that_was_late_is_better_than_none(wait, monkeypatch):
     """After a quarter of the time that a step has: a worker that is started in the lost one's place is better still."""
-    now, begins = [0.0], FOREVER
+    now, begins, yields = [0.0], FOREVER, asyncio.sleep
 
     async def sleep(seconds):
         now[0] += seconds
+        await yields(0)
 
     monkeypatch.setattr(homes_module.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(homes_module.asyncio, "sleep", sleep)
@@ -147,6 +152,32 @@ def test_no_part_is_given_to_who_hangs(comes):
         workers.here = sorted({*workers.here, comes})
         assert await moved == comes
         assert homes.workers == (comes,)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("late", ["b", "c"])
+def test_who_was_late_and_hears_takes_over_within_a_step(late):
+    """While one that hangs, too, is asked in vain."""
+
+    async def run():
+        workers = Workers("a", "b", "c")
+        homes = of(workers, "a", late=["b", "c"], wait=2.0)
+        workers.hung = {"a", "b", "c"} - {late}
+        homes.unanswered(0)
+        assert await asyncio.wait_for(homes.of(0), 2.0) == late
+
+    asyncio.run(run())
+
+
+def test_who_is_not_fit_for_it_counts_where_there_is_nobody_else():
+    async def run():
+        workers = Workers("b", "c")
+        workers.strangers = {"b"}
+        assert await of(workers, "a", late=["b", "c"]).instead(0, "a") == "c"
+        workers.strangers = {"b", "c"}
+        with pytest.raises(ClusterError, match="b is a stranger"):
+            await of(workers, "a", late=["b", "c"]).instead(0, "a")
 
     asyncio.run(run())
 

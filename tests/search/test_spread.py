@@ -461,7 +461,7 @@ def test_what_does_not_answer_in_time_is_missing_and_back_when_it_does(built, wo
             assert len(found) > 1
             away = next(name for image, name in enumerate(names) if inside.part_of[image] == 1)
 
-            async def hears(self, worker):
+            async def hears(self, worker, seconds):
                 return True
 
             with monkeypatch.context() as patched:  # one that is slow

@@ -1,7 +1,9 @@
 """Several processes under torchrun, and what they say to each other."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from hardnet.errors import TrainingError
 from hardnet.patchsets import PatchSet, write_arrays
 from hardnet.training import loop
+from hardnet.training import team as team_module
 from hardnet.training.loop import CHECKPOINT, train
 from hardnet.training.recipe import PhaseSettings, Recipe, SetSettings, load_recipe
 from hardnet.training.team import SharedError, Team
@@ -179,6 +182,30 @@ def test_two_hosts_without_a_common_disk(place):
     found = [path for path in place.glob("[ab]/toy.safetensors")]
     assert len(found) == 1  # where the first process ran
     assert found[0].read_bytes() == (place / "whole" / "toy.safetensors").read_bytes()
+
+
+def test_what_has_failed_is_told_though_sigterm_comes(monkeypatch):
+    """As torchrun sends it at once to all others of a run."""
+    group = team_module.torch.distributed
+    monkeypatch.setattr(group, "get_backend", lambda: "gloo")
+    monkeypatch.setattr(group, "barrier", lambda: None)
+    monkeypatch.setattr(group, "destroy_process_group", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(pytest.raises(SharedError, match="what has failed"))
+            stack.enter_context(team_module._ending_told())
+            stack.push(team_module._part)
+            raise SharedError("what has failed")
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    with pytest.raises(TrainingError, match="stopped by SIGTERM"), team_module._ending_told():
+        os.kill(os.getpid(), signal.SIGTERM)
+    signal.signal(signal.SIGTERM, before)
+    with team_module._ending_told():
+        pass
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def as_one_of(monkeypatch, *others):
