@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from hardnet import progress
 from hardnet.descriptors.descriptor import PatchDescriptor
 from hardnet.errors import PatchSetError
 from hardnet.patchsets.arrays import PatchSet, by_point
@@ -125,10 +126,8 @@ def evaluate_brown(
 
 def describe_some(descriptor: PatchDescriptor, patch_set: PatchSet, which: np.ndarray) -> np.ndarray:
     """Descriptors of the patches `which`, (N,) indices, as (N, D) float32; with a bar."""
-    from tqdm import tqdm
-
     rows = np.empty((len(which), descriptor.dimensions), np.float32)
-    with tqdm(total=len(which), desc=f"{patch_set.name}, {descriptor.name}", unit="patch", disable=None) as bar:
+    with progress.bar(total=len(which), desc=f"{patch_set.name}, {descriptor.name}", unit="patch") as bar:
         for start in range(0, len(which), _TOGETHER):
             chosen = which[start : start + _TOGETHER]
             patches = measurement_patches(patch_set, chosen, descriptor.patch_size)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hardnet import progress
 from hardnet.benchmarks.brown import pair_distances
 from hardnet.descriptors.descriptor import PatchDescriptor
 from hardnet.errors import PatchSetError
@@ -131,13 +132,11 @@ def evaluate_hpatches(
 
     No example: it takes the folder of a benchmark, which is downloaded or cut by ``retrieval patches hpatches``.
     """
-    from tqdm import tqdm
-
     if not tasks or not set(tasks) <= set(TASKS):
         raise ValueError(f"tasks must be some of {', '.join(TASKS)}, got {', '.join(tasks) or 'none'}")
     names = sequence_names(folder) if sequences is None else list(dict.fromkeys(sequences))
     reading = iterate_sequences(folder, names)
-    bar = tqdm(reading, desc=f"HPatches, {descriptor.name}", total=len(names), unit="sequence", disable=None)
+    bar = progress.bar(reading, desc=f"HPatches, {descriptor.name}", total=len(names), unit="sequence")
     described = [_describe(descriptor, name, strips) for name, strips in bar]
     measures = {"verification": _verification, "matching": _matching, "retrieval": _retrieval}
     details = {task: measures[task](described, seed) for task in TASKS if task in tasks}

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from hardnet import progress
 from hardnet.descriptors.descriptor import PatchDescriptor
 from hardnet.descriptors.loading import PRECISIONS, load
 from hardnet.errors import HardnetError, PrecisionError
@@ -61,13 +62,11 @@ def describe_file(patches: Path, output: Path, descriptor: PatchDescriptor) -> i
         HardnetError: the patches cannot be read (`PatchSetError`), or the output has another suffix or cannot be
             written.
     """
-    from tqdm import tqdm
-
     check_output(output)
     with replacing(output) as temporary:
         strip = read_strip(patches)
         rows = np.empty((len(strip), descriptor.dimensions), np.float32)
-        with tqdm(total=len(strip), desc=patches.name, unit="patch", disable=None) as bar:
+        with progress.bar(total=len(strip), desc=patches.name, unit="patch") as bar:
             for start in range(0, len(strip), _TOGETHER):
                 part = resize_patches(strip[start : start + _TOGETHER], descriptor.patch_size)
                 rows[start : start + len(part)] = descriptor.describe(part)

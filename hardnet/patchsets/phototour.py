@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 
+from hardnet import progress
 from hardnet.errors import PatchSetError
 from hardnet.patchsets.arrays import PATCHES, PatchSet
 from hardnet.weights import transfer
@@ -214,8 +215,6 @@ def _mapped(path: Path) -> np.ndarray | None:
 
 def _decode(folder: Path, count: int) -> None:
     """Writes ``patches.npy``; it appears when it is complete."""
-    from tqdm import tqdm
-
     mosaics = [folder / f"patches{number:04d}.bmp" for number in range(math.ceil(count / _PER_MOSAIC) + 1)]
     surplus = mosaics.pop()
     for mosaic in mosaics:
@@ -236,7 +235,7 @@ def _decode(folder: Path, count: int) -> None:
             header = {"descr": "|u1", "fortran_order": False, "shape": (count, _SIDE, _SIDE)}
             np.lib.format.write_array_header_1_0(stream, header)
             left = count
-            for mosaic in tqdm(mosaics, desc=f"{folder.name} mosaics", disable=None):
+            for mosaic in progress.bar(mosaics, desc=f"{folder.name} mosaics"):
                 stream.write(_patches_of(mosaic)[:left].tobytes())
                 left -= _PER_MOSAIC
         temporary.chmod(0o644)

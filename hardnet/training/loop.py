@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from hardnet import progress
 from hardnet.descriptors.descriptor import PatchDescriptor
 from hardnet.descriptors.loading import choose_device
 from hardnet.descriptors.networks import PATCH_SIZE
@@ -245,8 +245,7 @@ def _run_steps(
     """Trains up to (not including) step `last`; the mean loss of the last steps. `take` takes one and says its loss."""
     writer = _writer(logs, recipe.name, state.step) if team.leads else None
     smooth = {"loss": float("nan")}
-    hidden = None if team.leads else True
-    bar = tqdm(total=recipe.steps, initial=state.step, unit="step", desc=recipe.name, disable=hidden)
+    bar = progress.bar(total=recipe.steps, initial=state.step, unit="step", desc=recipe.name, disable=not team.leads)
     with bar, ThreadPoolExecutor(1) as background:
 
         def prepare(step: int) -> list[_Patches]:

@@ -2,10 +2,11 @@
 
 import http.client
 import os
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+
+from hardnet import progress
 
 _TIMEOUT = 30  # seconds without a byte
 _ATTEMPTS = 3  # a connection that is cut is taken up again where it broke off
@@ -52,8 +53,6 @@ def fetch(url: str, part: Path, label: str) -> None:
 
 def _receive(response: http.client.HTTPResponse, part: Path, offset: int, label: str) -> bool:
     """Appends a response to the partial file; whether it came completely."""
-    from tqdm import tqdm
-
     resumes = response.status == http.HTTPStatus.PARTIAL_CONTENT
     if resumes and not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
         raise http.client.HTTPException("the server sent another range than asked for")
@@ -62,7 +61,7 @@ def _receive(response: http.client.HTTPResponse, part: Path, offset: int, label:
     total = start + int(length) if length else None
     with (
         part.open("ab" if resumes else "wb") as stream,
-        tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=label, disable=not sys.stderr.isatty()) as bar,
+        progress.bar(total=total, initial=start, unit="B", unit_scale=True, desc=label) as bar,
     ):
         while block := response.read(_BLOCK):
             stream.write(block)

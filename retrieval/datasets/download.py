@@ -19,11 +19,11 @@ import cv2
 import joblib
 import numpy as np
 
+from hardnet import progress
 from retrieval.datasets.oxford import PARIS_CORRUPT, read_groundtruth
 from retrieval.datasets.transfer import fetch, read_json, unpack
 from retrieval.errors import DatasetError, RetrievalError
 from retrieval.photographs.folder import ImageSet, list_images
-from retrieval.running import progress
 from retrieval.storage import atomic
 
 VERIFIED = "verified.json"

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hardnet import progress
 from retrieval.datasets.planar_views import (
     Crop,
     View,
@@ -26,7 +27,6 @@ from retrieval.datasets.planar_views import (
     sample_view,
 )
 from retrieval.errors import DatasetError, RetrievalError
-from retrieval.running import progress
 from retrieval.storage import atomic
 
 VERSION = 1  # raised whenever the same seed would give other bytes

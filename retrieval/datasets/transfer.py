@@ -17,8 +17,8 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from hardnet import progress
 from retrieval.errors import RetrievalError
-from retrieval.running import progress
 from retrieval.storage import artefacts, atomic
 
 CHUNK = 1 << 20  # bytes read at a time

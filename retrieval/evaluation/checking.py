@@ -6,6 +6,7 @@ from pathlib import Path
 
 import joblib
 
+from hardnet import progress
 from retrieval.config import Config, ImageConfig
 from retrieval.datasets.benchmarks import Benchmark
 from retrieval.datasets.groundtruth import Query
@@ -15,7 +16,6 @@ from retrieval.geometry.frames import Box
 from retrieval.photographs.decoding import load_image, look_at
 from retrieval.photographs.folder import ImageSet
 from retrieval.photographs.places import stem_of
-from retrieval.running import progress
 from retrieval.search.queries import check_box
 
 logger = logging.getLogger(__name__)

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from hardnet import progress
 from retrieval import config as settings_module
 from retrieval.config import Config, IndexConfig
 from retrieval.datasets import distractors
@@ -37,7 +38,7 @@ from retrieval.geometry.frames import Box
 from retrieval.index.building import Instalment
 from retrieval.photographs.decoding import display_name
 from retrieval.photographs.folder import ImageSet
-from retrieval.running import engine, progress
+from retrieval.running import engine
 from retrieval.search.retriever import Retriever
 from retrieval.storage import atomic
 from retrieval.vocabulary.quantizer import probes_of, search_kind

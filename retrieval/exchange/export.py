@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hardnet import dequantise
+from hardnet import dequantise, progress
 from hardnet.descriptors.descriptor import unit_rows
 from retrieval.errors import ArtefactError, ImageError, RetrievalError
 from retrieval.exchange import colmap, hloc
@@ -27,7 +27,6 @@ from retrieval.features.store import FeatureStore
 from retrieval.patchsets.matching import mutual_matches
 from retrieval.photographs.addresses import is_address
 from retrieval.photographs.places import place_of
-from retrieval.running import progress
 from retrieval.search.retriever import Retriever
 from retrieval.storage import atomic, lock
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hardnet import progress
 from retrieval.errors import ImageError
 from retrieval.geometry.frames import to_frames
 from retrieval.index.collection import Collection
@@ -19,7 +20,6 @@ from retrieval.photographs.headers import read_header
 from retrieval.photographs.places import file_of
 from retrieval.photographs.sizes import seen_size
 from retrieval.photographs.stores import is_file
-from retrieval.running import progress
 
 logger = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from hardnet.progress import Bar
 from retrieval.errors import ClusterError
 from retrieval.features import store
 from retrieval.features.store import Failure, ImageFeatures
 from retrieval.photographs.files import display_name
 from retrieval.running.engine import Engine, in_order
 from retrieval.running.processes import MAX_DEATHS, Death, WorkersDieError
-from retrieval.running.progress import Bar
 from retrieval.storage import delivery
 
 Photograph = tuple[str, Path, tuple[int, int]]  # name, where it lies, and size and time of its file

@@ -21,6 +21,7 @@ import joblib
 import numpy as np
 
 import hardnet
+from hardnet import progress
 from retrieval import config as settings_module
 from retrieval.config import Config, DescriptorConfig
 from retrieval.errors import ArtefactError, ClusterError, ConfigError, DeviceFullError, ImageError, RetrievalError
@@ -35,7 +36,7 @@ from retrieval.photographs.decoding import Encoded, LoadedImage, display_name, l
 from retrieval.photographs.files import file_state
 from retrieval.photographs.folder import ImageSet
 from retrieval.photographs.places import numbered
-from retrieval.running import engine, processes, progress
+from retrieval.running import engine, processes
 from retrieval.storage.artefacts import PLAN, require_settings
 
 if TYPE_CHECKING:

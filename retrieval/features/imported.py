@@ -11,11 +11,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from hardnet import progress
 from retrieval.errors import ArtefactError, DatasetError
 from retrieval.features import colmap_database, ctu, hloc_file, npy_folder, store
 from retrieval.features.sources import Source
 from retrieval.features.store import FeatureStore
-from retrieval.running import progress
 from retrieval.storage.artefacts import PLAN, require_settings
 
 logger = logging.getLogger(__name__)

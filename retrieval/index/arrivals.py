@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, cast
 
+from hardnet import progress
 from retrieval import config as settings_module
 from retrieval.config import Config, ImageConfig
 from retrieval.errors import ArtefactError, DatasetError, ImageError, RetrievalError
@@ -26,7 +27,6 @@ from retrieval.photographs import addresses, stores
 from retrieval.photographs.files import Encoded, content_of, display_name, file_state, read_file
 from retrieval.photographs.folder import ImageSet, list_images, pictures_of
 from retrieval.photographs.places import file_of, numbered, place_of
-from retrieval.running import progress
 from retrieval.storage import artefacts, atomic
 
 logger = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from hardnet import progress
 from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.errors import ArtefactError
@@ -24,7 +25,7 @@ from retrieval.index.opened import require_embedding
 from retrieval.index.parts import Stored, by_workers, of_features, portions, segment_of
 from retrieval.index.segment import VERSION, open_segment, write_segment
 from retrieval.photographs.addresses import located, whole
-from retrieval.running import engine, progress
+from retrieval.running import engine
 from retrieval.storage import artefacts, atomic, delivery, lock
 from retrieval.vocabulary.store import Vocabulary, copy_vocabulary, require_features
 

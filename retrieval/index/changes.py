@@ -16,6 +16,7 @@ from typing import Any, Generic
 
 import numpy as np
 
+from hardnet import progress
 from retrieval.config import Config
 from retrieval.errors import RetrievalError
 from retrieval.features.store import FAILED, Failure, write_failures
@@ -27,7 +28,7 @@ from retrieval.index.segment import Segment, open_segment, write_segment
 from retrieval.index.state import State
 from retrieval.photographs.addresses import located
 from retrieval.photographs.names import Names, canonical
-from retrieval.running import engine, progress
+from retrieval.running import engine
 
 logger = logging.getLogger(__name__)
 

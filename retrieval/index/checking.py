@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hardnet import progress
 from retrieval import config as settings_module
 from retrieval.errors import ArtefactError, RetrievalError
 from retrieval.index import building, segment, state
@@ -15,7 +16,6 @@ from retrieval.index.arrivals import ADDING
 from retrieval.index.opened import locate, require_vocabulary, stored_config
 from retrieval.index.segment import Segment, openings
 from retrieval.index.state import State
-from retrieval.running import progress
 from retrieval.storage import artefacts, atomic, lock
 from retrieval.vocabulary import hamming
 from retrieval.vocabulary import store as vocabulary

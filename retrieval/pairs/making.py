@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from hardnet import progress
 from retrieval import config as settings_module
 from retrieval.config import Config
 from retrieval.errors import ArtefactError, RetrievalError
@@ -24,7 +25,7 @@ from retrieval.pairs import stored
 from retrieval.pairs.links import Links, joined, none, united
 from retrieval.pairs.neighbours import neighbours
 from retrieval.pairs.pair import Pairs
-from retrieval.running import engine, processes, progress
+from retrieval.running import engine, processes
 from retrieval.search.ranker import Ranker
 from retrieval.search.retriever import Retriever
 from retrieval.storage import artefacts, atomic, delivery, lock

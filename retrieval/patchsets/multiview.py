@@ -13,6 +13,7 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from hardnet import progress
 from hardnet.patchsets.arrays import PatchSet
 from retrieval.config import Config
 from retrieval.errors import DatasetError
@@ -33,7 +34,6 @@ from retrieval.patchsets.writing import (
     working_to_original,
 )
 from retrieval.photographs.decoding import load_image
-from retrieval.running import progress
 
 NEAR_POINTS = 0.5  # 3-D points closer than this, in half-widths of the larger measurement region, are one
 ALIKE_SIZES = 1.5  # and their physical sizes within this factor; wider than `distinct`: depths are noisy

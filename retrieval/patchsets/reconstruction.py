@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
+from hardnet import progress
 from hardnet.patchsets.arrays import PatchSet
 from retrieval.config import Config
 from retrieval.errors import DatasetError, ImageError
@@ -22,7 +23,6 @@ from retrieval.patchsets.transfer import inside
 from retrieval.patchsets.views import View
 from retrieval.patchsets.writing import CONTEXT, DEFAULTS, choose, generator_of, working_to_original
 from retrieval.photographs.decoding import LoadedImage, load_image
-from retrieval.running import progress
 
 
 def reconstruction_patches(

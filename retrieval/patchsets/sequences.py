@@ -17,6 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from hardnet import progress
 from hardnet.patchsets.arrays import PatchSet
 from retrieval.config import Config
 from retrieval.errors import DatasetError
@@ -40,7 +41,6 @@ from retrieval.patchsets.writing import (
     working_to_original,
 )
 from retrieval.photographs.decoding import LoadedImage, load_image
-from retrieval.running import progress
 
 HPATCHES_IMAGES = 6  # a reference and five others
 SMALLEST_SCALE = 1.0  # pixels; a region carried to less than this has no detail left to learn from

@@ -16,6 +16,7 @@ import cv2
 import joblib
 import numpy as np
 
+from hardnet import progress
 from hardnet.patchsets import PatchSet
 from retrieval.config import Config
 from retrieval.errors import DatasetError, ImageError
@@ -26,7 +27,6 @@ from retrieval.patchsets.transfer import inside, transfer
 from retrieval.patchsets.writing import CONTEXT, DEFAULTS, training_patches
 from retrieval.photographs.addresses import located
 from retrieval.photographs.decoding import load_image
-from retrieval.running import progress
 
 logger = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from hardnet import progress
 from retrieval.config import ImageConfig
 from retrieval.errors import DatasetError
 from retrieval.photographs import addresses, stores
@@ -18,7 +19,6 @@ from retrieval.photographs.files import Peek, display_name, file_limit, file_sta
 from retrieval.photographs.headers import count_pictures
 from retrieval.photographs.places import numbered, place_of, stem_of
 from retrieval.photographs.stores import Status
-from retrieval.running import progress
 from retrieval.storage.artefacts import MANIFEST, PLAN, is_artefact
 
 logger = logging.getLogger(__name__)

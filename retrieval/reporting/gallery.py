@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hardnet import progress
 from retrieval.config import ImageConfig
 from retrieval.datasets.benchmarks import Benchmark
 from retrieval.datasets.groundtruth import GroundTruth, Protocol, Query
@@ -23,7 +24,6 @@ from retrieval.index.collection import Collection
 from retrieval.reporting.figures import BOX
 from retrieval.reporting.pictures import Photograph, encode, fitted, open_photograph, resized, shrunk
 from retrieval.reporting.strokes import Placed, stroke
-from retrieval.running import progress
 from retrieval.search.queries import corners
 
 TOP = 20  # hits of a query that are shown under every row

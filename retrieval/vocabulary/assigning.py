@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.running import progress
+from hardnet import progress
 from retrieval.running.engine import Engine
 from retrieval.storage import atomic, delivery
 from retrieval.vocabulary.encoded import CHUNK, Encoded

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hardnet import progress
 from retrieval.config import VocabularyConfig, digest
 from retrieval.errors import ArtefactError, RetrievalError
-from retrieval.running import progress
 from retrieval.storage.artefacts import read_arrays, read_manifest, write_artefact
 from retrieval.vocabulary import lloyd
 from retrieval.vocabulary.encoded import Encoded

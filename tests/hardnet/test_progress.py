@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from retrieval.running import progress
+from hardnet import progress
 
 
 @pytest.fixture

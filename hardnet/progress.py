@@ -3,9 +3,10 @@
 import logging
 import sys
 from collections.abc import Iterable
-from typing import Any, NoReturn, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, overload
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 Item = TypeVar("Item")
 logger = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ def bar(
         unit: what one item is called.
         options: further ones of tqdm's.
     """
+    from tqdm import tqdm
+
     isatty = getattr(sys.stderr, "isatty", None)  # what a program has put in its place may have none
     if isatty is None or not isatty():
         counted = total is not None or hasattr(items, "__len__")
