@@ -119,7 +119,7 @@ class Queries:
     def __init__(self, collection: Collection, config: Config):
         self.collection = collection
         self.config = config
-        self._described_again = functools.lru_cache(AGAIN)(self._describe_again)
+        self._kept = functools.lru_cache(AGAIN)(_described)  # of a method, it would keep the index open
 
     def features(
         self, image: Photograph, box: Sequence[float] | None = None, signatures: bool = False
@@ -271,10 +271,8 @@ class Queries:
         """
         inside = None if box is None or self.collection.content(name) is None else box_of(box)
         state = file_state(path, nanoseconds=True)
-        return self._described_again(path, state, inside, mirror)
-
-    def _describe_again(self, path: Path, _: tuple[int, int], box: Box | None, mirror: bool) -> ImageFeatures:
-        return self._extracted(path, mirror, box)  # whose further pictures are indexed, or are not meant
+        self.require_same_features()
+        return self._kept(path, state, inside, mirror, self.describing)
 
     def described(self, image: Photograph, mirror: bool = False, box: Sequence[float] | None = None) -> ImageFeatures:
         """The features of a photograph, or of its mirror image, described as the indexed ones were.
@@ -365,6 +363,11 @@ class Queries:
         if found != stored:
             logger.info("queries are described in %s, %s was in %s: they compare", found, what, stored)
         return config
+
+
+def _described(path: Path, _: tuple[int, int], box: Box | None, mirror: bool, describing: Config) -> ImageFeatures:
+    """The features of a file in a state; its further pictures are indexed, or are not meant."""
+    return extractor.extract_image(path, label_of(path), describing, mirror, box)
 
 
 def label_of(image: Photograph) -> str:

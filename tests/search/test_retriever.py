@@ -1,5 +1,6 @@
 """The facade on a small collection: the right scene first, transforms that hold, and clear refusals."""
 
+import gc
 import io
 import shutil
 from pathlib import Path
@@ -263,3 +264,25 @@ def test_a_query_without_features_is_told_in_the_log(index, photos, caplog):
         (record,) = caplog.records
         assert record.levelname == "WARNING"
         assert "no feature lies in the photograph, so nothing can be found" in record.message
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_an_index_is_closed_with_its_retriever(signed, photos, tmp_path, mirror):
+    """At once: a server opens it anew after each change, and the disk keeps deleted files as long as one has them."""
+    folder = tmp_path / "copy.index"
+    shutil.copytree(signed, folder)
+
+    def opened():
+        return str(folder) in Path("/proc/self/maps").read_text()
+
+    gc.disable()
+    try:
+        retriever = Retriever.open(folder)
+        for image in ("scenes/coffee_0.jpg", photos / "scenes" / "astronaut_1.jpg"):
+            found = retriever.query(image, expand="aqe", mirror=mirror)
+            retriever.explain(image, found[1].name)
+        assert opened()
+        del retriever
+        assert not opened()
+    finally:
+        gc.enable()
