@@ -11,9 +11,7 @@ from retrieval.running.questions import Questions, WorkerLostError
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE = (
-    10.0  # seconds until one that was silent and hears again is better than none, at most; a quarter of a step's
-)
+_PATIENCE = 10.0  # seconds until who was silent, and hears again, is better than none; at most a quarter of a step's
 _HEARD = 5.0  # seconds in which a worker answers whether it hears, at most; half of what a step waits
 _NOBODY = 30.0  # seconds without any worker, after which somebody is told
 _LOOKED = 0.2  # seconds between looks at workers, while there is none
@@ -74,33 +72,44 @@ class Homes:
         """
         begun, told = time.monotonic(), False
         patience = _PATIENCE if self._wait is None else min(_PATIENCE, self._wait / 4)
-        hearing: dict[str, asyncio.Future[bool]] = {}  # those that were silent: whether they hear again
+        asked: dict[str, asyncio.Future[bool]] = {}
         try:
             while self._of[part] == lost:  # else another search was faster
                 there, waited = await self._questions.there(), time.monotonic() - begun
                 fit = [worker for worker in there if worker != lost and worker not in self._late]
                 if not fit:
-                    for worker in there:
-                        if worker not in hearing or _said(hearing[worker]) is False:
-                            hearing[worker] = asyncio.ensure_future(self._hears(worker, None))
-                    fit = [worker for worker in there if waited > patience and _said(hearing[worker]) is True]
+                    hearing = self._hearing(there, asked)
+                    fit = hearing if waited > patience else []
                 if lost in fit:
                     break
                 if fit and self._of[part] == lost:
                     self._of[part] = min(fit, key=self._of.count)
                     logger.info("worker %s has gone, or hangs: %s takes over what it had", lost, self._of[part])
                 elif not fit:
-                    if there and all(isinstance(_said(hearing[worker]), ClusterError) for worker in there):
-                        hearing[there[0]].result()
                     if waited > _NOBODY and not told:
                         logger.warning("%s has no worker that answers: searches go on when there is one", self._address)
                         told = True
                     await asyncio.sleep(_LOOKED)
         finally:
-            for asked in hearing.values():
-                asked.cancel()
-            await asyncio.gather(*hearing.values(), return_exceptions=True)
+            for one in asked.values():
+                one.cancel()
+            await asyncio.gather(*asked.values(), return_exceptions=True)
         return self._of[part]
+
+    def _hearing(self, there: Sequence[str], asked: dict[str, asyncio.Future[bool]]) -> list[str]:
+        """The workers that hear, as far as they have said so; those that were not asked yet are.
+
+        Raises:
+            ClusterError: each of them has said that it is not fit for it.
+        """
+        for worker in there:
+            if worker not in asked or _said(asked[worker]) is False:
+                asked[worker] = asyncio.ensure_future(self._hears(worker, None))
+        said = [_said(asked[worker]) for worker in there]
+        unfit = [one for one in said if isinstance(one, ClusterError)]
+        if unfit and len(unfit) == len(there):
+            raise unfit[0]
+        return [worker for worker, one in zip(there, said, strict=True) if one is True]
 
     async def _hears(self, worker: str, seconds: float | None) -> bool:
         """Whether a worker answers anything: one that is slow does, one that hangs does not."""
