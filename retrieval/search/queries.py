@@ -285,14 +285,11 @@ class Queries:
         Raises:
             RetrievalError: the photograph cannot be used, is none, or the index was made with other features.
         """
-        features = self._extracted(image, mirror, box)
-        extractor.tell_of_pages(features, label_of(image) if _is_place(image) else None)
-        return features
-
-    def _extracted(self, image: Photograph, mirror: bool, box: Sequence[float] | None) -> ImageFeatures:
         self.require_same_features()
         inside = None if box is None else box_of(box)
-        return extractor.extract_image(image, label_of(image), self.describing, mirror, inside)
+        features = extractor.extract_image(image, label_of(image), self.describing, mirror, inside)
+        extractor.tell_of_pages(features, label_of(image) if _is_place(image) else None)
+        return features
 
     def encode(
         self, image: ImageFeatures, box: Sequence[float] | None, assignments: int = 0, mirrored: bool = False

@@ -271,7 +271,7 @@ def _checkpoint_settings(sample: Encoded, config: VocabularyConfig, seed: int) -
 def _resume(
     checkpoint: Path, settings: dict[str, Any], centroids: np.ndarray, history: dict[str, list[float]]
 ) -> tuple[np.ndarray, lloyd.Warmth | None, dict[str, list[float]]]:
-    """Centroids, what the next iteration knows, and history of a fitting checkpoint, or those given."""
+    """Centroids, what the next iteration knows, and the history of a fitting checkpoint, or those given."""
     if not checkpoint.exists():
         return centroids, None, history
     try:
